@@ -1,0 +1,1 @@
+"""pandas over result tables. Reads files only: no model, no Ray."""

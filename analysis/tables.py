@@ -1,0 +1,35 @@
+"""Tables made from the results of many runs."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from fedray.results import Results
+
+
+def summary(results: "Results") -> pd.DataFrame:
+    """One row per run: what varies, the last evaluated round's figures, the difference to the first run.
+
+    Accuracies are shares from 0 to 1; `s/round` is the median over rounds.
+    """
+    evaluated = results.rounds.dropna(subset="accuracy")
+    last = evaluated.groupby("run", sort=False).tail(1).set_index("run")
+    seconds = results.rounds.groupby("run")["seconds"].median()
+    varied = [column for column in results.varied.columns if last[column].notna().any()]
+    table = last[varied].rename(columns=_short_names(varied))
+    table["round"] = last["round"]
+    table["accuracy"] = last["accuracy"]
+    if len(table) > 1:
+        table["difference"] = table["accuracy"] - table["accuracy"].iloc[0]
+    table["worst class"] = last["worst_class_accuracy"]
+    table["rare classes"] = last["rare_class_accuracy"]
+    table["s/round"] = seconds.reindex(table.index).round(2)
+    return table.reset_index(drop=bool(varied))
+
+
+def _short_names(fields: list[str]) -> dict[str, str]:
+    """`strategy.lam` -> `lam`, `strategy.name` -> `strategy`; the whole name where two would clash."""
+    short = {f: f.rsplit(".", 1)[0] if f.endswith((".name", ".kind")) else f.rsplit(".", 1)[-1] for f in fields}
+    names = list(short.values())
+    return {field: name if names.count(name) == 1 else field for field, name in short.items()}

@@ -1,0 +1,1 @@
+"""fedray: federated learning with foundation-model distillation, on Ray."""

@@ -1,0 +1,44 @@
+"""How many actors there are, what each reserves, and how many work at once."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedray.config import Experiment
+from fedray.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Pool:
+    actors: int
+    cpus_per_actor: float
+    at_once: int
+
+
+def plan_pool(experiment: Experiment, clients: int, cluster: Mapping[str, float]) -> Pool:
+    """Actors for `clients` on a cluster with so many `CPU` and `GPU`.
+
+    A fraction of a GPU is never overbooked; where more actors are asked for than there are cores,
+    each reserves less than its share and they take turns. Raises SpecError where not even one
+    client fits.
+    """
+    spec = experiment.resources
+    cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
+    if spec.cpus_per_client > cpus:
+        raise SpecError(f"resources.cpus_per_client is {spec.cpus_per_client:g}, but the cluster has {cpus:g} cores.")
+    if spec.gpus_per_client > gpus:
+        raise SpecError(f"resources.gpus_per_client is {spec.gpus_per_client:g}, but the cluster has {gpus:g} GPUs.")
+    cohort = cohort_size(clients, experiment.training.participation)
+    fitting_cpus = int(cpus / spec.cpus_per_client)
+    fitting_gpus = int(gpus / spec.gpus_per_client + 1e-9) if spec.gpus_per_client else cohort
+    if spec.clients_per_actor != "auto":
+        actors = min(math.ceil(clients / spec.clients_per_actor), fitting_gpus)
+    else:
+        actors = min(cohort, fitting_gpus, cohort if spec.gpus_per_client else fitting_cpus)
+    share = min(spec.cpus_per_client, math.floor(1000 * cpus / actors) / 1000)
+    return Pool(actors, share, min(actors, fitting_cpus))
+
+
+def cohort_size(clients: int, participation: float) -> int:
+    """How many clients a round draws: the nearest whole number, at least one."""
+    return max(1, round(participation * clients))

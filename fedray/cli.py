@@ -1,0 +1,84 @@
+"""The command `fedray`. Exit codes: 0 done, 1 a run failed, 2 the spec cannot be used, 130 Ctrl-C.
+
+Each command imports what it needs when it runs, so that `fedray --help` answers at once.
+"""
+
+import json
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedray.errors import ClientError, SpecError
+
+if TYPE_CHECKING:
+    from fedray.spec_file import Run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """Run the command; turn what a user can act on into one sentence and an exit code."""
+    try:
+        app()
+    except SpecError as error:
+        _fail(str(error), 2)
+    except ClientError as error:
+        _fail(str(error), 1)
+
+
+@app.callback(invoke_without_command=True)
+def about(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Federated learning with foundation-model distillation, on Ray."""
+    if show_version:
+        print(f"fedray {version('fedray')}")
+
+
+@app.command()
+def run(
+    spec: Annotated[Path, typer.Argument(help="YAML of an experiment, or of a base and a space of axes.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
+    results: Annotated[Path, typer.Option(help="Where the folder of results goes.")] = Path("results"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table at the end.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and the actors print.")] = False,
+) -> None:
+    """Run an experiment, or each experiment of a space in turn, and print what came out."""
+    from fedray import spec_file
+    from fedray.display import print_summary
+
+    runs = spec_file.load(spec, overrides or [])
+    try:
+        for each in runs:
+            _run_one(each, results, resume=resume, quiet=quiet, verbose=verbose)
+    except KeyboardInterrupt:
+        again = shlex.join(["fedray", *sys.argv[1:], *([] if resume else ["--resume"])])
+        _fail(f"stopped; every finished round is kept. Continue with: {again}", 130)
+    print_summary(results / spec.stem)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of an experiment, for editors that check and complete YAML."""
+    from fedray.config import Experiment
+
+    print(json.dumps(Experiment.model_json_schema(), indent=2))
+
+
+def _run_one(each: "Run", results: Path, *, resume: bool, quiet: bool, verbose: bool) -> None:
+    from fedray import runner
+    from fedray.display import Progress
+
+    with Progress(each.label or each.name, quiet=quiet) as progress:
+        if each.experiment.resources.backend == "ray":
+            runner.start_ray(verbose=verbose)
+        for result in runner.run(each.experiment, results / each.name, resume=resume):
+            progress.update(result)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"fedray: {message}", file=sys.stderr)
+    raise SystemExit(code)

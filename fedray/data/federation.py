@@ -1,0 +1,135 @@
+"""All the data of one run: both sets, who holds which example, and how images are normalised."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedray.config import Data, Experiment
+from fedray.data import sources
+from fedray.data.dataset import Dataset, balanced, channel_statistics
+from fedray.data.partition import FromFile
+from fedray.errors import SpecError
+from fedray.seeding import numpy_rng
+from fedray.types import Indices
+
+IMAGENET = (np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32))
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Put once into each node's shared memory, and read there by every process."""
+
+    train: Dataset
+    test: Dataset
+    shards: tuple[Indices, ...]  # of each client, sorted positions in `train`
+    public: Indices  # positions in `train` that no client holds
+    mean: npt.NDArray[np.float32]  # [channels]
+    deviation: npt.NDArray[np.float32]  # [channels]
+
+    @property
+    def held(self) -> Indices:
+        """[clients, classes], how many examples of each class each client holds."""
+        classes = len(self.train.classes)
+        return np.stack([np.bincount(self.train.labels[shard], minlength=classes) for shard in self.shards])
+
+
+def load(experiment: Experiment) -> Federation:
+    """Read both sets and divide the training set. Raises SpecError for what cannot be read or divided."""
+    spec, seed = experiment.data, experiment.seed
+    train = _read(spec, "train", seed)
+    test = _read(spec, "test", seed)
+    if train.shape != test.shape:
+        raise SpecError(f"data: train has {_shown(train)}, but test has {_shown(test)}.")
+    public = balanced(train.labels, round(spec.public_fraction * len(train)), seed, "public_fraction")
+    private = np.setdiff1d(np.arange(len(train)), public)
+    shards = tuple(private[positions] for positions in _divide(experiment, train.take(private)))
+    mean, deviation = IMAGENET if spec.normalize == "imagenet" else channel_statistics(train)
+    if len(mean) != train.shape.channels:
+        raise SpecError(f"data.normalize is 'imagenet', but the images have {train.shape.channels} channel, not 3.")
+    return Federation(train, test, shards, public, mean, deviation)
+
+
+def _read(spec: Data, side: sources.Side, seed: int) -> Dataset:
+    limit = spec.train_limit if side == "train" else spec.test_limit
+
+    def choose(labels: Indices) -> Indices:
+        return np.arange(len(labels)) if limit is None else balanced(labels, limit, seed, f"{side}_limit")
+
+    data = sources.read(spec.train if side == "train" else spec.test, side, choose, spec.size)
+    if data.labels.min() < 0 or data.labels.max() >= len(data.classes):
+        raise SpecError(
+            f"data.{side}: labels go from {data.labels.min()} to {data.labels.max()}, "
+            f"but there are {len(data.classes)} classes."
+        )
+    return data
+
+
+def _shown(data: Dataset) -> str:
+    shape = data.shape
+    return f"{shape.classes} classes and {shape.channels}x{shape.size}x{shape.size} images"
+
+
+def _divide(experiment: Experiment, data: Dataset) -> list[Indices]:
+    partition = experiment.partition
+    if isinstance(partition, FromFile):
+        return _from_file(partition, data)
+    if partition.clients > len(data):
+        raise SpecError(f"partition.clients is {partition.clients}, but there are only {len(data)} training examples.")
+    return partition.split(data.labels, numpy_rng(experiment.seed, "partition"))
+
+
+def _from_file(spec: FromFile, data: Dataset) -> list[Indices]:
+    table = read_table(spec.file, "partition.file")
+    if "client" not in table or not ("path" in table or "index" in table):
+        raise SpecError(
+            f"partition.file: '{spec.file}' needs the columns client and path or index, it has {', '.join(table)}."
+        )
+    clients = np.asarray(table["client"])
+    positions = locate(table, data, f"partition.file: '{spec.file}'")
+    if not np.issubdtype(clients.dtype, np.integer) or clients.min() < 0:
+        raise SpecError(f"partition.file: '{spec.file}' must number its clients 0, 1, 2 ...")
+    if (positions < 0).any():
+        raise SpecError(
+            f"partition.file: '{spec.file}' lists {(positions < 0).sum()} examples that the clients' data lacks."
+        )
+    if len(np.unique(positions)) < len(positions):
+        raise SpecError(f"partition.file: '{spec.file}' lists an example twice.")
+    if not spec.partial and len(positions) < len(data):
+        raise SpecError(
+            f"partition.file: '{spec.file}' leaves out {len(data) - len(positions)} of {len(data)} examples; "
+            "set partial: true if that is meant."
+        )
+    return [np.sort(positions[clients == client]) for client in range(int(clients.max()) + 1)]
+
+
+def read_table(file: Path, field: str) -> dict[str, Any]:
+    """The columns of a csv or parquet. Raises SpecError, naming `field`, where it cannot be read."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file.expanduser())
+    except (OSError, ValueError) as error:  # pyarrow's and pandas' own errors are ValueErrors
+        raise SpecError(f"{field}: '{file}' cannot be read as a table ({' '.join(str(error).split())}).") from error
+    if not len(frame):
+        raise SpecError(f"{field}: '{file}' is empty.")
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def locate(table: dict[str, Any], data: Dataset, what: str) -> Indices:
+    """Where in `data` each row of a table is, by its `path` or else its `index`; -1 where nowhere.
+
+    `index` is the example's row in its source, before any limit.
+    """
+    if "path" in table:
+        if data.paths is None:
+            raise SpecError(f"{what} names examples by path, but {data.name} has no paths; use the column index.")
+        keys: npt.NDArray[Any] = data.paths
+        wanted = np.asarray(table["path"], dtype=np.str_)
+    else:
+        keys, wanted = data.rows, np.asarray(table["index"])
+    order = np.argsort(keys)
+    slots = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
+    return np.where(keys[order[slots]] == wanted, order[slots], -1)

@@ -1,0 +1,174 @@
+"""Where images come from. To add a source: a reader, and its line in `READERS`."""
+
+import glob
+import inspect
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedray.data.dataset import Dataset
+from fedray.errors import SpecError, nearest
+from fedray.types import Indices
+
+Side: TypeAlias = Literal["train", "test"]
+Choose: TypeAlias = Callable[[Indices], Indices]
+"""Given all labels, the positions of those to read: images left out are not decoded."""
+
+DIGITS_TEST = 5
+"""Of scikit-learn's digits, which have no test set of their own, every fifth of a class is test."""
+
+
+def read(source: str, side: Side, choose: Choose, size: int | None) -> Dataset:
+    """Read one source, such as `digits`, `torchvision:CIFAR10` or `parquet:data/*.parquet`.
+
+    `size` resizes (shorter side, then centre crop) to square images. Raises SpecError where the
+    source does not exist, is damaged, or has images of several sizes while `size` is None.
+    """
+    kind, _, argument = source.partition(":")
+    if kind not in READERS:
+        raise SpecError(
+            f"data.{side}: unknown source '{source}', known are {', '.join(READERS)}{nearest(kind, READERS)}"
+        )
+    return READERS[kind](argument, side, choose, size)
+
+
+def _digits(_: str, side: Side, choose: Choose, size: int | None) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    labels = digits.target.astype(np.int64)
+    nth = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
+    rows = np.flatnonzero((nth % DIGITS_TEST == 0) == (side == "test"))
+    kept = rows[choose(labels[rows])]
+    images = np.round(digits.images[kept] * (255 / 16)).astype(np.uint8)
+    pictures = [_square(image, size) for image in images]
+    return Dataset("digits", _stack(pictures, side), labels[kept], kept, None, tuple("0123456789"))
+
+
+def _torchvision(argument: str, side: Side, choose: Choose, size: int | None) -> Dataset:
+    from torchvision import datasets
+
+    known = [n for n in datasets.__all__ if inspect.isclass(getattr(datasets, n))]
+    if argument not in known:
+        raise SpecError(f"data.{side}: torchvision has no data set '{argument}'{nearest(argument, known)}")
+    constructor = getattr(datasets, argument)
+    options = {"train": side == "train"} if "train" in inspect.signature(constructor).parameters else {"split": side}
+    root = Path(os.environ.get("FEDRAY_DATA", "~/.cache/fedray/data")).expanduser()
+    try:
+        data = constructor(str(root / argument), download=True, **options)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise SpecError(f"data.{side}: torchvision could not provide {argument} under {root} ({error}).") from error
+    labels = np.array(
+        [data[i][1] for i in range(len(data))] if _labels(data) is None else _labels(data), dtype=np.int64
+    )
+    kept = choose(labels)
+    images = [_square(np.asarray(data[i][0]), size) for i in kept]
+    classes = tuple(map(str, getattr(data, "classes", range(int(labels.max()) + 1))))
+    return Dataset(argument, _stack(images, side), labels[kept], kept, None, classes)
+
+
+def _parquet(argument: str, side: Side, choose: Choose, size: int | None) -> Dataset:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(glob.glob(str(Path(argument).expanduser())))  # noqa: PTH207  an absolute pattern, which Path.glob refuses
+    if not files:
+        raise SpecError(f"data.{side}: no file matches 'parquet:{argument}'.")
+    try:
+        table = pa.concat_tables([pq.read_table(file) for file in files])
+    except (OSError, pa.ArrowException) as error:
+        raise SpecError(f"data.{side}: '{argument}' cannot be read as parquet ({error}).") from error
+    image_column = _column(table, ("img", "image"), argument, side)
+    label_column = _column(table, ("label", "fine_label"), argument, side)
+    labels = table[label_column].to_numpy().astype(np.int64)
+    kept = choose(labels)
+    cells = table[image_column].take(pa.array(kept)).combine_chunks()
+    paths = cells.field("path").to_pylist()
+    return Dataset(
+        Path(argument).name,
+        _decode(cells.field("bytes").to_pylist(), paths, side, size),
+        labels[kept],
+        kept,
+        None if None in paths else np.array(paths, dtype=np.str_),
+        _class_names(table, label_column, labels),
+    )
+
+
+def _folder(argument: str, side: Side, choose: Choose, size: int | None) -> Dataset:
+    root = Path(argument).expanduser()
+    classes = sorted(child.name for child in root.iterdir() if child.is_dir()) if root.is_dir() else []
+    if not classes:
+        raise SpecError(f"data.{side}: 'folder:{argument}' is not a folder with one folder of images per class.")
+    files = [(f, label) for label, name in enumerate(classes) for f in sorted((root / name).iterdir()) if f.is_file()]
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    kept = choose(labels)
+    paths = [str(files[i][0].relative_to(root)) for i in kept]
+    images = _decode([(root / path).read_bytes() for path in paths], paths, side, size)
+    return Dataset(root.name, images, labels[kept], kept, np.array(paths, dtype=np.str_), tuple(classes))
+
+
+READERS: Mapping[str, Callable[[str, Side, Choose, int | None], Dataset]] = {
+    "digits": _digits,
+    "torchvision": _torchvision,
+    "parquet": _parquet,
+    "folder": _folder,
+}
+
+
+def _labels(data: Any) -> Any:
+    """The labels that most torchvision sets keep beside the images, so that none need be decoded."""
+    return next((v for v in (getattr(data, n, None) for n in ("targets", "labels", "_labels")) if v is not None), None)
+
+
+def _column(table: Any, names: Sequence[str], argument: str, side: Side) -> str:
+    for name in names:
+        if name in table.column_names:
+            return name
+    raise SpecError(
+        f"data.{side}: '{argument}' has no column {' or '.join(names)}; it has {', '.join(table.column_names)}."
+    )
+
+
+def _class_names(table: Any, column: str, labels: Indices) -> tuple[str, ...]:
+    """From the `huggingface` metadata where there is any, else the numbers."""
+    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = metadata.get("info", {}).get("features", {}).get(column, {}).get("names")
+    return tuple(names) if names else tuple(map(str, range(int(labels.max()) + 1)))
+
+
+def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    def one(blob: bytes, name: str | None) -> npt.NDArray[np.uint8]:
+        try:
+            return _square(np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), size)
+        except (OSError, TypeError) as error:
+            raise SpecError(f"data.{side}: the image '{name}' cannot be decoded ({error}).") from error
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return _stack(list(threads.map(one, blobs, names)), side)
+
+
+def _square(image: npt.NDArray[np.uint8], size: int | None) -> npt.NDArray[np.uint8]:
+    """[H, W] or [H, W, C] -> [C, H, W], or [C, size, size] where a size is wanted."""
+    if size is not None and image.shape[:2] != (size, size):
+        from PIL import Image, ImageOps
+
+        image = np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BICUBIC))
+    return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+
+
+def _stack(images: Sequence[npt.NDArray[np.uint8]], side: Side) -> npt.NDArray[np.uint8]:
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) != 1 or shapes[0][1] != shapes[0][2]:
+        raise SpecError(
+            f"data.{side}: images are not all square and of one size ({shapes[0]}, {shapes[-1]}, ...); set data.size."
+        )
+    return np.ascontiguousarray(np.stack(images))

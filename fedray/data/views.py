@@ -1,0 +1,35 @@
+"""One deterministic augmentation of each image: a crop offset and a flip.
+
+Padded by 4 and cropped back, an image has 9 x 9 x 2 = 162 views, numbered
+`(top * 9 + left) * 2 + flip`. View 80 = (4 * 9 + 4) * 2 is the plain image.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedray.seeding import hash_integers
+from fedray.types import Indices
+
+PAD = 4
+OFFSETS = 2 * PAD + 1
+VIEWS = OFFSETS * OFFSETS * 2
+
+
+def choose_views(examples: Indices, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """A view (0..161) for each example, the same for (seed, epoch, example) wherever it is asked."""
+    return (hash_integers(examples, seed, "view", epoch) % np.uint64(VIEWS)).astype(np.int64)
+
+
+def apply_views(images: Tensor, views: Tensor) -> Tensor:
+    """uint8 [B, C, S, S] and int64 [B] -> the views, uint8 [B, C, S, S]; outside the image is 0."""
+    size = images.shape[-1]
+    steps = torch.arange(size, device=images.device)
+    flip, top, left = views % 2, views // (2 * OFFSETS), views // 2 % OFFSETS
+    columns = torch.where(flip[:, None] == 1, steps.flip(0), steps) + left[:, None]
+    rows = steps + top[:, None]
+    padded = F.pad(images, (PAD,) * 4)
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

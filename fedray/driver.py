@@ -1,0 +1,193 @@
+"""The outer loop: rounds of sampling, local training, aggregation and evaluation."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedray import checkpoint, rows
+from fedray.aggregation import ExactMean
+from fedray.backends.base import Answer, Backend, Failure, Handle
+from fedray.backends.pool import cohort_size
+from fedray.config import Experiment, ZeroShot
+from fedray.data import federation
+from fedray.data.federation import Federation
+from fedray.environment import environment
+from fedray.errors import ClientError, SpecError
+from fedray.evaluation import Tally
+from fedray.models.weights import check_weights, nbytes
+from fedray.results import Folder, Tables
+from fedray.seeding import numpy_rng
+from fedray.types import ClientFailure, ClientTask, ClientUpdate, RoundResult, ServerState, Weights
+from fedray.worker import Range, initial_weights, prepare_torch
+
+PART = 1000
+"""How many images one call evaluates; fixed, so that sums do not depend on the workers."""
+
+MakeBackend = Callable[[Experiment, Federation], Backend]
+
+
+class Driver:
+    """Runs one experiment into one folder, from its beginning or from its last checkpoint.
+
+    A plain class: `fedray run` puts it into an actor, the serial backend and tests do not.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, make_backend: MakeBackend | None = None) -> None:
+        prepare_torch(experiment)
+        self._experiment = experiment
+        self._folder = Folder(folder)
+        self._data = federation.load(experiment)
+        self._first_weights = initial_weights(experiment.proxy, self._data, experiment.seed, "proxy")
+        self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)
+        self._private: dict[int, Handle] = {}
+        self._shared: tuple[int, Handle] = (-1, None)
+
+    def run(self) -> Iterator[RoundResult]:
+        """Yield each round as soon as it is on disk.
+
+        Raises SpecError for a spec that cannot be run, ClientError where clients fail.
+        """
+        try:
+            state = self._restore()
+            self._taught = self._ask_teacher()
+            self._folder.write_partition(self._data)
+            with self._folder.tables(rows.loss_columns(self._experiment.strategy), state.round) as tables:
+                yield from self._run_rounds(state, tables)
+        finally:
+            self._backend.close()
+
+    def _run_rounds(self, state: ServerState, tables: Tables) -> Iterator[RoundResult]:
+        rounds = self._experiment.training.rounds
+        while state.round < rounds:
+            state, report = self.run_round(state)
+            tables.write(report)
+            if self._is_due(self._experiment.checkpoint.every, state.round):
+                self._save(state)
+            yield RoundResult(state.round, rounds, report.round)
+        checkpoint.save_weights(self._folder.model, state.weights)
+
+    def run_round(self, state: ServerState) -> tuple[ServerState, rows.Report]:
+        """Sample a cohort, train it, average its proxies, evaluate the average."""
+        start = time.perf_counter()
+        cohort = self.sample(state.round + 1)
+        mean, outcomes = self._train(cohort, state)
+        state = ServerState(state.round + 1, mean.mean(like=state.weights))
+        due = self._is_due(self._experiment.evaluation.every, state.round)
+        tally = self._evaluate(state) if due else None
+        size = nbytes(state.weights)
+        return state, rows.report(state.round, outcomes, tally, self._data, size, time.perf_counter() - start)
+
+    def sample(self, number: int) -> list[int]:
+        """The cohort of a round, drawn for (seed, round) among the clients that hold examples."""
+        clients = [client for client, shard in enumerate(self._data.shards) if len(shard)]
+        size = cohort_size(len(clients), self._experiment.training.participation)
+        drawn = numpy_rng(self._experiment.seed, "cohort", number).choice(clients, size, replace=False)
+        return sorted(drawn.tolist())
+
+    def _train(self, cohort: Sequence[int], state: ServerState) -> tuple[ExactMean, list[rows.Outcome]]:
+        largest_first = sorted(cohort, key=lambda client: -len(self._data.shards[client]))
+        tasks = [ClientTask(state.round + 1, client) for client in largest_first]
+        weights = self._share(state)
+        calls = [(task, weights, self._taught, self._private.get(task.client)) for task in tasks]
+        mean, outcomes = ExactMean(), list[rows.Outcome]()
+        for answer in self._backend.map("train", calls):
+            outcome = _checked(tasks[answer.call], answer, state.weights)
+            if isinstance(outcome, ClientUpdate):
+                mean.add(outcome.weights, self._weight(outcome))
+                self._keep(outcome.client, answer)
+                outcome = rows.without_weights(outcome)
+            outcomes.append(outcome)
+            self._tolerate(outcomes, len(cohort))
+        return mean, sorted(outcomes, key=lambda outcome: outcome.client)
+
+    def _keep(self, client: int, answer: Answer | Failure) -> None:
+        if isinstance(answer, Answer) and "private" in self._experiment.strategy.objectives():
+            self._private[client] = answer.kept
+
+    def _weight(self, update: ClientUpdate) -> int:
+        return update.examples if self._experiment.strategy.weighting == "examples" else 1
+
+    def _tolerate(self, outcomes: Sequence[rows.Outcome], cohort: int) -> None:
+        """Raises ClientError as soon as a round has more failures than the spec allows."""
+        failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+        training = self._experiment.training
+        if failures and training.failures == "abort":
+            raise ClientError(f"{failures[0]}\n{failures[0].traceback}".rstrip())
+        if failures and cohort - len(failures) < training.min_cohort:
+            raise ClientError(
+                f"{len(failures)} of {cohort} clients failed, fewer than training.min_cohort={training.min_cohort} "
+                f"are left: {failures[-1]}\n{failures[-1].traceback}".rstrip()
+            )
+
+    def _evaluate(self, state: ServerState) -> Tally:
+        weights = self._share(state)
+        calls = [(part, weights) for part in _parts(len(self._data.test))]
+        first, *others = self._backend.collect("evaluate", calls)
+        total: Tally = sum(others, start=first)
+        return total
+
+    def _ask_teacher(self) -> Handle:
+        """A handle of the teacher's logits for the whole training set; None where nobody needs them."""
+        facts = environment(self._experiment)
+        logits = None
+        if self._experiment.strategy.needs_teacher:
+            train = self._data.train
+            divisible = isinstance(self._experiment.teacher, ZeroShot)
+            parts = _parts(len(train)) if divisible else [(0, len(train))]
+            logits = np.concatenate(self._backend.collect("teach", [(part,) for part in parts]))
+            held = np.concatenate(self._data.shards)
+            facts["teacher_accuracy"] = float((logits.argmax(1) == train.labels)[held].mean())
+        self._folder.describe(self._experiment, facts)
+        return None if logits is None else self._backend.share(logits)
+
+    def _share(self, state: ServerState) -> Handle:
+        """The weights go out once, and serve the evaluation and the next round's clients."""
+        if self._shared[0] != state.round:
+            self._shared = (state.round, self._backend.share(state.weights))
+        return self._shared[1]
+
+    def _save(self, state: ServerState) -> None:
+        private = ((client, self._backend.fetch(handle)) for client, handle in self._private.items())
+        checkpoint.save(self._folder.checkpoint, state, private)
+
+    def _restore(self) -> ServerState:
+        found = checkpoint.load(self._folder.checkpoint)
+        if found is None:
+            return ServerState(0, self._first_weights)
+        state, private = found
+        if problem := check_weights(state.weights, self._first_weights):
+            raise SpecError(f"'{self._folder.checkpoint}' does not fit this spec: {problem}")
+        self._private = {client: self._backend.share(weights) for client, weights in private.items()}
+        return state
+
+    def _is_due(self, every: int, number: int) -> bool:
+        return number % every == 0 or number == self._experiment.training.rounds
+
+
+def _parts(count: int) -> list[Range]:
+    return [(start, min(start + PART, count)) for start in range(0, count, PART)]
+
+
+def _checked(task: ClientTask, answer: Answer | Failure, like: Weights) -> rows.Outcome:
+    """The client's update if there is one that the server can use, else why not."""
+    if isinstance(answer, Failure):
+        reason = f"{type(answer.error).__name__}: {answer.error}"
+        return ClientFailure(task.client, task.round, answer.node, reason, answer.traceback)
+    update: ClientUpdate = answer.value
+    problem = check_weights(update.weights, like)
+    return (
+        ClientFailure(task.client, task.round, update.node, f"its update is refused, {problem}") if problem else update
+    )
+
+
+def _backend_of(experiment: Experiment) -> Any:
+    if experiment.resources.backend == "serial":
+        from fedray.backends.serial import SerialBackend
+
+        return SerialBackend
+    from fedray.backends.ray_actors import RayBackend
+
+    return RayBackend

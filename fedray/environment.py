@@ -1,0 +1,39 @@
+"""Where a run took place: what one needs to know to repeat it."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from fedray.config import Experiment
+from fedray.types import Row
+
+PACKAGES = ("fedray", "ray", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pandas")
+
+
+def environment(experiment: Experiment) -> Row:
+    """Versions, machine, device and the commit of the checkout that fedray runs from."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in PACKAGES},
+        "commit": _commit(),
+        "command": sys.argv,
+        "node": platform.node(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads_per_client": experiment.resources.threads,
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+def _commit() -> str | None:
+    try:
+        here = Path(__file__).parent
+        answer = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    except OSError:
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,21 @@
+"""Errors that a person can act on."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SpecError(ValueError):
+    """The spec, or a file it names, cannot be used. The message is one whole sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if message.endswith((".", "?")) else f"{message}.")
+
+
+class ClientError(RuntimeError):
+    """A client failed and the run stops. The message names client, round, node and cause."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'lam'?` where something known is close to `word`, else an empty string."""
+    close = get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,69 @@
+"""From predictions on the test set to the figures of a round."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from fedray.types import Indices
+
+RARE = 0.05
+"""A class is rare for a client where it makes up less than this share of the client's examples."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts that add up over parts of the test set."""
+
+    right: Indices  # [classes], examples of each class predicted rightly
+    examples: Indices  # [classes]
+    loss: float  # summed cross-entropy, nats
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.right + other.right, self.examples + other.examples, self.loss + other.loss)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of all examples that is right."""
+        return float(self.right.sum() / self.examples.sum())
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / int(self.examples.sum())
+
+    @property
+    def class_accuracy(self) -> npt.NDArray[np.float64]:
+        """[classes]; NaN for a class the test set lacks."""
+        empty = np.full(len(self.right), np.nan)
+        return np.asarray(np.divide(self.right, self.examples, out=empty, where=self.examples > 0))
+
+    def rare_accuracy(self, held: Indices) -> float:
+        """The accuracy on the classes rare for a client, averaged over clients.
+
+        `held` [clients, classes] counts each client's training examples. A class that a client
+        does not hold at all is rare for it. Clients without a rare class are left out, and NaN
+        stands where that leaves none.
+        """
+        shares = held / np.maximum(held.sum(axis=1, keepdims=True), 1)
+        rare = (shares < RARE) & (held.sum(axis=1, keepdims=True) > 0)
+        examples = rare @ self.examples
+        with_rare = examples > 0
+        if not with_rare.any():
+            return float("nan")
+        return float(((rare @ self.right)[with_rare] / examples[with_rare]).mean())
+
+
+@torch.inference_mode()
+def tally(model: nn.Module, images: Tensor, labels: Tensor, classes: int, batch_size: int) -> Tally:
+    """Count what `model` predicts for normalised float [N, C, S, S] and int64 [N]."""
+    model.eval()
+    right, loss = torch.zeros(len(labels), dtype=torch.bool), 0.0
+    for start in range(0, len(labels), batch_size):
+        part = slice(start, start + batch_size)
+        logits = model(images[part])
+        right[part] = (logits.argmax(1) == labels[part]).cpu()
+        loss += float(nn.functional.cross_entropy(logits.double(), labels[part], reduction="sum"))
+    known = labels.cpu().numpy()
+    return Tally(np.bincount(known[right.numpy()], minlength=classes), np.bincount(known, minlength=classes), loss)

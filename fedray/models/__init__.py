@@ -1,0 +1,1 @@
+"""Proxy models: what a spec says of them, and how they are built."""

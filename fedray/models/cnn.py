@@ -1,0 +1,31 @@
+"""The small CNN of the FedAvg paper (McMahan et al., arXiv 1602.05629)."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+class SmallCNN(nn.Module):
+    """Two 5x5 convolutions (32 and 64 channels), each halved by max-pooling, then 512 units.
+
+    `norm` makes a normalisation layer for a number of channels; None leaves it out. Any image of
+    at least 4x4 pixels will do.
+    """
+
+    def __init__(self, channels: int, size: int, classes: int, norm: Callable[[int], nn.Module] | None = None) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*_block(channels, 32, norm), *_block(32, 64, norm))
+        self.classifier = nn.Sequential(
+            nn.Flatten(), nn.Linear(64 * (size // 4) ** 2, 512), nn.ReLU(), nn.Linear(512, classes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [B, channels, size, size] -> logits [B, classes]."""
+        logits: Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def _block(inputs: int, outputs: int, norm: Callable[[int], nn.Module] | None) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, kernel_size=5, padding=2)
+    normalised = [convolution, norm(outputs)] if norm else [convolution]
+    return [*normalised, nn.ReLU(), nn.MaxPool2d(2)]

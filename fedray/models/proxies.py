@@ -1,0 +1,189 @@
+"""Proxy models: what a spec says of one, and how it is built.
+
+To add one: a builder `(proxy, data) -> nn.Module`, and its line in `BUILDERS`. Builders import
+their library when they are called, so that nobody waits for a library the spec does not name.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from fedray.errors import SpecError, nearest
+from fedray.section import Section
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Proxy(Section):
+    """A small model: one of `BUILDERS`, or `timm:NAME` for any of timm's."""
+
+    name: str = "cnn"
+    stem: Literal["imagenet", "cifar"] | None = None
+    """`cifar` leaves out the first two halvings, so that 32x32 ends as 4x4 and not as 1x1.
+    None is the model's own."""
+    norm: Literal["batch", "group"] | None = None
+    """The normalisation layers. None is the model's own."""
+    init: str = Field("random", pattern=r"^(random|pretrained(:.+)?|file:.+)$")
+    """`random`, `pretrained` or `pretrained:TAG` (the library's), or `file:PATH` (safetensors)."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in BUILDERS and not name.startswith("timm:"):
+            raise ValueError(f"must be one of {', '.join(BUILDERS)} or timm:NAME{nearest(name, BUILDERS)}")
+        return name
+
+    @property
+    def tag(self) -> str | None:
+        """The library's pretrained tag: `DEFAULT` where none is named, None where none is wanted."""
+        kind, _, tag = self.init.partition(":")
+        return (tag or "DEFAULT") if kind == "pretrained" else None
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What a model must know of the data: square images of `size`, `channels` and `classes`."""
+
+    channels: int
+    size: int
+    classes: int
+
+
+def build(proxy: Proxy, data: ImageShape) -> "nn.Module":
+    """The model with its initial weights. Random ones are drawn from torch's generators as they stand.
+
+    Raises SpecError where the model does not exist, cannot have the options, or has no such weights.
+    """
+    builder = _timm if proxy.name.startswith("timm:") else BUILDERS[proxy.name]
+    model = builder(proxy, data)
+    if proxy.init.startswith("file:"):
+        _load_file(model, proxy.init.removeprefix("file:"))
+    return model
+
+
+def _cnn(proxy: Proxy, data: ImageShape) -> "nn.Module":
+    from fedray.models.cnn import SmallCNN
+
+    if proxy.stem is not None or proxy.tag is not None:
+        raise SpecError("proxy: the cnn has neither a stem nor pretrained weights to choose; leave them out.")
+    if data.size < 4:
+        raise SpecError(f"proxy: the cnn needs images of at least 4x4 pixels, these have {data.size}x{data.size}.")
+    return SmallCNN(data.channels, data.size, data.classes, _norm_layer(proxy.norm) if proxy.norm else None)
+
+
+def _resnet18(proxy: Proxy, data: ImageShape) -> Any:
+    from torch import nn
+
+    model: Any = _torchvision(proxy, data)
+    if proxy.stem == "cifar":
+        model.conv1 = nn.Conv2d(data.channels, 64, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    model.fc = _head(model.fc, data.classes)
+    return model
+
+
+def _mobilenet_v2(proxy: Proxy, data: ImageShape) -> Any:
+    model: Any = _torchvision(proxy, data)
+    if proxy.stem == "cifar":
+        model.features[0][0].stride = (1, 1)
+        model.features[2].conv[1][0].stride = (1, 1)
+    model.classifier[1] = _head(model.classifier[1], data.classes)
+    return model
+
+
+def _efficientnet_b0(proxy: Proxy, data: ImageShape) -> Any:
+    model: Any = _torchvision(proxy, data)
+    if proxy.stem == "cifar":
+        model.features[0][0].stride = (1, 1)
+        model.features[2][0].block[1][0].stride = (1, 1)
+    model.classifier[1] = _head(model.classifier[1], data.classes)
+    return model
+
+
+BUILDERS: Mapping[str, Callable[[Proxy, ImageShape], "nn.Module"]] = {
+    "cnn": _cnn,
+    "resnet18": _resnet18,
+    "mobilenet_v2": _mobilenet_v2,
+    "efficientnet_b0": _efficientnet_b0,
+}
+
+
+def _torchvision(proxy: Proxy, data: ImageShape) -> Any:
+    """torchvision's model of that name, with pretrained weights where the spec wants them."""
+    from torchvision import models
+
+    if proxy.tag is not None and (proxy.norm == "group" or data.channels != 3):
+        raise SpecError("proxy.init: pretrained weights are for batch norm and colour images only.")
+    if proxy.tag is not None and proxy.name == "resnet18" and proxy.stem == "cifar":
+        raise SpecError("proxy.init: resnet18's pretrained weights do not fit stem 'cifar'; use 'imagenet'.")
+    weights = None
+    if proxy.tag is not None:
+        tags = models.get_model_weights(proxy.name)
+        if proxy.tag not in tags.__members__:
+            raise SpecError(
+                f"proxy.init: {proxy.name} has no weights '{proxy.tag}'; it has {', '.join(tags.__members__)}."
+            )
+        weights = tags[proxy.tag]
+    try:
+        model = models.get_model(proxy.name, weights=weights, norm_layer=_norm_layer(proxy.norm or "batch"))
+    except OSError as error:
+        raise SpecError(f"proxy.init: the weights {weights} could not be downloaded ({error}).") from error
+    if data.channels != 3:
+        _change_first_convolution(model, data.channels)
+    return model
+
+
+def _timm(proxy: Proxy, data: ImageShape) -> "nn.Module":
+    import timm
+
+    name = proxy.name.removeprefix("timm:")
+    if proxy.stem is not None or proxy.norm is not None:
+        raise SpecError("proxy: stem and norm are for torchvision's models; a timm model comes as it is.")
+    if name not in timm.list_models():
+        raise SpecError(f"proxy.name: timm has no model '{name}'{nearest(name, timm.list_models())}")
+    full_name = f"{name}.{proxy.tag}" if proxy.tag not in (None, "DEFAULT") else name
+    try:
+        return timm.create_model(  # type: ignore[no-any-return]
+            full_name, pretrained=proxy.tag is not None, num_classes=data.classes, in_chans=data.channels
+        )
+    except (OSError, RuntimeError) as error:
+        raise SpecError(f"proxy.init: timm could not load '{proxy.init}' for {name} ({error}).") from error
+
+
+def _norm_layer(norm: str) -> Callable[[int], "nn.Module"]:
+    from torch import nn
+
+    if norm == "batch":
+        return nn.BatchNorm2d
+    return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def _head(head: Any, classes: int) -> "nn.Module":
+    from torch import nn
+
+    return nn.Linear(head.in_features, classes)
+
+
+def _change_first_convolution(model: "nn.Module", channels: int) -> None:
+    from torch import nn
+
+    name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    parent, _, attribute = name.rpartition(".")
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
+    setattr(model.get_submodule(parent), attribute, new)
+
+
+def _load_file(model: "nn.Module", path: str) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(model, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).splitlines()[0]
+        raise SpecError(f"proxy.init: '{path}' does not hold this model's weights ({first_line}).") from error

@@ -1,0 +1,53 @@
+"""An objective is a weighted sum of terms, and a term is a loss applied to one batch's `Step`.
+
+To add a loss: a pure function in `losses.py`, and one line in `TERMS` that feeds it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedray import losses
+from fedray.types import Term
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a term may look at: one batch, seen by one of the client's models."""
+
+    model: str  # which of the client's models this objective trains
+    logits: Mapping[str, Tensor]  # [B, C] of each of the client's models
+    labels: Tensor  # [B]
+    teacher: Tensor | None  # [B, C] of the frozen teacher
+    parameters: Sequence[Tensor]  # being trained
+    received: Sequence[Tensor]  # the same, as they were when the round began
+
+    @property
+    def own_logits(self) -> Tensor:
+        return self.logits[self.model]
+
+
+def _kd(step: Step, temperature: float) -> Tensor:
+    assert step.teacher is not None, "the strategy was given no teacher"
+    return losses.kd(step.own_logits, step.teacher, temperature)
+
+
+def _mutual(step: Step) -> Tensor:
+    (peer,) = (logits for model, logits in step.logits.items() if model != step.model)
+    return losses.kd(step.own_logits, peer)
+
+
+TERMS: Mapping[str, Callable[..., Tensor]] = {
+    "cross_entropy": lambda step: losses.cross_entropy(step.own_logits, step.labels),
+    "kd": _kd,
+    "mutual": _mutual,
+    "proximal": lambda step: losses.proximal(step.parameters, step.received),
+}
+
+
+def evaluate(terms: Sequence[Term], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective's value for one batch, and each term's own value before its weight."""
+    values = {term.loss: TERMS[term.loss](step, **term.options) for term in terms}
+    total = sum((term.weight * values[term.loss] for term in terms[1:]), terms[0].weight * values[terms[0].loss])
+    return total, {name: value.detach() for name, value in values.items()}

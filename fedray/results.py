@@ -1,0 +1,193 @@
+"""A run's tables: written as rows happen, read back as DataFrames.
+
+spec.yaml  environment.json  rounds.csv  clients.csv  classes.csv  partition.csv
+checkpoint/  model.safetensors (the final proxy; it marks a run as finished)
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from fedray.config import Experiment
+from fedray.data.federation import Federation
+from fedray.errors import SpecError
+from fedray.spec_file import flatten, read_yaml, to_yaml
+from fedray.types import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedray.rows import Report
+
+ROUNDS = (
+    "round", "accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy", "clients", "failed",
+    "seconds", "bytes_down", "bytes_up",
+)  # fmt: skip
+CLASSES = ("round", "class", "name", "examples", "accuracy")
+CLIENTS = ("round", "client", "examples", "local_accuracy", "seconds", "node", "device", "failure")
+REPEATABLE = ("resources", "checkpoint")
+"""Sections that do not decide a result: a run may be resumed with others."""
+
+
+class Folder:
+    """The folder of one run, for the one process that writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint"
+        self.model = path / "model.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        return self.model.exists()
+
+    def check(self, experiment: Experiment, *, resume: bool) -> None:
+        """Raises SpecError where the folder cannot be written or holds something else to keep."""
+        spec = self.path / "spec.yaml"
+        if spec.exists():
+            difference = _first_difference(read_yaml(spec), experiment)
+            if difference:
+                raise SpecError(
+                    f"'{self.path}' holds results of another spec ({difference}); choose another --results."
+                )
+            if not (self.finished or resume):
+                raise SpecError(f"'{self.path}' holds an unfinished run of this spec; add --resume to continue it.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / ".writable").touch()
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise SpecError(f"the results folder '{self.path}' cannot be written ({error.strerror}).") from error
+
+    def describe(self, experiment: Experiment, environment: Row) -> None:
+        """Write the resolved spec and where it runs."""
+        (self.path / "spec.yaml").write_text(to_yaml(experiment), encoding="utf-8")
+        (self.path / "environment.json").write_text(json.dumps(environment, indent=2), encoding="utf-8")
+
+    def write_partition(self, federation: Federation) -> None:
+        """partition.csv: a row per client, a column per class, in examples."""
+        with Table(self.path / "partition.csv", ("client", "examples", *federation.train.classes)) as table:
+            for client, counts in enumerate(federation.held.tolist()):
+                named = dict(zip(federation.train.classes, counts, strict=True))
+                table.write([{"client": client, "examples": sum(counts), **named}])
+
+    def tables(self, losses: Sequence[str], after_round: int) -> "Tables":
+        """The tables of the rounds, without the rows beyond `after_round` that a crash left behind."""
+        return Tables(self.path, losses, after_round)
+
+
+class Table:
+    """A csv that grows. What is written is on disk when `write` returns."""
+
+    def __init__(self, path: Path, columns: Sequence[str], after_round: int = 0) -> None:
+        kept = _rows_up_to(path, after_round) if after_round else []
+        self.columns = columns
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._writer.writerows([columns, *kept])
+        self._file.flush()
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Add rows by column name; a missing value stays empty."""
+        self._writer.writerows([row.get(column, "") for column in self.columns] for row in rows)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "Table":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Tables:
+    """The three tables that grow with the rounds."""
+
+    def __init__(self, folder: Path, losses: Sequence[str], after_round: int) -> None:
+        self.rounds = Table(folder / "rounds.csv", ROUNDS, after_round)
+        self.clients = Table(folder / "clients.csv", (*CLIENTS[:3], *losses, *CLIENTS[3:]), after_round)
+        self.classes = Table(folder / "classes.csv", CLASSES, after_round)
+
+    def write(self, report: "Report") -> None:
+        """Add one round's rows."""
+        self.clients.write(report.clients)
+        self.classes.write(report.classes)
+        self.rounds.write([report.round])
+
+    def __enter__(self) -> "Tables":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for table in (self.rounds, self.clients, self.classes):
+            table.close()
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of one run or many. Each has a column `run` and one for each spec field that varies."""
+
+    folders: dict[str, Path]
+    varied: "pd.DataFrame"  # indexed by run, a typed column per varied field
+
+    @cached_property
+    def rounds(self) -> "pd.DataFrame":
+        return self._read("rounds.csv")
+
+    @cached_property
+    def clients(self) -> "pd.DataFrame":
+        return self._read("clients.csv")
+
+    @cached_property
+    def classes(self) -> "pd.DataFrame":
+        return self._read("classes.csv")
+
+    @cached_property
+    def partition(self) -> "pd.DataFrame":
+        return self._read("partition.csv")
+
+    def _read(self, name: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        frames = {run: pd.read_csv(folder / name) for run, folder in self.folders.items() if (folder / name).exists()}
+        table = pd.concat(frames, names=["run"]).reset_index(level="run").reset_index(drop=True)
+        return table.join(self.varied, on="run")
+
+
+def load_results(path: str | Path) -> Results:
+    """Load one run, or every run below a folder, finished or not.
+
+    Raises SpecError where there is no run.
+    """
+    import pandas as pd
+
+    root = Path(path)
+    folders = {str(spec.parent.relative_to(root)): spec.parent for spec in sorted(root.rglob("spec.yaml"))}
+    if not folders:
+        raise SpecError(f"'{root}' holds no results.")
+    flat = [flatten(yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8"))) for folder in folders.values()]
+    specs = pd.DataFrame(flat, index=pd.Index(folders, name="run"))
+    varied = [c for c in specs.columns if specs[c].astype(str).nunique(dropna=False) > 1]
+    return Results(folders, specs[varied].infer_objects())
+
+
+def _rows_up_to(path: Path, last_round: int) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    return [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) <= last_round]
+
+
+def _first_difference(before: Row, experiment: Experiment) -> str:
+    """`training.lr is 0.1 there and 0.01 here`; empty where the same result would come out."""
+    old, new = flatten(before), flatten(yaml.safe_load(to_yaml(experiment)))
+    for field in [*new, *(old.keys() - new.keys())]:
+        if field.split(".")[0] not in REPEATABLE and old.get(field) != new.get(field):
+            return f"{field} is {old.get(field)} there and {new.get(field)} here"
+    return ""

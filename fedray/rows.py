@@ -1,0 +1,82 @@
+"""From what happened in a round to the rows of its tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from fedray.client import loss_column
+from fedray.data.federation import Federation
+from fedray.evaluation import Tally
+from fedray.strategies.base import Strategy
+from fedray.types import ClientFailure, ClientUpdate, Row
+
+Outcome: TypeAlias = ClientUpdate | ClientFailure
+
+
+@dataclass(frozen=True)
+class Report:
+    """One round's rows, by column name."""
+
+    round: Row
+    clients: Sequence[Row]
+    classes: Sequence[Row]
+
+
+def report(
+    number: int, outcomes: Sequence[Outcome], tally: Tally | None, data: Federation, size: int, seconds: float
+) -> Report:
+    """`size` is the proxy's bytes: each client of the cohort is sent it, each update brings it back."""
+    updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
+    row = {
+        "round": number,
+        "clients": len(updates),
+        "failed": len(outcomes) - len(updates),
+        "seconds": round(seconds, 3),
+        "bytes_down": size * len(outcomes),
+        "bytes_up": size * len(updates),
+    }
+    return Report(
+        row | (_scores(tally, data) if tally else {}),
+        [_client_row(outcome) for outcome in outcomes],
+        _class_rows(number, tally, data.test.classes) if tally else [],
+    )
+
+
+def loss_columns(strategy: Strategy) -> list[str]:
+    """The columns of clients.csv that hold loss terms."""
+    return [loss_column(model, term.loss) for model, terms in strategy.active_objectives().items() for term in terms]
+
+
+def without_weights(update: ClientUpdate) -> ClientUpdate:
+    """What is kept of an update once it is folded into the mean."""
+    return replace(update, weights={})
+
+
+def _scores(tally: Tally, data: Federation) -> Row:
+    return {
+        "accuracy": tally.accuracy,
+        "loss": tally.mean_loss,
+        "worst_class_accuracy": float(min(a for a in tally.class_accuracy if a == a)),  # NaN is not itself
+        "rare_class_accuracy": tally.rare_accuracy(data.held),
+    }
+
+
+def _client_row(outcome: Outcome) -> Row:
+    row: Row = {"round": outcome.round, "client": outcome.client, "node": outcome.node}
+    if isinstance(outcome, ClientFailure):
+        return row | {"failure": outcome.reason}
+    metrics: Mapping[str, float] = outcome.metrics
+    return row | {
+        **metrics,
+        "examples": outcome.examples,
+        "seconds": round(outcome.seconds, 4),
+        "device": outcome.device,
+    }
+
+
+def _class_rows(number: int, tally: Tally, names: Sequence[str]) -> list[Row]:
+    columns = zip(names, tally.examples.tolist(), tally.class_accuracy.tolist(), strict=True)
+    return [
+        {"round": number, "class": label, "name": name, "examples": examples, "accuracy": accuracy}
+        for label, (name, examples, accuracy) in enumerate(columns)
+    ]

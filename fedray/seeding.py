@@ -1,0 +1,56 @@
+"""Every random choice is derived from the spec's seed and what the choice is for.
+
+Nothing draws from a generator that something else has drawn from, so a choice does not depend
+on what ran before it, or in which process.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Label = str | int
+
+
+def derive_seed(root: int, *labels: Label) -> int:
+    """A seed of 63 bits for one purpose: `derive_seed(0, "order", client, epoch)`."""
+    digest = hashlib.sha256(repr((root, *labels)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def numpy_rng(root: int, *labels: Label) -> np.random.Generator:
+    """A NumPy generator for one purpose."""
+    return np.random.Generator(np.random.PCG64(derive_seed(root, *labels)))
+
+
+@contextmanager
+def torch_rng(device: "torch.device | None", root: int, *labels: Label) -> Iterator[None]:
+    """Seed torch's own generators for one purpose, and put them back afterwards.
+
+    Weight initialisation and dropout draw from them and from nothing else.
+    """
+    import torch
+
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.manual_seed(derive_seed(root, *labels))
+        yield
+
+
+def hash_integers(values: npt.NDArray[np.int64], root: int, *labels: Label) -> npt.NDArray[np.uint64]:
+    """One pseudo-random uint64 for each value, the same wherever the value stands in the array.
+
+    SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014) over value + seed * golden ratio.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        z = (values.astype(np.uint64) + np.uint64(1)) * golden + np.uint64(derive_seed(root, *labels))
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

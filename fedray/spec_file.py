@@ -1,0 +1,160 @@
+"""From a YAML file and command-line overrides to experiments.
+
+A file is an experiment, or a `base` experiment and a `space` of axes over dotted fields; a space
+stands for one experiment per combination of its axes' values.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fedray.config import Experiment
+from fedray.errors import SpecError, nearest
+from fedray.spec_errors import explain, fields_of
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment to run. `label` says which values of the space it has; empty without a space."""
+
+    name: str
+    label: str
+    experiment: Experiment
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> list[Run]:
+    """The experiments of a file, in the order of its axes. Raises SpecError for what is wrong with it."""
+    document = read_yaml(path)
+    changes = dict(_parse_override(text) for text in overrides)
+    if not document.keys() & {"base", "space"}:
+        return [Run(path.stem, "", experiment(_changed(document, changes), str(path)))]
+    unknown = sorted(document.keys() - {"base", "space"})
+    if unknown:
+        known = ("base", "space")
+        raise SpecError(f"{path}: unknown key '{unknown[0]}' beside base and space{nearest(unknown[0], known)}")
+    base = document.get("base") or {}
+    if isinstance(base, str):
+        base = read_yaml(path.parent / base)
+    axes = {k: v for k, v in _axes(document.get("space") or {}, path).items() if k not in changes}
+    return _expand(path, _changed(base, changes), axes)
+
+
+def read_yaml(path: Path) -> Tree:
+    """A YAML file that holds a mapping. Raises SpecError where it does not."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        beside = path.parent.glob("*.yaml") if path.parent.is_dir() else ()
+        raise SpecError(f"there is no spec '{path}'{nearest(path.name, [p.name for p in beside])}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"the spec '{path}' cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise SpecError(f"{path} must hold sections such as 'data:' and 'training:', not {type(document).__name__}.")
+    return document
+
+
+def experiment(tree: Tree, where: str) -> Experiment:
+    """A validated experiment. Raises SpecError that begins with `where` and names the first bad field."""
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise SpecError(f"{where}: {explain(error)}") from None
+
+
+def to_yaml(spec: Experiment) -> str:
+    """The resolved spec, every default filled in: reading it back gives the same experiment."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    field, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", field):
+        raise SpecError(f"'{text}' is not an override; write section.key=value, such as strategy.lam=0.3.")
+    try:
+        return field, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SpecError(f"the value of '{text}' is not valid YAML.") from None
+
+
+def _changed(tree: Tree, changes: Mapping[str, Any]) -> Tree:
+    """A copy with dotted fields set.
+
+    Another `name` or `kind` makes a section another thing: of what it had before, only the
+    fields that the new kind knows stay.
+    """
+    changed = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for dotted, value in changes.items():
+        *sections, key = dotted.split(".")
+        here = changed
+        for depth, section in enumerate(sections):
+            inner = here.get(section)
+            if inner is not None and not isinstance(inner, dict):
+                raise SpecError(f"{'.'.join(sections[: depth + 1])} is {inner!r}, so '{dotted}' cannot be set in it.")
+            here[section] = dict(inner or {})
+            here = here[section]
+        if key in ("name", "kind") and here.get(key) != value:
+            known = fields_of(sections, key, value)
+            here = _keep_only(here, known) if known else here
+        here[key] = value
+    return changed
+
+
+def _keep_only(section: Tree, known: Iterable[str]) -> Tree:
+    for field in section.keys() - set(known):
+        del section[field]
+    return section
+
+
+def _axes(space: Any, path: Path) -> dict[str, list[Any]]:
+    if not isinstance(space, dict):
+        raise SpecError(f"{path}: space must map fields to axes, such as 'strategy.lam: {{grid: [0, 0.5, 1]}}'.")
+    return {str(field): _axis(str(field), axis, path) for field, axis in space.items()}
+
+
+def _axis(field: str, axis: Any, path: Path) -> list[Any]:
+    values = axis.get("grid") if isinstance(axis, dict) and axis.keys() == {"grid"} else None
+    if not isinstance(values, list) or not values:
+        raise SpecError(f"{path}: the axis {field} must be written {{grid: [value, ...]}} with at least one value.")
+    return values
+
+
+def _expand(path: Path, base: Tree, axes: Mapping[str, list[Any]]) -> list[Run]:
+    runs: dict[Experiment, Run] = {}
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        label = ", ".join(f"{_short(field)}={_text(value)}" for field, value in chosen.items())
+        spec = experiment(_changed(base, chosen), f"{path} with {label}" if label else str(path))
+        folder = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ",")) or "run"
+        runs.setdefault(spec, Run(f"{path.stem}/{folder}", label, spec))
+    return list(runs.values())
+
+
+def _short(field: str) -> str:
+    """`strategy.lam` -> `lam`; but `strategy.name` -> `strategy`, and a whole section as it is."""
+    *sections, key = field.split(".")
+    return sections[-1] if key in ("name", "kind") and sections else key
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    named = [str(v) for k, v in value.items() if k in ("name", "kind")]
+    return " ".join([*named, *(f"{k}={_text(v)}" for k, v in value.items() if k not in ("name", "kind"))])

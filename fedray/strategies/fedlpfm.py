@@ -1,0 +1,32 @@
+"""Fed-LPFM: a frozen foundation model teaches each client's proxy (arXiv 2311.08479).
+
+The paper says that λ balances cross-entropy and distillation, higher meaning more teacher. That
+the balance is convex, and T = 1, is our reading; `balance: additive` is the other one.
+"""
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from fedray.strategies.base import Strategy
+from fedray.types import Term
+
+
+class FedLPFM(Strategy):
+    """Minimises (1-λ) · CE + λ · T² · KL(teacher ‖ proxy), or CE + λ · T² · KL when additive."""
+
+    name: Literal["fedlpfm"] = "fedlpfm"
+    balance: Literal["convex", "additive"] = "convex"
+    lam: float = Field(0.5, ge=0)
+    temperature: float = Field(1.0, gt=0)
+
+    @field_validator("lam")
+    @classmethod
+    def _convex_means_at_most_one(cls, lam: float, info: ValidationInfo) -> float:
+        if info.data.get("balance") == "convex" and lam > 1:
+            raise ValueError("must be between 0 and 1 where balance is 'convex'")
+        return lam
+
+    def objectives(self) -> dict[str, list[Term]]:
+        keep = 1 - self.lam if self.balance == "convex" else 1.0
+        return {"proxy": [Term("cross_entropy", keep), Term("kd", self.lam, {"temperature": self.temperature})]}
