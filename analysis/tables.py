@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 def summary(results: "Results") -> pd.DataFrame:
     """One row per run: what varies, the last evaluated round's figures, the difference to the first run.
 
-    Accuracies are shares from 0 to 1; `s/round` is the median over rounds.
+    Accuracies are shares from 0 to 1. `last ten` is the mean accuracy of the last ten evaluated
+    rounds, which says more than the last where curves swing; `s/round` is the median over rounds.
     """
     evaluated = results.rounds.dropna(subset="accuracy")
     last = evaluated.groupby("run", sort=False).tail(1).set_index("run")
@@ -20,6 +21,7 @@ def summary(results: "Results") -> pd.DataFrame:
     table = last[varied].rename(columns=_short_names(varied))
     table["round"] = last["round"]
     table["accuracy"] = last["accuracy"]
+    table["last ten"] = evaluated.groupby("run")["accuracy"].apply(lambda curve: curve.tail(10).mean())
     if len(table) > 1:
         table["difference"] = table["accuracy"] - table["accuracy"].iloc[0]
     table["worst class"] = last["worst_class_accuracy"]

@@ -1,1 +1,31 @@
-"""fedray: federated learning with foundation-model distillation, on Ray."""
+"""fedray: federated learning with foundation-model distillation, on Ray.
+
+    for result in fedray.run(experiment, "results/mine"): ...
+    fedray.load_results("results/mine").rounds
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedray.config import Experiment
+    from fedray.errors import ClientError, SpecError
+    from fedray.results import load_results
+    from fedray.runner import run
+
+__all__ = ["ClientError", "Experiment", "SpecError", "load_results", "run"]
+
+_HOMES = {
+    "ClientError": "fedray.errors",
+    "Experiment": "fedray.config",
+    "SpecError": "fedray.errors",
+    "load_results": "fedray.results",
+    "run": "fedray.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `fedray --help` and every worker start without what they do not need."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedray' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

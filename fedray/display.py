@@ -82,7 +82,7 @@ def _cell(column: str, value: object) -> str:
     if column == "difference":
         return f"{100 * float(str(value)):+.1f}"
     if isinstance(value, float):
-        return f"{value:.1%}" if column in ("accuracy", "worst class", "rare classes") else f"{value:g}"
+        return f"{value:.1%}" if column in ("accuracy", "last ten", "worst class", "rare classes") else f"{value:g}"
     return str(value)
 
 

@@ -39,6 +39,7 @@ class Driver:
         prepare_torch(experiment)
         self._experiment = experiment
         self._folder = Folder(folder)
+        self._folder.path.mkdir(parents=True, exist_ok=True)
         self._data = federation.load(experiment)
         self._first_weights = initial_weights(experiment.proxy, self._data, experiment.seed, "proxy")
         self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)

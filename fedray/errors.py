@@ -17,5 +17,6 @@ class ClientError(RuntimeError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'lam'?` where something known is close to `word`, else an empty string."""
-    close = get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    spellings = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), spellings, n=1, cutoff=0.5)
+    return f"; did you mean '{spellings[close[0]]}'?" if close else ""

@@ -89,7 +89,7 @@ class Table:
         kept = _rows_up_to(path, after_round) if after_round else []
         self.columns = columns
         self._file = path.open("w", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
+        self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerows([columns, *kept])
         self._file.flush()
 

@@ -22,7 +22,6 @@ def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> 
     target.check(experiment, resume=resume)
     if target.finished:
         return
-    target.path.mkdir(parents=True, exist_ok=True)
     start = _under_actor if experiment.resources.backend == "ray" else _here
     yield from start(experiment, target.path)
 

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.tables import summary
+from fedray.config import Experiment
+from fedray.results import ROUNDS, load_results
+from fedray.spec_file import to_yaml
+
+
+def write(folder: Path, lam: float | None, accuracy: list[float | None]) -> None:
+    strategy = {"name": "fedavg"} if lam is None else {"name": "fedlpfm", "lam": lam}
+    spec = Experiment.model_validate({"strategy": strategy, "teacher": {"kind": "precomputed", "file": "x"}})
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(to_yaml(spec))
+    frame = pd.DataFrame({"round": range(1, len(accuracy) + 1), "accuracy": accuracy, "seconds": [9.0, 1.0, 2.0]})
+    frame.assign(worst_class_accuracy=0.1, rare_class_accuracy=0.2).reindex(columns=ROUNDS).to_csv(
+        folder / "rounds.csv", index=False
+    )
+
+
+def test_summary_by_hand(tmp_path: Path) -> None:
+    write(tmp_path / "a", None, [0.1, 0.3, 0.5])
+    write(tmp_path / "b", 0.5, [0.2, 0.8, None])  # evaluated every other round
+    table = summary(load_results(tmp_path))
+    assert table["strategy"].tolist() == ["fedavg", "fedlpfm"]
+    assert table["lam"].tolist()[1] == 0.5
+    assert table["round"].tolist() == [3, 2]
+    assert table["accuracy"].tolist() == [0.5, 0.8]
+    assert table["difference"].tolist() == pytest.approx([0.0, 0.3])
+    assert table["last ten"].tolist() == pytest.approx([0.3, 0.5])
+    assert table["s/round"].tolist() == [2.0, 2.0]
+
+
+def test_summary_of_a_single_run(tmp_path: Path) -> None:
+    write(tmp_path / "a", None, [0.1, 0.3, 0.5])
+    table = summary(load_results(tmp_path / "a"))
+    assert len(table) == 1
+    assert "difference" not in table

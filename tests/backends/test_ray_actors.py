@@ -1,0 +1,107 @@
+"""On real Ray actors. Same spec, same bits: any packing, any arrival order, a killed process."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import ray
+import workers
+from ray import cloudpickle
+from safetensors.numpy import load_file
+
+from fedray.backends.ray_actors import RayBackend
+from fedray.config import Experiment
+from fedray.data import federation
+from fedray.driver import Driver, MakeBackend
+from fedray.errors import ClientError
+from fedray.worker import Worker
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+cloudpickle.register_pickle_by_value(workers)  # Ray's processes cannot import from tests/
+
+Make = Callable[..., Experiment]
+Bits = dict[str, bytes]
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "fedavg": {"name": "fedavg"},
+    "fedprox": {"name": "fedprox", "mu": 0.1},
+    "fml": {"name": "fml"},
+    "fedlpfm": {"name": "fedlpfm", "lam": 0.5, "temperature": 2.0},
+}
+PACKINGS: dict[str, tuple[int | str, type[Worker]]] = {
+    "one actor": (4, Worker),
+    "three actors, random delays": ("auto", workers.SlowWorker),
+    "an actor for each client, random delays": (1, workers.SlowWorker),
+}
+
+
+def finish(experiment: Experiment, folder: Path, make_backend: MakeBackend | None = None) -> Bits:
+    """Run to the end; the final weights, and for FML every private model."""
+    for _ in Driver(experiment, folder, make_backend).run():
+        pass
+    files = [folder / "model.safetensors", *sorted((folder / "checkpoint").glob("round-*/private/*"))]
+    return {f"{file.name}/{k}": v.tobytes() for file in files for k, v in load_file(file).items()}
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], Bits]:
+    """The serial backend's weights, computed once for each experiment."""
+    return cache(lambda experiment: finish(experiment, tmp_path_factory.mktemp("serial")))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_packing_and_arrival_order_change_nothing(
+    small: Make, serial: Callable[[Experiment], Bits], tmp_path: Path, strategy: str, packing: str
+) -> None:
+    clients_per_actor, worker = PACKINGS[packing]
+    resources = {"backend": "ray", "clients_per_actor": clients_per_actor}
+    on_ray = small(strategy=STRATEGIES[strategy], resources=resources)
+    bits = finish(on_ray, tmp_path, partial(RayBackend, worker=worker))
+    assert bits == serial(small(strategy=STRATEGIES[strategy]))
+
+
+def test_a_killed_process_costs_nothing(small: Make, serial: Callable[[Experiment], Bits], tmp_path: Path) -> None:
+    mark = tmp_path / "died"
+    dying = type("Dying", (workers.DyingWorker,), {"mark": mark})
+    make_backend = partial(RayBackend, worker=dying)
+    bits = finish(small(strategy={"name": "fml"}, resources={"backend": "ray"}), tmp_path, make_backend)
+    assert mark.exists()
+    assert bits == serial(small(strategy={"name": "fml"}))
+
+
+def test_a_failing_client_is_named_with_its_traceback(small: Make, tmp_path: Path) -> None:
+    make_backend = partial(RayBackend, worker=workers.FailingWorker)
+    with pytest.raises(ClientError, match=r"client 2 failed in round 2 on node .*ZeroDivisionError") as raised:
+        finish(small(resources={"backend": "ray"}), tmp_path, make_backend)
+    assert "in train" in str(raised.value)
+    assert pd.read_csv(tmp_path / "rounds.csv")["round"].tolist() == [1]
+
+
+def test_each_client_has_its_own_actor_on_its_share_of_the_gpu(small: Make) -> None:
+    experiment = small(resources={"backend": "ray", "gpus_per_client": 0.25, "cpus_per_client": 0.5})
+    backend = RayBackend(experiment, federation.load(experiment), worker=workers.TellingWorker)
+    try:
+        calls = [(workers.ClientTask(1, client),) for client in (3, 0, 2, 1)]
+        told = dict(zip((3, 0, 2, 1), backend.collect("tell", calls), strict=True))
+        again = dict(zip((3, 0, 2, 1), backend.collect("tell", calls), strict=True))
+        reserved = ray.cluster_resources()["GPU"] - ray.available_resources().get("GPU", 0)
+    finally:
+        backend.close()
+    assert told == again
+    assert len({process for process, *_ in told.values()}) == 4
+    assert {gpus for _, gpus, _ in told.values()} == {"0"}
+    assert {threads for *_, threads in told.values()} == {1}
+    assert reserved == 1.0
+
+
+def test_data_is_read_from_shared_memory_without_a_copy(small: Make) -> None:
+    experiment = small(resources={"backend": "ray", "clients_per_actor": 4})
+    backend = RayBackend(experiment, federation.load(experiment), worker=workers.TellingWorker)
+    try:
+        assert backend.collect("owns_images", [(workers.ClientTask(1, 0),)]) == [(False, False)]
+    finally:
+        backend.close()

@@ -1,0 +1,50 @@
+"""What several tests need: a small experiment on real digits, and one Ray for all."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from fedray.config import Experiment
+
+SMALL: dict[str, Any] = {
+    "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 60, "public_fraction": 0.2},
+    "partition": {"kind": "dirichlet", "alpha": 0.5, "clients": 4, "min_examples": 5},
+    "proxy": {"name": "cnn", "norm": "batch"},
+    "teacher": {"kind": "supervised", "epochs": 2},
+    "training": {"rounds": 3, "batch_size": 16, "lr": 0.05},
+    "evaluation": {"batch_size": 25},
+    "resources": {"backend": "serial"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small() -> Callable[..., Experiment]:
+    """`small(strategy={"name": "fml"}, training={"rounds": 5})`: a small experiment with changes by section."""
+
+    def make(**sections: Any) -> Experiment:
+        merged = {
+            name: {**SMALL.get(name, {}), **value} if isinstance(value, dict) and name != "partition" else value
+            for name, value in {**SMALL, **sections}.items()
+        }
+        return Experiment.model_validate(merged)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray with three cores and a pretended GPU, shared by all tests that need one."""
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    import ray
+
+    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -1,0 +1,123 @@
+"""A labelled image set: balanced choices, channel statistics, parts and digests."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pictures import dataset
+
+from fedray.data.dataset import balanced, channel_statistics
+from fedray.errors import SpecError
+
+
+def counts_of(labels: np.ndarray, chosen: np.ndarray) -> list[int]:
+    found = Counter(labels[chosen].tolist())
+    return [found[label] for label in range(labels.max() + 1)]
+
+
+def test_balanced_takes_equally_many_of_each_class() -> None:
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    chosen = balanced(labels, 30, seed=0, purpose="train_limit")
+    assert counts_of(labels, chosen) == [10, 10, 10]
+    assert chosen.dtype == np.int64
+    assert (np.diff(chosen) > 0).all()
+
+
+def test_balanced_gives_what_is_left_over_to_some_classes() -> None:
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    assert sorted(counts_of(labels, balanced(labels, 32, seed=0, purpose="train_limit"))) == [10, 11, 11]
+
+
+def test_balanced_takes_more_of_others_where_a_class_runs_out() -> None:
+    labels = np.repeat([0, 1, 2], [50, 30, 4])
+    assert counts_of(labels, balanced(labels, 44, seed=0, purpose="train_limit")) == [20, 20, 4]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.floats(0, 1), st.integers(0, 99))
+def test_balanced_levels_the_classes(counts: list[int], share: float, seed: int) -> None:
+    """Classes are filled like connected vessels: one is below another only where it has run out."""
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    chosen = balanced(labels, round(share * len(labels)), seed, "train_limit")
+    assert len(set(chosen.tolist())) == len(chosen) == round(share * len(labels))
+    taken = [int((labels[chosen] == label).sum()) for label in range(len(counts))]
+    for took, there in zip(taken, counts, strict=True):
+        assert took == there or took >= max(taken) - 1
+
+
+def test_balanced_is_seeded_by_seed_and_purpose() -> None:
+    labels = np.repeat(np.arange(10), 50)
+    first = balanced(labels, 100, 0, "train_limit").tolist()
+    assert first == balanced(labels, 100, 0, "train_limit").tolist()
+    assert first != balanced(labels, 100, 1, "train_limit").tolist()
+    assert first != balanced(labels, 100, 0, "public_fraction").tolist()
+
+
+def test_balanced_chooses_at_random_within_a_class() -> None:
+    labels = np.zeros(1000, dtype=np.int64)
+    chosen = balanced(labels, 500, 0, "train_limit")
+    # 500 of 0..999 without replacement: the mean is 499.5 with a deviation of 288.7 * sqrt(0.5 / 500) = 9.1.
+    assert abs(chosen.mean() - 499.5) < 5 * 9.1
+
+
+def test_balanced_of_none_and_of_all() -> None:
+    labels = np.array([2, 0, 0, 1])
+    assert balanced(labels, 0, 0, "train_limit").tolist() == []
+    assert balanced(labels, 4, 0, "train_limit").tolist() == [0, 1, 2, 3]
+
+
+def test_balanced_of_too_many() -> None:
+    with pytest.raises(SpecError, match=r"data.test_limit is 5, but there are only 4 examples\."):
+        balanced(np.array([2, 0, 0, 1]), 5, 0, "test_limit")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channel_statistics_are_numpys(channels: int) -> None:
+    data = dataset(np.arange(37) % 5, channels=channels, size=9)
+    mean, deviation = channel_statistics(data)
+    scaled = data.images.astype(np.float64) / 255
+    np.testing.assert_allclose(mean, scaled.mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(deviation, scaled.std(axis=(0, 2, 3)), rtol=1e-5)
+    assert mean.dtype == deviation.dtype == np.float32
+
+
+def test_channel_statistics_of_one_colour_can_be_divided_by() -> None:
+    data = dataset(np.zeros(3, dtype=np.int64), channels=1, size=4)
+    data.images[:] = 51
+    mean, deviation = channel_statistics(data)
+    assert mean[0] == np.float32(0.2)
+    assert 0 < deviation[0] < 1e-5
+
+
+def test_take_keeps_order_and_everything_that_belongs_to_an_example() -> None:
+    data = dataset(np.arange(6) % 3)
+    taken = data.take(np.array([4, 1]))
+    assert len(taken) == 2
+    np.testing.assert_array_equal(taken.images, np.stack([data.images[4], data.images[1]]))
+    assert taken.labels.tolist() == [1, 1]
+    assert taken.rows.tolist() == [104, 101]
+    assert taken.paths is not None
+    assert taken.paths.tolist() == ["4.png", "1.png"]
+    assert (taken.name, taken.classes) == (data.name, data.classes)
+
+
+def test_take_without_paths() -> None:
+    assert dataset(np.arange(6) % 3, paths=False).take(np.array([0])).paths is None
+
+
+def test_shape() -> None:
+    shape = dataset(np.arange(6) % 3, channels=3, size=5).shape
+    assert (shape.channels, shape.size, shape.classes) == (3, 5, 3)
+
+
+def test_digest_is_of_images_and_labels_only() -> None:
+    data = dataset(np.arange(6) % 3)
+    same = dataset(np.arange(6) % 3, paths=False)
+    assert data.digest == same.digest
+    assert len(data.digest) == 64
+    other_label = dataset(np.array([0, 1, 2, 0, 1, 1]))
+    other_pixel = dataset(np.arange(6) % 3)
+    other_pixel.images[0, 0, 0, 0] ^= 1
+    assert len({data.digest, other_label.digest, other_pixel.digest, data.take(np.arange(5)).digest}) == 4

@@ -1,0 +1,350 @@
+"""Sources that the tests write themselves, in the formats that are found in the wild."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import picture, png, write_folder, write_parquet
+from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+
+from fedray.data.dataset import Dataset
+from fedray.data.sources import Choose, Side, read
+from fedray.errors import SpecError
+from fedray.types import Indices
+
+
+def everything(labels: Indices) -> Indices:
+    return np.arange(len(labels))
+
+
+def only(*positions: int) -> Choose:
+    return lambda _: np.array(positions)
+
+
+def read_all(source: str, side: Side = "train", size: int | None = None) -> Dataset:
+    return read(source, side, everything, size)
+
+
+def message_of(source: str, size: int | None = None) -> str:
+    with pytest.raises(SpecError) as caught:
+        read_all(source, size=size)
+    return str(caught.value)
+
+
+def channels_first(image: np.ndarray) -> np.ndarray:
+    return np.moveaxis(image, -1, 0)
+
+
+class TestDigits:
+    def test_every_fifth_of_each_class_is_test(self) -> None:
+        target = load_digits().target
+        expected = sorted(i for label in range(10) for i in np.flatnonzero(target == label)[::5])
+        train, test = read_all("digits"), read_all("digits", "test")
+        assert test.rows.tolist() == expected
+        assert len(train) + len(test) == len(target) == 1797
+        assert set(train.rows) | set(test.rows) == set(range(1797))
+        assert set(train.rows).isdisjoint(test.rows)
+        assert set(train.labels) == set(test.labels) == set(range(10))
+
+    def test_images_are_gray_and_use_all_of_a_byte(self) -> None:
+        data = read_all("digits")
+        assert data.images.dtype == np.uint8
+        assert data.images.shape == (len(data), 1, 8, 8)
+        original = load_digits().images[data.rows]
+        np.testing.assert_allclose(data.images[:, 0], original * 255 / 16, atol=0.5)
+        assert data.labels.tolist() == load_digits().target[data.rows].tolist()
+        assert data.classes == tuple("0123456789")
+        assert data.paths is None
+
+    def test_only_the_chosen_are_read_in_their_order(self) -> None:
+        data, chosen = read_all("digits"), read("digits", "train", only(7, 3), None)
+        assert chosen.rows.tolist() == data.rows[[7, 3]].tolist()
+        np.testing.assert_array_equal(chosen.images, data.images[[7, 3]])
+
+    def test_resized(self) -> None:
+        data = read("digits", "train", only(7), 16)
+        plain = read("digits", "train", only(7), None).images[0, 0]
+        assert data.images.shape == (1, 1, 16, 16)
+        expected = np.asarray(Image.fromarray(plain).resize((16, 16), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(data.images[0, 0], expected)
+
+
+class TestParquet:
+    def test_as_the_hub_lays_it_out(self, tmp_path: Path) -> None:
+        file = tmp_path / "train.parquet"
+        pictures = [picture(seed) for seed in range(4)]
+        write_parquet(file, [png(p) for p in pictures], [1, 0, 2, 1], names=["cat", "dog", "emu"])
+        data = read_all(f"parquet:{file}")
+        np.testing.assert_array_equal(data.images, np.stack([channels_first(p) for p in pictures]))
+        assert data.images.flags.c_contiguous
+        assert data.labels.tolist() == [1, 0, 2, 1]
+        assert data.labels.dtype == np.int64
+        assert data.rows.tolist() == [0, 1, 2, 3]
+        assert data.paths is not None
+        assert data.paths.tolist() == [f"train-{i}.png" for i in range(4)]
+        assert data.classes == ("cat", "dog", "emu")
+
+    def test_classes_without_an_example_keep_their_names(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", [png(picture(0))], [0], names=["cat", "dog", "emu"])
+        assert read_all(f"parquet:{tmp_path}/a.parquet").classes == ("cat", "dog", "emu")
+
+    def test_without_metadata_and_paths(self, tmp_path: Path) -> None:
+        blobs = [png(picture(seed)) for seed in range(3)]
+        write_parquet(tmp_path / "a.parquet", blobs, [0, 2, 1], image="image", label="fine_label", paths=[None] * 3)
+        data = read_all(f"parquet:{tmp_path}/a.parquet")
+        assert data.classes == ("0", "1", "2")
+        assert data.paths is None
+
+    def test_metadata_of_another_column_is_not_taken(self, tmp_path: Path) -> None:
+        """CIFAR-100 has coarse and fine labels, each with names of its own."""
+        blobs, file = [png(picture(seed)) for seed in range(2)], tmp_path / "a.parquet"
+        write_parquet(file, blobs, [0, 1], label="fine_label", names=["apple", "bear"])
+        table = pq.read_table(file).append_column("coarse_label", pa.array([0, 0]))
+        pq.write_table(table.select(["coarse_label", "img", "fine_label"]), file)
+        assert read_all(f"parquet:{file}").classes == ("apple", "bear")
+
+    def test_several_files_in_the_order_of_their_names(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "train-1.parquet", [png(picture(5))], [1], names=["cat", "dog"])
+        write_parquet(tmp_path / "train-0.parquet", [png(picture(6)), png(picture(7))], [0, 1], names=["cat", "dog"])
+        data = read_all(f"parquet:{tmp_path}/train-*.parquet")
+        np.testing.assert_array_equal(data.images, np.stack([channels_first(picture(seed)) for seed in (6, 7, 5)]))
+        assert data.labels.tolist() == [0, 1, 1]
+        assert data.rows.tolist() == [0, 1, 2]
+        assert data.paths is not None
+        assert data.paths.tolist() == ["train-0-0.png", "train-0-1.png", "train-1-0.png"]
+
+    def test_gray_pictures_are_read_as_colour(self, tmp_path: Path) -> None:
+        gray = picture(0, channels=1)
+        write_parquet(tmp_path / "a.parquet", [png(gray), png(picture(1))], [0, 1])
+        np.testing.assert_array_equal(read_all(f"parquet:{tmp_path}/a.parquet").images[0], np.stack([gray] * 3))
+
+    def test_what_is_not_chosen_is_not_decoded(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.parquet"
+        write_parquet(file, [png(picture(0)), b"not an image", png(picture(2))], [0, 1, 2])
+        asked: list[list[int]] = []
+
+        def choose(labels: Indices) -> Indices:
+            asked.append(labels.tolist())
+            return np.array([2, 0])
+
+        data = read(f"parquet:{file}", "train", choose, None)
+        assert asked == [[0, 1, 2]]
+        assert data.rows.tolist() == data.labels.tolist() == [2, 0]
+        np.testing.assert_array_equal(data.images, np.stack([channels_first(picture(seed)) for seed in (2, 0)]))
+        assert data.classes == ("0", "1", "2")
+
+    @pytest.mark.parametrize(
+        "blob",
+        [
+            b"not an image",
+            b"",
+            png(picture(0))[:100],
+            png(picture(0))[:33] + b"\0\0\0\5" + png(picture(0))[37:],  # Pillow: SyntaxError
+            png(picture(0)).replace(b"\0\0\0\x0dIHDR", b"\0\0\0\1IHDR"),  # Pillow: ValueError
+        ],
+        ids=["text", "empty", "cut off", "short chunk", "short header"],
+    )
+    def test_a_chosen_image_that_is_damaged_is_named(self, tmp_path: Path, blob: bytes) -> None:
+        write_parquet(tmp_path / "a.parquet", [png(picture(0)), blob], [0, 1], paths=["good.png", "bad.png"])
+        message = message_of(f"parquet:{tmp_path}/a.parquet")
+        assert message.startswith("data.train: the image 'bad.png' cannot be decoded")
+
+    def test_a_damaged_image_message_is_for_people(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", [b"not an image"], [0], paths=["bad.png"])
+        assert "object at 0x" not in message_of(f"parquet:{tmp_path}/a.parquet")
+
+    def test_a_damaged_image_without_a_path_is_named_by_its_row(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", [png(picture(0)), b"not an image"], [0, 1], paths=[None, None])
+        message = message_of(f"parquet:{tmp_path}/a.parquet")
+        assert "'None'" not in message
+        assert "row 1" in message
+
+    def test_no_such_file(self, tmp_path: Path) -> None:
+        message = message_of(f"parquet:{tmp_path}/none-*.parquet")
+        assert message == f"data.train: no file matches 'parquet:{tmp_path}/none-*.parquet'."
+
+    def test_cut_off_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.parquet"
+        write_parquet(file, [png(picture(0))], [0])
+        file.write_bytes(file.read_bytes()[:-100])
+        assert message_of(f"parquet:{file}").startswith(f"data.train: '{file}' cannot be read as parquet")
+
+    def test_no_image_column(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", [png(picture(0))], [0], image="photo")
+        assert "has no column img or image; it has photo, label." in message_of(f"parquet:{tmp_path}/a.parquet")
+
+    def test_no_label_column(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", [png(picture(0))], [0], label="kind")
+        assert "has no column label or fine_label; it has img, kind." in message_of(f"parquet:{tmp_path}/a.parquet")
+
+    def test_images_as_plain_bytes(self, tmp_path: Path) -> None:
+        """Either read or refused with a sentence that names the column."""
+        pq.write_table(pa.table({"image": [png(picture(0))], "label": [0]}), tmp_path / "a.parquet")
+        try:
+            data = read_all(f"parquet:{tmp_path}/a.parquet")
+        except SpecError as error:
+            assert "image" in str(error)  # noqa: PT017
+        else:
+            np.testing.assert_array_equal(data.images[0], channels_first(picture(0)))
+
+    def test_labels_as_words(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.parquet"
+        write_parquet(file, [png(picture(0))], [0])
+        table = pq.read_table(file)
+        pq.write_table(table.set_column(1, "label", pa.array(["cat"])), file)
+        assert "label" in message_of(f"parquet:{file}")
+
+    def test_no_examples(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", [], [])
+        assert message_of(f"parquet:{tmp_path}/a.parquet").startswith("data.train:")
+
+
+class TestFolder:
+    def test_one_folder_per_class(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "set", ["emu", "cat"], each=2)
+        data = read_all(f"folder:{tmp_path}/set")
+        assert data.classes == ("cat", "emu")
+        assert data.labels.tolist() == [0, 0, 1, 1]
+        assert data.paths is not None
+        assert data.paths.tolist() == ["cat/0.png", "cat/1.png", "emu/0.png", "emu/1.png"]
+        expected = np.stack([channels_first(picture(seed)) for seed in (100, 101, 0, 1)])
+        np.testing.assert_array_equal(data.images, expected)
+        assert data.name == "set"
+
+    def test_what_is_not_chosen_is_not_read(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, ["cat", "emu"], each=2)
+        (tmp_path / "cat" / "0.png").write_bytes(b"not an image")
+        data = read(f"folder:{tmp_path}", "test", lambda labels: np.flatnonzero(labels == 1), None)
+        assert data.rows.tolist() == [2, 3]
+        with pytest.raises(SpecError, match=r"data.test: the image 'cat/0.png' cannot be decoded"):
+            read_all(f"folder:{tmp_path}", "test")
+
+    def test_no_such_folder(self, tmp_path: Path) -> None:
+        assert message_of(f"folder:{tmp_path}/none") == (
+            f"data.train: 'folder:{tmp_path}/none' is not a folder with one folder of images per class."
+        )
+
+    def test_a_folder_of_files_only(self, tmp_path: Path) -> None:
+        (tmp_path / "0.png").write_bytes(png(picture(0)))
+        assert "one folder of images per class" in message_of(f"folder:{tmp_path}")
+
+    def test_folders_without_images(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, ["cat", "emu"], each=0)
+        assert message_of(f"folder:{tmp_path}").startswith("data.train:")
+
+
+class TestSize:
+    def test_shorter_side_then_centre(self, tmp_path: Path) -> None:
+        (tmp_path / "cat").mkdir()
+        wide = np.zeros((20, 40, 3), dtype=np.uint8)
+        wide[:, 10:30] = 255  # the centre square is white, both sides are black
+        (tmp_path / "cat" / "wide.png").write_bytes(png(wide))
+        (tmp_path / "cat" / "tall.png").write_bytes(png(np.ascontiguousarray(wide.transpose(1, 0, 2))))
+        data = read_all(f"folder:{tmp_path}", size=10)
+        assert data.images.shape == (2, 3, 10, 10)
+        assert data.images[..., 1:-1, 1:-1].min() > 250
+
+    def test_is_bicubic(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, ["cat"], each=1, size=24)
+        found = read_all(f"folder:{tmp_path}", size=10).images[0]
+        expected = ImageOps.fit(Image.fromarray(picture(0, 24)), (10, 10), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(found, channels_first(np.asarray(expected)))
+
+    def test_images_of_that_size_are_not_touched(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, ["cat"], each=1, size=24)
+        np.testing.assert_array_equal(
+            read_all(f"folder:{tmp_path}", size=24).images, read_all(f"folder:{tmp_path}").images
+        )
+
+    def test_several_sizes_need_one(self, tmp_path: Path) -> None:
+        blobs = [png(picture(0, size=8)), png(picture(1, size=10))]
+        write_parquet(tmp_path / "a.parquet", blobs, [0, 1])
+        message = message_of(f"parquet:{tmp_path}/a.parquet")
+        assert "not all square and of one size" in message
+        assert message.endswith("set data.size.")
+        assert read_all(f"parquet:{tmp_path}/a.parquet", size=8).images.shape == (2, 3, 8, 8)
+
+    def test_oblong_images_need_one(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", [png(np.zeros((6, 8, 3), dtype=np.uint8))], [0])
+        assert message_of(f"parquet:{tmp_path}/a.parquet").endswith("set data.size.")
+
+
+@pytest.fixture
+def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
+    """Twelve training and three test images where torchvision keeps its MNIST, so that none is downloaded."""
+    raw = tmp_path / "MNIST" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (15, 28, 28), dtype=np.uint8)
+    labels = (np.arange(15) % 10).astype(np.uint8)
+    for name, part in (("train", slice(0, 12)), ("t10k", slice(12, 15))):
+        count = len(labels[part])
+        header = struct.pack(">IIII", 0x803, count, 28, 28)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images[part].tobytes())
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels[part].tobytes())
+    monkeypatch.setenv("FEDRAY_DATA", str(tmp_path))
+    return images, labels
+
+
+class TestTorchvision:
+    def test_mnist(self, mnist: tuple[np.ndarray, np.ndarray]) -> None:
+        images, labels = mnist
+        train, test = read_all("torchvision:MNIST"), read_all("torchvision:MNIST", "test")
+        np.testing.assert_array_equal(train.images[:, 0], images[:12])
+        np.testing.assert_array_equal(test.images[:, 0], images[12:])
+        assert train.labels.tolist() + test.labels.tolist() == labels.tolist()
+        assert train.classes[:2] == ("0 - zero", "1 - one")
+        assert (train.name, train.paths) == ("MNIST", None)
+
+    def test_chosen_and_resized(self, mnist: tuple[np.ndarray, np.ndarray]) -> None:
+        images, _ = mnist
+        data = read("torchvision:MNIST", "train", only(9, 4), 32)
+        assert data.rows.tolist() == data.labels.tolist() == [9, 4]
+        expected = Image.fromarray(images[9]).resize((32, 32), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(data.images[0, 0], np.asarray(expected))
+
+    def test_no_such_set(self) -> None:
+        assert message_of("torchvision:CIFAR11") == (
+            "data.train: torchvision has no data set 'CIFAR11'; did you mean 'CIFAR10'?"
+        )
+
+    def test_the_nearest_name_does_not_hang_on_capitals(self) -> None:
+        assert message_of("torchvision:cifar10").endswith("did you mean 'CIFAR10'?")
+
+    def test_a_set_that_cannot_be_downloaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for scheme in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # nobody listens there: refused at once
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("FEDRAY_DATA", str(tmp_path))
+        message = message_of("torchvision:MNIST")
+        assert message.startswith(f"data.train: torchvision could not provide MNIST under {tmp_path} (")
+        assert "\n" not in message
+
+    @pytest.mark.usefixtures("mnist")
+    def test_a_damaged_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "MNIST" / "MNIST" / "raw" / "train-images-idx3-ubyte"
+        file.write_bytes(file.read_bytes()[:-100])
+        assert message_of("torchvision:MNIST").startswith("data.train: torchvision could not provide MNIST")
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"), [("digit", "digits"), ("parket:a.parquet", "parquet"), ("foldr:x", "folder")]
+)
+def test_unknown_source(source: str, meant: str) -> None:
+    assert message_of(source) == (
+        f"data.train: unknown source '{source}', known are digits, torchvision, parquet, folder; "
+        f"did you mean '{meant}'?"
+    )
+
+
+@pytest.mark.parametrize("source", ["parquet", "parquet:", "folder", "folder:", "torchvision:"])
+def test_a_source_without_its_argument_is_not_the_working_folder(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, ["cat"], each=1)
+    write_parquet(tmp_path / "a.parquet", [png(picture(0))], [0])
+    monkeypatch.chdir(tmp_path)
+    message_of(source)

@@ -1,0 +1,71 @@
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from fedray.strategies import AnyStrategy
+from fedray.strategies.base import Strategy
+from fedray.types import Term
+
+ADAPTER: TypeAdapter[Strategy] = TypeAdapter(AnyStrategy)
+
+
+def strategy(**fields: object) -> Strategy:
+    return ADAPTER.validate_python(fields)
+
+
+def test_fedavg_is_cross_entropy_weighted_by_examples() -> None:
+    assert strategy(name="fedavg").objectives() == {"proxy": [Term("cross_entropy", 1.0)]}
+    assert strategy(name="fedavg").weighting == "examples"
+    assert strategy(name="fedavg", weighting="uniform").weighting == "uniform"
+
+
+def test_fedprox_adds_mu_times_the_proximal_term() -> None:
+    assert strategy(name="fedprox", mu=0.3).objectives() == {"proxy": [Term("cross_entropy"), Term("proximal", 0.3)]}
+
+
+def test_fml_has_the_published_defaults() -> None:
+    fml = strategy(name="fml")
+    half = [Term("cross_entropy", 0.5), Term("mutual", 0.5)]
+    assert fml.objectives() == {"proxy": half, "private": half}
+    assert fml.weighting == "uniform"
+
+
+def test_fml_weighs_proxy_by_beta_and_private_by_alpha() -> None:
+    objectives = strategy(name="fml", alpha=0.25, beta=0.75).objectives()
+    assert objectives["proxy"] == [Term("cross_entropy", 0.75), Term("mutual", 0.25)]
+    assert objectives["private"] == [Term("cross_entropy", 0.25), Term("mutual", 0.75)]
+
+
+@pytest.mark.parametrize(
+    ("balance", "lam", "keep"),
+    [("convex", 0.25, 0.75), ("convex", 1.0, 0.0), ("additive", 0.25, 1.0), ("additive", 3, 1)],
+)
+def test_fedlpfm_balances_cross_entropy_and_distillation(balance: str, lam: float, keep: float) -> None:
+    terms = strategy(name="fedlpfm", balance=balance, lam=lam, temperature=2).objectives()["proxy"]
+    assert list(terms) == [Term("cross_entropy", keep), Term("kd", lam, {"temperature": 2.0})]
+
+
+def test_terms_without_weight_are_not_computed() -> None:
+    assert strategy(name="fedlpfm", lam=0.0).active_objectives() == strategy(name="fedavg").active_objectives()
+    assert strategy(name="fedlpfm", lam=1.0).active_objectives()["proxy"] == [Term("kd", 1.0, {"temperature": 1.0})]
+
+
+def test_only_distillation_needs_a_teacher() -> None:
+    needing = [s for s in ("fedavg", "fedprox", "fml", "fedlpfm") if strategy(name=s).needs_teacher]
+    assert needing == ["fedlpfm"]
+    assert not strategy(name="fedlpfm", lam=0.0).needs_teacher
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "fedlpfm", "lam": 1.5},
+        {"name": "fedlpfm", "lam": -0.1},
+        {"name": "fedlpfm", "temperature": 0},
+        {"name": "fedprox", "mu": -1},
+        {"name": "fml", "alpha": 1.1},
+        {"name": "fedavg", "lam": 0.5},
+    ],
+)
+def test_values_out_of_range_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        strategy(**fields)

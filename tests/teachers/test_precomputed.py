@@ -1,0 +1,148 @@
+"""Logits from a parquet: found by path or by row, in any order, and refused where they do not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fedray import teachers
+from fedray.config import Experiment, Precomputed
+from fedray.data import federation
+from fedray.data.dataset import Dataset
+from fedray.errors import SpecError
+from fedray.teachers.precomputed import PrecomputedTeacher
+
+LOGITS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+PATHS = [f"{name}.png" for name in "abcde"]
+ROWS = [10, 11, 12, 13, 14]
+
+
+def dataset(*, paths: bool = True) -> Dataset:
+    """Five images of three classes."""
+    images, labels = np.zeros((5, 3, 4, 4), dtype=np.uint8), np.array([0, 1, 2, 0, 1])
+    return Dataset("five", images, labels, np.array(ROWS), np.array(PATHS) if paths else None, ("x", "y", "z"))
+
+
+def teacher(file: Path, **columns: Any) -> PrecomputedTeacher:
+    pd.DataFrame(columns).to_parquet(file)
+    return PrecomputedTeacher(Precomputed(file=file))
+
+
+def message_of(file: Path, data: Dataset | None = None, **columns: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        teacher(file, **columns).logits(data or dataset())
+    return str(caught.value)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "logits.parquet"
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
+def test_by_path(file: Path, kind: type) -> None:
+    order = [3, 0, 4, 1, 2]
+    given = LOGITS.astype(kind)
+    found = teacher(file, path=[PATHS[i] for i in order], logits=[given[i] for i in order]).logits(dataset())
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, given.astype(np.float32))
+
+
+def test_by_index(file: Path) -> None:
+    order = [3, 0, 4, 1, 2]
+    found = teacher(file, index=[ROWS[i] for i in order], logits=[LOGITS[i] for i in order])
+    np.testing.assert_array_equal(found.logits(dataset(paths=False)), LOGITS)
+    np.testing.assert_array_equal(found.logits(dataset()), LOGITS)
+
+
+def test_of_some_of_the_images(file: Path) -> None:
+    """The file may know more images than are asked for, and they are answered in the order of asking."""
+    answers = teacher(file, path=PATHS, logits=list(LOGITS))
+    np.testing.assert_array_equal(answers.logits(dataset().take(np.array([4, 1]))), LOGITS[[4, 1]])
+    np.testing.assert_array_equal(answers.logits(dataset()), LOGITS)
+
+
+def test_as_the_spec_names_it(file: Path) -> None:
+    rows = federation.load(Experiment()).train.rows
+    logits = np.random.default_rng(1).normal(size=(len(rows), 10)).astype(np.float32)
+    pd.DataFrame({"index": rows, "logits": list(logits)}).to_parquet(file)
+    experiment = Experiment(teacher=Precomputed(file=file))
+    data = federation.load(experiment)
+    found = teachers.load(experiment, data, torch.device("cpu")).logits(data.train)
+    np.testing.assert_array_equal(found, logits)
+
+
+def test_missing_image(file: Path) -> None:
+    message = message_of(file, path=[*PATHS[:2], "f.png", *PATHS[3:]], logits=list(LOGITS))
+    assert message == f"teacher.file: '{file}' has logits for 4 of the 5 images of five, not for 'c.png'."
+
+
+def test_missing_row(file: Path) -> None:
+    message = message_of(file, dataset(paths=False), index=ROWS[:3], logits=list(LOGITS[:3]))
+    assert message == f"teacher.file: '{file}' has logits for 3 of the 5 images of five, not for row 13."
+
+
+def test_no_image_of_the_data(file: Path) -> None:
+    message = message_of(file, path=["f.png"], logits=[LOGITS[0]])
+    assert message == f"teacher.file: '{file}' has logits for 0 of the 5 images of five, not for 'a.png'."
+
+
+def test_twice(file: Path) -> None:
+    message = message_of(file, path=[*PATHS, "a.png"], logits=[*LOGITS, LOGITS[0]])
+    assert message == f"teacher.file: '{file}' has logits for the same image twice."
+
+
+def test_images_that_are_not_asked_for_may_be_there_twice(file: Path) -> None:
+    answers = teacher(file, path=[*PATHS, "f.png", "f.png"], logits=[*LOGITS, LOGITS[0], LOGITS[0]])
+    np.testing.assert_array_equal(answers.logits(dataset()), LOGITS)
+
+
+def test_other_class_count(file: Path) -> None:
+    message = message_of(file, path=PATHS, logits=list(LOGITS[:, :2]))
+    assert message == f"teacher: '{file}' gives logits [5, 2], but five needs [5, 3] (images x classes)."
+
+
+def test_different_lengths(file: Path) -> None:
+    message = message_of(file, path=PATHS, logits=[*LOGITS[:4], LOGITS[4, :2]])
+    assert message == f"teacher.file: '{file}' has logits of different lengths [2, 3]."
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite(file: Path, bad: float) -> None:
+    logits = LOGITS.copy()
+    logits[2, 1] = bad
+    message = message_of(file, path=PATHS, logits=list(logits))
+    assert message == f"teacher: '{file}' gives logits that are not finite."
+
+
+def test_one_number_instead_of_a_list(file: Path) -> None:
+    """As somebody would write who stored the predicted class."""
+    assert message_of(file, path=PATHS, logits=[0.0, 1.0, 2.0, 0.0, 1.0]).startswith(f"teacher.file: '{file}'")
+
+
+def test_no_list_at_all_for_one_image(file: Path) -> None:
+    assert message_of(file, path=PATHS, logits=[*LOGITS[:4], None]).startswith(f"teacher.file: '{file}'")
+
+
+@pytest.mark.parametrize(
+    "columns", [{"path": PATHS}, {"logits": list(LOGITS)}, {"file": PATHS, "logits": list(LOGITS)}]
+)
+def test_columns(file: Path, columns: dict[str, Any]) -> None:
+    pd.DataFrame(columns).to_parquet(file)
+    with pytest.raises(SpecError) as caught:
+        PrecomputedTeacher(Precomputed(file=file))
+    expected = f"teacher.file: '{file}' needs the columns logits and path or index, it has {', '.join(columns)}."
+    assert str(caught.value) == expected
+
+
+def test_paths_for_a_set_without(file: Path) -> None:
+    message = message_of(file, dataset(paths=False), path=PATHS, logits=list(LOGITS))
+    assert message == (f"teacher.file: '{file}' names examples by path, but five has no paths; use the column index.")
+
+
+def test_no_file(file: Path) -> None:
+    with pytest.raises(SpecError, match=r"^teacher.file: '.*' cannot be read as a table \(.*\)\.$"):
+        PrecomputedTeacher(Precomputed(file=file))

@@ -1,0 +1,117 @@
+"""The command as its user starts it: in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+SPEC = """
+base:
+  data: {train: digits, test: digits, train_limit: 200, test_limit: 60}
+  partition: {kind: iid, clients: 3}
+  training: {rounds: 2, batch_size: 16, lr: 0.05}
+  resources: {backend: BACKEND}
+space:
+  strategy: {grid: [{name: fedavg}, {name: fedprox, mu: 0.1}]}
+"""
+
+
+def fedray(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fedray", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=check, timeout=240)
+
+
+def write(tmp_path: Path, backend: str) -> None:
+    (tmp_path / "study.yaml").write_text(SPEC.replace("BACKEND", backend))
+
+
+def test_help_and_version_answer_without_importing_what_they_do_not_need(tmp_path: Path) -> None:
+    script = "import sys; from fedray.cli import app; app(['--version'], standalone_mode=False); print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    version, modules = said.stdout.splitlines()
+    assert version.startswith("fedray 0.")
+    assert not {"torch", "ray", "pandas", "numpy", "sklearn"} & set(modules.split())
+    assert "schema" in fedray("--help", cwd=tmp_path).stdout
+
+
+def test_schema_is_json(tmp_path: Path) -> None:
+    assert "partition" in json.loads(fedray("schema", cwd=tmp_path).stdout)["properties"]
+
+
+def test_a_space_runs_one_experiment_after_another_and_ends_in_a_table(tmp_path: Path) -> None:
+    write(tmp_path, "serial")
+    said = fedray("run", "study.yaml", cwd=tmp_path).stdout.splitlines()
+    assert [line.split(",")[0] for line in said[:4]] == [
+        "strategy=fedavg: round 1/2",
+        "strategy=fedavg: round 2/2",
+        "strategy=fedprox mu=0.1: round 1/2",
+        "strategy=fedprox mu=0.1: round 2/2",
+    ]
+    assert all("s/round" in line and "left" in line and "accuracy" in line for line in said[:4])
+    header, first, second, where = said[4:]
+    assert {"strategy", "mu", "accuracy", "difference"} <= {*header.split()}
+    assert first.split()[0] == "fedavg"
+    assert second.split()[0] == "fedprox"
+    assert where == "tables: results/study"
+    accuracy = pd.read_csv(tmp_path / "results/study/strategy=fedavg/rounds.csv")["accuracy"].iloc[-1]
+    assert f"{accuracy:.1%}" in first
+
+
+def test_again_keeps_what_is_finished(tmp_path: Path) -> None:
+    write(tmp_path, "serial")
+    fedray("run", "study.yaml", "--quiet", cwd=tmp_path)
+    said = fedray("run", "study.yaml", cwd=tmp_path).stdout
+    assert "strategy=fedavg: finished before, kept as it is" in said
+
+
+def test_quiet_prints_the_table_only(tmp_path: Path) -> None:
+    write(tmp_path, "serial")
+    assert len(fedray("run", "study.yaml", "--quiet", cwd=tmp_path).stdout.splitlines()) == 4
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same_model_through_a_driver_actor(tmp_path: Path) -> None:
+    write(tmp_path, "serial")
+    fedray("run", "study.yaml", "--results", "here", cwd=tmp_path)
+    said = fedray("run", "study.yaml", "resources.backend=ray", "--results", "there", cwd=tmp_path)
+    assert "round 2/2" in said.stdout
+    assert said.stderr == ""
+    for name in ("strategy=fedavg", "strategy=fedprox_mu=0.1"):
+        here, there = (tmp_path / side / "study" / name / "model.safetensors" for side in ("here", "there"))
+        assert here.read_bytes() == there.read_bytes()
+
+
+@pytest.mark.ray
+def test_a_bad_file_found_by_the_driver_actor_is_one_sentence(tmp_path: Path) -> None:
+    write(tmp_path, "ray")
+    said = fedray("run", "study.yaml", "data.train=parquet:nowhere.parquet", cwd=tmp_path, check=False)
+    assert said.returncode == 2
+    assert said.stderr == "fedray: data.train: no file matches 'parquet:nowhere.parquet'.\n"
+
+
+@pytest.mark.ray
+def test_ctrl_c_stops_soon_keeps_rounds_and_says_how_to_resume(tmp_path: Path) -> None:
+    write(tmp_path, "ray")
+    command = [sys.executable, "-m", "fedray", "run", "study.yaml", "training.rounds=500"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    for _ in range(3):
+        process.stdout.readline()
+    asked = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 20
+    assert process.returncode == 130
+    assert "fedray run study.yaml training.rounds=500 --resume" in said
+    assert "Traceback" not in said
+    rounds = pd.read_csv(tmp_path / "results/study/strategy=fedavg/rounds.csv")["round"].tolist()
+    assert rounds == list(range(1, len(rounds) + 1))
+    assert len(rounds) >= 3

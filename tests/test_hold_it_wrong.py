@@ -1,0 +1,171 @@
+"""Every way to hold fedray wrong gives one clear sentence and exit code 2, never a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fedray.cli import main
+
+SPEC = """
+data: {train: digits, test: digits, train_limit: 100, test_limit: 20}
+partition: {kind: iid, clients: 2}
+training: {rounds: 1}
+resources: {backend: serial}
+"""
+
+
+@pytest.fixture
+def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`wrong("training.lr=-1")` runs the command, checks how it fails, and returns what it said."""
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(SPEC)
+
+    def run(*arguments: str) -> str:
+        chosen = arguments if "spec.yaml" in arguments or "--" in arguments else ("spec.yaml", *arguments)
+        monkeypatch.setattr(sys, "argv", ["fedray", "run", *(a for a in chosen if a != "--")])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        assert stopped.value.code == 2, said
+        assert "Traceback" not in said.err
+        (sentence,) = said.err.strip().splitlines()
+        assert sentence.startswith("fedray: ")
+        assert sentence.endswith((".", "?"))
+        return sentence
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("trainng.rounds=3", "unknown field 'trainng'; did you mean 'training'?"),
+        ("training.round=3", "unknown field 'training.round'; did you mean 'rounds'?"),
+        ("proxy.nme=cnn", "unknown field 'proxy.nme'; did you mean 'name'?"),
+        ("proxy.name=resnet81", "proxy.name is 'resnet81', but must be one of cnn, resnet18"),
+        ("proxy.name=timm:resnett18", "timm has no model 'resnett18'; did you mean 'resnet18'?"),
+        ("proxy.stem=cifar", "the cnn has neither a stem nor pretrained weights"),
+        ("proxy.init=file:nowhere.safetensors", "'nowhere.safetensors' does not hold this model's weights"),
+        ("proxy.init=somehow", "proxy.init is 'somehow'"),
+        ("strategy.name=fedlpmf", "but must be one of fedavg, fedprox, fml, fedlpfm; did you mean 'fedlpfm'?"),
+        ("strategy.name=fedlpfm", "distils from a teacher and the spec has none"),
+        ("strategy.name=fedlpfm strategy.lam=1.5", "strategy.lam is 1.5, but must be between 0 and 1"),
+        ("strategy.name=fedprox strategy.mu=-1", "strategy.mu is -1, but must be at least 0"),
+        (
+            "partition.kind=dirichlet partition.alpha=0",
+            "partition.alpha is 0, but must be at least 0.01 and at most 100",
+        ),
+        ("partition.clients=0", "partition.clients is 0, but must be at least 1"),
+        ("partition.clients=1000", "partition.clients is 1000, but there are only 100 training examples"),
+        ("partition.kind=class_split partition.classes_per_client=11", "11, but the training data has only 10 classes"),
+        (
+            "partition.kind=class_split partition.classes_per_client=2",
+            "2 clients with 2 classes each cannot hold all 10",
+        ),
+        ("partition.kind=dirichlet partition.clients=50", "gave each at least min_examples=10"),
+        ("partition.kind=shards partition.shards_per_client=99", "198 shards, but there are only 100 examples"),
+        ("partition.kind=file partition.file=nowhere.csv", "partition.file: 'nowhere.csv' cannot be read as a table"),
+        ("training.lr=.nan", "training.lr is nan, but must be a finite number"),
+        ("training.lr=fast", "training.lr is 'fast', but must be a valid number"),
+        ("training.participation=1.5", "training.participation is 1.5, but must be above 0 and at most 1"),
+        ("training.failures=ignore", "training.failures is 'ignore', but must be one of abort, drop"),
+        ("resources.clients_per_actor=none", "but must be auto or must be a valid integer"),
+        ("resources.backend=dask", "must be one of ray, serial"),
+        ("seed=-1", "seed is -1, but must be at least 0"),
+        ("data=digits", "data is 'digits', but must be"),
+        ("data.train=digit", "unknown source 'digit'"),
+        ("data.train_limit=100000", "data.train_limit is 100000, but there are only"),
+        ("data.train=torchvision:CIFAR11", "torchvision has no data set 'CIFAR11'; did you mean 'CIFAR10'?"),
+        ("data.train=parquet:nowhere/*.parquet", "no file matches 'parquet:nowhere/*.parquet'"),
+        ("data.train=folder:nowhere", "'folder:nowhere' is not a folder"),
+        ("data.normalize=imagenet", "data.normalize is 'imagenet', but the images have 1 channel"),
+        ("data.size=12 data.test=folder:nowhere", "'folder:nowhere' is not a folder"),
+        ("teacher.kind=supervised", "data.public_fraction must be above 0"),
+        ("teacher.kind=oracle", "but must be one of supervised, precomputed, zero_shot"),
+        ("teacher.kind=zero_shot teacher.prompts=[hello]", "must each have one {} for the class name"),
+        ("teacher.file=x", "'teacher' must say its kind"),
+        ("seed.x=1", "seed is {'x': 1}, but must be a valid integer"),
+        ("rounds", "'rounds' is not an override; write section.key=value"),
+    ],
+)
+def test_bad_values(wrong: Callable[..., str], overrides: str, said: str) -> None:
+    assert said in wrong(*overrides.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- 1\n- 2", "must hold sections"),
+        ("", "must hold sections"),
+        ("training: [", "is not valid YAML"),
+        ("base: {}\nspaces: {}", "unknown key 'spaces' beside base and space; did you mean 'space'?"),
+        ("base: {}\nspace: {seed: [1, 2]}", "the axis seed must be written {grid: [value, ...]}"),
+        ("base: {}\nspace: {sed: {grid: [1, 2]}}", "unknown field 'sed'; did you mean 'seed'?"),
+        ("base: nowhere.yaml\nspace: {}", "there is no spec 'nowhere.yaml'"),
+    ],
+)
+def test_bad_files(wrong: Callable[..., str], text: str, said: str) -> None:
+    Path("spec.yaml").write_text(text)
+    assert said in wrong()
+
+
+def test_a_missing_spec(wrong: Callable[..., str]) -> None:
+    assert "there is no spec 'spce.yaml'; did you mean 'spec.yaml'?" in wrong("--", "spce.yaml")
+
+
+def test_a_truncated_parquet(wrong: Callable[..., str]) -> None:
+    pq.write_table(pa.table({"label": [0, 1]}), "whole.parquet")
+    Path("cut.parquet").write_bytes(Path("whole.parquet").read_bytes()[:-20])
+    assert "'cut.parquet' cannot be read as parquet" in wrong("data.train=parquet:cut.parquet")
+    assert "has no column img or image" in wrong("data.train=parquet:whole.parquet")
+
+
+TEACHER = ("strategy.name=fedlpfm", "teacher.kind=precomputed", "teacher.file=logits.parquet")
+
+
+def logits(keys: dict[str, object], classes: int) -> None:
+    count = len(next(iter(keys.values())))  # type: ignore[arg-type]
+    pd.DataFrame({**keys, "logits": list(np.zeros((count, classes), np.float32))}).to_parquet("logits.parquet")
+
+
+@pytest.mark.parametrize(
+    ("keys", "classes", "said"),
+    [
+        ({"index": range(3000)}, 7, r"'logits.parquet' gives logits [100, 7], but digits needs [100, 10]"),
+        ({"index": range(5000, 8000)}, 10, "has logits for 0 of the 100 images of digits"),
+        ({"index": [*range(3000), *range(3000)]}, 10, "twice"),
+        ({"path": ["a.jpg", "b.jpg"]}, 10, "digits has no paths; use the column index"),
+        ({"image": ["a.jpg", "b.jpg"]}, 10, "needs the columns logits and path or index"),
+    ],
+)
+def test_logits_of_another_data_set(
+    wrong: Callable[..., str], keys: dict[str, object], classes: int, said: str
+) -> None:
+    logits(keys, classes)
+    assert said in wrong(*TEACHER)
+
+
+def test_results_of_another_spec(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedray", "run", "spec.yaml", "--quiet"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code in (0, None)
+    assert "holds results of another spec (seed is 0 there and 1 here); choose another --results" in wrong("seed=1")
+
+
+def test_a_results_folder_that_cannot_be_written(wrong: Callable[..., str]) -> None:
+    Path("taken").write_text("a file where the folder should go")
+    assert "the results folder 'taken/spec' cannot be written (Not a directory)" in wrong("--results", "taken")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_results_folder_without_permission(wrong: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot be written (Permission denied)" in wrong("--results", "locked")

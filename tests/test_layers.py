@@ -1,0 +1,66 @@
+"""Dependencies point downward, and only those that must import Ray do."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "fedray"
+
+LAYERS = [
+    {"errors", "types", "section", "seeding", "losses"},
+    {"models", "strategies", "objective", "aggregation"},
+    {"data.partition", "data.dataset", "data.views", "data.sources"},
+    {"config", "evaluation"},
+    {"spec_errors", "data.federation", "environment"},
+    {"client", "spec_file"},
+    {"teachers", "rows"},
+    {"worker", "results", "checkpoint"},
+    {"backends"},
+    {"driver"},
+    {"runner", "display"},
+    {"cli"},
+]
+MAY_IMPORT_RAY = {"backends.ray_actors", "runner"}
+
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+}
+
+
+def imports(path: Path) -> list[str]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def layer(module: str) -> int:
+    for height, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(f"{name}.") for name in names):
+            return height
+    raise AssertionError(f"{module} is in no layer")
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_downward(module: str) -> None:
+    for target in imports(FILES[module]):
+        if target.startswith("fedray."):
+            below = target.removeprefix("fedray.")
+            assert layer(below) <= layer(module), f"{module} imports {target}"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_only_those_that_must_import_ray(module: str) -> None:
+    uses = any(target.split(".")[0] == "ray" for target in imports(FILES[module]))
+    assert uses == (module in MAY_IMPORT_RAY)
+
+
+def test_analysis_reads_files_only() -> None:
+    for path in (PACKAGE.parent / "analysis").rglob("*.py"):
+        assert not {target.split(".")[0] for target in imports(path)} & {"ray", "torch"}

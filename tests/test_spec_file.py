@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from fedray.config import Experiment
+from fedray.errors import SpecError
+from fedray.spec_file import flatten, load, to_yaml
+
+EXAMPLE = """
+seed: 0
+data: {train: torchvision:CIFAR10, test: torchvision:CIFAR10, augment: crop_flip}
+partition: {kind: dirichlet, alpha: 0.1, clients: 10}
+proxy: {name: resnet18, stem: cifar, norm: batch}
+teacher: {kind: zero_shot, model: ViT-B-32, pretrained: openai}
+strategy: {name: fedlpfm, lam: 0.5, temperature: 1.0, balance: convex}
+training: {rounds: 600, local_epochs: 1, batch_size: 64, lr: 0.01, momentum: 0.9, weight_decay: 0.0005,
+           decay_every: 200, decay_factor: 0.1, participation: 1.0}
+evaluation: {every: 1}
+resources: {backend: ray, clients_per_actor: auto, cpus_per_client: 1, gpus_per_client: 0}
+"""
+
+
+def spec(tmp_path: Path, text: str, name: str = "study.yaml") -> Path:
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def test_the_example_of_the_readme_is_an_experiment(tmp_path: Path) -> None:
+    (run,) = load(spec(tmp_path, EXAMPLE))
+    assert run.name == "study"
+    assert run.experiment.training.decay_every == 200
+    assert run.experiment.teacher is not None
+    assert run.experiment.strategy.needs_teacher
+
+
+def test_yaml_out_and_in_is_the_same_experiment_with_every_default(tmp_path: Path) -> None:
+    (run,) = load(spec(tmp_path, EXAMPLE))
+    text = to_yaml(run.experiment)
+    (again,) = load(spec(tmp_path, text, "resolved.yaml"))
+    assert again.experiment == run.experiment
+    flat = flatten(yaml.safe_load(text))
+    assert flat["teacher.prompts"] == ["a photo of a {}."]
+    assert flat["evaluation.batch_size"] == 500
+    assert set(flatten(yaml.safe_load(EXAMPLE))) <= set(flat)
+
+
+def test_overrides_set_dotted_fields_with_yaml_values(tmp_path: Path) -> None:
+    (run,) = load(spec(tmp_path, EXAMPLE), ["strategy.lam=0.25", "seed=7", "training.lr=1e-3", "data.train_limit=null"])
+    assert (run.experiment.seed, run.experiment.training.lr) == (7, 0.001)
+    assert run.experiment.strategy.model_dump()["lam"] == 0.25
+
+
+def test_another_kind_leaves_behind_the_fields_it_does_not_know(tmp_path: Path) -> None:
+    (run,) = load(spec(tmp_path, EXAMPLE), ["strategy.name=fedprox", "strategy.mu=0.5", "partition.kind=iid"])
+    assert run.experiment.strategy.model_dump() == {"name": "fedprox", "weighting": "examples", "mu": 0.5}
+    assert run.experiment.partition.model_dump() == {"kind": "iid", "clients": 10}
+
+
+def test_an_override_makes_a_section_that_the_file_lacks(tmp_path: Path) -> None:
+    (run,) = load(spec(tmp_path, "seed: 1"), ["training.rounds=3"])
+    assert run.experiment.training.rounds == 3
+
+
+SPACE = """
+base: {teacher: {kind: precomputed, file: x.parquet}, training: {rounds: 4}}
+space:
+  strategy: {grid: [{name: fedavg}, {name: fedlpfm, lam: 0.5}]}
+  partition.alpha: {grid: [0.1, 1.0]}
+"""
+
+
+def test_a_space_is_every_combination_in_the_order_of_its_axes(tmp_path: Path) -> None:
+    space = SPACE.replace("training:", "partition: {kind: dirichlet}, training:")
+    runs = load(spec(tmp_path, space))
+    assert [run.label for run in runs] == [
+        "strategy=fedavg, alpha=0.1",
+        "strategy=fedavg, alpha=1.0",
+        "strategy=fedlpfm lam=0.5, alpha=0.1",
+        "strategy=fedlpfm lam=0.5, alpha=1.0",
+    ]
+    assert len({run.name for run in runs}) == 4
+    assert all(run.name.startswith("study/") and " " not in run.name for run in runs)
+    assert [run.experiment.strategy.name for run in runs] == ["fedavg", "fedavg", "fedlpfm", "fedlpfm"]
+
+
+def test_an_override_of_an_axis_fixes_it(tmp_path: Path) -> None:
+    space = SPACE.replace("training:", "partition: {kind: dirichlet}, training:")
+    assert len(load(spec(tmp_path, space), ["partition.alpha=0.3"])) == 2
+
+
+def test_equal_experiments_run_once(tmp_path: Path) -> None:
+    assert len(load(spec(tmp_path, "base: {}\nspace: {seed: {grid: [1, 2, 1]}}"))) == 2
+
+
+def test_a_base_may_be_another_file(tmp_path: Path) -> None:
+    spec(tmp_path, "training: {rounds: 9}", "base.yaml")
+    runs = load(spec(tmp_path, "base: base.yaml\nspace: {seed: {grid: [1, 2]}}"))
+    assert [run.experiment.training.rounds for run in runs] == [9, 9]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cifar10_class_split", "cifar10_mobilenet"])
+def test_shipped_spaces_are_valid(name: str) -> None:
+    assert len(load(Path(__file__).parents[1] / "tune_spaces" / f"{name}.yaml")) >= 2
+
+
+def test_the_schema_accepts_what_we_accept_and_refuses_what_we_refuse(tmp_path: Path) -> None:
+    schema = json.loads(json.dumps(Experiment.model_json_schema()))
+    jsonschema.validate(yaml.safe_load(EXAMPLE), schema)
+    for bad in ({"seeed": 1}, {"training": {"lr": -1}}, {"strategy": {"name": "fedsgd"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema)
+        with pytest.raises(SpecError):
+            load(spec(tmp_path, yaml.safe_dump(bad)))

@@ -1,0 +1,74 @@
+"""Workers that misbehave, for tests of what the driver and the backends make of it."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedray.types import ClientTask
+from fedray.worker import Worker
+
+
+class SlowWorker(Worker):
+    """Each client takes a random while longer, so that updates arrive in any order."""
+
+    def train(self, task: ClientTask, *others: Any) -> Any:
+        time.sleep(random.Random(os.getpid() * 1000 + task.client + task.round).uniform(0, 0.3))
+        return super().train(task, *others)
+
+
+class FailingWorker(Worker):
+    """Client 2 raises in round 2."""
+
+    def train(self, task: ClientTask, *others: Any) -> Any:
+        if (task.round, task.client) == (2, 2):
+            raise ZeroDivisionError("client 2 divided by nothing")
+        return super().train(task, *others)
+
+
+class NotFiniteWorker(Worker):
+    """Client 1 sends a NaN in round 1."""
+
+    def train(self, task: ClientTask, *others: Any) -> Any:
+        update, kept = super().train(task, *others)
+        if (task.round, task.client) == (1, 1):
+            update.weights["classifier.1.bias"][3] = np.nan
+        return update, kept
+
+
+class MisshapenWorker(Worker):
+    """Client 3 sends a bias of another shape."""
+
+    def train(self, task: ClientTask, *others: Any) -> Any:
+        update, kept = super().train(task, *others)
+        if task.client == 3:
+            update.weights["classifier.1.bias"] = update.weights["classifier.1.bias"][:-1]
+        return update, kept
+
+
+class DyingWorker(Worker):
+    """The process of client 0 is killed once, in round 2."""
+
+    mark: Path
+
+    def train(self, task: ClientTask, *others: Any) -> Any:
+        if (task.round, task.client) == (2, 0) and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(task, *others)
+
+
+class TellingWorker(Worker):
+    """Tells where it is."""
+
+    def tell(self, _: ClientTask) -> Any:
+        return (os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads()), None
+
+    def owns_images(self, _: ClientTask) -> Any:
+        images = self._federation.train.images
+        return (images.flags.writeable, images.flags.owndata), None
