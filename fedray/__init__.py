@@ -1,7 +1,7 @@
 """fedray: federated learning with foundation-model distillation, on Ray.
 
-    for result in fedray.run(experiment, "results/mine"): ...
-    fedray.load_results("results/mine").rounds
+for result in fedray.run(experiment, "results/mine"): ...
+fedray.load_results("results/mine").rounds
 """
 
 import importlib

@@ -8,14 +8,11 @@ import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fedray.errors import ClientError, SpecError
-
-if TYPE_CHECKING:
-    from fedray.spec_file import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -48,12 +45,16 @@ def run(
 ) -> None:
     """Run an experiment, or each experiment of a space in turn, and print what came out."""
     from fedray import spec_file
-    from fedray.display import print_summary
+    from fedray.display import Progress, print_summary
+    from fedray.runner import Session
 
     runs = spec_file.load(spec, overrides or [])
     try:
-        for each in runs:
-            _run_one(each, results, resume=resume, quiet=quiet, verbose=verbose)
+        with Session(verbose=verbose) as session:
+            for each in runs:
+                with Progress(each.label or each.name, quiet=quiet) as progress:
+                    for result in session.run(each.experiment, results / each.name, resume=resume):
+                        progress.update(result)
     except KeyboardInterrupt:
         again = shlex.join(["fedray", *sys.argv[1:], *([] if resume else ["--resume"])])
         _fail(f"stopped; every finished round is kept. Continue with: {again}", 130)
@@ -66,17 +67,6 @@ def schema() -> None:
     from fedray.config import Experiment
 
     print(json.dumps(Experiment.model_json_schema(), indent=2))
-
-
-def _run_one(each: "Run", results: Path, *, resume: bool, quiet: bool, verbose: bool) -> None:
-    from fedray import runner
-    from fedray.display import Progress
-
-    with Progress(each.label or each.name, quiet=quiet) as progress:
-        if each.experiment.resources.backend == "ray":
-            runner.start_ray(verbose=verbose)
-        for result in runner.run(each.experiment, results / each.name, resume=resume):
-            progress.update(result)
 
 
 def _fail(message: str, code: int) -> None:

@@ -53,7 +53,8 @@ class ZeroShot(Section):
     model: str = "ViT-B-32"
     """open_clip's name, or `local-dir:PATH` of a folder in open_clip's format."""
     pretrained: str | None = "openai"
-    """open_clip's tag, or the path of a checkpoint."""
+    """open_clip's tag, or the path of a checkpoint. With OpenAI's weights as a file, name the model
+    `ViT-B-32-quickgelu`: only by the tag is it known what activation they were trained with."""
     prompts: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1)
     classes: tuple[str, ...] | None = None
     """Names to put into the prompts; None takes the data set's."""

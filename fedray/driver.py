@@ -10,7 +10,7 @@ import numpy as np
 from fedray import checkpoint, rows
 from fedray.aggregation import ExactMean
 from fedray.backends.base import Answer, Backend, Failure, Handle
-from fedray.backends.pool import cohort_size
+from fedray.backends.plan import cohort_size
 from fedray.config import Experiment, ZeroShot
 from fedray.data import federation
 from fedray.data.federation import Federation

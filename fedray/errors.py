@@ -8,7 +8,8 @@ class SpecError(ValueError):
     """The spec, or a file it names, cannot be used. The message is one whole sentence."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message if message.endswith((".", "?")) else f"{message}.")
+        sentence = " ".join(message.split())  # libraries' own words, quoted in it, may have many lines
+        super().__init__(sentence if sentence.endswith((".", "?")) else f"{sentence}.")
 
 
 class ClientError(RuntimeError):

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,72 @@ def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> 
     A finished run of the same spec is left as it is, and yields nothing. Raises SpecError for what
     cannot be run, ClientError where clients fail.
     """
-    target = Folder(Path(folder))
-    target.check(experiment, resume=resume)
-    if target.finished:
-        return
-    start = _under_actor if experiment.resources.backend == "ray" else _here
-    yield from start(experiment, target.path)
+    with Session() as session:
+        yield from session.run(experiment, folder, resume=resume)
+
+
+class Session:
+    """Runs experiments one after another; the processes that one needed, the next finds warm."""
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
+        self._driver: Any = None
+
+    def run(self, experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
+        """As `run`."""
+        target = Folder(Path(folder))
+        target.check(experiment, resume=resume)
+        if not target.finished:
+            start = self._under_actor if experiment.resources.backend == "ray" else _here
+            yield from start(experiment, target.path.absolute())
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _under_actor(self, experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
+        start_ray(verbose=self._verbose)
+        import ray
+        from ray.exceptions import RayTaskError
+
+        if self._driver is None:
+            self._driver = ray.remote(DriverActor).options(num_cpus=0).remote()
+        done = False
+        try:
+            for reference in self._driver.run.options(num_returns="streaming").remote(experiment, folder):
+                yield ray.get(reference)
+            done = True
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, SpecError | ClientError) else error) from None
+        finally:
+            if not done:
+                self._stop()
+
+    def _stop(self) -> None:
+        if self._driver is not None:
+            import ray
+
+            ray.kill(self._driver)  # and with it the client actors, which it owns
+            self._driver = None
+
+
+class DriverActor:
+    """Holds a `Driver` and the actors it drives. Importing torch is left to the process it runs in."""
+
+    def __init__(self) -> None:
+        from fedray.backends.actor_pool import ActorPool
+
+        self._pool = ActorPool()
+
+    def run(self, experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
+        if experiment.clients is not None:
+            self._pool.fit(experiment, experiment.clients)  # they import torch while we do
+        from fedray.backends.ray_actors import RayBackend
+        from fedray.driver import Driver
+
+        yield from Driver(experiment, folder, partial(RayBackend, pool=self._pool)).run()
 
 
 def start_ray(*, verbose: bool = False) -> None:
@@ -40,31 +101,7 @@ def start_ray(*, verbose: bool = False) -> None:
         )
 
 
-class DriverActor:
-    """Holds a `Driver`. It imports torch when it runs; the process that asks for it need not."""
-
-    def run(self, experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
-        from fedray.driver import Driver
-
-        yield from Driver(experiment, folder).run()
-
-
 def _here(experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
     from fedray.driver import Driver
 
     yield from Driver(experiment, folder).run()
-
-
-def _under_actor(experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
-    start_ray()
-    import ray
-    from ray.exceptions import RayTaskError
-
-    driver: Any = ray.remote(DriverActor).options(num_cpus=0).remote()
-    try:
-        for reference in driver.run.options(num_returns="streaming").remote(experiment, folder.absolute()):
-            yield ray.get(reference)
-    except RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, SpecError | ClientError) else error) from None
-    finally:
-        ray.kill(driver)  # and with it the client actors, which it owns

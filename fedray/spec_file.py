@@ -57,7 +57,7 @@ def read_yaml(path: Path) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"the spec '{path}' cannot be read ({error}).") from error
     except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        raise SpecError(f"{path} is not valid YAML: {error}.") from error
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise SpecError(f"{path} must hold sections such as 'data:' and 'training:', not {type(document).__name__}.")
     return document

@@ -21,7 +21,7 @@ LAYERS = [
     {"runner", "display"},
     {"cli"},
 ]
-MAY_IMPORT_RAY = {"backends.ray_actors", "runner"}
+MAY_IMPORT_RAY = {"backends.ray_actors", "backends.actor_pool", "runner"}
 
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

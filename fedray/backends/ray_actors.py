@@ -3,14 +3,13 @@
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from fedray.backends.actor_pool import ActorPool
 from fedray.backends.base import Answer, Backend, Failure
-from fedray.backends.pool import plan_pool
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.worker import Worker
@@ -26,12 +25,17 @@ class RayBackend(Backend):
     the node's shared memory without a copy. An actor that is lost is replaced.
     """
 
-    def __init__(self, experiment: Experiment, federation: Federation, worker: type[Worker] = Worker) -> None:
-        pool = plan_pool(experiment, len(federation.shards), ray.cluster_resources())  # type: ignore[no-untyped-call]
-        actor = ray.remote(worker).options(num_cpus=pool.cpus_per_actor, num_gpus=experiment.resources.gpus_per_client)
-        self._start_actor = partial(actor.remote, experiment, ray.put(federation))
-        self._actors: list[Any] = [self._start_actor() for _ in range(pool.actors)]
-        self._at_once = pool.at_once
+    def __init__(
+        self,
+        experiment: Experiment,
+        federation: Federation,
+        pool: ActorPool | None = None,
+        worker: type[Worker] = Worker,
+    ) -> None:
+        self._pool, self._owns_pool = pool or ActorPool(), pool is None
+        self._worker = (worker, experiment, ray.put(federation))
+        self._pool.fit(experiment, len(federation.shards))
+        self._begun = [actor.begin.remote(*self._worker) for actor in self._pool.actors]
 
     def share(self, value: Any) -> Any:
         return ray.put(value)
@@ -40,22 +44,25 @@ class RayBackend(Backend):
         return ray.get(handle)
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Answer | Failure]:
+        ray.get(self._begun)  # raises what kept a worker from beginning
         waiting = deque(range(len(calls)))
         losses: Counter[int] = Counter()
-        idle = list(range(len(self._actors)))
+        actors = self._pool.actors
+        idle = list(range(len(actors)))
         busy: dict[Any, tuple[int, int, Any]] = {}
         while waiting or busy:
-            while waiting and idle and len(busy) < self._at_once:
+            while waiting and idle and len(busy) < self._pool.at_once:
                 call = waiting.popleft()
                 place = idle.pop(self._choose(idle, calls[call][0]))
-                answer, kept = getattr(self._actors[place], method).options(num_returns=2).remote(*calls[call])
+                answer, kept = actors[place].call.options(num_returns=2).remote(method, *calls[call])
                 busy[answer] = (call, place, kept)
             (answer,), _ = ray.wait(list(busy), num_returns=1)
             call, place, kept = busy.pop(answer)
             outcome = _outcome(call, answer, kept)
             lost = isinstance(outcome, Failure) and isinstance(outcome.error, RayActorError)
             if lost:
-                self._actors[place] = self._start_actor()
+                actors[place] = self._pool.start()
+                actors[place].begin.remote(*self._worker)
                 losses[call] += 1
             idle.append(place)
             if lost and losses[call] < LOST:
@@ -64,12 +71,12 @@ class RayBackend(Backend):
                 yield outcome
 
     def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+        if self._owns_pool:
+            self._pool.close()
 
     def _choose(self, idle: Sequence[int], subject: Any) -> int:
         """The client's own actor if it is idle, else whichever has been idle longest."""
-        home = getattr(subject, "client", 0) % len(self._actors)
+        home = getattr(subject, "client", 0) % len(self._pool.actors)
         return idle.index(home) if home in idle else 0
 
 

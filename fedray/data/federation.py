@@ -43,6 +43,10 @@ def load(experiment: Experiment) -> Federation:
     test = _read(spec, "test", seed)
     if train.shape != test.shape:
         raise SpecError(f"data: train has {_shown(train)}, but test has {_shown(test)}.")
+    if train.classes != test.classes and not (_numbered(train) or _numbered(test)):
+        raise SpecError(
+            f"data: train's classes are {', '.join(train.classes)}, but test's are {', '.join(test.classes)}."
+        )
     public = balanced(train.labels, round(spec.public_fraction * len(train)), seed, "public_fraction")
     private = np.setdiff1d(np.arange(len(train)), public)
     shards = tuple(private[positions] for positions in _divide(experiment, train.take(private)))
@@ -65,6 +69,11 @@ def _read(spec: Data, side: sources.Side, seed: int) -> Dataset:
             f"but there are {len(data.classes)} classes."
         )
     return data
+
+
+def _numbered(data: Dataset) -> bool:
+    """Whether the source named no classes."""
+    return all(name.isdigit() for name in data.classes)
 
 
 def _shown(data: Dataset) -> str:
@@ -112,7 +121,7 @@ def read_table(file: Path, field: str) -> dict[str, Any]:
     try:
         frame = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file.expanduser())
     except (OSError, ValueError) as error:  # pyarrow's and pandas' own errors are ValueErrors
-        raise SpecError(f"{field}: '{file}' cannot be read as a table ({' '.join(str(error).split())}).") from error
+        raise SpecError(f"{field}: '{file}' cannot be read as a table ({error}).") from error
     if not len(frame):
         raise SpecError(f"{field}: '{file}' is empty.")
     return {str(name): frame[name].to_numpy() for name in frame.columns}
@@ -126,10 +135,16 @@ def locate(table: dict[str, Any], data: Dataset, what: str) -> Indices:
     if "path" in table:
         if data.paths is None:
             raise SpecError(f"{what} names examples by path, but {data.name} has no paths; use the column index.")
+        if len(np.unique(data.paths)) < len(data):
+            raise SpecError(
+                f"{what} names examples by path, but images of {data.name} share a path; use the column index."
+            )
         keys: npt.NDArray[Any] = data.paths
         wanted = np.asarray(table["path"], dtype=np.str_)
     else:
         keys, wanted = data.rows, np.asarray(table["index"])
+        if not np.issubdtype(wanted.dtype, np.number):
+            raise SpecError(f"{what} must have row numbers in its column index.")
     order = np.argsort(keys)
     slots = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
     return np.where(keys[order[slots]] == wanted, order[slots], -1)

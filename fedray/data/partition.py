@@ -115,7 +115,7 @@ class ClassSplit(Partition):
     """`classes_per_client` classes for each client, each class shared equally by its holders.
 
     NIID-Bench's #C=k: the first class of client i is i modulo the number of classes, the others
-    are random.
+    are random. Classes that are nobody's first class are handed out before any other.
     """
 
     kind: Literal["class_split"] = "class_split"
@@ -140,15 +140,14 @@ class ClassSplit(Partition):
                 f"partition: {self.clients} clients with {k} classes each cannot hold all {classes} classes; "
                 f"raise clients or classes_per_client."
             )
-        for _ in range(TRIES):
-            holders: list[list[int]] = [[] for _ in range(classes)]
-            for client in range(self.clients):
-                others = np.delete(np.arange(classes), client % classes)
-                for label in [client % classes, *rng.permutation(others)[: k - 1]]:
-                    holders[label].append(client)
-            if all(holders):
-                return holders
-        raise SpecError(f"partition: no draw of {TRIES} gave every class a holder; raise classes_per_client.")
+        holders: list[list[int]] = [[] for _ in range(classes)]
+        unheld = rng.permutation(np.arange(min(self.clients, classes), classes)).tolist()
+        for client in range(self.clients):
+            mine = [client % classes, *(unheld.pop() for _ in range(min(k - 1, len(unheld))))]
+            others = np.setdiff1d(np.arange(classes), mine)
+            for label in [*mine, *rng.permutation(others)[: k - len(mine)]]:
+                holders[label].append(client)
+        return holders
 
 
 class Shards(Partition):

@@ -36,6 +36,8 @@ def read(source: str, side: Side, choose: Choose, size: int | None) -> Dataset:
         raise SpecError(
             f"data.{side}: unknown source '{source}', known are {', '.join(READERS)}{nearest(kind, READERS)}"
         )
+    if kind != "digits" and not argument:
+        raise SpecError(f"data.{side}: '{source}' does not say which; write {kind}:NAME_OR_PATH.")
     return READERS[kind](argument, side, choose, size)
 
 
@@ -65,7 +67,7 @@ def _torchvision(argument: str, side: Side, choose: Choose, size: int | None) ->
         data = constructor(str(root / argument), download=True, **options)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise SpecError(f"data.{side}: torchvision could not provide {argument} under {root} ({error}).") from error
-    labels = np.array(
+    labels = np.asarray(
         [data[i][1] for i in range(len(data))] if _labels(data) is None else _labels(data), dtype=np.int64
     )
     kept = choose(labels)
@@ -87,13 +89,24 @@ def _parquet(argument: str, side: Side, choose: Choose, size: int | None) -> Dat
         raise SpecError(f"data.{side}: '{argument}' cannot be read as parquet ({error}).") from error
     image_column = _column(table, ("img", "image"), argument, side)
     label_column = _column(table, ("label", "fine_label"), argument, side)
+    if not pa.types.is_integer(table.schema.field(label_column).type):
+        raise SpecError(f"data.{side}: '{argument}' has labels that are no integers in its column {label_column}.")
+    if not pa.types.is_struct(table.schema.field(image_column).type):
+        raise SpecError(f"data.{side}: '{argument}' must have a struct of bytes and path in its column {image_column}.")
+    if not len(table):
+        raise SpecError(f"data.{side}: '{argument}' holds no images.")
     labels = table[label_column].to_numpy().astype(np.int64)
     kept = choose(labels)
     cells = table[image_column].take(pa.array(kept)).combine_chunks()
     paths = cells.field("path").to_pylist()
     return Dataset(
         Path(argument).name,
-        _decode(cells.field("bytes").to_pylist(), paths, side, size),
+        _decode(
+            cells.field("bytes").to_pylist(),
+            [p or f"row {row}" for p, row in zip(paths, kept, strict=True)],
+            side,
+            size,
+        ),
         labels[kept],
         kept,
         None if None in paths else np.array(paths, dtype=np.str_),
@@ -107,6 +120,8 @@ def _folder(argument: str, side: Side, choose: Choose, size: int | None) -> Data
     if not classes:
         raise SpecError(f"data.{side}: 'folder:{argument}' is not a folder with one folder of images per class.")
     files = [(f, label) for label, name in enumerate(classes) for f in sorted((root / name).iterdir()) if f.is_file()]
+    if not files:
+        raise SpecError(f"data.{side}: 'folder:{argument}' holds no images.")
     labels = np.array([label for _, label in files], dtype=np.int64)
     kept = choose(labels)
     paths = [str(files[i][0].relative_to(root)) for i in kept]
@@ -144,12 +159,14 @@ def _class_names(table: Any, column: str, labels: Indices) -> tuple[str, ...]:
 
 
 def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None) -> npt.NDArray[np.uint8]:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     def one(blob: bytes, name: str | None) -> npt.NDArray[np.uint8]:
         try:
             return _square(np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), size)
-        except (OSError, TypeError) as error:
+        except UnidentifiedImageError as error:
+            raise SpecError(f"data.{side}: the image '{name}' cannot be decoded (no known image format).") from error
+        except (OSError, TypeError, ValueError, SyntaxError) as error:  # Pillow raises all of them for damaged files
             raise SpecError(f"data.{side}: the image '{name}' cannot be decoded ({error}).") from error
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:

@@ -7,6 +7,7 @@ their library when they are called, so that nobody waits for a library the spec 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
@@ -146,10 +147,15 @@ def _timm(proxy: Proxy, data: ImageShape) -> "nn.Module":
         raise SpecError("proxy: stem and norm are for torchvision's models; a timm model comes as it is.")
     if name not in timm.list_models():
         raise SpecError(f"proxy.name: timm has no model '{name}'{nearest(name, timm.list_models())}")
+    sized = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     full_name = f"{name}.{proxy.tag}" if proxy.tag not in (None, "DEFAULT") else name
     try:
         return timm.create_model(  # type: ignore[no-any-return]
-            full_name, pretrained=proxy.tag is not None, num_classes=data.classes, in_chans=data.channels
+            full_name,
+            pretrained=proxy.tag is not None,
+            num_classes=data.classes,
+            in_chans=data.channels,
+            **({"img_size": data.size} if sized else {}),
         )
     except (OSError, RuntimeError) as error:
         raise SpecError(f"proxy.init: timm could not load '{proxy.init}' for {name} ({error}).") from error
@@ -183,7 +189,6 @@ def _load_file(model: "nn.Module", path: str) -> None:
     from safetensors.torch import load_model
 
     try:
-        load_model(model, path)
+        load_model(model, Path(path).expanduser())
     except (OSError, RuntimeError, SafetensorError) as error:
-        first_line = str(error).splitlines()[0]
-        raise SpecError(f"proxy.init: '{path}' does not hold this model's weights ({first_line}).") from error
+        raise SpecError(f"proxy.init: '{path}' does not hold this model's weights ({str(error)[:400]}).") from error

@@ -32,6 +32,10 @@ class PrecomputedTeacher:
                 f"teacher.file: '{self._file}' has logits for {known.sum()} of the {len(data)} images of "
                 f"{data.name}, not for {self._first_missing(data, positions)}."
             )
+        if not all(hasattr(row, "__len__") for row in self._table["logits"]):
+            raise SpecError(
+                f"teacher.file: '{self._file}' must have a list of numbers in each row of its column logits."
+            )
         lengths = {len(row) for row in self._table["logits"]}
         if len(lengths) != 1:
             raise SpecError(f"teacher.file: '{self._file}' has logits of different lengths {sorted(lengths)}.")

@@ -10,6 +10,7 @@ from fedray.client import Normalization, Shard, local_update
 from fedray.config import Supervised, Training
 from fedray.data.dataset import Dataset
 from fedray.data.federation import Federation
+from fedray.errors import SpecError
 from fedray.models import proxies
 from fedray.seeding import torch_rng
 from fedray.teachers.base import Logits, check_logits
@@ -22,6 +23,8 @@ class SupervisedTeacher:
     """Fitted when it is made; the same spec and seed give the same network."""
 
     def __init__(self, spec: Supervised, federation: Federation, seed: int, device: torch.device) -> None:
+        if not len(federation.public):
+            raise SpecError("teacher: the stand-in has no public examples to be fitted on; raise data.public_fraction.")
         self._normalize = Normalization.of(federation, device)
         self._device = device
         with torch_rng(device, seed, "teacher"):

@@ -49,7 +49,7 @@ class ZeroShotTeacher:
 def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Image], torch.Tensor], Any]:
     _check_names(spec)
     try:
-        model, _, transform = open_clip.create_model_and_transforms(
+        model, transform = open_clip.create_model_from_pretrained(
             spec.model,
             pretrained=spec.pretrained,
             device=device,
@@ -57,8 +57,8 @@ def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Im
             force_quick_gelu=open_clip.get_pretrained_cfg(spec.model, spec.pretrained or "").get("quick_gelu", False),
         )
         tokenizer = open_clip.get_tokenizer(spec.model)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise SpecError(f"teacher: open_clip could not load {spec.model} with {spec.pretrained} ({reason}).") from error
     return model.eval().requires_grad_(False), transform, tokenizer
 

@@ -1,6 +1,6 @@
 """On real Ray actors. Same spec, same bits: any packing, any arrival order, a killed process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import workers
 from ray import cloudpickle
 from safetensors.numpy import load_file
 
+from fedray.backends.actor_pool import ActorPool
 from fedray.backends.ray_actors import RayBackend
 from fedray.config import Experiment
 from fedray.data import federation
@@ -52,45 +53,52 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], B
     return cache(lambda experiment: finish(experiment, tmp_path_factory.mktemp("serial")))
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ActorPool]:
+    """Actors that stay warm from one test to the next, as they do from one experiment to the next."""
+    pool = ActorPool()
+    yield pool
+    pool.close()
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_packing_and_arrival_order_change_nothing(
-    small: Make, serial: Callable[[Experiment], Bits], tmp_path: Path, strategy: str, packing: str
+    small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path, strategy: str, packing: str
 ) -> None:
     clients_per_actor, worker = PACKINGS[packing]
     resources = {"backend": "ray", "clients_per_actor": clients_per_actor}
     on_ray = small(strategy=STRATEGIES[strategy], resources=resources)
-    bits = finish(on_ray, tmp_path, partial(RayBackend, worker=worker))
+    bits = finish(on_ray, tmp_path, partial(RayBackend, pool=pool, worker=worker))
     assert bits == serial(small(strategy=STRATEGIES[strategy]))
 
 
-def test_a_killed_process_costs_nothing(small: Make, serial: Callable[[Experiment], Bits], tmp_path: Path) -> None:
+def test_a_killed_process_costs_nothing(
+    small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
+) -> None:
     mark = tmp_path / "died"
     dying = type("Dying", (workers.DyingWorker,), {"mark": mark})
-    make_backend = partial(RayBackend, worker=dying)
+    make_backend = partial(RayBackend, pool=pool, worker=dying)
     bits = finish(small(strategy={"name": "fml"}, resources={"backend": "ray"}), tmp_path, make_backend)
     assert mark.exists()
     assert bits == serial(small(strategy={"name": "fml"}))
 
 
-def test_a_failing_client_is_named_with_its_traceback(small: Make, tmp_path: Path) -> None:
-    make_backend = partial(RayBackend, worker=workers.FailingWorker)
+def test_a_failing_client_is_named_with_its_traceback(small: Make, pool: ActorPool, tmp_path: Path) -> None:
+    make_backend = partial(RayBackend, pool=pool, worker=workers.FailingWorker)
     with pytest.raises(ClientError, match=r"client 2 failed in round 2 on node .*ZeroDivisionError") as raised:
         finish(small(resources={"backend": "ray"}), tmp_path, make_backend)
     assert "in train" in str(raised.value)
     assert pd.read_csv(tmp_path / "rounds.csv")["round"].tolist() == [1]
 
 
-def test_each_client_has_its_own_actor_on_its_share_of_the_gpu(small: Make) -> None:
+def test_each_client_has_its_own_actor_on_its_share_of_the_gpu(small: Make, pool: ActorPool) -> None:
     experiment = small(resources={"backend": "ray", "gpus_per_client": 0.25, "cpus_per_client": 0.5})
-    backend = RayBackend(experiment, federation.load(experiment), worker=workers.TellingWorker)
-    try:
-        calls = [(workers.ClientTask(1, client),) for client in (3, 0, 2, 1)]
-        told = dict(zip((3, 0, 2, 1), backend.collect("tell", calls), strict=True))
-        again = dict(zip((3, 0, 2, 1), backend.collect("tell", calls), strict=True))
-        reserved = ray.cluster_resources()["GPU"] - ray.available_resources().get("GPU", 0)
-    finally:
-        backend.close()
+    backend = RayBackend(experiment, federation.load(experiment), pool, worker=workers.TellingWorker)
+    calls = [(workers.ClientTask(1, client),) for client in (3, 0, 2, 1)]
+    told = dict(zip((3, 0, 2, 1), backend.collect("tell", calls), strict=True))
+    again = dict(zip((3, 0, 2, 1), backend.collect("tell", calls), strict=True))
+    reserved = ray.cluster_resources()["GPU"] - ray.available_resources().get("GPU", 0)
     assert told == again
     assert len({process for process, *_ in told.values()}) == 4
     assert {gpus for _, gpus, _ in told.values()} == {"0"}
@@ -98,10 +106,7 @@ def test_each_client_has_its_own_actor_on_its_share_of_the_gpu(small: Make) -> N
     assert reserved == 1.0
 
 
-def test_data_is_read_from_shared_memory_without_a_copy(small: Make) -> None:
+def test_data_is_read_from_shared_memory_without_a_copy(small: Make, pool: ActorPool) -> None:
     experiment = small(resources={"backend": "ray", "clients_per_actor": 4})
-    backend = RayBackend(experiment, federation.load(experiment), worker=workers.TellingWorker)
-    try:
-        assert backend.collect("owns_images", [(workers.ClientTask(1, 0),)]) == [(False, False)]
-    finally:
-        backend.close()
+    backend = RayBackend(experiment, federation.load(experiment), pool, worker=workers.TellingWorker)
+    assert backend.collect("owns_images", [(workers.ClientTask(1, 0),)]) == [(False, False)]

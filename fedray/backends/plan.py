@@ -9,13 +9,14 @@ from fedray.errors import SpecError
 
 
 @dataclass(frozen=True)
-class Pool:
+class Plan:
     actors: int
     cpus_per_actor: float
+    gpus_per_actor: float
     at_once: int
 
 
-def plan_pool(experiment: Experiment, clients: int, cluster: Mapping[str, float]) -> Pool:
+def plan_actors(experiment: Experiment, clients: int, cluster: Mapping[str, float]) -> Plan:
     """Actors for `clients` on a cluster with so many `CPU` and `GPU`.
 
     A fraction of a GPU is never overbooked; where more actors are asked for than there are cores,
@@ -36,7 +37,7 @@ def plan_pool(experiment: Experiment, clients: int, cluster: Mapping[str, float]
     else:
         actors = min(cohort, fitting_gpus, cohort if spec.gpus_per_client else fitting_cpus)
     share = min(spec.cpus_per_client, math.floor(1000 * cpus / actors) / 1000)
-    return Pool(actors, share, min(actors, fitting_cpus))
+    return Plan(actors, share, spec.gpus_per_client, min(actors, fitting_cpus))
 
 
 def cohort_size(clients: int, participation: float) -> int:
