@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedray.config import Experiment
-    from fedray.errors import ClientError, SpecError
+    from fedray.errors import RunError, SpecError
     from fedray.results import load_results
     from fedray.runner import run
 
-__all__ = ["ClientError", "Experiment", "SpecError", "load_results", "run"]
+__all__ = ["Experiment", "RunError", "SpecError", "load_results", "run"]
 
 _HOMES = {
-    "ClientError": "fedray.errors",
+    "RunError": "fedray.errors",
     "Experiment": "fedray.config",
     "SpecError": "fedray.errors",
     "load_results": "fedray.results",

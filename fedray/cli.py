@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fedray.errors import ClientError, SpecError
+from fedray.errors import RunError, SpecError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -23,8 +23,8 @@ def main() -> None:
         app()
     except SpecError as error:
         _fail(str(error), 2)
-    except ClientError as error:
-        _fail(str(error), 1)
+    except RunError as error:
+        _fail(f"{error}\n{_how_to_resume()}", 1)
 
 
 @app.callback(invoke_without_command=True)
@@ -56,8 +56,7 @@ def run(
                     for result in session.run(each.experiment, results / each.name, resume=resume):
                         progress.update(result)
     except KeyboardInterrupt:
-        again = shlex.join(["fedray", *sys.argv[1:], *([] if resume else ["--resume"])])
-        _fail(f"stopped; every finished round is kept. Continue with: {again}", 130)
+        _fail(f"stopped. {_how_to_resume()}", 130)
     print_summary(results / spec.stem)
 
 
@@ -67,6 +66,11 @@ def schema() -> None:
     from fedray.config import Experiment
 
     print(json.dumps(Experiment.model_json_schema(), indent=2))
+
+
+def _how_to_resume() -> str:
+    again = ["fedray", *sys.argv[1:], *(() if "--resume" in sys.argv else ("--resume",))]
+    return f"Every finished round is kept; continue with: {shlex.join(again)}"
 
 
 def _fail(message: str, code: int) -> None:

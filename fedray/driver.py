@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedray import checkpoint, rows
 from fedray.aggregation import ExactMean
@@ -15,13 +16,13 @@ from fedray.config import Experiment, ZeroShot
 from fedray.data import federation
 from fedray.data.federation import Federation
 from fedray.environment import environment
-from fedray.errors import ClientError, SpecError
+from fedray.errors import RunError, SpecError
 from fedray.evaluation import Tally
 from fedray.models.weights import check_weights, nbytes
 from fedray.results import Folder, Tables
 from fedray.seeding import numpy_rng
 from fedray.types import ClientFailure, ClientTask, ClientUpdate, RoundResult, ServerState, Weights
-from fedray.worker import Range, initial_weights, prepare_torch
+from fedray.worker import Range, initial_weights
 
 PART = 1000
 """How many images one call evaluates; fixed, so that sums do not depend on the workers."""
@@ -36,7 +37,7 @@ class Driver:
     """
 
     def __init__(self, experiment: Experiment, folder: Path, make_backend: MakeBackend | None = None) -> None:
-        prepare_torch(experiment)
+        torch.set_num_threads(experiment.resources.threads)  # and nothing else: the driver leaves GPUs alone
         self._experiment = experiment
         self._folder = Folder(folder)
         self._folder.path.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,7 @@ class Driver:
     def run(self) -> Iterator[RoundResult]:
         """Yield each round as soon as it is on disk.
 
-        Raises SpecError for a spec that cannot be run, ClientError where clients fail.
+        Raises SpecError for a spec that cannot be run, RunError where clients fail.
         """
         try:
             state = self._restore()
@@ -112,13 +113,13 @@ class Driver:
         return update.examples if self._experiment.strategy.weighting == "examples" else 1
 
     def _tolerate(self, outcomes: Sequence[rows.Outcome], cohort: int) -> None:
-        """Raises ClientError as soon as a round has more failures than the spec allows."""
+        """Raises RunError as soon as a round has more failures than the spec allows."""
         failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
         training = self._experiment.training
         if failures and training.failures == "abort":
-            raise ClientError(f"{failures[0]}\n{failures[0].traceback}".rstrip())
+            raise RunError(f"{failures[0]}\n{failures[0].traceback}".rstrip())
         if failures and cohort - len(failures) < training.min_cohort:
-            raise ClientError(
+            raise RunError(
                 f"{len(failures)} of {cohort} clients failed, fewer than training.min_cohort={training.min_cohort} "
                 f"are left: {failures[-1]}\n{failures[-1].traceback}".rstrip()
             )

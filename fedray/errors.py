@@ -12,8 +12,8 @@ class SpecError(ValueError):
         super().__init__(sentence if sentence.endswith((".", "?")) else f"{sentence}.")
 
 
-class ClientError(RuntimeError):
-    """A client failed and the run stops. The message names client, round, node and cause."""
+class RunError(RuntimeError):
+    """A run cannot go on. Where a client failed, the message names client, round, node and cause."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedray.config import Experiment
-from fedray.errors import ClientError, SpecError
+from fedray.errors import RunError, SpecError
 from fedray.results import Folder
 from fedray.types import RoundResult
 
@@ -17,7 +17,7 @@ def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> 
     """Run one experiment into `folder`, yielding each round once it is on disk.
 
     A finished run of the same spec is left as it is, and yields nothing. Raises SpecError for what
-    cannot be run, ClientError where clients fail.
+    cannot be run, RunError where clients fail.
     """
     with Session() as session:
         yield from session.run(experiment, folder, resume=resume)
@@ -47,7 +47,7 @@ class Session:
     def _under_actor(self, experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
         start_ray(verbose=self._verbose)
         import ray
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import RayActorError, RayTaskError
 
         if self._driver is None:
             self._driver = ray.remote(DriverActor).options(num_cpus=0).remote()
@@ -57,7 +57,9 @@ class Session:
                 yield ray.get(reference)
             done = True
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, SpecError | ClientError) else error) from None
+            raise (error.cause if isinstance(error.cause, SpecError | RunError) else error) from None
+        except RayActorError as error:
+            raise RunError(f"the driver actor was lost: {error}") from None
         finally:
             if not done:
                 self._stop()

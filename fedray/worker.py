@@ -34,7 +34,7 @@ class Worker:
     def __init__(self, experiment: Experiment, federation: Federation) -> None:
         self._experiment = experiment
         self._federation = federation
-        self._device = prepare_torch(experiment)
+        self._device = claim_device(experiment)
         self._normalize = Normalization.of(federation, self._device)
         self._models: dict[str, nn.Module] = {}
 
@@ -119,15 +119,18 @@ def initial_weights(proxy: proxies.Proxy, federation: Federation, seed: int, *pu
         return get_weights(proxies.build(proxy, federation.train.shape))
 
 
-def prepare_torch(experiment: Experiment) -> torch.device:
-    """Fix what would make results depend on the machine, and take this client's share of the GPU."""
+def claim_device(experiment: Experiment) -> torch.device:
+    """Fix what would make results depend on the machine, and take this client's share of the GPU.
+
+    Ray shows an actor its own GPU only, so that it is always the first.
+    """
     resources = experiment.resources
     torch.set_num_threads(resources.threads)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
     if resources.gpus_per_client == 0 or not torch.cuda.is_available():
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
     if resources.gpus_per_client < 1:
         torch.cuda.set_per_process_memory_fraction(resources.gpus_per_client, 0)
     return torch.device("cuda", 0)

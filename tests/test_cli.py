@@ -110,8 +110,17 @@ def test_ctrl_c_stops_soon_keeps_rounds_and_says_how_to_resume(tmp_path: Path) -
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - asked < 20
     assert process.returncode == 130
-    assert "fedray run study.yaml training.rounds=500 --resume" in said
+    assert "continue with: fedray run study.yaml training.rounds=500 --resume" in said
     assert "Traceback" not in said
     rounds = pd.read_csv(tmp_path / "results/study/strategy=fedavg/rounds.csv")["round"].tolist()
     assert rounds == list(range(1, len(rounds) + 1))
     assert len(rounds) >= 3
+
+
+def test_a_run_that_fails_says_which_client_and_how_to_go_on(tmp_path: Path) -> None:
+    write(tmp_path, "serial")
+    said = fedray("run", "study.yaml", "training.lr=1e9", cwd=tmp_path, check=False)
+    assert said.returncode == 1
+    assert "fedray: client 0 failed in round 1 on node" in said.stderr
+    assert "its update is refused" in said.stderr
+    assert "continue with: fedray run study.yaml training.lr=1e9 --resume" in said.stderr

@@ -14,7 +14,7 @@ from workers import FailingWorker, MisshapenWorker, NotFiniteWorker
 from fedray.backends.serial import SerialBackend
 from fedray.config import Experiment
 from fedray.driver import Driver
-from fedray.errors import ClientError
+from fedray.errors import RunError
 from fedray.worker import Worker
 
 Make = Callable[..., Experiment]
@@ -124,7 +124,7 @@ def test_tables_hold_what_happened(small: Make, tmp_path: Path) -> None:
 
 
 def test_a_client_that_raises_stops_the_run_with_its_name_and_traceback(small: Make, tmp_path: Path) -> None:
-    with pytest.raises(ClientError, match=r"client 2 failed in round 2 on node .*ZeroDivisionError") as raised:
+    with pytest.raises(RunError, match=r"client 2 failed in round 2 on node .*ZeroDivisionError") as raised:
         finish(small(), tmp_path, FailingWorker)
     assert "divided by nothing" in str(raised.value)
     assert "workers.py" in str(raised.value)
@@ -142,7 +142,7 @@ def test_a_dropped_failure_is_reported_and_the_run_goes_on(small: Make, tmp_path
 
 
 def test_too_small_a_cohort_stops_the_run(small: Make, tmp_path: Path) -> None:
-    with pytest.raises(ClientError, match=r"1 of 4 clients failed.*min_cohort=4"):
+    with pytest.raises(RunError, match=r"1 of 4 clients failed.*min_cohort=4"):
         finish(small(training={"failures": "drop", "min_cohort": 4}), tmp_path, FailingWorker)
 
 
@@ -154,7 +154,7 @@ def test_too_small_a_cohort_stops_the_run(small: Make, tmp_path: Path) -> None:
     ],
 )
 def test_bad_updates_are_refused(small: Make, tmp_path: Path, worker: type[Worker], message: str) -> None:
-    with pytest.raises(ClientError, match=message):
+    with pytest.raises(RunError, match=message):
         finish(small(), tmp_path, worker)
 
 

@@ -9,18 +9,8 @@ from fedray.config import Experiment
 from fedray.errors import SpecError
 from fedray.spec_file import flatten, load, to_yaml
 
-EXAMPLE = """
-seed: 0
-data: {train: torchvision:CIFAR10, test: torchvision:CIFAR10, augment: crop_flip}
-partition: {kind: dirichlet, alpha: 0.1, clients: 10}
-proxy: {name: resnet18, stem: cifar, norm: batch}
-teacher: {kind: zero_shot, model: ViT-B-32, pretrained: openai}
-strategy: {name: fedlpfm, lam: 0.5, temperature: 1.0, balance: convex}
-training: {rounds: 600, local_epochs: 1, batch_size: 64, lr: 0.01, momentum: 0.9, weight_decay: 0.0005,
-           decay_every: 200, decay_factor: 0.1, participation: 1.0}
-evaluation: {every: 1}
-resources: {backend: ray, clients_per_actor: auto, cpus_per_client: 1, gpus_per_client: 0}
-"""
+README = (Path(__file__).parents[1] / "README.md").read_text()
+EXAMPLE = README.split("```yaml\n")[1].split("```")[0]
 
 
 def spec(tmp_path: Path, text: str, name: str = "study.yaml") -> Path:

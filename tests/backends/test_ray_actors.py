@@ -17,7 +17,7 @@ from fedray.backends.ray_actors import RayBackend
 from fedray.config import Experiment
 from fedray.data import federation
 from fedray.driver import Driver, MakeBackend
-from fedray.errors import ClientError
+from fedray.errors import RunError
 from fedray.worker import Worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -86,7 +86,7 @@ def test_a_killed_process_costs_nothing(
 
 def test_a_failing_client_is_named_with_its_traceback(small: Make, pool: ActorPool, tmp_path: Path) -> None:
     make_backend = partial(RayBackend, pool=pool, worker=workers.FailingWorker)
-    with pytest.raises(ClientError, match=r"client 2 failed in round 2 on node .*ZeroDivisionError") as raised:
+    with pytest.raises(RunError, match=r"client 2 failed in round 2 on node .*ZeroDivisionError") as raised:
         finish(small(resources={"backend": "ray"}), tmp_path, make_backend)
     assert "in train" in str(raised.value)
     assert pd.read_csv(tmp_path / "rounds.csv")["round"].tolist() == [1]
