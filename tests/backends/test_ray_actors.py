@@ -73,6 +73,16 @@ def test_packing_and_arrival_order_change_nothing(
     assert bits == serial(small(strategy=STRATEGIES[strategy]))
 
 
+def test_interrupted_and_resumed_private_models_come_back(
+    small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
+) -> None:
+    experiment = small(strategy={"name": "fml"}, resources={"backend": "ray", "clients_per_actor": 1})
+    rounds = Driver(experiment, tmp_path, partial(RayBackend, pool=pool)).run()
+    next(rounds)
+    rounds.close()
+    assert finish(experiment, tmp_path, partial(RayBackend, pool=pool)) == serial(small(strategy={"name": "fml"}))
+
+
 def test_a_killed_process_costs_nothing(
     small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
 ) -> None:
