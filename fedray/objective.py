@@ -5,6 +5,7 @@ To add a loss: a pure function in `losses.py`, and one line in `TERMS` that feed
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -28,19 +29,31 @@ class Step:
         return self.logits[self.model]
 
 
-def _kd(step: Step, temperature: float) -> Tensor:
-    assert step.teacher is not None, "the strategy was given no teacher"
-    return losses.kd(step.own_logits, step.teacher, temperature)
+def _taught(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def term(step: Step, **options: Any) -> Tensor:
+        assert step.teacher is not None, "the strategy was given no teacher"
+        return loss(step.own_logits, step.teacher.detach(), step.labels, **options)
+
+    return term
 
 
 def _mutual(step: Step) -> Tensor:
     (peer,) = (logits for model, logits in step.logits.items() if model != step.model)
-    return losses.kd(step.own_logits, peer)
+    return losses.mutual(step.own_logits, peer)
 
+
+DISTILLATIONS: Mapping[str, Callable[..., Tensor]] = {
+    "kd": losses.kd,
+    "ls_kd": losses.ls_kd,
+    "dkd": losses.dkd,
+    "dist": losses.dist,
+    "rld": losses.rld,
+    "mse": losses.mse,
+}
 
 TERMS: Mapping[str, Callable[..., Tensor]] = {
+    **{name: _taught(loss) for name, loss in DISTILLATIONS.items()},
     "cross_entropy": lambda step: losses.cross_entropy(step.own_logits, step.labels),
-    "kd": _kd,
     "mutual": _mutual,
     "proximal": lambda step: losses.proximal(step.parameters, step.received),
 }

@@ -20,7 +20,7 @@ class Term:
 
     loss: str
     weight: float = 1.0
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

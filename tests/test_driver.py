@@ -15,6 +15,7 @@ from fedray.backends.serial import SerialBackend
 from fedray.config import Experiment
 from fedray.driver import Driver
 from fedray.errors import RunError
+from fedray.objective import DISTILLATIONS
 from fedray.worker import Worker
 
 Make = Callable[..., Experiment]
@@ -176,3 +177,10 @@ def test_distillation_carries_clients_of_one_class_each(small: Make, tmp_path: P
     finish(small(strategy={"name": "fedlpfm", "lam": 0.8, "temperature": 2}, **sections), tmp_path / "fedlpfm")
     mean = {s: table(tmp_path / s, "rounds.csv")["accuracy"].tail(4).mean() for s in ("fedavg", "fedlpfm")}
     assert mean["fedlpfm"] > mean["fedavg"] + 0.15
+
+
+@pytest.mark.parametrize("loss", sorted(DISTILLATIONS))
+def test_fedlpfm_trains_with_every_distillation(small: Make, tmp_path: Path, loss: str) -> None:
+    strategy = {"name": "fedlpfm", "lam": 0.5, "temperature": 4.0, "loss": {"name": loss}}
+    finish(small(strategy=strategy, training={"rounds": 1}), tmp_path)
+    assert np.isfinite(table(tmp_path, "clients.csv")[f"loss_{loss}"]).all()

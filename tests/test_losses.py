@@ -1,9 +1,16 @@
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from fedray import losses
+from fedray.distillation import AnyDistillation, Distillation
+from fedray.objective import DISTILLATIONS
+
+ANY = torch.empty(0, dtype=torch.int64)  # labels, for losses that do not look at them
 
 
 def test_cross_entropy_by_hand() -> None:
@@ -17,29 +24,35 @@ def test_kd_by_hand() -> None:
     teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, 0.0]])
     # p = (3/4, 1/4), q = (1/2, 1/2)
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert losses.kd(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+    assert losses.kd(student, teacher, ANY, temperature=1.0).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_kd_with_temperature_by_hand() -> None:
     teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.tensor([[0.0, 0.0]])
     expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))  # T = 2 gives the p above, and T² = 4
-    assert losses.kd(student, teacher, temperature=2.0).item() == pytest.approx(expected, rel=1e-6)
+    assert losses.kd(student, teacher, ANY, temperature=2.0).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_kd_is_a_mean_over_the_batch_and_zero_for_equal_logits() -> None:
     student, teacher = torch.randn(5, 7), torch.randn(5, 7)
-    rows = [losses.kd(student[i : i + 1], teacher[i : i + 1], 3.0).item() for i in range(5)]
-    assert losses.kd(student, teacher, 3.0).item() == pytest.approx(sum(rows) / 5, rel=1e-5)
-    assert losses.kd(teacher, teacher, 3.0).item() == pytest.approx(0, abs=1e-6)
+    rows = [losses.kd(student[i : i + 1], teacher[i : i + 1], ANY, temperature=3.0).item() for i in range(5)]
+    assert losses.kd(student, teacher, ANY, temperature=3.0).item() == pytest.approx(sum(rows) / 5, rel=1e-5)
+    assert losses.kd(teacher, teacher, ANY, temperature=3.0).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_kd_gradient_is_softmax_difference_and_spares_the_teacher() -> None:
-    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
-    losses.kd(student, teacher, temperature=2.0).backward()
+def test_kd_gradient_is_the_difference_of_probabilities() -> None:
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    losses.kd(student, teacher, ANY, temperature=2.0).backward()
     expected = 2.0 * (torch.softmax(student / 2, 1) - torch.softmax(teacher / 2, 1)) / 4  # T · (q - p) / B
     assert student.grad is not None
     assert torch.allclose(student.grad, expected.detach(), atol=1e-6)
-    assert teacher.grad is None
+
+
+def test_mutual_spares_the_peer() -> None:
+    own, peer = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    losses.mutual(own, peer).backward()
+    assert own.grad is not None
+    assert peer.grad is None
 
 
 def test_proximal_by_hand() -> None:
@@ -50,3 +63,151 @@ def test_proximal_by_hand() -> None:
     assert loss.item() == 0.5 * (1 + 4 + 4)
     assert parameters[0].grad is not None
     assert parameters[0].grad.tolist() == [1.0, 2.0]  # w - w_t
+
+
+# The distillation losses, each written a second time, row by row in numpy.
+
+Array = np.ndarray
+
+
+def softmax(z: Array) -> Array:
+    e = np.exp(z - z.max())
+    return e / e.sum()
+
+
+def kl(p: Array, q: Array) -> float:
+    return float(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0))
+
+
+def numpy_kd(s: Array, t: Array, _: Array) -> float:
+    return 9 * np.mean([kl(softmax(t[i] / 3), softmax(s[i] / 3)) for i in range(len(s))])
+
+
+def numpy_reverse_kd(s: Array, t: Array, y: Array) -> float:
+    return numpy_kd(t, s, y)
+
+
+def numpy_ls_kd(s: Array, t: Array, y: Array) -> float:
+    return numpy_kd(*(np.array([(z - z.mean()) / z.std(ddof=1) for z in logits]) for logits in (s, t)), y)
+
+
+def numpy_dkd(s: Array, t: Array, y: Array) -> float:
+    rows = []
+    for i, label in enumerate(y):
+        p, q = softmax(t[i] / 3), softmax(s[i] / 3)
+        targeted = kl(np.array([p[label], 1 - p[label]]), np.array([q[label], 1 - q[label]]))
+        others = kl(np.delete(p, label) / (1 - p[label]), np.delete(q, label) / (1 - q[label]))
+        rows.append(9 * (2 * targeted + 5 * others))
+    return float(np.mean(rows))
+
+
+def numpy_dist(s: Array, t: Array, _: Array) -> float:
+    q, p = (np.array([softmax(z / 3) for z in logits]) for logits in (s, t))
+    rows = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q, p, strict=True)])
+    columns = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q.T, p.T, strict=True)])
+    return float(9 * (0.5 * rows + 2 * columns))
+
+
+def numpy_rld(s: Array, t: Array, y: Array) -> float:
+    rows = []
+    for i, label in enumerate(y):
+        top, q_y = softmax(t[i] / 2).max(), softmax(s[i] / 2)[label]
+        confidence = 4 * kl(np.array([top, 1 - top]), np.array([q_y, 1 - q_y]))
+        below = t[i] < t[i][label]
+        refined = 9 * kl(softmax(t[i][below] / 3), softmax(s[i][below] / 3)) if below.any() else 0.0
+        rows.append(2 * confidence + 5 * refined)
+    return float(np.mean(rows))
+
+
+def numpy_mse(s: Array, t: Array, _: Array) -> float:
+    return float(np.mean([((a - a.mean()) - (b - b.mean())) ** 2 for a, b in zip(s, t, strict=True)]))
+
+
+SECOND: list[tuple[dict[str, object], Callable[[Array, Array, Array], float]]] = [
+    ({"name": "kd"}, numpy_kd),
+    ({"name": "kd", "direction": "reverse"}, numpy_reverse_kd),
+    ({"name": "ls_kd"}, numpy_ls_kd),
+    ({"name": "dkd", "alpha": 2, "beta": 5}, numpy_dkd),
+    ({"name": "dist", "beta": 0.5, "gamma": 2}, numpy_dist),
+    ({"name": "rld", "alpha": 2, "beta": 5, "confidence_temperature": 2}, numpy_rld),
+    ({"name": "mse"}, numpy_mse),
+]
+SPECS = [fields for fields, _ in SECOND]
+ADAPTER: TypeAdapter[Distillation] = TypeAdapter(AnyDistillation)
+
+
+def distil(
+    fields: dict[str, object], s: torch.Tensor, t: torch.Tensor, y: torch.Tensor, temperature: float = 3.0
+) -> torch.Tensor:
+    spec = ADAPTER.validate_python(fields)
+    return DISTILLATIONS[spec.name](s, t, y, temperature=temperature, **spec.options)
+
+
+def draw(batch: int, classes: int = 6, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(3)
+    s, t = (torch.from_numpy(rng.normal(scale=scale, size=(batch, classes))) for _ in range(2))
+    return s, t, torch.from_numpy(rng.integers(0, classes, batch))
+
+
+def test_every_distillation_has_a_spec_and_a_second_implementation() -> None:
+    assert {str(fields["name"]) for fields in SPECS} == set(DISTILLATIONS)
+
+
+@pytest.mark.parametrize(("fields", "second"), SECOND, ids=lambda v: getattr(v, "__name__", ""))
+def test_agrees_with_numpy(fields: dict[str, object], second: Callable[[Array, Array, Array], float]) -> None:
+    s, t, y = draw(16)
+    assert distil(fields, s, t, y).item() == pytest.approx(second(s.numpy(), t.numpy(), y.numpy()), rel=1e-6)
+
+
+@pytest.mark.parametrize("fields", SPECS, ids=str)
+def test_a_shift_of_a_row_of_logits_changes_nothing(fields: dict[str, object]) -> None:
+    s, t, y = draw(8)
+    shifted = distil(fields, s + torch.arange(8)[:, None], t - 5 * torch.arange(8)[:, None], y)
+    assert shifted.item() == pytest.approx(distil(fields, s, t, y).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("fields", [f for f in SPECS if f["name"] != "rld"], ids=str)
+def test_nothing_is_left_to_learn_where_proxy_and_teacher_agree(fields: dict[str, object]) -> None:
+    _, t, y = draw(8)
+    assert distil(fields, t, t, y).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_rld_is_zero_where_they_agree_and_the_teacher_is_right() -> None:
+    _, t, _ = draw(8)
+    assert distil(SPECS[5], t, t, t.argmax(1)).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_rld_learns_nothing_of_the_ranks_above_the_true_class() -> None:
+    s, t, _ = draw(8)
+    worst = t.argmin(1)  # the teacher ranks every class above the true one: only confidence is left
+    without = {**SPECS[5], "beta": 0}
+    assert distil(SPECS[5], s, t, worst).item() == pytest.approx(distil(without, s, t, worst).item())
+
+
+@pytest.mark.parametrize("fields", SPECS, ids=str)
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("scale", [1e-3, 100.0], ids=["flat", "as sharp as CLIP's"])
+def test_gradients_are_finite_for_small_one_class_and_sharp_batches(
+    fields: dict[str, object], batch: int, scale: float
+) -> None:
+    s, t, _ = (v.float() if v.is_floating_point() else v for v in draw(batch, scale=scale))
+    s.requires_grad_()
+    loss = distil(fields, s, t, torch.zeros(batch, dtype=torch.int64), temperature=1.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    assert s.grad is not None
+    assert torch.isfinite(s.grad).all()
+
+
+def test_hot_kd_tends_to_half_the_squared_difference_of_centred_logits_over_classes() -> None:
+    s, t, y = draw(8)
+    assert distil({"name": "kd"}, s, t, y, temperature=1e4).item() == pytest.approx(
+        numpy_mse(s.numpy(), t.numpy(), y.numpy()) / 2, rel=1e-3
+    )
+
+
+def test_ls_kd_does_not_see_the_scale_of_logits() -> None:
+    s, t, y = draw(8)
+    assert distil({"name": "ls_kd"}, s, 100 * t, y).item() == pytest.approx(
+        distil({"name": "ls_kd"}, s, t, y).item(), rel=1e-5
+    )

@@ -4,10 +4,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from fedray.distillation import Distillation
 from fedray.section import Section
 from fedray.types import Term
 
-TAUGHT = frozenset({"kd"})
+TAUGHT = frozenset(loss.model_fields["name"].default for loss in Distillation.__subclasses__())
 """Terms that look at the teacher's logits."""
 
 

@@ -8,17 +8,22 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from fedray.distillation import KD, AnyDistillation
 from fedray.strategies.base import Strategy
 from fedray.types import Term
 
 
 class FedLPFM(Strategy):
-    """Minimises (1-λ) · CE + λ · T² · KL(teacher ‖ proxy), or CE + λ · T² · KL when additive."""
+    """Minimises (1-λ) · CE + λ · T² · KL(teacher ‖ proxy), or CE + λ · T² · KL when additive.
+
+    `loss` puts another distillation in the place of T² · KL.
+    """
 
     name: Literal["fedlpfm"] = "fedlpfm"
     balance: Literal["convex", "additive"] = "convex"
     lam: float = Field(0.5, ge=0)
     temperature: float = Field(1.0, gt=0)
+    loss: AnyDistillation = KD()
 
     @field_validator("lam")
     @classmethod
@@ -29,4 +34,5 @@ class FedLPFM(Strategy):
 
     def objectives(self) -> dict[str, list[Term]]:
         keep = 1 - self.lam if self.balance == "convex" else 1.0
-        return {"proxy": [Term("cross_entropy", keep), Term("kd", self.lam, {"temperature": self.temperature})]}
+        distillation = Term(self.loss.name, self.lam, {"temperature": self.temperature, **self.loss.options})
+        return {"proxy": [Term("cross_entropy", keep), distillation]}

@@ -41,12 +41,20 @@ def test_fml_weighs_proxy_by_beta_and_private_by_alpha() -> None:
 )
 def test_fedlpfm_balances_cross_entropy_and_distillation(balance: str, lam: float, keep: float) -> None:
     terms = strategy(name="fedlpfm", balance=balance, lam=lam, temperature=2).objectives()["proxy"]
-    assert list(terms) == [Term("cross_entropy", keep), Term("kd", lam, {"temperature": 2.0})]
+    assert list(terms) == [Term("cross_entropy", keep), Term("kd", lam, {"temperature": 2.0, "direction": "forward"})]
+
+
+def test_fedlpfm_takes_another_distillation() -> None:
+    fedlpfm = strategy(name="fedlpfm", temperature=4, loss={"name": "dkd", "beta": 2})
+    assert fedlpfm.objectives()["proxy"][1] == Term("dkd", 0.5, {"temperature": 4.0, "alpha": 1.0, "beta": 2.0})
+    assert fedlpfm.needs_teacher
 
 
 def test_terms_without_weight_are_not_computed() -> None:
     assert strategy(name="fedlpfm", lam=0.0).active_objectives() == strategy(name="fedavg").active_objectives()
-    assert strategy(name="fedlpfm", lam=1.0).active_objectives()["proxy"] == [Term("kd", 1.0, {"temperature": 1.0})]
+    assert strategy(name="fedlpfm", lam=1.0).active_objectives()["proxy"] == [
+        Term("kd", 1.0, {"temperature": 1.0, "direction": "forward"})
+    ]
 
 
 def test_only_distillation_needs_a_teacher() -> None:
