@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def summary(results: "Results") -> pd.DataFrame:
-    """One row per run: what varies, the last evaluated round's figures, the difference to the first run.
+    """One row per run: the fields with several values, the last evaluated round's figures, the difference to the first run.
 
     Accuracies are shares from 0 to 1. `last ten` is the mean accuracy of the last ten evaluated
     rounds, which says more than the last where curves swing; `s/round` is the median over rounds.
@@ -17,7 +17,8 @@ def summary(results: "Results") -> pd.DataFrame:
     evaluated = results.rounds.dropna(subset="accuracy")
     last = evaluated.groupby("run", sort=False).tail(1).set_index("run")
     seconds = results.rounds.groupby("run")["seconds"].median()
-    varied = [column for column in results.varied.columns if last[column].notna().any()]
+    # A field that one strategy has and another lacks tells them apart no better than their names.
+    varied = [column for column in results.varied.columns if last[column].nunique() > 1]
     table = last[varied].rename(columns=_short_names(varied))
     table["round"] = last["round"]
     table["accuracy"] = last["accuracy"]
@@ -27,7 +28,7 @@ def summary(results: "Results") -> pd.DataFrame:
     table["worst class"] = last["worst_class_accuracy"]
     table["rare classes"] = last["rare_class_accuracy"]
     table["s/round"] = seconds.reindex(table.index).round(2)
-    return table.reset_index(drop=bool(varied))
+    return table.reset_index(drop=bool(varied) or len(table) == 1)
 
 
 def _short_names(fields: list[str]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def test_a_space_runs_one_experiment_after_another_and_ends_in_a_table(tmp_path:
     ]
     assert all("s/round" in line and "left" in line and "accuracy" in line for line in said[:4])
     header, first, second, where = said[4:]
-    assert {"strategy", "mu", "accuracy", "difference"} <= {*header.split()}
+    assert {"strategy", "accuracy", "difference"} <= {*header.split()}
     assert first.split()[0] == "fedavg"
     assert second.split()[0] == "fedprox"
     assert where == "tables: results/study"

@@ -23,14 +23,16 @@ def write(folder: Path, lam: float | None, accuracy: list[float | None]) -> None
 def test_summary_by_hand(tmp_path: Path) -> None:
     write(tmp_path / "a", None, [0.1, 0.3, 0.5])
     write(tmp_path / "b", 0.5, [0.2, 0.8, None])  # evaluated every other round
+    write(tmp_path / "c", 0.7, [0.2, 0.8, 0.4])
     table = summary(load_results(tmp_path))
-    assert table["strategy"].tolist() == ["fedavg", "fedlpfm"]
-    assert table["lam"].tolist()[1] == 0.5
-    assert table["round"].tolist() == [3, 2]
-    assert table["accuracy"].tolist() == [0.5, 0.8]
-    assert table["difference"].tolist() == pytest.approx([0.0, 0.3])
-    assert table["last ten"].tolist() == pytest.approx([0.3, 0.5])
-    assert table["s/round"].tolist() == [2.0, 2.0]
+    assert table["strategy"].tolist() == ["fedavg", "fedlpfm", "fedlpfm"]
+    assert table["lam"].tolist()[1:] == [0.5, 0.7]
+    assert "temperature" not in table
+    assert table["round"].tolist() == [3, 2, 3]
+    assert table["accuracy"].tolist() == [0.5, 0.8, 0.4]
+    assert table["difference"].tolist() == pytest.approx([0.0, 0.3, -0.1])
+    assert table["last ten"].tolist() == pytest.approx([0.3, 0.5, 1.4 / 3])
+    assert table["s/round"].tolist() == [2.0, 2.0, 2.0]
 
 
 def test_summary_of_a_single_run(tmp_path: Path) -> None:
