@@ -1,5 +1,6 @@
 """Tables made from the results of many runs."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -8,14 +9,17 @@ if TYPE_CHECKING:
     from fedray.results import Results
 
 
-def summary(results: "Results") -> pd.DataFrame:
-    """One row per run: the fields with several values, the last evaluated round's figures, the difference to the first run.
+def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per run: the fields with several values, and the figures of the last evaluated round.
+
+    `runs` says which runs, in which order; without it all, by name. `difference` is to the first.
 
     Accuracies are shares from 0 to 1. `last ten` is the mean accuracy of the last ten evaluated
     rounds, which says more than the last where curves swing; `s/round` is the median over rounds.
     """
     evaluated = results.rounds.dropna(subset="accuracy")
-    last = evaluated.groupby("run", sort=False).tail(1).set_index("run")
+    last = evaluated.groupby("run").tail(1).set_index("run")
+    last = last.loc[[run for run in runs or results.folders if run in last.index]]
     seconds = results.rounds.groupby("run")["seconds"].median()
     # A field that one strategy has and another lacks tells them apart no better than their names.
     varied = [column for column in results.varied.columns if last[column].nunique() > 1]

@@ -57,7 +57,7 @@ def run(
                         progress.update(result)
     except KeyboardInterrupt:
         _fail(f"stopped. {_how_to_resume()}", 130)
-    print_summary(results / spec.stem)
+    print_summary(results / spec.stem, runs)
 
 
 @app.command()

@@ -2,8 +2,10 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -11,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedray.types import RoundResult
+
+if TYPE_CHECKING:
+    from fedray.spec_file import Run
 
 
 class Progress:
@@ -59,13 +64,13 @@ class Progress:
         return first if len(recent) < 2 else (recent[-1] - recent[0]) / (len(recent) - 1)
 
 
-def print_summary(folder: Path) -> None:
+def print_summary(folder: Path, runs: Sequence["Run"]) -> None:
     """A row per run of the folder: the last round's figures, and the difference to the first run."""
     from analysis.tables import summary
     from fedray.results import load_results
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    frame = summary(load_results(folder))
+    frame = summary(load_results(folder), [str(Path(run.name).relative_to(folder.name)) for run in runs])
     for column in frame.columns:
         is_text = frame[column].map(lambda value: isinstance(value, str)).any()
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)

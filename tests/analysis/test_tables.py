@@ -35,6 +35,15 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     assert table["s/round"].tolist() == [2.0, 2.0, 2.0]
 
 
+def test_summary_in_the_order_asked_for(tmp_path: Path) -> None:
+    write(tmp_path / "a", None, [0.1, 0.3, 0.5])
+    write(tmp_path / "b", 0.5, [0.2, 0.8, 0.6])
+    table = summary(load_results(tmp_path), ["b", "a"])
+    assert table["strategy"].tolist() == ["fedlpfm", "fedavg"]
+    assert table["difference"].tolist() == pytest.approx([0.0, -0.1])
+    assert len(summary(load_results(tmp_path), ["b"])) == 1
+
+
 def test_summary_of_a_single_run(tmp_path: Path) -> None:
     write(tmp_path / "a", None, [0.1, 0.3, 0.5])
     table = summary(load_results(tmp_path / "a"))
