@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFrame:
     """One row per run: the fields with several values, and the figures of the last evaluated round.
 
-    `runs` says which runs, in which order; without it all, by name. `difference` is to the first.
+    `runs` says which runs, in which order; without it all, by name. `difference` is of `last ten`, to the first run.
 
     Accuracies are shares from 0 to 1. `last ten` is the mean accuracy of the last ten evaluated
     rounds, which says more than the last where curves swing; `s/round` is the median over rounds.
@@ -28,7 +28,7 @@ def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFra
     table["accuracy"] = last["accuracy"]
     table["last ten"] = evaluated.groupby("run")["accuracy"].apply(lambda curve: curve.tail(10).mean())
     if len(table) > 1:
-        table["difference"] = table["accuracy"] - table["accuracy"].iloc[0]
+        table["difference"] = table["last ten"] - table["last ten"].iloc[0]
     table["worst class"] = last["worst_class_accuracy"]
     table["rare classes"] = last["rare_class_accuracy"]
     table["s/round"] = seconds.reindex(table.index).round(2)

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from fedray.errors import RunError, SpecError
     from fedray.results import load_results
     from fedray.runner import run
+    from fedray.spec_file import load
 
-__all__ = ["Experiment", "RunError", "SpecError", "load_results", "run"]
+__all__ = ["Experiment", "RunError", "SpecError", "load", "load_results", "run"]
 
 _HOMES = {
     "RunError": "fedray.errors",
     "Experiment": "fedray.config",
     "SpecError": "fedray.errors",
+    "load": "fedray.spec_file",
     "load_results": "fedray.results",
     "run": "fedray.runner",
 }

@@ -6,6 +6,8 @@ Each command imports what it needs when it runs, so that `fedray --help` answers
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +54,7 @@ def run(
     try:
         with Session(verbose=verbose) as session:
             for each in runs:
-                with Progress(each.label or each.name, quiet=quiet) as progress:
+                with _labelled(each.label), Progress(each.label or each.name, quiet=quiet) as progress:
                     for result in session.run(each.experiment, results / each.name, resume=resume):
                         progress.update(result)
     except KeyboardInterrupt:
@@ -66,6 +68,15 @@ def schema() -> None:
     from fedray.config import Experiment
 
     print(json.dumps(Experiment.model_json_schema(), indent=2))
+
+
+@contextmanager
+def _labelled(label: str) -> Iterator[None]:
+    """Say which run of a space an error is about."""
+    try:
+        yield
+    except (SpecError, RunError) as error:
+        raise (type(error)(f"{label}: {error}") if label else error) from None
 
 
 def _how_to_resume() -> str:

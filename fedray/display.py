@@ -52,11 +52,10 @@ class Progress:
         if "accuracy" in result.row:
             self._accuracy = f", accuracy {result.row['accuracy']:.1%}"
         seconds = self._seconds_per_round(result.row["seconds"])
-        left = (result.rounds - result.round) * seconds
-        return (
-            f"{self._label}: round {result.round}/{result.rounds}{self._accuracy}, "
-            f"{seconds:.2f} s/round, {_duration(left)} left"
-        )
+        line = f"{self._label}: round {result.round}/{result.rounds}{self._accuracy}, {seconds:.2f} s/round"
+        if len(self._times) == 1 and result.round < result.rounds:
+            return line  # the first round also waits for processes to start: no basis for a forecast
+        return f"{line}, {_duration((result.rounds - result.round) * seconds)} left"
 
     def _seconds_per_round(self, first: float) -> float:
         """Over the last ten rounds, from the end of one to the end of another."""

@@ -1,5 +1,6 @@
 """The outer loop: rounds of sampling, local training, aggregation and evaluation."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,9 +37,12 @@ class Driver:
     A plain class: `fedray run` puts it into an actor, the serial backend and tests do not.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, make_backend: MakeBackend | None = None) -> None:
+    def __init__(
+        self, experiment: Experiment, folder: Path, make_backend: MakeBackend | None = None, command: Sequence[str] = ()
+    ) -> None:
         torch.set_num_threads(experiment.resources.threads)  # and nothing else: the driver leaves GPUs alone
         self._experiment = experiment
+        self._command = command or sys.argv
         self._folder = Folder(folder)
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._data = federation.load(experiment)
@@ -52,12 +56,14 @@ class Driver:
 
         Raises SpecError for a spec that cannot be run, RunError where clients fail.
         """
+        losses = rows.loss_columns(self._experiment.strategy)
         try:
-            state = self._restore()
-            self._taught = self._ask_teacher()
-            self._folder.write_partition(self._data)
-            with self._folder.tables(rows.loss_columns(self._experiment.strategy), state.round) as tables:
-                yield from self._run_rounds(state, tables)
+            with self._folder.lock():
+                state = self._restore()
+                self._taught = self._ask_teacher()
+                self._folder.write_partition(self._data)
+                with self._folder.tables(losses, state.round) as tables:
+                    yield from self._run_rounds(state, tables)
         finally:
             self._backend.close()
 
@@ -133,7 +139,7 @@ class Driver:
 
     def _ask_teacher(self) -> Handle:
         """A handle of the teacher's logits for the whole training set; None where nobody needs them."""
-        facts = environment(self._experiment)
+        facts = environment(self._experiment, self._command)
         logits = None
         if self._experiment.strategy.needs_teacher:
             train = self._data.train

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fedray.types import Row
 PACKAGES = ("fedray", "ray", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pandas")
 
 
-def environment(experiment: Experiment) -> Row:
+def environment(experiment: Experiment, command: Sequence[str]) -> Row:
     """Versions, machine, device and the commit of the checkout that fedray runs from."""
     import torch
 
@@ -21,7 +21,7 @@ def environment(experiment: Experiment) -> Row:
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
         "commit": _commit(),
-        "command": sys.argv,
+        "command": list(command),
         "node": platform.node(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),

@@ -6,13 +6,15 @@ checkpoint/  model.safetensors (the final proxy; it marks a run as finished)
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from filelock import FileLock, Timeout
 
 from fedray.config import Experiment
 from fedray.data.federation import Federation
@@ -49,21 +51,39 @@ class Folder:
 
     def check(self, experiment: Experiment, *, resume: bool) -> None:
         """Raises SpecError where the folder cannot be written or holds something else to keep."""
-        spec = self.path / "spec.yaml"
-        if spec.exists():
-            difference = _first_difference(read_yaml(spec), experiment)
-            if difference:
-                raise SpecError(
-                    f"'{self.path}' holds results of another spec ({difference}); choose another --results."
-                )
-            if not (self.finished or resume):
-                raise SpecError(f"'{self.path}' holds an unfinished run of this spec; add --resume to continue it.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".writable").touch()
             (self.path / ".writable").unlink()
         except OSError as error:
             raise SpecError(f"the results folder '{self.path}' cannot be written ({error.strerror}).") from error
+        if self.finished or any(self.checkpoint.glob("round-*")):
+            self._check_spec(experiment)
+            if not (self.finished or resume):
+                raise SpecError(f"'{self.path}' holds an unfinished run of this spec; add --resume to continue it.")
+
+    def _check_spec(self, experiment: Experiment) -> None:
+        spec = self.path / "spec.yaml"
+        if not spec.exists():
+            raise SpecError(f"'{self.path}' holds a run, but no spec.yaml to know it by; choose another --results.")
+        difference = _first_difference(read_yaml(spec), experiment)
+        if difference:
+            raise SpecError(f"'{self.path}' holds results of another spec ({difference}); choose another --results.")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other run out of the folder, until this ends or its process dies."""
+        held = FileLock(self.path / ".lock")
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            raise SpecError(
+                f"'{self.path}' is being written by another run; wait for it, or choose another --results."
+            ) from None
+        try:
+            yield
+        finally:
+            held.release()
 
     def describe(self, experiment: Experiment, environment: Row) -> None:
         """Write the resolved spec and where it runs."""
@@ -83,15 +103,19 @@ class Folder:
 
 
 class Table:
-    """A csv that grows. What is written is on disk when `write` returns."""
+    """A csv that grows. What is written is on disk when `write` returns.
+
+    Raises SpecError where rows up to `after_round` should be there already, and are not.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str], after_round: int = 0) -> None:
-        kept = _rows_up_to(path, after_round) if after_round else []
+        kept = _rows_up_to(path, columns, after_round) if after_round else []
         self.columns = columns
-        self._file = path.open("w", newline="", encoding="utf-8")
+        self._file = path.with_suffix(".partial").open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerows([columns, *kept])
         self._file.flush()
+        Path(self._file.name).replace(path)
 
     def write(self, rows: Iterable[Row]) -> None:
         """Add rows by column name; a missing value stays empty."""
@@ -156,7 +180,9 @@ class Results:
     def _read(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
-        frames = {run: pd.read_csv(folder / name) for run, folder in self.folders.items() if (folder / name).exists()}
+        frames = {run: _read_csv(folder / name) for run, folder in self.folders.items() if (folder / name).exists()}
+        if not frames:
+            raise SpecError(f"no {name} is left of {', '.join(map(str, self.folders.values()))}.")
         table = pd.concat(frames, names=["run"]).reset_index(level="run").reset_index(drop=True)
         return table.join(self.varied, on="run")
 
@@ -169,19 +195,42 @@ def load_results(path: str | Path) -> Results:
     import pandas as pd
 
     root = Path(path)
-    folders = {str(spec.parent.relative_to(root)): spec.parent for spec in sorted(root.rglob("spec.yaml"))}
+    written = [spec.parent for spec in sorted(root.rglob("spec.yaml")) if _holds_a_run(spec.parent)]
+    folders = {str(folder.relative_to(root)): folder for folder in written}
     if not folders:
         raise SpecError(f"'{root}' holds no results.")
-    flat = [flatten(yaml.safe_load((folder / "spec.yaml").read_text(encoding="utf-8"))) for folder in folders.values()]
+    flat = [flatten(read_yaml(folder / "spec.yaml")) for folder in folders.values()]
     specs = pd.DataFrame(flat, index=pd.Index(folders, name="run"))
     varied = [c for c in specs.columns if specs[c].astype(str).nunique(dropna=False) > 1]
     return Results(folders, specs[varied].infer_objects())
 
 
-def _rows_up_to(path: Path, last_round: int) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    return [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) <= last_round]
+def _holds_a_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("environment.json", "rounds.csv"))
+
+
+def _rows_up_to(path: Path, columns: Sequence[str], last_round: int) -> list[list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, ValueError, csv.Error):
+        header, rows = [], []
+    kept = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= last_round]
+    complete = path.stem != "rounds" or [int(row[0]) for row in kept] == list(range(1, last_round + 1))
+    if header != list(columns) or not complete:
+        raise SpecError(
+            f"'{path}' does not hold the rounds before its checkpoint; delete '{path.parent}' to begin again."
+        )
+    return kept
+
+
+def _read_csv(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        raise SpecError(f"'{path}' is damaged ({error}).") from error
 
 
 def _first_difference(before: Row, experiment: Experiment) -> str:

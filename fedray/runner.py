@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import socket
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ class Session:
             self._driver = ray.remote(DriverActor).options(num_cpus=0).remote()
         done = False
         try:
-            for reference in self._driver.run.options(num_returns="streaming").remote(experiment, folder):
+            for reference in self._driver.run.options(num_returns="streaming").remote(experiment, folder, sys.argv):
                 yield ray.get(reference)
             done = True
         except RayTaskError as error:
@@ -80,13 +82,13 @@ class DriverActor:
 
         self._pool = ActorPool()
 
-    def run(self, experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
+    def run(self, experiment: Experiment, folder: Path, command: Sequence[str]) -> Iterator[RoundResult]:
         if experiment.clients is not None:
             self._pool.fit(experiment, experiment.clients)  # they import torch while we do
         from fedray.backends.ray_actors import RayBackend
         from fedray.driver import Driver
 
-        yield from Driver(experiment, folder, partial(RayBackend, pool=self._pool)).run()
+        yield from Driver(experiment, folder, partial(RayBackend, pool=self._pool), command).run()
 
 
 def start_ray(*, verbose: bool = False) -> None:
@@ -96,11 +98,20 @@ def start_ray(*, verbose: bool = False) -> None:
     import ray
 
     if not ray.is_initialized():
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS", "local"),
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-        )
+        address = os.environ.get("RAY_ADDRESS", "local")
+        _check_reachable(address)
+        ray.init(address=address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise SpecError(f"no Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}).") from None
 
 
 def _here(experiment: Experiment, folder: Path) -> Iterator[RoundResult]:

@@ -4,6 +4,7 @@ A file is an experiment, or a `base` experiment and a `space` of axes over dotte
 stands for one experiment per combination of its axes' values.
 """
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,8 +31,9 @@ class Run:
     experiment: Experiment
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> list[Run]:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
     """The experiments of a file, in the order of its axes. Raises SpecError for what is wrong with it."""
+    path = Path(path)
     document = read_yaml(path)
     changes = dict(_parse_override(text) for text in overrides)
     if not document.keys() & {"base", "space"}:
@@ -43,7 +45,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> list[Run]:
     base = document.get("base") or {}
     if isinstance(base, str):
         base = read_yaml(path.parent / base)
-    axes = {k: v for k, v in _axes(document.get("space") or {}, path).items() if k not in changes}
+    if not isinstance(base, dict):
+        raise SpecError(f"{path}: base must hold sections, or name another file, not {type(base).__name__}.")
+    axes = _fixed(_axes(document.get("space") or {}, path), changes)
     return _expand(path, _changed(base, changes), axes)
 
 
@@ -136,14 +140,31 @@ def _axis(field: str, axis: Any, path: Path) -> list[Any]:
     return values
 
 
+def _fixed(axes: dict[str, list[Any]], changes: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The axes, those that an override names reduced to its value."""
+    for field in changes:
+        for axis in axes:
+            if field.startswith(f"{axis}."):
+                raise SpecError(
+                    f"'{field}' cannot be set: the space varies the whole of {axis}; "
+                    f"write {axis}={{...}} to fix it, or change the file."
+                )
+    return {axis: [changes[axis]] if axis in changes else values for axis, values in axes.items()}
+
+
+def _folder(label: str) -> str:
+    """The label as the name of a folder; a long one is cut and told apart by its hash."""
+    name = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ",")) or "run"
+    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
 def _expand(path: Path, base: Tree, axes: Mapping[str, list[Any]]) -> list[Run]:
     runs: dict[Experiment, Run] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         label = ", ".join(f"{_short(field)}={_text(value)}" for field, value in chosen.items())
         spec = experiment(_changed(base, chosen), f"{path} with {label}" if label else str(path))
-        folder = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ",")) or "run"
-        runs.setdefault(spec, Run(f"{path.stem}/{folder}", label, spec))
+        runs.setdefault(spec, Run(f"{path.stem}/{_folder(label)}", label, spec))
     return list(runs.values())
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedray.cli import main
+from fedray.results import Folder
 
 SPEC = """
 data: {train: digits, test: digits, train_limit: 100, test_limit: 20}
@@ -71,7 +72,7 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ),
         ("partition.kind=dirichlet partition.clients=50", "gave each at least min_examples=10"),
         ("partition.kind=shards partition.shards_per_client=99", "198 shards, but there are only 100 examples"),
-        ("partition.kind=file partition.file=nowhere.csv", "partition.file: 'nowhere.csv' cannot be read as a table"),
+        ("partition.kind=file partition.file=nowhere.csv", "partition.file: there is no file 'nowhere.csv'"),
         ("training.lr=.nan", "training.lr is nan, but must be a finite number"),
         ("training.lr=fast", "training.lr is 'fast', but must be a valid number"),
         ("training.participation=1.5", "training.participation is 1.5, but must be above 0 and at most 1"),
@@ -79,7 +80,8 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("resources.clients_per_actor=none", "but must be auto or must be a valid integer"),
         ("resources.backend=dask", "must be one of ray, serial"),
         ("seed=-1", "seed is -1, but must be at least 0"),
-        ("data=digits", "data is 'digits', but must be"),
+        ("data=digits", "data is 'digits', but must be a section"),
+        ("strategy=fedavg", "strategy is 'fedavg', but must be a section, such as {name: ...}"),
         ("data.train=digit", "unknown source 'digit'"),
         ("data.train_limit=100000", "data.train_limit is 100000, but there are only"),
         ("data.train=torchvision:CIFAR11", "torchvision has no data set 'CIFAR11'; did you mean 'CIFAR10'?"),
@@ -108,12 +110,28 @@ def test_bad_values(wrong: Callable[..., str], overrides: str, said: str) -> Non
         ("base: {}\nspaces: {}", "unknown key 'spaces' beside base and space; did you mean 'space'?"),
         ("base: {}\nspace: {seed: [1, 2]}", "the axis seed must be written {grid: [value, ...]}"),
         ("base: {}\nspace: {sed: {grid: [1, 2]}}", "unknown field 'sed'; did you mean 'seed'?"),
+        ("base: [1]\nspace: {}", "base must hold sections, or name another file, not list"),
         ("base: nowhere.yaml\nspace: {}", "there is no spec 'nowhere.yaml'"),
     ],
 )
 def test_bad_files(wrong: Callable[..., str], text: str, said: str) -> None:
     Path("spec.yaml").write_text(text)
     assert said in wrong()
+
+
+def test_an_override_inside_an_axis(wrong: Callable[..., str]) -> None:
+    Path("spec.yaml").write_text("base: {}\nspace: {strategy: {grid: [{name: fedavg}, {name: fml}]}}")
+    assert "'strategy.alpha' cannot be set: the space varies the whole of strategy" in wrong("strategy.alpha=0.1")
+
+
+def test_a_run_of_a_space_is_named(wrong: Callable[..., str]) -> None:
+    Path("spec.yaml").write_text(f"base: {{{SPEC.strip().replace(chr(10), ', ')}}}\nspace: {{seed: {{grid: [1, 2]}}}}")
+    assert wrong("data.train=folder:nowhere").startswith("fedray: seed=1: data.train:")
+
+
+def test_a_cluster_that_does_not_answer(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1" in wrong("resources.backend=ray")
 
 
 def test_a_missing_spec(wrong: Callable[..., str]) -> None:
@@ -158,6 +176,46 @@ def test_results_of_another_spec(wrong: Callable[..., str], monkeypatch: pytest.
         main()
     assert stopped.value.code in (0, None)
     assert "holds results of another spec (seed is 0 there and 1 here); choose another --results" in wrong("seed=1")
+
+
+def finished(monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "argv", ["fedray", "run", "spec.yaml", "--quiet"])
+    with pytest.raises(SystemExit):
+        main()
+    return Path("results/spec")
+
+
+@pytest.mark.parametrize("damage", [b"", b"hello,world\n1,2\n", b"\xff\x00\xfe", None], ids=str)
+def test_damaged_tables(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch, damage: bytes | None) -> None:
+    folder = finished(monkeypatch)
+    (folder / "model.safetensors").unlink()
+    (folder / "rounds.csv").unlink()
+    if damage is not None:
+        (folder / "rounds.csv").write_bytes(damage)
+    assert "rounds.csv' does not hold the rounds before its checkpoint; delete" in wrong("--resume")
+
+
+def test_damaged_tables_of_a_finished_run(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished(monkeypatch)
+    (folder / "rounds.csv").write_bytes(b"\xff\x00\xfe")
+    assert "rounds.csv' is damaged" in wrong()
+    (folder / "rounds.csv").unlink()
+    assert "no rounds.csv is left" in wrong()
+
+
+def test_a_model_without_its_spec(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (finished(monkeypatch) / "spec.yaml").unlink()
+    assert "holds a run, but no spec.yaml to know it by" in wrong()
+
+
+def test_a_folder_that_another_run_writes(wrong: Callable[..., str]) -> None:
+    Path("results/spec").mkdir(parents=True)
+    with Folder(Path("results/spec")).lock():
+        assert "'results/spec' is being written by another run" in wrong().replace(f"{Path.cwd()}/", "")
+
+
+def test_a_name_that_is_too_long(wrong: Callable[..., str]) -> None:
+    assert "cannot be written (File name too long)" in wrong("--results", "x" * 300)
 
 
 def test_a_results_folder_that_cannot_be_written(wrong: Callable[..., str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fedray"
 
 LAYERS = [
-    {"errors", "types", "section", "seeding", "losses"},
+    {"errors", "types", "section", "seeding", "losses", "distillation"},
     {"models", "strategies", "objective", "aggregation"},
     {"data.partition", "data.dataset", "data.views", "data.sources"},
     {"config", "evaluation"},

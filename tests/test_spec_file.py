@@ -78,7 +78,15 @@ def test_a_space_is_every_combination_in_the_order_of_its_axes(tmp_path: Path) -
 
 def test_an_override_of_an_axis_fixes_it(tmp_path: Path) -> None:
     space = SPACE.replace("training:", "partition: {kind: dirichlet}, training:")
-    assert len(load(spec(tmp_path, space), ["partition.alpha=0.3"])) == 2
+    runs = load(spec(tmp_path, space), ["partition.alpha=0.3"])
+    assert [run.label for run in runs] == ["strategy=fedavg, alpha=0.3", "strategy=fedlpfm lam=0.5, alpha=0.3"]
+
+
+def test_a_long_label_is_cut_and_told_apart(tmp_path: Path) -> None:
+    values = [["x" * 300 + "a"], ["x" * 300 + "b"]]
+    runs = load(spec(tmp_path, yaml.safe_dump({"base": {}, "space": {"data.train": {"grid": [v[0] for v in values]}}})))
+    assert len({run.name for run in runs}) == 2
+    assert all(len(run.name) < 130 for run in runs)
 
 
 def test_equal_experiments_run_once(tmp_path: Path) -> None:

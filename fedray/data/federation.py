@@ -86,7 +86,9 @@ def _divide(experiment: Experiment, data: Dataset) -> list[Indices]:
     if isinstance(partition, FromFile):
         return _from_file(partition, data)
     if partition.clients > len(data):
-        raise SpecError(f"partition.clients is {partition.clients}, but there are only {len(data)} training examples.")
+        raise SpecError(
+            f"partition.clients is {partition.clients}, but there are only {len(data)} training examples for them."
+        )
     return partition.split(data.labels, numpy_rng(experiment.seed, "partition"))
 
 
@@ -118,6 +120,8 @@ def read_table(file: Path, field: str) -> dict[str, Any]:
     """The columns of a csv or parquet. Raises SpecError, naming `field`, where it cannot be read."""
     import pandas as pd
 
+    if not file.expanduser().exists():
+        raise SpecError(f"{field}: there is no file '{file}'.")
     try:
         frame = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file.expanduser())
     except (OSError, ValueError) as error:  # pyarrow's and pandas' own errors are ValueErrors

@@ -30,7 +30,7 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     assert "temperature" not in table
     assert table["round"].tolist() == [3, 2, 3]
     assert table["accuracy"].tolist() == [0.5, 0.8, 0.4]
-    assert table["difference"].tolist() == pytest.approx([0.0, 0.3, -0.1])
+    assert table["difference"].tolist() == pytest.approx([0.0, 0.2, 1.4 / 3 - 0.3])
     assert table["last ten"].tolist() == pytest.approx([0.3, 0.5, 1.4 / 3])
     assert table["s/round"].tolist() == [2.0, 2.0, 2.0]
 
@@ -40,7 +40,7 @@ def test_summary_in_the_order_asked_for(tmp_path: Path) -> None:
     write(tmp_path / "b", 0.5, [0.2, 0.8, 0.6])
     table = summary(load_results(tmp_path), ["b", "a"])
     assert table["strategy"].tolist() == ["fedlpfm", "fedavg"]
-    assert table["difference"].tolist() == pytest.approx([0.0, -0.1])
+    assert table["difference"].tolist() == pytest.approx([0.0, 0.3 - 1.6 / 3])
     assert len(summary(load_results(tmp_path), ["b"])) == 1
 
 
