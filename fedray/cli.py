@@ -64,10 +64,10 @@ def run(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of an experiment, for editors that check and complete YAML."""
-    from fedray.config import Experiment
+    """Print the JSON schema of a spec, for editors that check and complete YAML."""
+    from fedray import spec_file
 
-    print(json.dumps(Experiment.model_json_schema(), indent=2))
+    print(json.dumps(spec_file.schema(), indent=2))
 
 
 @contextmanager

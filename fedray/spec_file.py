@@ -80,6 +80,23 @@ def to_yaml(spec: Experiment) -> str:
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def schema() -> Tree:
+    """The JSON schema of a spec file: an experiment, or a base and a space."""
+    one = Experiment.model_json_schema()
+    sections = one.pop("$defs")
+    grid = {"type": "object", "properties": {"grid": {"type": "array", "minItems": 1}}, "required": ["grid"]}
+    space = {
+        "type": "object",
+        "properties": {
+            "base": {"anyOf": [{"$ref": "#/$defs/Experiment"}, {"type": "string"}]},
+            "space": {"type": "object", "additionalProperties": {**grid, "additionalProperties": False}},
+        },
+        "required": ["space"],
+        "additionalProperties": False,
+    }
+    return {"$defs": {**sections, "Experiment": one}, "anyOf": [{"$ref": "#/$defs/Experiment"}, space]}
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
     flat: dict[str, Any] = {}

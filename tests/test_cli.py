@@ -41,7 +41,7 @@ def test_help_and_version_answer_without_importing_what_they_do_not_need(tmp_pat
 
 
 def test_schema_is_json(tmp_path: Path) -> None:
-    assert "partition" in json.loads(fedray("schema", cwd=tmp_path).stdout)["properties"]
+    assert "partition" in json.loads(fedray("schema", cwd=tmp_path).stdout)["$defs"]["Experiment"]["properties"]
 
 
 def test_a_space_runs_one_experiment_after_another_and_ends_in_a_table(tmp_path: Path) -> None:

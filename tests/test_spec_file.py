@@ -1,14 +1,13 @@
-import json
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
-from fedray.config import Experiment
 from fedray.errors import SpecError
-from fedray.spec_file import flatten, load, to_yaml
+from fedray.spec_file import flatten, load, schema, to_yaml
 
+TUNE_SPACES = Path(__file__).parents[1] / "tune_spaces"
 README = (Path(__file__).parents[1] / "README.md").read_text()
 EXAMPLE = README.split("```yaml\n")[1].split("```")[0]
 
@@ -101,14 +100,21 @@ def test_a_base_may_be_another_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["quickstart", "cifar10_class_split", "cifar10_mobilenet"])
 def test_shipped_spaces_are_valid(name: str) -> None:
-    assert len(load(Path(__file__).parents[1] / "tune_spaces" / f"{name}.yaml")) >= 2
+    assert len(load(TUNE_SPACES / f"{name}.yaml")) >= 2
 
 
 def test_the_schema_accepts_what_we_accept_and_refuses_what_we_refuse(tmp_path: Path) -> None:
-    schema = json.loads(json.dumps(Experiment.model_json_schema()))
-    jsonschema.validate(yaml.safe_load(EXAMPLE), schema)
-    for bad in ({"seeed": 1}, {"training": {"lr": -1}}, {"strategy": {"name": "fedsgd"}}):
+    good = [yaml.safe_load(file.read_text()) for file in TUNE_SPACES.glob("*.yaml")]
+    for document in [yaml.safe_load(EXAMPLE), yaml.safe_load(SPACE), *good]:
+        jsonschema.validate(document, schema())
+    for bad in (
+        {"seeed": 1},
+        {"base": {"seeed": 1}, "space": {}},
+        {"space": {"seed": [1]}},
+        {"training": {"lr": -1}},
+        {"strategy": {"name": "fedsgd"}},
+    ):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(bad, schema)
+            jsonschema.validate(bad, schema())
         with pytest.raises(SpecError):
             load(spec(tmp_path, yaml.safe_dump(bad)))
