@@ -93,7 +93,16 @@ def test_a_bad_file_found_by_the_driver_actor_is_one_sentence(tmp_path: Path) ->
     write(tmp_path, "ray")
     said = fedray("run", "study.yaml", "data.train=parquet:nowhere.parquet", cwd=tmp_path, check=False)
     assert said.returncode == 2
-    assert said.stderr == "fedray: data.train: no file matches 'parquet:nowhere.parquet'.\n"
+    assert said.stderr == "fedray: strategy=fedavg: data.train: no file matches 'parquet:nowhere.parquet'.\n"
+
+
+def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    said = fedray("run", "study.yaml", cwd=tmp_path, check=False)
+    assert said.returncode == 2
+    assert "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1 (Connection refused)." in said.stderr
+    assert "Traceback" not in said.stderr
 
 
 @pytest.mark.ray

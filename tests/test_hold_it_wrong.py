@@ -129,11 +129,6 @@ def test_a_run_of_a_space_is_named(wrong: Callable[..., str]) -> None:
     assert wrong("data.train=folder:nowhere").startswith("fedray: seed=1: data.train:")
 
 
-def test_a_cluster_that_does_not_answer(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    assert "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1" in wrong("resources.backend=ray")
-
-
 def test_a_missing_spec(wrong: Callable[..., str]) -> None:
     assert "there is no spec 'spce.yaml'; did you mean 'spec.yaml'?" in wrong("--", "spce.yaml")
 

@@ -86,9 +86,7 @@ def _divide(experiment: Experiment, data: Dataset) -> list[Indices]:
     if isinstance(partition, FromFile):
         return _from_file(partition, data)
     if partition.clients > len(data):
-        raise SpecError(
-            f"partition.clients is {partition.clients}, but there are only {len(data)} training examples for them."
-        )
+        raise SpecError(f"partition.clients is {partition.clients}, but there are only {len(data)} training examples.")
     return partition.split(data.labels, numpy_rng(experiment.seed, "partition"))
 
 

@@ -144,5 +144,5 @@ def test_paths_for_a_set_without(file: Path) -> None:
 
 
 def test_no_file(file: Path) -> None:
-    with pytest.raises(SpecError, match=r"^teacher.file: '.*' cannot be read as a table \(.*\)\.$"):
+    with pytest.raises(SpecError, match=r"^teacher.file: there is no file '.*'\.$"):
         PrecomputedTeacher(Precomputed(file=file))
