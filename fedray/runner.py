@@ -95,12 +95,22 @@ def start_ray(*, verbose: bool = False) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine. Once is enough."""
     # What Ray does anyway from 2.55 on, said aloud so that it does not warn.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address != "local" and (Path.home() / ".ray" / "auth_token").exists():
+        # `ray start` has its cluster ask for this token, but a client sends it only when told to.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS", "local")
         _check_reachable(address)
-        ray.init(address=address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+        level = logging.INFO if verbose else logging.ERROR
+        try:
+            ray.init(address=address, log_to_driver=verbose, logging_level=level)
+        except ConnectionError as error:
+            raise SpecError(
+                f"the Ray cluster at RAY_ADDRESS={address} does not let us in ({error}); if it asks for a token, "
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
+            ) from error
 
 
 def _check_reachable(address: str) -> None:
