@@ -2,22 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow check format clean
+.PHONY: run test check format clean
 
 run: .venv/installed
 	$(BIN)/fedray run tune_spaces/quickstart.yaml
 
 test: .venv/installed
-	$(BIN)/pytest -m "not slow"
-
-test-slow: .venv/installed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest
 
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow and not ray" -q
+	$(BIN)/pytest -m "not ray" -q
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
@@ -28,6 +25,7 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedray needs Python 3.11 or later; try: make PYTHON=python3.11")'
+	@echo "Installing into .venv: a few minutes, about 6 GB, mostly torch."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
