@@ -133,10 +133,15 @@ def learning_rate(training: Training, epoch: int) -> float:
     return training.lr * training.decay_factor**steps
 
 
+def memory_format(training: Training) -> torch.memory_format:
+    """How images and weights lie in memory."""
+    return torch.channels_last if training.channels_last else torch.contiguous_format
+
+
 def batches(shard: Shard, training: Training, *, seed: int, client: int, epoch: int) -> Iterator[Batch]:
     """One epoch in an order drawn for (seed, client, epoch), normalised and augmented on the device."""
     order = numpy_rng(seed, "order", client, epoch).permutation(len(shard))
-    layout = torch.channels_last if training.channels_last else torch.contiguous_format
+    layout = memory_format(training)
     for positions in split(order, training.batch_size):
         chosen = torch.from_numpy(positions).to(shard.labels.device)
         images = shard.images[chosen]

@@ -22,6 +22,7 @@ from fedray.evaluation import Tally
 from fedray.models.weights import check_weights, nbytes
 from fedray.results import Folder, Tables
 from fedray.seeding import numpy_rng
+from fedray.teachers.base import Logits
 from fedray.types import ClientFailure, ClientTask, ClientUpdate, RoundResult, ServerState, Weights
 from fedray.worker import Range, initial_weights
 
@@ -60,8 +61,9 @@ class Driver:
         try:
             with self._folder.lock():
                 state = self._restore()
-                self._taught = self._ask_teacher()
-                self._folder.write_partition(self._data)
+                logits = self._ask_teacher()
+                self._describe(logits)
+                self._taught = None if logits is None else self._backend.share(logits)
                 with self._folder.tables(losses, state.round) as tables:
                     yield from self._run_rounds(state, tables)
         finally:
@@ -137,19 +139,23 @@ class Driver:
         total: Tally = sum(others, start=first)
         return total
 
-    def _ask_teacher(self) -> Handle:
-        """A handle of the teacher's logits for the whole training set; None where nobody needs them."""
+    def _ask_teacher(self) -> Logits | None:
+        """The teacher's logits for the whole training set; None where nobody needs them."""
+        if not self._experiment.strategy.needs_teacher:
+            return None
+        count = len(self._data.train)
+        divisible = isinstance(self._experiment.teacher, ZeroShot)
+        parts = _parts(count) if divisible else [(0, count)]
+        return np.concatenate(self._backend.collect("teach", [(part,) for part in parts]))
+
+    def _describe(self, logits: Logits | None) -> None:
+        """Write what this run is: its spec, its environment, its partition."""
         facts = environment(self._experiment, self._command)
-        logits = None
-        if self._experiment.strategy.needs_teacher:
-            train = self._data.train
-            divisible = isinstance(self._experiment.teacher, ZeroShot)
-            parts = _parts(len(train)) if divisible else [(0, len(train))]
-            logits = np.concatenate(self._backend.collect("teach", [(part,) for part in parts]))
+        if logits is not None:
             held = np.concatenate(self._data.shards)
-            facts["teacher_accuracy"] = float((logits.argmax(1) == train.labels)[held].mean())
+            facts["teacher_accuracy"] = float((logits.argmax(1) == self._data.train.labels)[held].mean())
         self._folder.describe(self._experiment, facts)
-        return None if logits is None else self._backend.share(logits)
+        self._folder.write_partition(self._data)
 
     def _share(self, state: ServerState) -> Handle:
         """The weights go out once, and serve the evaluation and the next round's clients."""

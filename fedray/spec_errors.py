@@ -91,15 +91,16 @@ def _allowed(error: ErrorDetails, field: FieldInfo | None) -> str:
         one_of = "one of " if len(choices) > 1 else ""
         return f"must be {one_of}{', '.join(choices)}{nearest(str(_given(error)), choices)}"
     if error["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return (
-            f"must be {_range(field)}"
-            if _range(field)
-            else error["msg"].replace("Input should", "must").replace("greater than or equal to", "at least")
-        )
+        return f"must be {_range(field)}" if _range(field) else _plain(error["msg"])
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "must be a section, such as {name: ...} or {kind: ...}"
-    plain = error["msg"].replace("Input should", "must").replace("Input is not", "must be").split(",")[0]
-    return plain.replace("greater than or equal to", "at least")
+    return _plain(error["msg"])
+
+
+def _plain(message: str) -> str:
+    """pydantic's own words, in ours."""
+    words = message.replace("Input should", "must").replace("Input is not", "must be").split(",")[0]
+    return words.replace("greater than or equal to", "at least")
 
 
 def _range(field: FieldInfo | None) -> str:

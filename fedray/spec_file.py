@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fedray.config import Experiment
 from fedray.errors import SpecError, nearest
-from fedray.spec_errors import explain, fields_of
+from fedray.spec_errors import CHOOSERS, explain, fields_of
 
 Tree = dict[str, Any]
 
@@ -131,7 +131,7 @@ def _changed(tree: Tree, changes: Mapping[str, Any]) -> Tree:
                 raise SpecError(f"{'.'.join(sections[: depth + 1])} is {inner!r}, so '{dotted}' cannot be set in it.")
             here[section] = dict(inner or {})
             here = here[section]
-        if key in ("name", "kind") and here.get(key) != value:
+        if key in CHOOSERS and here.get(key) != value:
             known = fields_of(sections, key, value)
             here = _keep_only(here, known) if known else here
         here[key] = value
@@ -188,11 +188,11 @@ def _expand(path: Path, base: Tree, axes: Mapping[str, list[Any]]) -> list[Run]:
 def _short(field: str) -> str:
     """`strategy.lam` -> `lam`; but `strategy.name` -> `strategy`, and a whole section as it is."""
     *sections, key = field.split(".")
-    return sections[-1] if key in ("name", "kind") and sections else key
+    return sections[-1] if key in CHOOSERS and sections else key
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
-    named = [str(v) for k, v in value.items() if k in ("name", "kind")]
-    return " ".join([*named, *(f"{k}={_text(v)}" for k, v in value.items() if k not in ("name", "kind"))])
+    named = [str(v) for k, v in value.items() if k in CHOOSERS]
+    return " ".join([*named, *(f"{k}={_text(v)}" for k, v in value.items() if k not in CHOOSERS)])

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fedray import teachers
-from fedray.client import Normalization, Shard, local_update
+from fedray.client import Normalization, Shard, local_update, memory_format
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.evaluation import Tally, tally
@@ -72,8 +72,7 @@ class Worker:
         test, size = self._federation.test, self._experiment.evaluation.batch_size
         images = torch.from_numpy(np.array(test.images[slice(*part)])).to(self._device)
         labels = torch.from_numpy(np.array(test.labels[slice(*part)])).to(self._device)
-        layout = torch.channels_last if self._experiment.training.channels_last else torch.contiguous_format
-        pictures = self._normalize(images).contiguous(memory_format=layout)
+        pictures = self._normalize(images).contiguous(memory_format=memory_format(self._experiment.training))
         return tally(proxy, pictures, labels, len(test.classes), size), None
 
     def teach(self, part: Range) -> tuple[Logits, None]:
@@ -90,8 +89,7 @@ class Worker:
             spec = self._experiment.proxy if name == "proxy" else self._private_spec
             spec = spec.model_copy(update={"init": "random"})  # its weights are overwritten before each use
             model = proxies.build(spec, self._federation.train.shape).to(self._device)
-            layout = torch.channels_last if self._experiment.training.channels_last else torch.contiguous_format
-            self._models[name] = model.to(memory_format=layout)
+            self._models[name] = model.to(memory_format=memory_format(self._experiment.training))
         return self._models[name]
 
     @property

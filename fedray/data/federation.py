@@ -1,6 +1,7 @@
 """All the data of one run: both sets, who holds which example, and how images are normalised."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Federation:
     mean: npt.NDArray[np.float32]  # [channels]
     deviation: npt.NDArray[np.float32]  # [channels]
 
-    @property
+    @cached_property
     def held(self) -> Indices:
         """[clients, classes], how many examples of each class each client holds."""
         classes = len(self.train.classes)
@@ -118,10 +119,11 @@ def read_table(file: Path, field: str) -> dict[str, Any]:
     """The columns of a csv or parquet. Raises SpecError, naming `field`, where it cannot be read."""
     import pandas as pd
 
-    if not file.expanduser().exists():
+    path = file.expanduser()
+    if not path.exists():
         raise SpecError(f"{field}: there is no file '{file}'.")
     try:
-        frame = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file.expanduser())
+        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's and pandas' own errors are ValueErrors
         raise SpecError(f"{field}: '{file}' cannot be read as a table ({error}).") from error
     if not len(frame):

@@ -225,6 +225,13 @@ class TestReadTable:
             with pytest.raises(SpecError, match=rf"^partition.file: there is no file '.*{name}'\.$"):
                 read_table(tmp_path / name, "partition.file")
 
+    @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+    def test_home_is_expanded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        frame = pd.DataFrame({"client": [0, 1]})
+        frame.to_csv(tmp_path / name) if name.endswith("csv") else frame.to_parquet(tmp_path / name)
+        assert read_table(Path("~") / name, "partition.file")["client"].tolist() == [0, 1]
+
     def test_no_table(self, tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_bytes(b"not a table")
         (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00\x00\x01")
