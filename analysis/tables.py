@@ -35,6 +35,15 @@ def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFra
     return table.reset_index(drop=bool(varied) or len(table) == 1)
 
 
+def teacher_work(results: "Results", runs: Sequence[str]) -> str:
+    """How many answers of teachers the runs used, and what was computed for them; empty where none was used."""
+    rounds = results.rounds[results.rounds["run"].isin(runs)]
+    used, made = (int(rounds[column].sum()) for column in ("teacher_asked", "teacher_passes"))
+    if not used:
+        return ""
+    return f"teacher: {used:,} answers used, {made:,} forward passes made, {1 - made / used:.1%} saved"
+
+
 def _short_names(fields: list[str]) -> dict[str, str]:
     """`strategy.lam` -> `lam`, `strategy.name` -> `strategy`; the whole name where two would clash."""
     short = {f: f.rsplit(".", 1)[0] if f.endswith((".name", ".kind")) else f.rsplit(".", 1)[-1] for f in fields}

@@ -6,6 +6,7 @@ Each command imports what it needs when it runs, so that `fedray --help` answers
 import json
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -17,6 +18,8 @@ import typer
 from fedray.errors import RunError, SpecError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+teachers = typer.Typer(no_args_is_help=True, help="The bank of teachers' answers, and how good the teachers are.")
+app.add_typer(teachers, name="teachers")
 
 
 def main() -> None:
@@ -57,6 +60,7 @@ def run(
                 with _labelled(each.label), Progress(each.label or each.name, quiet=quiet) as progress:
                     for result in session.run(each.experiment, results / each.name, resume=resume):
                         progress.update(result)
+                    progress.end()
     except KeyboardInterrupt:
         _fail(f"stopped. {_how_to_resume()}", 130)
     print_summary(results / spec.stem, runs)
@@ -68,6 +72,72 @@ def schema() -> None:
     from fedray import spec_file
 
     print(json.dumps(spec_file.schema(), indent=2))
+
+
+@teachers.command("list")
+def list_teachers() -> None:
+    """List what the bank holds, the entries used last first."""
+    from fedray.display import print_entries
+    from fedray.teachers.bank import Bank
+
+    print_entries(Bank())
+
+
+@teachers.command("show")
+def show_teacher(key: Annotated[str, typer.Argument(help="The beginning of an entry's key.")]) -> None:
+    """Show what an entry depends on and what computed it, and check every row."""
+    from fedray.teachers.bank import Bank
+
+    entry = Bank().find(key)
+    rows = {"key": entry.key, "folder": str(entry.folder), "rows_known": entry.known(), "bytes_on_disk": entry.bytes}
+    print(json.dumps(rows | entry.facts, indent=2, ensure_ascii=False))
+
+
+@teachers.command("prune")
+def prune_teachers(
+    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", show_default=False)] = None,
+    unused_days: Annotated[float | None, typer.Option(help="All that nobody has used for so many days.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All entries.")] = False,
+) -> None:
+    """Delete entries from the bank. What is asked again later is computed again."""
+    from fedray.teachers.bank import Bank
+
+    bank = Bank()
+    if [bool(keys), everything, unused_days is not None].count(True) != 1:
+        raise SpecError("say what to delete, in one way: KEY ..., --unused-days N, or --all.")
+    named = {entry.key: entry for entry in map(bank.find, keys or [])}
+    chosen = list(named.values()) or bank.entries()
+    if unused_days is not None:
+        chosen = [entry for entry in chosen if time.time() - entry.last_used > unused_days * 86400]
+    freed = sum(entry.bytes for entry in chosen)
+    for entry in chosen:
+        entry.remove()
+    print(f"deleted {len(chosen)} of the bank's entries, {freed / 1e6:.1f} MB")
+
+
+@teachers.command("check")
+def check_teachers(
+    spec: Annotated[Path, typer.Argument(help="YAML of an experiment, or of a base and a space of axes.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and the actors print.")] = False,
+) -> None:
+    """Print how often a spec's teachers are right about its test set, beside what was published."""
+    from fedray import spec_file
+    from fedray.checking import Checked, once_each
+    from fedray.display import Progress, print_checked
+    from fedray.runner import Session
+    from fedray.types import Asking
+
+    found: dict[Checked, None] = {}  # in the order of the spec, each once
+    with Session(verbose=verbose) as session:
+        for each in once_each([run.experiment for run in spec_file.load(spec, overrides or [])]):
+            with Progress("check", quiet=False) as progress:
+                for event in session.check(each):
+                    if isinstance(event, Asking):
+                        progress.update(event)
+                    else:
+                        found[event] = None
+    print_checked(list(found))
 
 
 @contextmanager

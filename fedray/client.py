@@ -1,10 +1,10 @@
 """Local training: the only SGD loop in fedray. Clients run it, and so does the stand-in teacher."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -37,37 +37,50 @@ class Normalization:
         return (images.float() / 255 - self.mean) / self.deviation
 
 
+class Lessons(Protocol):
+    """The teacher's answers for a batch of one client's examples."""
+
+    def __call__(self, seen: "Seen") -> Mapping[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which examples a batch is made of, and how they were changed."""
+
+    epoch: int  # counted over all rounds
+    chosen: Tensor  # int64 [B], places in the shard
+    plain: Tensor  # uint8 [B, C, S, S], as they were read
+    views: Tensor  # uint8 [B, C, S, S], cropped and flipped
+    mix: float  # the share of each image; the rest is the image before it in the batch
+
+
 @dataclass(frozen=True)
 class Shard:
     """One client's examples, on the device that trains."""
 
-    images: Tensor  # uint8 [n, C, S, S]
+    images: Tensor  # uint8 [n, C, S, S], or whatever `normalize` takes
     labels: Tensor  # int64 [n]
-    teacher: Tensor | None  # float32 [n, classes]
     examples: Indices  # [n], which training examples these are: a view depends on it
-    normalize: Normalization
-    crop_flip: bool
+    normalize: Callable[[Tensor], Tensor]  # -> float32 [B, ...], what the model takes
+    lessons: Lessons | None = None
+    crop_flip: bool = False
+    mixup: float = 0.0  # mixes images by shares drawn from Beta(mixup, mixup); 0 does not
 
     @classmethod
     def of(
         cls,
         data: Dataset,
         examples: Indices,
-        teacher: npt.NDArray[np.float32] | None,
-        normalize: Normalization,
+        normalize: Callable[[Tensor], Tensor],
         device: torch.device,
+        lessons: Lessons | None = None,
         *,
-        crop_flip: bool,
+        crop_flip: bool = False,
+        mixup: float = 0.0,
     ) -> "Shard":
-        """Copy a data set, and the teacher's float32 [n, classes] for it, to the device."""
-        return cls(
-            torch.from_numpy(data.images).to(device),
-            torch.from_numpy(data.labels).to(device),
-            None if teacher is None else torch.from_numpy(teacher).to(device),
-            examples,
-            normalize,
-            crop_flip,
-        )
+        """Copy a data set to the device."""
+        images, labels = (torch.from_numpy(array).to(device) for array in (data.images, data.labels))
+        return cls(images, labels, examples, normalize, lessons, crop_flip, mixup)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -77,7 +90,7 @@ class Shard:
 class Batch:
     images: Tensor  # float32 [B, C, S, S]
     labels: Tensor  # int64 [B]
-    teacher: Tensor | None  # float32 [B, classes]
+    taught: Mapping[str, Tensor]  # the teacher's `logits` [B, classes] or `features` [B, d]
 
 
 def local_update(
@@ -117,7 +130,8 @@ def local_update(
                 logits = {name: model(batch.images) for name, model in models.items()}
                 total = torch.zeros((), device=device)
                 for name, terms in objectives.items():
-                    step = Step(name, logits, batch.labels, batch.teacher, parameters[name], received[name])
+                    projected = getattr(models[name], "projected", None)
+                    step = Step(name, logits, batch.labels, batch.taught, projected, parameters[name], received[name])
                     loss, values = objective.evaluate(terms, step)
                     meter.add(step, values)
                     total = total + loss
@@ -139,20 +153,25 @@ def memory_format(training: Training) -> torch.memory_format:
 
 
 def batches(shard: Shard, training: Training, *, seed: int, client: int, epoch: int) -> Iterator[Batch]:
-    """One epoch in an order drawn for (seed, client, epoch), normalised and augmented on the device."""
+    """One epoch in an order drawn for (seed, client, epoch), augmented and normalised on the device."""
     order = numpy_rng(seed, "order", client, epoch).permutation(len(shard))
-    layout = memory_format(training)
+    shares = numpy_rng(seed, "mixup", client, epoch)
     for positions in split(order, training.batch_size):
         chosen = torch.from_numpy(positions).to(shard.labels.device)
-        images = shard.images[chosen]
+        plain = views = shard.images[chosen]
         if shard.crop_flip:
-            views = choose_views(shard.examples[positions], seed, epoch)
-            images = apply_views(images, torch.from_numpy(views).to(images.device))
-        yield Batch(
-            shard.normalize(images).contiguous(memory_format=layout),
-            shard.labels[chosen],
-            None if shard.teacher is None else shard.teacher[chosen],
-        )
+            numbers = choose_views(shard.examples[positions], seed, epoch)
+            views = apply_views(plain, torch.from_numpy(numbers).to(plain.device))
+        share = shares.beta(shard.mixup, shard.mixup) if shard.mixup else 1.0
+        mix = max(share, 1 - share)
+        images = mixed(shard.normalize(views), mix).contiguous(memory_format=memory_format(training))
+        seen = Seen(epoch, chosen, plain, views, mix)
+        yield Batch(images, shard.labels[chosen], shard.lessons(seen) if shard.lessons else {})
+
+
+def mixed(images: Tensor, share: float) -> Tensor:
+    """`share` of each image [B, ...] and the rest of the one before it (mixup, arXiv 1710.09412)."""
+    return images if share == 1 else share * images + (1 - share) * images.roll(1, dims=0)
 
 
 def split(order: Indices, size: int) -> list[Indices]:

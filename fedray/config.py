@@ -1,6 +1,5 @@
 """One experiment as it stands in YAML: every section, every default, every range."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -9,7 +8,9 @@ from fedray.data.partition import AnyPartition, Dirichlet, FromFile
 from fedray.models.proxies import Proxy
 from fedray.section import Section
 from fedray.strategies import AnyStrategy
+from fedray.strategies.base import Strategy
 from fedray.strategies.fedavg import FedAvg
+from fedray.teachers.sections import AnyTeacher, Several, Supervised, members
 
 
 class Data(Section):
@@ -27,49 +28,6 @@ class Data(Section):
     """The class-balanced share of the training data that no client holds."""
     normalize: Literal["dataset", "imagenet"] = "dataset"
     """Which channel means and deviations to use: the training set's own, or ImageNet's."""
-
-
-class Supervised(Section):
-    """A stand-in for a foundation model: a network fitted once on the public split."""
-
-    kind: Literal["supervised"] = "supervised"
-    model: Proxy = Proxy()
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(32, ge=1)
-    lr: float = Field(0.05, gt=0)
-
-
-class Precomputed(Section):
-    """Logits from a parquet: `path` or `index` (the row in the source), and `logits`."""
-
-    kind: Literal["precomputed"] = "precomputed"
-    file: Path
-
-
-class ZeroShot(Section):
-    """An open_clip model that classifies by comparing images with prompts."""
-
-    kind: Literal["zero_shot"] = "zero_shot"
-    model: str = "ViT-B-32"
-    """open_clip's name, or `local-dir:PATH` of a folder in open_clip's format."""
-    pretrained: str | None = "openai"
-    """open_clip's tag, or the path of a checkpoint. With OpenAI's weights as a file, name the model
-    `ViT-B-32-quickgelu`: only by the tag is it known what activation they were trained with."""
-    prompts: tuple[str, ...] = Field(("a photo of a {}.",), min_length=1)
-    classes: tuple[str, ...] | None = None
-    """Names to put into the prompts; None takes the data set's."""
-    batch_size: int = Field(64, ge=1)
-
-    @field_validator("prompts")
-    @classmethod
-    def _have_one_gap(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
-        for prompt in prompts:
-            if prompt.count("{}") != 1:
-                raise ValueError(f"must each have one {{}} for the class name, and '{prompt}' has not")
-        return prompts
-
-
-AnyTeacher = Annotated[Supervised | Precomputed | ZeroShot, Field(discriminator="kind")]
 
 
 class Training(Section):
@@ -140,18 +98,37 @@ class Experiment(Section):
     @field_validator("teacher")
     @classmethod
     def _stand_in_needs_public_data(cls, teacher: AnyTeacher | None, info: ValidationInfo) -> AnyTeacher | None:
-        if isinstance(teacher, Supervised) and "data" in info.data and info.data["data"].public_fraction == 0:
+        networks = [getattr(member, "backbone", member) for member in members(teacher)]
+        stand_in = any(isinstance(network, Supervised) for network in networks)
+        if stand_in and "data" in info.data and info.data["data"].public_fraction == 0:
             raise ValueError("it is fitted on the public split, so data.public_fraction must be above 0")
         return teacher
 
     @field_validator("strategy")
     @classmethod
     def _taught_needs_a_teacher(cls, strategy: AnyStrategy, info: ValidationInfo) -> AnyStrategy:
-        if strategy.needs_teacher and info.data.get("teacher", ...) is None:
+        teacher: AnyTeacher | None = info.data.get("teacher")
+        if strategy.lessons and teacher is None and "teacher" in info.data:
             raise ValueError("it distils from a teacher and the spec has none; add a teacher section")
+        if teacher is not None:
+            _check_lessons(strategy, teacher)
         return strategy
 
     @property
     def clients(self) -> int | None:
         """How many clients there are, where the spec alone says so."""
         return None if isinstance(self.partition, FromFile) else self.partition.clients
+
+
+def _check_lessons(strategy: Strategy, teacher: AnyTeacher) -> None:
+    """Raises ValueError where this teacher cannot give what the strategy's loss looks at."""
+    if strategy.same_view and teacher.view != "same":
+        raise ValueError("its loss needs a teacher that sees the view that the proxy sees: set teacher.view: same")
+    if strategy.mixup and teacher.mode != "online":
+        raise ValueError(
+            "its loss mixes images, and no mixture comes twice: set teacher.mode: online, or strategy.loss.mixup: 0"
+        )
+    if "features" in strategy.lessons and isinstance(teacher, Several) and teacher.combines:
+        raise ValueError(
+            "its loss looks at features, and those of several teachers cannot be combined: give each client one teacher"
+        )

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,10 +11,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedray.types import RoundResult
+from fedray.types import Asking, RoundResult
 
 if TYPE_CHECKING:
+    from fedray.checking import Checked
     from fedray.spec_file import Run
+    from fedray.teachers.bank import Bank
 
 
 class Progress:
@@ -23,9 +24,11 @@ class Progress:
 
     def __init__(self, label: str, *, quiet: bool) -> None:
         self._label = label
-        self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
         self._live = Live(Text(f"{label}: starting ..."), console=self._console, refresh_per_second=4)
         self._times: list[float] = []
+        self._shown = self._asked_since = 0.0
+        self._asked_first = 0
         self._accuracy = ""
 
     def __enter__(self) -> "Progress":
@@ -33,16 +36,45 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
-        if kind is None and not self._times:
-            self._console.print(f"{self._label}: finished before, kept as it is")
 
-    def update(self, result: RoundResult) -> None:
-        """Show one more finished round."""
+    def end(self) -> None:
+        """Say so where there was nothing to do."""
+        if not self._times:
+            self._show(f"{self._label}: finished before, kept as it is")
+
+    def update(self, event: Asking | RoundResult) -> None:
+        """Show one more finished round, or how far the teachers are that it waits for."""
+        if isinstance(event, Asking):
+            self._show_asking(event)
+            return
         self._times.append(time.monotonic())
-        line = self._line(result)
+        self._show(self._line(event))
+
+    def _show_asking(self, event: Asking) -> None:
+        """On a terminal each step; elsewhere every ten seconds, and the last."""
+        now = time.monotonic()
+        if event.done and not self._asked_since:
+            self._asked_since, self._asked_first = now, event.done
+        line = f"{self._label}: {self._asking_line(event, now)}"
+        if self._console.is_terminal or event.done == event.total or now - self._shown > 10:
+            self._show(line)
+        if event.done == event.total:
+            self._asked_since = 0.0
+
+    def _asking_line(self, event: Asking, now: float) -> str:
+        if event.waiting:
+            return "waiting for another run that is asking the same teacher"
+        line = f"teacher: {event.done:,} of {event.total:,} answers"
+        if event.done == event.total or now == self._asked_since:
+            return line
+        speed = (event.done - self._asked_first) / (now - self._asked_since)
+        return f"{line}, {speed:,.0f} a second, {_duration((event.total - event.done) / speed)} left"
+
+    def _show(self, line: str) -> None:
+        self._shown = time.monotonic()
         if self._console.is_terminal:
             self._live.update(Text(line))
         else:
@@ -65,19 +97,65 @@ class Progress:
 
 def print_summary(folder: Path, runs: Sequence["Run"]) -> None:
     """A row per run of the folder: the last round's figures, and the difference to the first run."""
-    from analysis.tables import summary
+    from analysis.tables import summary, teacher_work
     from fedray.results import load_results
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    frame = summary(load_results(folder), [str(Path(run.name).relative_to(folder.name)) for run in runs])
+    results = load_results(folder)
+    names = [str(Path(run.name).relative_to(folder.name)) for run in runs]
+    frame = summary(results, names)
     for column in frame.columns:
         is_text = frame[column].map(lambda value: isinstance(value, str)).any()
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = _console()
     console.print(table)
+    if work := teacher_work(results, names):
+        console.print(work)
     console.print(f"tables: {folder}", soft_wrap=True)
+
+
+def print_entries(bank: "Bank") -> None:
+    """A row per entry of the bank."""
+    table = _table("key", "teacher", "data", "of", "views", "rows", "MB", "last used")
+    entries = bank.entries()
+    heads = [entry for entry in entries if entry.facts["content"]["quantity"] == "head"]
+    for entry in entries:
+        content, made = entry.facts["content"], entry.made_by
+        if entry in heads:  # one for each client that probes: too many to list
+            continue
+        table.add_row(
+            entry.key, made["teacher"], made["data"], content["quantity"], content["views"],
+            f"{entry.written():,}/{entry.rows:,}", f"{entry.bytes / 1e6:.1f}",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used)),
+        )  # fmt: skip
+    console = _console()
+    console.print(table if entries else "the bank is empty")
+    if heads:
+        console.print(f"and {len(heads)} heads of linear probes, {sum(head.bytes for head in heads) / 1e6:.1f} MB")
+    console.print(f"bank: {bank.folder}", soft_wrap=True)
+
+
+def print_checked(found: Sequence["Checked"]) -> None:
+    """A row per teacher: its accuracy, and the published one where it is known."""
+    table = _table("teacher", "data", "images", "accuracy", "published")
+    for one in found:
+        known = "-" if one.published is None else f"{one.published:.2f}%"
+        table.add_row(one.teacher, one.data, f"{one.images:,}", f"{one.accuracy:.2%}", known)
+    _console().print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        is_number = column in ("images", "accuracy", "published", "rows", "MB")
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
+    return table
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _cell(column: str, value: object) -> str:

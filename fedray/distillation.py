@@ -1,10 +1,11 @@
 """What a spec may say of the loss that distils a teacher: its name and its parameters.
 
 To add one: a pure function `(student, teacher, labels, *, temperature, ...)` in `losses.py`, its
-line in `objective.DISTILLATIONS`, and a section here, listed in `AnyDistillation`.
+line in `objective.DISTILLATIONS`, and a section here, listed in `AnyDistillation`. With
+`uses = "features"` the function is given the proxy's projected features and the teacher's.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,14 +13,15 @@ from fedray.section import Section
 
 
 class Distillation(Section):
-    """A loss between the proxy's logits and the teacher's."""
+    """A loss between what the proxy makes of a batch and what the teacher does."""
 
+    uses: ClassVar[Literal["logits", "features"]] = "logits"
     name: str
 
     @property
     def options(self) -> dict[str, Any]:
         """Its parameters, as the loss function takes them."""
-        return self.model_dump(exclude={"name"})
+        return self.model_dump(exclude={"name", "mixup"})
 
 
 class KD(Distillation):
@@ -67,4 +69,35 @@ class MSE(Distillation):
     name: Literal["mse"] = "mse"
 
 
-AnyDistillation = Annotated[KD | LSKD | DKD | DIST | RLD | MSE, Field(discriminator="name")]
+class FunctionMatching(Distillation):
+    """KL on the view that the proxy sees, mixed with another, without labels (Beyer et al., arXiv 2106.05237).
+
+    Needs `strategy.lam: 1`, `teacher.view: same` and, because mixtures never come twice,
+    `teacher.mode: online` unless mixup is 0.
+    """
+
+    name: Literal["function_matching"] = "function_matching"
+    mixup: float = Field(1.0, ge=0)
+    """The mixing share is drawn from Beta(mixup, mixup); 0 does not mix."""
+
+
+class Cosine(Distillation):
+    """1 - cosine between the teacher's features and the proxy's, projected by a matrix the client keeps."""
+
+    uses: ClassVar[Literal["logits", "features"]] = "features"
+    name: Literal["cosine"] = "cosine"
+
+
+class FeatureMSE(Distillation):
+    """Mean squared difference of those features, each row of the teacher's brought to mean square 1."""
+
+    uses: ClassVar[Literal["logits", "features"]] = "features"
+    name: Literal["feature_mse"] = "feature_mse"
+
+
+AnyDistillation = Annotated[
+    KD | LSKD | DKD | DIST | RLD | MSE | FunctionMatching | Cosine | FeatureMSE, Field(discriminator="name")
+]
+
+TAUGHT = {loss.model_fields["name"].default: loss.uses for loss in Distillation.__subclasses__()}
+"""Which of the teacher's answers each loss looks at, by its name."""

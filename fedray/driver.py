@@ -2,18 +2,19 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from fedray import checkpoint, rows
+from fedray import checkpoint, costs, lessons, rows
 from fedray.aggregation import ExactMean
+from fedray.asking import Asker, Costs
 from fedray.backends.base import Answer, Backend, Failure, Handle
 from fedray.backends.plan import cohort_size
-from fedray.config import Experiment, ZeroShot
+from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.federation import Federation
 from fedray.environment import environment
@@ -22,8 +23,8 @@ from fedray.evaluation import Tally
 from fedray.models.weights import check_weights, nbytes
 from fedray.results import Folder, Tables
 from fedray.seeding import numpy_rng
-from fedray.teachers.base import Logits
-from fedray.types import ClientFailure, ClientTask, ClientUpdate, RoundResult, ServerState, Weights
+from fedray.teachers.bank import Bank
+from fedray.types import Asking, ClientFailure, ClientTask, ClientUpdate, RoundResult, Row, ServerState, Weights
 from fedray.worker import Range, initial_weights
 
 PART = 1000
@@ -39,7 +40,12 @@ class Driver:
     """
 
     def __init__(
-        self, experiment: Experiment, folder: Path, make_backend: MakeBackend | None = None, command: Sequence[str] = ()
+        self,
+        experiment: Experiment,
+        folder: Path,
+        make_backend: MakeBackend | None = None,
+        command: Sequence[str] = (),
+        cache: Path | None = None,
     ) -> None:
         torch.set_num_threads(experiment.resources.threads)  # and nothing else: the driver leaves GPUs alone
         self._experiment = experiment
@@ -48,47 +54,69 @@ class Driver:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._data = federation.load(experiment)
         self._first_weights = initial_weights(experiment.proxy, self._data, experiment.seed, "proxy")
+        lessons.check_assignment(experiment, self._data)
         self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)
-        self._private: dict[int, Handle] = {}
+        self._asker = Asker(experiment, self._data, self._backend, Bank(cache))
+        self._lessons = lessons.Lessons(experiment, self._data, self._backend, self._asker)
+        self._kept: dict[int, Handle] = {}
         self._shared: tuple[int, Handle] = (-1, None)
 
-    def run(self) -> Iterator[RoundResult]:
-        """Yield each round as soon as it is on disk.
+    def run(self) -> Iterator[Asking | RoundResult]:
+        """Yield each round as soon as it is on disk, and before it how far the teachers' answers are.
 
-        Raises SpecError for a spec that cannot be run, RunError where clients fail.
+        Raises SpecError for a spec that cannot be run, RunError where clients or teachers fail.
         """
         losses = rows.loss_columns(self._experiment.strategy)
         try:
             with self._folder.lock():
                 state = self._restore()
-                logits = self._ask_teacher()
-                self._describe(logits)
-                self._taught = None if logits is None else self._backend.share(logits)
+                self._describe()
                 with self._folder.tables(losses, state.round) as tables:
                     yield from self._run_rounds(state, tables)
         finally:
             self._backend.close()
 
-    def _run_rounds(self, state: ServerState, tables: Tables) -> Iterator[RoundResult]:
-        rounds = self._experiment.training.rounds
+    def _run_rounds(self, state: ServerState, tables: Tables) -> Iterator[Asking | RoundResult]:
+        rounds, first = self._experiment.training.rounds, state.round
         while state.round < rounds:
-            state, report = self.run_round(state)
+            start, before = time.perf_counter(), replace(self._asker.costs)
+            cohort = self.sample(state.round + 1)
+            taught = yield from self._lessons.of_round(state.round + 1, cohort)
+            if state.round == first:
+                self._describe(self._lessons.accuracy())
+            state, report = self.run_round(state, cohort, taught)
+            report.round["seconds"] = round(time.perf_counter() - start, 3)
+            report.round.update(self._taught(cohort, before, report))
             tables.write(report)
             if self._is_due(self._experiment.checkpoint.every, state.round):
                 self._save(state)
             yield RoundResult(state.round, rounds, report.round)
+        costs.write(self._folder.path, self._experiment, self._data, self._asker.costs)
         checkpoint.save_weights(self._folder.model, state.weights)
 
-    def run_round(self, state: ServerState) -> tuple[ServerState, rows.Report]:
-        """Sample a cohort, train it, average its proxies, evaluate the average."""
-        start = time.perf_counter()
-        cohort = self.sample(state.round + 1)
-        mean, outcomes = self._train(cohort, state)
+    def _taught(self, cohort: Sequence[int], before: Costs, report: rows.Report) -> Row:
+        """What the teachers did for a round, in the bank's name or beside the clients."""
+
+        def spent(what: str) -> Any:
+            beside = sum(row[f"teacher_{what}"] for row in report.clients)
+            return getattr(self._asker.costs, what) - getattr(before, what) + beside
+
+        return {
+            "teacher_asked": self._lessons.asked(cohort),
+            "teacher_passes": spent("passes"),
+            "teacher_flops": spent("flops"),
+            "teacher_seconds": round(spent("seconds"), 3),
+        }
+
+    def run_round(
+        self, state: ServerState, cohort: Sequence[int], taught: Mapping[int, Handle]
+    ) -> tuple[ServerState, rows.Report]:
+        """Train a cohort on what it is taught, average its proxies, evaluate the average."""
+        mean, outcomes = self._train(cohort, state, taught)
         state = ServerState(state.round + 1, mean.mean(like=state.weights))
         due = self._is_due(self._experiment.evaluation.every, state.round)
         tally = self._evaluate(state) if due else None
-        size = nbytes(state.weights)
-        return state, rows.report(state.round, outcomes, tally, self._data, size, time.perf_counter() - start)
+        return state, rows.report(state.round, outcomes, tally, self._data, nbytes(state.weights))
 
     def sample(self, number: int) -> list[int]:
         """The cohort of a round, drawn for (seed, round) among the clients that hold examples."""
@@ -97,11 +125,13 @@ class Driver:
         drawn = numpy_rng(self._experiment.seed, "cohort", number).choice(clients, size, replace=False)
         return sorted(drawn.tolist())
 
-    def _train(self, cohort: Sequence[int], state: ServerState) -> tuple[ExactMean, list[rows.Outcome]]:
+    def _train(
+        self, cohort: Sequence[int], state: ServerState, taught: Mapping[int, Handle]
+    ) -> tuple[ExactMean, list[rows.Outcome]]:
         largest_first = sorted(cohort, key=lambda client: -len(self._data.shards[client]))
         tasks = [ClientTask(state.round + 1, client) for client in largest_first]
         weights = self._share(state)
-        calls = [(task, weights, self._taught, self._private.get(task.client)) for task in tasks]
+        calls = [(task, weights, taught.get(task.client), self._kept.get(task.client)) for task in tasks]
         mean, outcomes = ExactMean(), list[rows.Outcome]()
         for answer in self._backend.map("train", calls):
             outcome = _checked(tasks[answer.call], answer, state.weights)
@@ -114,8 +144,8 @@ class Driver:
         return mean, sorted(outcomes, key=lambda outcome: outcome.client)
 
     def _keep(self, client: int, answer: Answer | Failure) -> None:
-        if isinstance(answer, Answer) and "private" in self._experiment.strategy.objectives():
-            self._private[client] = answer.kept
+        if isinstance(answer, Answer) and self._experiment.strategy.keeps:
+            self._kept[client] = answer.kept
 
     def _weight(self, update: ClientUpdate) -> int:
         return update.examples if self._experiment.strategy.weighting == "examples" else 1
@@ -139,21 +169,11 @@ class Driver:
         total: Tally = sum(others, start=first)
         return total
 
-    def _ask_teacher(self) -> Logits | None:
-        """The teacher's logits for the whole training set; None where nobody needs them."""
-        if not self._experiment.strategy.needs_teacher:
-            return None
-        count = len(self._data.train)
-        divisible = isinstance(self._experiment.teacher, ZeroShot)
-        parts = _parts(count) if divisible else [(0, count)]
-        return np.concatenate(self._backend.collect("teach", [(part,) for part in parts]))
-
-    def _describe(self, logits: Logits | None) -> None:
+    def _describe(self, teacher_accuracy: float | None = None) -> None:
         """Write what this run is: its spec, its environment, its partition."""
         facts = environment(self._experiment, self._command)
-        if logits is not None:
-            held = np.concatenate(self._data.shards)
-            facts["teacher_accuracy"] = float((logits.argmax(1) == self._data.train.labels)[held].mean())
+        if teacher_accuracy is not None:
+            facts["teacher_accuracy"] = teacher_accuracy
         self._folder.describe(self._experiment, facts)
         self._folder.write_partition(self._data)
 
@@ -164,7 +184,7 @@ class Driver:
         return self._shared[1]
 
     def _save(self, state: ServerState) -> None:
-        private = ((client, self._backend.fetch(handle)) for client, handle in self._private.items())
+        private = ((client, self._backend.fetch(handle)) for client, handle in self._kept.items())
         checkpoint.save(self._folder.checkpoint, state, private)
 
     def _restore(self) -> ServerState:
@@ -174,7 +194,7 @@ class Driver:
         state, private = found
         if problem := check_weights(state.weights, self._first_weights):
             raise SpecError(f"'{self._folder.checkpoint}' does not fit this spec: {problem}")
-        self._private = {client: self._backend.share(weights) for client, weights in private.items()}
+        self._kept = {client: self._backend.share(weights) for client, weights in private.items()}
         return state
 
     def _is_due(self, every: int, number: int) -> bool:

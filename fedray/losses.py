@@ -82,6 +82,16 @@ def mse(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float = 1.0
     return F.mse_loss(student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True))
 
 
+def cosine(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float = 1.0) -> Tensor:  # noqa: ARG001
+    """Mean over the batch of 1 - cos(s, t), for features [B, d] of both."""
+    return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
+
+
+def feature_mse(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float = 1.0) -> Tensor:  # noqa: ARG001
+    """Mean over batch and features of (s - t)², each t [d] brought to mean square 1: its length says nothing."""
+    return F.mse_loss(student, F.normalize(teacher, dim=1) * teacher.shape[1] ** 0.5)
+
+
 def _standardised(logits: Tensor) -> Tensor:
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
 

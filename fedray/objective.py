@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fedray import losses
+from fedray.distillation import TAUGHT
 from fedray.types import Term
 
 
@@ -20,7 +21,8 @@ class Step:
     model: str  # which of the client's models this objective trains
     logits: Mapping[str, Tensor]  # [B, C] of each of the client's models
     labels: Tensor  # [B]
-    teacher: Tensor | None  # [B, C] of the frozen teacher
+    taught: Mapping[str, Tensor]  # the frozen teacher's `logits` [B, C] or `features` [B, d]
+    projected: Tensor | None  # [B, d], the model's features in the space of the teacher's
     parameters: Sequence[Tensor]  # being trained
     received: Sequence[Tensor]  # the same, as they were when the round began
 
@@ -29,10 +31,10 @@ class Step:
         return self.logits[self.model]
 
 
-def _taught(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _taught(loss: Callable[..., Tensor], uses: str) -> Callable[..., Tensor]:
     def term(step: Step, **options: Any) -> Tensor:
-        assert step.teacher is not None, "the strategy was given no teacher"
-        return loss(step.own_logits, step.teacher.detach(), step.labels, **options)
+        own = step.own_logits if uses == "logits" else step.projected
+        return loss(own, step.taught[uses].detach(), step.labels, **options)
 
     return term
 
@@ -49,10 +51,13 @@ DISTILLATIONS: Mapping[str, Callable[..., Tensor]] = {
     "dist": losses.dist,
     "rld": losses.rld,
     "mse": losses.mse,
+    "function_matching": losses.kd,
+    "cosine": losses.cosine,
+    "feature_mse": losses.feature_mse,
 }
 
 TERMS: Mapping[str, Callable[..., Tensor]] = {
-    **{name: _taught(loss) for name, loss in DISTILLATIONS.items()},
+    **{name: _taught(loss, TAUGHT[name]) for name, loss in DISTILLATIONS.items()},
     "cross_entropy": lambda step: losses.cross_entropy(step.own_logits, step.labels),
     "mutual": _mutual,
     "proximal": lambda step: losses.proximal(step.parameters, step.received),

@@ -1,7 +1,7 @@
 """A run's tables: written as rows happen, read back as DataFrames.
 
 spec.yaml  environment.json  rounds.csv  clients.csv  classes.csv  partition.csv
-checkpoint/  model.safetensors (the final proxy; it marks a run as finished)
+costs.json  checkpoint/  model.safetensors (the final proxy; it marks a run as finished)
 """
 
 import csv
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 ROUNDS = (
     "round", "accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy", "clients", "failed",
-    "seconds", "bytes_down", "bytes_up",
+    "seconds", "bytes_down", "bytes_up", "teacher_asked", "teacher_passes",
+    "teacher_flops", "teacher_seconds",
 )  # fmt: skip
 CLASSES = ("round", "class", "name", "examples", "accuracy")
-CLIENTS = ("round", "client", "examples", "local_accuracy", "seconds", "node", "device", "failure")
+CLIENTS = ("round", "client", "examples", "local_accuracy", "seconds", "node", "device", "peak_bytes", "failure")
 REPEATABLE = ("resources", "checkpoint")
 """Sections that do not decide a result: a run may be resumed with others."""
 
@@ -177,6 +178,16 @@ class Results:
     def partition(self) -> "pd.DataFrame":
         return self._read("partition.csv")
 
+    @cached_property
+    def costs(self) -> "pd.DataFrame":
+        """A row per finished run: what costs.json says, as `teacher.forward_passes` and so on."""
+        import pandas as pd
+
+        written = {run: folder / "costs.json" for run, folder in self.folders.items()}
+        rows = {run: _costs(file) for run, file in written.items() if file.exists()}
+        table = pd.DataFrame([{"run": run, **row} for run, row in rows.items()], columns=None if rows else ["run"])
+        return table.join(self.varied, on="run")
+
     def _read(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
@@ -200,7 +211,8 @@ def load_results(path: str | Path) -> Results:
     if not folders:
         raise SpecError(f"'{root}' holds no results.")
     flat = [flatten(read_yaml(folder / "spec.yaml")) for folder in folders.values()]
-    specs = pd.DataFrame(flat, index=pd.Index(folders, name="run"))
+    cells = [{key: str(cell) if isinstance(cell, list) else cell for key, cell in row.items()} for row in flat]
+    specs = pd.DataFrame(cells, index=pd.Index(folders, name="run"))
     varied = [c for c in specs.columns if specs[c].astype(str).nunique(dropna=False) > 1]
     return Results(folders, specs[varied].infer_objects())
 
@@ -222,6 +234,15 @@ def _rows_up_to(path: Path, columns: Sequence[str], last_round: int) -> list[lis
             f"'{path}' does not hold the rounds before its checkpoint; delete '{path.parent}' to begin again."
         )
     return kept
+
+
+def _costs(file: Path) -> Row:
+    """The figures, without the account of the bank's entries."""
+    try:
+        costs = flatten(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError) as error:
+        raise SpecError(f"'{file}' is damaged ({error}).") from error
+    return {name: value for name, value in costs.items() if not name.startswith("teacher.entries")}
 
 
 def _read_csv(path: Path) -> "pd.DataFrame":

@@ -22,16 +22,13 @@ class Report:
     classes: Sequence[Row]
 
 
-def report(
-    number: int, outcomes: Sequence[Outcome], tally: Tally | None, data: Federation, size: int, seconds: float
-) -> Report:
+def report(number: int, outcomes: Sequence[Outcome], tally: Tally | None, data: Federation, size: int) -> Report:
     """`size` is the proxy's bytes: each client of the cohort is sent it, each update brings it back."""
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
     row = {
         "round": number,
         "clients": len(updates),
         "failed": len(outcomes) - len(updates),
-        "seconds": round(seconds, 3),
         "bytes_down": size * len(outcomes),
         "bytes_up": size * len(updates),
     }
@@ -64,13 +61,17 @@ def _scores(tally: Tally, data: Federation) -> Row:
 def _client_row(outcome: Outcome) -> Row:
     row: Row = {"round": outcome.round, "client": outcome.client, "node": outcome.node}
     if isinstance(outcome, ClientFailure):
-        return row | {"failure": outcome.reason}
+        return row | {"failure": outcome.reason, "teacher_passes": 0, "teacher_flops": 0, "teacher_seconds": 0.0}
     metrics: Mapping[str, float] = outcome.metrics
     return row | {
         **metrics,
         "examples": outcome.examples,
         "seconds": round(outcome.seconds, 4),
         "device": outcome.device,
+        "peak_bytes": outcome.peak_bytes,
+        "teacher_passes": outcome.teacher_passes,
+        "teacher_flops": outcome.teacher_flops,
+        "teacher_seconds": outcome.teacher_seconds,
     }
 
 

@@ -4,15 +4,18 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from fedray.config import Experiment
 from fedray.errors import RunError, SpecError
 from fedray.results import Folder
-from fedray.types import RoundResult
+from fedray.teachers.bank import cache_folder
+from fedray.types import Asking, RoundResult
+
+Event: TypeAlias = Asking | RoundResult
 
 
 def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
@@ -22,7 +25,9 @@ def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> 
     cannot be run, RunError where clients fail.
     """
     with Session() as session:
-        yield from session.run(experiment, folder, resume=resume)
+        for event in session.run(experiment, folder, resume=resume):
+            if isinstance(event, RoundResult):
+                yield event
 
 
 class Session:
@@ -32,13 +37,16 @@ class Session:
         self._verbose = verbose
         self._driver: Any = None
 
-    def run(self, experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
-        """As `run`."""
+    def run(self, experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[Event]:
+        """As `run`, and how far the teachers' answers have come where a round waits for them."""
         target = Folder(Path(folder))
         target.check(experiment, resume=resume)
         if not target.finished:
-            start = self._under_actor if experiment.resources.backend == "ray" else _here
-            yield from start(experiment, target.path.absolute())
+            yield from self._start("run", experiment, target.path.absolute(), sys.argv)
+
+    def check(self, experiment: Experiment) -> Iterator[Any]:
+        """How often the experiment's teachers are right: `checking.Checked` of each, and `Asking` before."""
+        yield from self._start("check", experiment)
 
     def __enter__(self) -> "Session":
         return self
@@ -46,7 +54,13 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def _under_actor(self, experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
+    def _start(self, method: str, experiment: Experiment, *arguments: Any) -> Iterator[Any]:
+        if experiment.resources.backend == "ray":
+            yield from self._under_actor(method, experiment, cache_folder(), *arguments)
+        else:
+            yield from getattr(Here(), method)(experiment, cache_folder(), *arguments)
+
+    def _under_actor(self, method: str, *arguments: Any) -> Iterator[Any]:
         start_ray(verbose=self._verbose)
         import ray
         from ray.exceptions import RayActorError, RayTaskError
@@ -55,7 +69,7 @@ class Session:
             self._driver = ray.remote(DriverActor).options(num_cpus=0).remote()
         done = False
         try:
-            for reference in self._driver.run.options(num_returns="streaming").remote(experiment, folder, sys.argv):
+            for reference in getattr(self._driver, method).options(num_returns="streaming").remote(*arguments):
                 yield ray.get(reference)
             done = True
         except RayTaskError as error:
@@ -74,21 +88,49 @@ class Session:
             self._driver = None
 
 
-class DriverActor:
-    """Holds a `Driver` and the actors it drives. Importing torch is left to the process it runs in."""
+class Here:
+    """Runs drivers in this process, where the spec says `backend: serial`."""
+
+    def run(self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str]) -> Iterator[Event]:
+        make_backend = self._make_backend(experiment)  # before torch is imported: its actors import it meanwhile
+        from fedray.driver import Driver
+
+        yield from Driver(experiment, folder, make_backend, command, cache).run()
+
+    def check(self, experiment: Experiment, cache: Path) -> Iterator[Any]:
+        make_backend = self._make_backend(experiment)
+        from fedray.asking import Asker
+        from fedray.checking import check
+        from fedray.data import federation
+        from fedray.teachers.bank import Bank
+
+        data = federation.load(experiment)
+        backend = make_backend(experiment, data)
+        try:
+            yield from check(experiment, data, Asker(experiment, data, backend, Bank(cache)))
+        finally:
+            backend.close()
+
+    def _make_backend(self, _: Experiment) -> Callable[[Experiment, Any], Any]:
+        from fedray.backends.serial import SerialBackend
+
+        return SerialBackend
+
+
+class DriverActor(Here):
+    """Holds a driver, and the actors it drives. Importing torch is left to the process it runs in."""
 
     def __init__(self) -> None:
         from fedray.backends.actor_pool import ActorPool
 
         self._pool = ActorPool()
 
-    def run(self, experiment: Experiment, folder: Path, command: Sequence[str]) -> Iterator[RoundResult]:
+    def _make_backend(self, experiment: Experiment) -> Callable[[Experiment, Any], Any]:
         if experiment.clients is not None:
-            self._pool.fit(experiment, experiment.clients)  # they import torch while we do
+            self._pool.fit(experiment, experiment.clients)
         from fedray.backends.ray_actors import RayBackend
-        from fedray.driver import Driver
 
-        yield from Driver(experiment, folder, partial(RayBackend, pool=self._pool), command).run()
+        return partial(RayBackend, pool=self._pool)
 
 
 def start_ray(*, verbose: bool = False) -> None:
@@ -122,9 +164,3 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise SpecError(f"no Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}).") from None
-
-
-def _here(experiment: Experiment, folder: Path) -> Iterator[RoundResult]:
-    from fedray.driver import Driver
-
-    yield from Driver(experiment, folder).run()

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -16,11 +17,20 @@ Model = type[BaseModel]
 BOUNDS = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
 CHOOSERS = ("name", "kind")
 """The fields that say which of several sections is meant."""
+KINDS = {
+    "tuple_type": "must be a list",
+    "dict_type": "must map names to values",
+    "path_type": "must be a path",
+    "model_type": "must be a section, such as {name: ...} or {kind: ...}",
+    "model_attributes_type": "must be a section, such as {name: ...} or {kind: ...}",
+}
+"""Where pydantic's own words would speak of Python."""
 
 
 def explain(error: ValidationError) -> str:
     """Names the field, its value, what is allowed and, for a name, the nearest valid one."""
-    first, *others = error.errors()
+    errors = error.errors()
+    first = _most_telling(errors)
     path, models = _walk(first["loc"])
     field, known = ".".join(path), models[0].model_fields
     if first["type"] == "extra_forbidden":
@@ -28,9 +38,11 @@ def explain(error: ValidationError) -> str:
         return f"unknown field '{field}'{nearest(path[-1], known)} ({owner} has {', '.join(known)})"
     if first["type"] in ("missing", "union_tag_not_found"):
         return f"'{field}' is missing" if first["type"] == "missing" else f"'{field}' must say its {_chooser(first)}"
-    same = [first, *(e for e in others if _walk(e["loc"])[0] == path)]
-    allowed = list(dict.fromkeys(_allowed(e, known.get(path[-1])) for e in same))
-    return f"{field} is {_shown(_given(first))}, but {' or '.join(allowed)}"
+    same = [e for e in errors if _walk(e["loc"])[0] == path]
+    must, *others = dict.fromkeys(_allowed(e, known.get(path[-1])) for e in same)
+    allowed = " or ".join([must, *(other.removeprefix("must be ") for other in others)])
+    close = nearest(str(_given(first)), [choice for e in same for choice in _choices(e)])
+    return f"{field} is {_shown(_given(first))}, but {allowed}{close}"
 
 
 def fields_of(sections: Sequence[str], chooser: str, value: Any) -> list[str] | None:
@@ -42,6 +54,16 @@ def fields_of(sections: Sequence[str], chooser: str, value: Any) -> list[str] | 
     return None
 
 
+def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first; but where a list was given, what is wrong inside it says more than that it is no name."""
+    first = errors[0]
+    if not isinstance(first["input"], list):
+        return first
+    path = _walk(first["loc"])[0]
+    inside = [error for error in errors if _walk(error["loc"])[0][: len(path)] == path]
+    return max(inside, key=lambda error: len(_walk(error["loc"])[0]))
+
+
 def _walk(location: Sequence[str | int]) -> tuple[list[str], list[Model]]:
     """The path as the YAML has it, and the sections that may hold its last part.
 
@@ -49,34 +71,46 @@ def _walk(location: Sequence[str | int]) -> tuple[list[str], list[Model]]:
     """
     path: list[str] = []
     holders: list[Model] = []
-    models: list[Model] = [Experiment]
+    here: list[Any] = [Experiment]
     for part in location:
+        models = _sections(here)
         chosen = [m for m in models if part in _tags(m)]
+        inside = _inside(here, part)
         if len(models) > 1 and chosen:
-            models = chosen
-        elif models or isinstance(part, int):
+            here = chosen
+        elif models or inside or isinstance(part, int):
             path.append(str(part))
             holders = models or holders
-            models = _inside(models, part)
+            here = inside
     return path, holders
 
 
 def _models_at(path: Sequence[str]) -> list[Model]:
-    models: list[Model] = [Experiment]
+    here: list[Any] = [Experiment]
     for part in path:
-        models = _inside(models, part)
-    return models
+        here = _inside(here, part)
+    return _sections(here)
 
 
-def _inside(models: Sequence[Model], part: str | int) -> list[Model]:
-    annotations = [m.model_fields[str(part)].annotation for m in models if part in m.model_fields]
-    return [model for annotation in annotations for model in _models_in(annotation)]
+def _inside(annotations: Sequence[Any], part: str | int) -> list[Any]:
+    """What may stand at a section's field, a list's place or a mapping's key."""
+    fields = [m.model_fields[str(part)].annotation for m in _sections(annotations) if part in m.model_fields]
+    entries = [get_args(a)[0] for a in annotations if get_origin(a) is tuple and isinstance(part, int)]
+    values = [get_args(a)[1] for a in annotations if get_origin(a) is dict]
+    return [member for annotation in (*fields, *entries, *values) for member in _members(annotation)]
 
 
-def _models_in(annotation: Any) -> list[Model]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, and of those in it; anything else is its own."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _sections(annotations: Sequence[Any]) -> list[Model]:
+    return [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
 
 
 def _tags(model: Model) -> list[str]:
@@ -87,19 +121,26 @@ def _allowed(error: ErrorDetails, field: FieldInfo | None) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] in ("literal_error", "union_tag_invalid"):
-        choices = re.findall(r"'([^']*)'", error["ctx"].get("expected") or error["ctx"]["expected_tags"])
-        one_of = "one of " if len(choices) > 1 else ""
-        return f"must be {one_of}{', '.join(choices)}{nearest(str(_given(error)), choices)}"
+        one_of = "one of " if len(_choices(error)) > 1 else ""
+        return f"must be {one_of}{', '.join(_choices(error))}"
     if error["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         return f"must be {_range(field)}" if _range(field) else _plain(error["msg"])
-    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return "must be a section, such as {name: ...} or {kind: ...}"
-    return _plain(error["msg"])
+    if error["type"] == "too_short":
+        least = error["ctx"]["min_length"]
+        return f"must have at least {least} {'entry' if least == 1 else 'entries'}"
+    return KINDS.get(error["type"]) or _plain(error["msg"])
+
+
+def _choices(error: ErrorDetails) -> list[str]:
+    """The names that would do, where it is about a name."""
+    if error["type"] not in ("literal_error", "union_tag_invalid"):
+        return []
+    return re.findall(r"'([^']*)'", error["ctx"].get("expected") or error["ctx"]["expected_tags"])
 
 
 def _plain(message: str) -> str:
     """pydantic's own words, in ours."""
-    words = message.replace("Input should", "must").replace("Input is not", "must be").split(",")[0]
+    words = message.replace("Input should", "must").split(",")[0]
     return words.replace("greater than or equal to", "at least")
 
 
@@ -118,5 +159,8 @@ def _chooser(error: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
+    """As it was given; of a long section only which it is."""
     text = "null" if value is None else repr(value)
+    if len(text) > 60 and isinstance(value, dict) and (names := [value[c] for c in CHOOSERS if c in value]):
+        text = repr(names[0])
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -98,9 +98,11 @@ def schema() -> Tree:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; sections in a list are numbered, `{"a": [{"b": 1}]}` -> `{"a.0.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = {str(number): item for number, item in enumerate(value)}
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
@@ -192,6 +194,8 @@ def _short(field: str) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
     if not isinstance(value, dict):
         return str(value)
     named = [str(v) for k, v in value.items() if k in CHOOSERS]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Row: TypeAlias = dict[str, Any]
+Quantity: TypeAlias = Literal["logits", "features", "head"]
+"""What can be asked of a teacher; `head` is what a linear probe fits: [classes, d + 1], bias last."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,28 @@ class ClientTask:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a teacher is asked, apart from which images."""
+
+    member: int  # its place among the spec's teachers
+    quantity: Quantity
+    client: int | None = None  # whose it is, where each client has its own
+    side: Literal["train", "test"] = "train"
+    viewed: bool = False  # whether rows are `image * VIEWS + view`, or images as they are
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A worker's answers to a question, and what they cost."""
+
+    values: npt.NDArray[np.float32]  # [rows, classes] or [rows, d]
+    made_by: Row  # what computed them, for the record
+    passes: int  # forward passes of one image
+    flops: int  # floating-point operations of them all
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
 class ClientUpdate:
     """What one client sends back after local training."""
 
@@ -51,6 +75,10 @@ class ClientUpdate:
     seconds: float
     node: str
     device: str
+    peak_bytes: int = 0  # the most memory its process has used: the GPU's where it trains on one
+    teacher_passes: int = 0  # forward passes that an online teacher made
+    teacher_flops: int = 0
+    teacher_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +93,15 @@ class ClientFailure:
 
     def __str__(self) -> str:
         return f"client {self.client} failed in round {self.round} on node {self.node}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How far the teachers' answers have come that a round waits for."""
+
+    done: int
+    total: int
+    waiting: bool = False  # for another run, which is computing the same answers
 
 
 @dataclass(frozen=True)

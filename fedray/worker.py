@@ -9,23 +9,29 @@ import os
 import platform
 import time
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from fedray import teachers
 from fedray.client import Normalization, Shard, local_update, memory_format
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.evaluation import Tally, tally
 from fedray.models import proxies
+from fedray.models.projection import Projected
 from fedray.models.weights import get_weights, set_weights
 from fedray.seeding import torch_rng
-from fedray.teachers.base import Logits
-from fedray.types import ClientTask, ClientUpdate, Weights
+from fedray.teachers.bank import Values
+from fedray.teachers.roster import Roster, peak_bytes
+from fedray.teachers.served import Banked, Online
+from fedray.types import ClientTask, ClientUpdate, Indices, Lesson, Question, Weights
 
 Range = tuple[int, int]
+Taught: TypeAlias = dict[str, npt.NDArray[np.float32]]
+"""What the bank says of a client's examples: `logits` [E, n, classes] or `features` [E, n, d]."""
 
 
 class Worker:
@@ -37,33 +43,31 @@ class Worker:
         self._device = claim_device(experiment)
         self._normalize = Normalization.of(federation, self._device)
         self._models: dict[str, nn.Module] = {}
+        self._teachers = Roster(experiment, federation, self._device)
 
     def train(
-        self, task: ClientTask, weights: Weights, taught: Logits | None, kept: Weights | None
+        self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None
     ) -> tuple[ClientUpdate, Weights | None]:
-        """One client's local epochs, from the global weights and its own private model if it has one."""
+        """One client's local epochs, from the global weights and what it kept of its last ones.
+
+        `taught` is what the bank says of its examples; None where a teacher sits here, or none is needed.
+        """
         start = time.perf_counter()
-        objectives = self._experiment.strategy.active_objectives()
-        models = {name: self._model(name) for name in objectives}
-        set_weights(models["proxy"], weights)
-        if "private" in models:
-            set_weights(models["private"], kept or self._first_private_weights(task.client))
-        shard = self._shard(task.client, taught)
-        training = self._experiment.training
+        strategy, training = self._experiment.strategy, self._experiment.training
+        first_epoch = (task.round - 1) * training.local_epochs
+        lessons = self._lessons(task.client, taught, first_epoch)
+        models = self._begin(task.client, weights, kept, lessons)
+        shard = self._shard(task.client, lessons)
         metrics = local_update(
-            models,
-            objectives,
-            shard,
-            training,
-            first_epoch=(task.round - 1) * training.local_epochs,
-            seed=self._experiment.seed,
-            client=task.client,
-        )
-        update = ClientUpdate(
-            task.client, task.round, get_weights(models["proxy"]), len(shard), metrics,
-            time.perf_counter() - start, platform.node(), str(self._device),
+            models, strategy.active_objectives(), shard, training,
+            first_epoch=first_epoch, seed=self._experiment.seed, client=task.client,
         )  # fmt: skip
-        return update, get_weights(models["private"]) if "private" in models else None
+        update = ClientUpdate(
+            task.client, task.round, get_weights(self._model("proxy")), len(shard), metrics,
+            time.perf_counter() - start, platform.node(), str(self._device), peak_bytes(self._device),
+            getattr(lessons, "passes", 0), getattr(lessons, "flops", 0), getattr(lessons, "seconds", 0.0),
+        )  # fmt: skip
+        return update, get_weights(self._kept_model()) if strategy.keeps else None
 
     def evaluate(self, part: Range, weights: Weights) -> tuple[Tally, None]:
         """Count what the proxy with these weights predicts for a part of the test set."""
@@ -75,14 +79,44 @@ class Worker:
         pictures = self._normalize(images).contiguous(memory_format=memory_format(self._experiment.training))
         return tally(proxy, pictures, labels, len(test.classes), size), None
 
-    def teach(self, part: Range) -> tuple[Logits, None]:
-        """The teacher's logits for a part of the training set. Loads the teacher on first use."""
-        positions = np.arange(*part)
-        return self._teacher.logits(self._federation.train.take(positions)), None
+    def teach(self, question: Question, rows: Indices, features: Values | None) -> tuple[Lesson, None]:
+        """A teacher's answers for some rows, or the head that a probe fits to a client's features."""
+        return self._teachers.answer(question, rows, features), None
+
+    def _lessons(self, client: int, taught: Taught | None, first_epoch: int) -> Banked | Online | None:
+        teacher = self._experiment.teacher
+        if teacher is None or not self._experiment.strategy.lessons:
+            return None
+        if teacher.mode == "online":
+            return self._teachers.online(client)
+        if teacher.view == "fixed":
+            self._teachers.dismiss()  # they have said all they will be asked
+        assert taught is not None, "the bank's answers come with the task"
+        return Banked(taught, first_epoch, self._device)
+
+    def _begin(
+        self, client: int, weights: Weights, kept: Weights | None, lessons: Banked | Online | None
+    ) -> dict[str, nn.Module]:
+        """The models that the client trains, with the weights that it begins its round with."""
+        set_weights(self._model("proxy"), weights)
+        keeps, seed = self._experiment.strategy.keeps, self._experiment.seed
+        if keeps == "private":
+            set_weights(self._model("private"), kept or self._first_private_weights(client))
+        if keeps != "projection":
+            return {name: self._model(name) for name in self._experiment.strategy.active_objectives()}
+        assert lessons is not None
+        with torch_rng(None, seed, "projection", client):
+            projection = self._projected.begin(lessons.width)
+        if kept:
+            set_weights(projection, kept)
+        return {"proxy": self._projected}
+
+    def _kept_model(self) -> nn.Module:
+        return self._model("private") if self._experiment.strategy.keeps == "private" else self._projected.projection
 
     @cached_property
-    def _teacher(self) -> teachers.Teacher:
-        return teachers.load(self._experiment, self._federation, self._device)
+    def _projected(self) -> Projected:
+        return Projected(self._model("proxy"), len(self._federation.train.classes))
 
     def _model(self, name: str) -> nn.Module:
         if name not in self._models:
@@ -99,15 +133,16 @@ class Worker:
     def _first_private_weights(self, client: int) -> Weights:
         return initial_weights(self._private_spec, self._federation, self._experiment.seed, "private", client)
 
-    def _shard(self, client: int, taught: Logits | None) -> Shard:
+    def _shard(self, client: int, lessons: Banked | Online | None) -> Shard:
         positions = self._federation.shards[client]
         return Shard.of(
             self._federation.train.take(positions),
             positions,
-            None if taught is None else taught[positions],
             self._normalize,
             self._device,
+            lessons,
             crop_flip=self._experiment.data.augment == "crop_flip",
+            mixup=self._experiment.strategy.mixup,
         )
 
 

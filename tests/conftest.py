@@ -25,6 +25,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another has put into the teacher bank, or the user has."""
+    monkeypatch.setenv("FEDRAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def small() -> Callable[..., Experiment]:
     """`small(strategy={"name": "fml"}, training={"rounds": 5})`: a small experiment with changes by section."""

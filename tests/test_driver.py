@@ -19,6 +19,7 @@ from fedray.objective import DISTILLATIONS
 from fedray.worker import Worker
 
 Make = Callable[..., Experiment]
+IID = {"kind": "iid", "clients": 4}
 
 
 def finish(experiment: Experiment, folder: Path, worker: type[Worker] = Worker) -> dict[str, bytes]:
@@ -31,13 +32,25 @@ def weights_of(folder: Path) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in load_file(folder / "model.safetensors").items()}
 
 
+OF_THE_MACHINE = ["seconds", "teacher_seconds", "teacher_passes", "teacher_flops", "peak_bytes"]
+"""Columns that depend on the machine, or on what the teacher bank already held."""
+
+
 def table(folder: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(folder / name).drop(columns=["seconds"], errors="ignore")
+    return pd.read_csv(folder / name).drop(columns=OF_THE_MACHINE, errors="ignore")
 
 
 @pytest.mark.parametrize("interrupted_after", [1, 2])
 @pytest.mark.parametrize(
-    "strategy", [{"name": "fedavg"}, {"name": "fedprox"}, {"name": "fml"}, {"name": "fedlpfm"}], ids=lambda s: s["name"]
+    "strategy",
+    [
+        {"name": "fedavg"},
+        {"name": "fedprox"},
+        {"name": "fml"},
+        {"name": "fedlpfm"},
+        {"name": "fedlpfm", "loss": {"name": "cosine"}},
+    ],
+    ids=lambda s: s.get("loss", s)["name"],
 )
 def test_interrupted_and_resumed_gives_the_same_bits(
     small: Make, tmp_path: Path, strategy: dict[str, Any], interrupted_after: int
@@ -179,8 +192,59 @@ def test_distillation_carries_clients_of_one_class_each(small: Make, tmp_path: P
     assert mean["fedlpfm"] > mean["fedavg"] + 0.15
 
 
+def sections_for(loss: str) -> dict[str, Any]:
+    """A strategy with this distillation, and a teacher that it can learn from."""
+    strategy = {"name": "fedlpfm", "lam": 0.5, "temperature": 4.0, "loss": {"name": loss}}
+    if loss == "function_matching":
+        return {"strategy": strategy | {"lam": 1}, "teacher": {"view": "same", "mode": "online"}}
+    return {"strategy": strategy}
+
+
 @pytest.mark.parametrize("loss", sorted(DISTILLATIONS))
 def test_fedlpfm_trains_with_every_distillation(small: Make, tmp_path: Path, loss: str) -> None:
-    strategy = {"name": "fedlpfm", "lam": 0.5, "temperature": 4.0, "loss": {"name": loss}}
-    finish(small(strategy=strategy, training={"rounds": 1}), tmp_path)
-    assert np.isfinite(table(tmp_path, "clients.csv")[f"loss_{loss}"]).all()
+    finish(small(**sections_for(loss), training={"rounds": 3, "lr": 0.02}), tmp_path)
+    values = table(tmp_path, "clients.csv").groupby("round")[f"loss_{loss}"].mean()
+    assert np.isfinite(values).all()
+    assert values[3] < values[1]
+
+
+def test_function_matching_resumes_bit_for_bit_with_its_teacher_beside_the_clients(small: Make, tmp_path: Path) -> None:
+    experiment = small(**sections_for("function_matching"), data={"augment": "crop_flip"})
+    whole = finish(experiment, tmp_path / "whole")
+    rounds = Driver(experiment, tmp_path / "resumed").run()
+    next(rounds)
+    rounds.close()
+    assert finish(experiment, tmp_path / "resumed") == whole
+    pd.testing.assert_frame_equal(table(tmp_path / "resumed", "rounds.csv"), table(tmp_path / "whole", "rounds.csv"))
+
+
+def test_clients_keep_their_projections_and_never_send_them(small: Make, tmp_path: Path) -> None:
+    experiment = small(strategy={"name": "fedlpfm", "loss": {"name": "cosine"}})
+    finish(experiment, tmp_path / "cosine")
+    finish(small(strategy={"name": "fedavg"}), tmp_path / "fedavg")
+    assert weights_of(tmp_path / "cosine").keys() == weights_of(tmp_path / "fedavg").keys()
+    sent = [table(tmp_path / name, "rounds.csv")["bytes_up"].tolist() for name in ("cosine", "fedavg")]
+    assert sent[0] == sent[1]
+    kept = [load_file(file) for file in sorted((tmp_path / "cosine" / "checkpoint" / "round-00003").glob("*/0*"))]
+    assert [{name: array.shape for name, array in own.items()} for own in kept] == [{"weight": (512, 512)}] * 4
+    assert len({own["weight"].tobytes() for own in kept}) == 4
+
+
+@pytest.mark.parametrize("mode", ["bank", "online"])
+def test_tables_count_what_is_asked_of_the_teacher(small: Make, tmp_path: Path, mode: str) -> None:
+    experiment = small(
+        strategy={"name": "fedlpfm"}, teacher={"mode": mode}, training={"local_epochs": 2}, partition=IID
+    )
+    finish(experiment, tmp_path)
+    rounds, clients = (pd.read_csv(tmp_path / name) for name in ("rounds.csv", "clients.csv"))
+    assert rounds["teacher_asked"].tolist() == [2 * 160] * 3  # 160 examples, two epochs a round
+    passes = [2 * 160] * 3 if mode == "online" else [160, 0, 0]  # a bank asks once for each image
+    assert rounds["teacher_passes"].tolist() == passes
+    assert (rounds["teacher_seconds"] >= 0).all()
+    assert (clients["peak_bytes"] > 2**20).all()
+
+
+def test_without_a_teacher_nothing_is_asked(small: Make, tmp_path: Path) -> None:
+    finish(small(strategy={"name": "fedavg"}), tmp_path)
+    columns = ["teacher_asked", "teacher_passes", "teacher_seconds"]
+    assert (pd.read_csv(tmp_path / "rounds.csv")[columns] == 0).all(axis=None)

@@ -1,6 +1,8 @@
 """Every way to hold fedray wrong gives one clear sentence and exit code 2, never a traceback."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import timm
+from safetensors.torch import save_model
 
 from fedray.cli import main
 from fedray.results import Folder
@@ -23,14 +27,15 @@ resources: {backend: serial}
 
 
 @pytest.fixture
-def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """`wrong("training.lr=-1")` runs the command, checks how it fails, and returns what it said."""
+def wrong_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """`wrong_command("schema", "spec.yaml")` calls fedray so, checks how it fails, and returns what it said."""
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text(SPEC)
 
     def run(*arguments: str) -> str:
-        chosen = arguments if "spec.yaml" in arguments or "--" in arguments else ("spec.yaml", *arguments)
-        monkeypatch.setattr(sys, "argv", ["fedray", "run", *(a for a in chosen if a != "--")])
+        monkeypatch.setattr(sys, "argv", ["fedray", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()
         said = capsys.readouterr()
@@ -39,7 +44,19 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         (sentence,) = said.err.strip().splitlines()
         assert sentence.startswith("fedray: ")
         assert sentence.endswith((".", "?"))
+        assert not re.search("pydantic|tuple|Tuple|union|<class", sentence), "it speaks of Python"
         return sentence
+
+    return run
+
+
+@pytest.fixture
+def wrong(wrong_command: Callable[..., str]) -> Callable[..., str]:
+    """`wrong("training.lr=-1")` is `fedray run spec.yaml training.lr=-1`."""
+
+    def run(*arguments: str) -> str:
+        chosen = arguments if "spec.yaml" in arguments or "--" in arguments else ("spec.yaml", *arguments)
+        return wrong_command("run", *(a for a in chosen if a != "--"))
 
     return run
 
@@ -77,7 +94,7 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("training.lr=fast", "training.lr is 'fast', but must be a valid number"),
         ("training.participation=1.5", "training.participation is 1.5, but must be above 0 and at most 1"),
         ("training.failures=ignore", "training.failures is 'ignore', but must be one of abort, drop"),
-        ("resources.clients_per_actor=none", "but must be auto or must be a valid integer"),
+        ("resources.clients_per_actor=none", "but must be auto or a valid integer"),
         ("resources.backend=dask", "must be one of ray, serial"),
         ("seed=-1", "seed is -1, but must be at least 0"),
         ("data=digits", "data is 'digits', but must be a section"),
@@ -90,7 +107,8 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("data.normalize=imagenet", "data.normalize is 'imagenet', but the images have 1 channel"),
         ("data.size=12 data.test=folder:nowhere", "'folder:nowhere' is not a folder"),
         ("teacher.kind=supervised", "data.public_fraction must be above 0"),
-        ("teacher.kind=oracle", "but must be one of supervised, precomputed, zero_shot"),
+        ("teacher.kind=oracle", "teacher is 'oracle', but must be one of supervised, zero_shot, classifier, adapted, "),
+        ("teacher.kind=adaptd", "precomputed, several; did you mean 'adapted'?"),
         ("teacher.kind=zero_shot teacher.prompts=[hello]", "must each have one {} for the class name"),
         ("teacher.file=x", "'teacher' must say its kind"),
         ("seed.x=1", "seed is {'x': 1}, but must be a valid integer"),
@@ -99,6 +117,183 @@ def wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 )
 def test_bad_values(wrong: Callable[..., str], overrides: str, said: str) -> None:
     assert said in wrong(*overrides.split())
+
+
+ZERO_SHOT = "teacher={kind: zero_shot}"
+
+
+def matching(**fields: float) -> str:
+    """A strategy whose loss is function matching, as an override."""
+    loss = {"name": "function_matching", **({"mixup": fields.pop("mixup")} if "mixup" in fields else {})}
+    return f"strategy={json.dumps({'name': 'fedlpfm', 'loss': loss, **fields})}"
+
+
+def several(*teachers: str, **fields: str) -> str:
+    """A section of several teachers, as an override."""
+    entries = [f"teachers: [{', '.join(teachers)}]", *(f"{name}: {value}" for name, value in fields.items())]
+    return f"teacher={{kind: several, {', '.join(entries)}}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            [matching(lam=0.5), ZERO_SHOT],
+            "but it uses no labels, so it must be the whole objective: set strategy.lam: 1",
+        ),
+        (
+            [matching(lam=1), ZERO_SHOT],
+            "its loss needs a teacher that sees the view that the proxy sees: set teacher.view",
+        ),
+        (
+            [matching(lam=1), "teacher={kind: zero_shot, view: same}"],
+            "strategy is 'fedlpfm', but its loss mixes images, and no mixture comes twice: "
+            "set teacher.mode: online, or strategy.loss.mixup: 0.",
+        ),
+        ([matching(lam=1, mixup=-1), ZERO_SHOT], "strategy.loss.mixup is -1, but must be at least 0"),
+        (["strategy={name: fedlpfm, loss: {name: cosin}}", ZERO_SHOT], "feature_mse; did you mean 'cosine'?"),
+        (
+            ["strategy={name: fedlpfm, loss: {name: kd, alpha: 1}}", ZERO_SHOT],
+            "unknown field 'strategy.loss.alpha' ('strategy.loss' has name, direction)",
+        ),
+    ],
+)
+def test_bad_losses(wrong: Callable[..., str], overrides: list[str], said: str) -> None:
+    assert said in wrong(*overrides)
+
+
+A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        (several(A), "teacher.teachers is [{'kind': 'zero_shot'}], but must have at least 2 entries."),
+        ("teacher.kind=several", "'teacher.teachers' is missing"),
+        (several(A, B, assignment="each"), "must be one of all, consistent, random or a list"),
+        (
+            several(A, B, assignment="[0, 5]"),
+            "teacher.assignment is [0, 5], but must name for each client one or more ",
+        ),
+        (several(A, B, assignment="[0, [0, 5]]"), "one or more of the teachers 0 to 1."),
+        (several(A, B, assignment="[0, []]"), "one or more of the teachers 0 to 1."),
+        (several(A, B, assignment="[0, [0, x]]"), "teacher.assignment.1.1 is 'x', but must be a valid integer"),
+        (
+            several(A, "{kind: zero_shoot}"),
+            "teacher.teachers.1 is 'zero_shoot', but must be one of supervised, zero_shot,",
+        ),
+        (several(A, "{model: RN50}"), "'teacher.teachers.1' must say its kind"),
+        (several(A, "RN50"), "teacher.teachers.1 is 'RN50', but must be a section"),
+        (
+            several(A, "{kind: zero_shot, modl: RN50}"),
+            "unknown field 'teacher.teachers.1.modl'; did you mean 'model'? ('teacher.teachers.1' has view, mode, ",
+        ),
+        (
+            several(A, "{kind: zero_shot, prompts: [a, b]}"),
+            "teacher.teachers.1.prompts is ['a', 'b'], but must each have ",
+        ),
+        (
+            several(A, "{kind: adapted, backbone: {kind: zero_shot, batch_size: 0}}"),
+            "teacher.teachers.1.backbone.batch_size is 0, but must be at least 1",
+        ),
+        (
+            several(A, "{kind: zero_shot, mode: online}"),
+            "teacher.teachers.1 is {'kind': 'zero_shot', 'mode': 'online'}, but must leave view and mode to ",
+        ),
+        (
+            several(A, "{kind: precomputed, file: x.parquet}", mode="online"),
+            "teacher is 'several', but precomputed answers are for plain images: leave view 'fixed' and mode 'bank'",
+        ),
+        (
+            "teacher={kind: adapted, backbone: {kind: zero_shot, mode: online}}",
+            "teacher.backbone is {'kind': 'zero_shot', 'mode': 'online'}, but must leave view and mode to ",
+        ),
+        (
+            "teacher={kind: adapted, backbone: {kind: adapted}}",
+            "teacher.backbone is 'adapted', but must be one of supervised, zero_shot, classifier.",
+        ),
+        ("teacher={kind: adapted, backbone: {kind: supervised}}", "so data.public_fraction must be above 0"),
+        ("teacher={kind: zero_shot, prompts: []}", "must be one of single, cifar18 or must have at least 1 entry"),
+        (
+            "teacher={kind: zero_shot, prompts: cifar19}",
+            "must be one of single, cifar18 or a list; did you mean 'cifar18'?",
+        ),
+        ("teacher={kind: zero_shot, prompts: [1]}", "teacher.prompts.0 is 1, but must be a valid string"),
+        (
+            "teacher={kind: zero_shot, prompts: ['{} or {}']}",
+            "must each have one {} for the class name, and '{} or {}' ",
+        ),
+        ("teacher={kind: precomputed, file: x, mode: online}", "teacher.mode is 'online', but must be bank"),
+        ("teacher={kind: precomputed, file: 3}", "teacher.file is 3, but must be a path"),
+        ("teacher={kind: classifier, model: x, class_map: {cat: 1}}", "teacher.class_map.cat is 1, but must be a list"),
+        (
+            "teacher={kind: classifier, model: x, class_map: {cat: [x]}}",
+            "teacher.class_map.cat.0 is 'x', but must be a ",
+        ),
+        (
+            "teacher={kind: classifier, model: x, class_map: [1]}",
+            "teacher.class_map is [1], but must map names to values",
+        ),
+    ],
+)
+def test_bad_teachers(wrong: Callable[..., str], teacher: str, said: str) -> None:
+    assert said in wrong(teacher)
+
+
+COSINE = "strategy={name: fedlpfm, loss: {name: cosine}}"
+
+
+def test_features_of_an_ensemble(wrong: Callable[..., str]) -> None:
+    said = "features, and those of several teachers cannot be combined: give each client one teacher"
+    assert said in wrong(COSINE, several(A, B))
+    assert said in wrong(COSINE, several(A, B, assignment="[0, [0, 1]]"))
+
+
+def test_as_many_assignments_as_clients(wrong: Callable[..., str]) -> None:
+    said = wrong("strategy.name=fedlpfm", several(A, B, assignment="[0, 1, 1]"))
+    assert "teacher.assignment has 3 entries, but there are 2 clients" in said
+
+
+def test_an_unknown_timm_model_as_teacher(wrong: Callable[..., str]) -> None:
+    said = wrong("strategy.name=fedlpfm", "teacher={kind: classifier, model: resnett18}")
+    assert "teacher.model: timm has no model 'resnett18'; did you mean 'resnet18'?" in said
+
+
+@pytest.mark.parametrize(
+    ("class_map", "said"),
+    [
+        ("{zero: [1]}", "teacher.class_map: the data has no class 'zero'"),
+        ("{'00': [1]}", "teacher.class_map: the data has no class '00'; did you mean '0'?"),
+        ("{'0': [1]}", "teacher.class_map: '1' needs one or more of the model's outputs 0 to 999"),
+        ("{'0': [1000]}", "teacher.class_map: '0' needs one or more of the model's outputs 0 to 999"),
+    ],
+)
+def test_a_class_map_of_other_classes(wrong: Callable[..., str], class_map: str, said: str) -> None:
+    save_model(timm.create_model("test_resnet"), "weights.safetensors")
+    teacher = "kind: classifier, model: test_resnet, pretrained: 'file:weights.safetensors'"
+    assert said in wrong("strategy.name=fedlpfm", f"teacher={{{teacher}, class_map: {class_map}}}")
+
+
+def test_weights_of_another_teacher(wrong: Callable[..., str]) -> None:
+    save_model(timm.create_model("test_resnet"), "weights.safetensors")
+    teacher = "kind: classifier, model: test_vit, pretrained: 'file:weights.safetensors'"
+    said = wrong("strategy.name=fedlpfm", f"teacher={{{teacher}, class_map: {{'0': [1]}}}}")
+    assert "teacher.pretrained: 'file:weights.safetensors' could not be loaded" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "nonsense"], "there is no entry 'nonsense' in "),
+        (["prune", "nonsense"], "there is no entry 'nonsense' in "),
+        (["prune"], "say what to delete, in one way: KEY ..., --unused-days N, or --all."),
+        (["check", "spec.yaml"], "the spec has no teacher to check."),
+        (["check", "spce.yaml"], "there is no spec 'spce.yaml'; did you mean 'spec.yaml'?"),
+        (["check", "spec.yaml", "teacher.kind=oracle"], "teacher is 'oracle', but must be one of "),
+    ],
+)
+def test_bad_questions_about_teachers(wrong_command: Callable[..., str], arguments: list[str], said: str) -> None:
+    assert said in wrong_command("teachers", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +350,7 @@ def logits(keys: dict[str, object], classes: int) -> None:
         ({"index": range(5000, 8000)}, 10, "has logits for 0 of the 100 images of digits"),
         ({"index": [*range(3000), *range(3000)]}, 10, "twice"),
         ({"path": ["a.jpg", "b.jpg"]}, 10, "digits has no paths; use the column index"),
-        ({"image": ["a.jpg", "b.jpg"]}, 10, "needs the columns logits and path or index"),
+        ({"image": ["a.jpg", "b.jpg"]}, 10, "needs the columns logits (or features) and path or index"),
     ],
 )
 def test_logits_of_another_data_set(
@@ -163,6 +358,12 @@ def test_logits_of_another_data_set(
 ) -> None:
     logits(keys, classes)
     assert said in wrong(*TEACHER)
+
+
+def test_a_table_of_logits_where_the_loss_looks_at_features(wrong: Callable[..., str]) -> None:
+    logits({"index": range(3000)}, 10)
+    said = wrong(COSINE, "teacher={kind: precomputed, file: logits.parquet}")
+    assert "'logits.parquet' has no column features, which strategy.loss looks at" in said
 
 
 def test_results_of_another_spec(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

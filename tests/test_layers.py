@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "fedray"
 
 LAYERS = [
     {"errors", "types", "section", "seeding", "losses", "distillation"},
-    {"models", "strategies", "objective", "aggregation"},
+    {"models", "teachers.bank", "teachers.blend", "teachers.network", "teachers.published", "objective", "aggregation"},
+    {"strategies", "teachers.sections"},
     {"data.partition", "data.dataset", "data.views", "data.sources"},
     {"config", "evaluation"},
     {"spec_errors", "data.federation", "environment"},
@@ -17,6 +18,8 @@ LAYERS = [
     {"teachers", "rows"},
     {"worker", "results", "checkpoint"},
     {"backends"},
+    {"asking"},
+    {"lessons", "costs", "checking"},
     {"driver"},
     {"runner", "display"},
     {"cli"},

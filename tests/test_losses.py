@@ -7,8 +7,8 @@ import torch
 from pydantic import TypeAdapter
 
 from fedray import losses
-from fedray.distillation import AnyDistillation, Distillation
-from fedray.objective import DISTILLATIONS
+from fedray.distillation import TAUGHT, AnyDistillation, Distillation
+from fedray.objective import DISTILLATIONS, TERMS, Step
 
 ANY = torch.empty(0, dtype=torch.int64)  # labels, for losses that do not look at them
 
@@ -123,6 +123,14 @@ def numpy_mse(s: Array, t: Array, _: Array) -> float:
     return float(np.mean([((a - a.mean()) - (b - b.mean())) ** 2 for a, b in zip(s, t, strict=True)]))
 
 
+def numpy_cosine(s: Array, t: Array, _: Array) -> float:
+    return float(np.mean([1 - (a @ b) / math.sqrt((a @ a) * (b @ b)) for a, b in zip(s, t, strict=True)]))
+
+
+def numpy_feature_mse(s: Array, t: Array, _: Array) -> float:
+    return float(np.mean([(a - b / math.sqrt((b**2).mean())) ** 2 for a, b in zip(s, t, strict=True)]))
+
+
 SECOND: list[tuple[dict[str, object], Callable[[Array, Array, Array], float]]] = [
     ({"name": "kd"}, numpy_kd),
     ({"name": "kd", "direction": "reverse"}, numpy_reverse_kd),
@@ -131,8 +139,13 @@ SECOND: list[tuple[dict[str, object], Callable[[Array, Array, Array], float]]] =
     ({"name": "dist", "beta": 0.5, "gamma": 2}, numpy_dist),
     ({"name": "rld", "alpha": 2, "beta": 5, "confidence_temperature": 2}, numpy_rld),
     ({"name": "mse"}, numpy_mse),
+    ({"name": "function_matching"}, numpy_kd),
+    ({"name": "cosine"}, numpy_cosine),
+    ({"name": "feature_mse"}, numpy_feature_mse),
 ]
 SPECS = [fields for fields, _ in SECOND]
+OF_LOGITS = [fields for fields in SPECS if TAUGHT[str(fields["name"])] == "logits"]
+OF_FEATURES = [fields for fields in SPECS if TAUGHT[str(fields["name"])] == "features"]
 ADAPTER: TypeAdapter[Distillation] = TypeAdapter(AnyDistillation)
 
 
@@ -159,14 +172,14 @@ def test_agrees_with_numpy(fields: dict[str, object], second: Callable[[Array, A
     assert distil(fields, s, t, y).item() == pytest.approx(second(s.numpy(), t.numpy(), y.numpy()), rel=1e-6)
 
 
-@pytest.mark.parametrize("fields", SPECS, ids=str)
+@pytest.mark.parametrize("fields", OF_LOGITS, ids=str)
 def test_a_shift_of_a_row_of_logits_changes_nothing(fields: dict[str, object]) -> None:
     s, t, y = draw(8)
     shifted = distil(fields, s + torch.arange(8)[:, None], t - 5 * torch.arange(8)[:, None], y)
     assert shifted.item() == pytest.approx(distil(fields, s, t, y).item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("fields", [f for f in SPECS if f["name"] != "rld"], ids=str)
+@pytest.mark.parametrize("fields", [f for f in SPECS if f["name"] not in ("rld", "feature_mse")], ids=str)
 def test_nothing_is_left_to_learn_where_proxy_and_teacher_agree(fields: dict[str, object]) -> None:
     _, t, y = draw(8)
     assert distil(fields, t, t, y).item() == pytest.approx(0, abs=1e-6)
@@ -211,3 +224,94 @@ def test_ls_kd_does_not_see_the_scale_of_logits() -> None:
     assert distil({"name": "ls_kd"}, s, 100 * t, y).item() == pytest.approx(
         distil({"name": "ls_kd"}, s, t, y).item(), rel=1e-5
     )
+
+
+def test_function_matching_is_forward_kd_whatever_its_mixup() -> None:
+    s, t, y = draw(8)
+    forward = distil({"name": "kd", "direction": "forward"}, s, t, y)
+    for mixup in (0, 0.2, 1):
+        assert distil({"name": "function_matching", "mixup": mixup}, s, t, y).item() == forward.item()
+    assert distil({"name": "kd", "direction": "reverse"}, s, t, y).item() != pytest.approx(forward.item())
+
+
+# Losses of features: `s` is the proxy's projected features, `t` the teacher's.
+
+
+def draw_features(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features that are no logits: more of them than classes, and far from mean 0."""
+    rng = np.random.default_rng(4)
+    s, t = (torch.from_numpy(rng.normal(loc=2.0, scale=3.0, size=(batch, 40))) for _ in range(2))
+    return s, t, torch.from_numpy(rng.integers(0, 6, batch))
+
+
+def scaled(rows: torch.Tensor) -> torch.Tensor:
+    """Each row by another positive number."""
+    return rows * torch.from_numpy(np.random.default_rng(5).uniform(1e-3, 1e3, (len(rows), 1)))
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("fields", OF_FEATURES, ids=str)
+def test_feature_losses_agree_with_numpy_for_a_batch_of_one_too(fields: dict[str, object], batch: int) -> None:
+    s, t, y = draw_features(batch)
+    second = dict(zip(map(str, SPECS), (function for _, function in SECOND), strict=True))[str(fields)]
+    assert distil(fields, s, t, y).item() == pytest.approx(second(s.numpy(), t.numpy(), y.numpy()), rel=1e-9)
+
+
+@pytest.mark.parametrize("fields", OF_FEATURES, ids=str)
+def test_feature_losses_see_neither_labels_nor_temperature(fields: dict[str, object]) -> None:
+    s, t, y = draw_features(8)
+    one_class, cold = torch.zeros_like(y), distil(fields, s, t, y, temperature=0.1)
+    assert distil(fields, s, t, one_class).item() == distil(fields, s, t, y).item() == cold.item()
+
+
+def test_cosine_does_not_see_the_length_of_either_side() -> None:
+    s, t, y = draw_features(8)
+    expected = distil({"name": "cosine"}, s, t, y).item()
+    assert distil({"name": "cosine"}, scaled(s), t, y).item() == pytest.approx(expected, rel=1e-9)
+    assert distil({"name": "cosine"}, s, scaled(t), y).item() == pytest.approx(expected, rel=1e-9)
+    assert distil({"name": "cosine"}, -s, t, y).item() == pytest.approx(2 - expected, rel=1e-9)
+
+
+def test_feature_mse_does_not_see_the_length_of_the_teachers_features_but_of_the_students() -> None:
+    s, t, y = draw_features(8)
+    expected = distil({"name": "feature_mse"}, s, t, y).item()
+    assert distil({"name": "feature_mse"}, s, scaled(t), y).item() == pytest.approx(expected, rel=1e-9)
+    assert distil({"name": "feature_mse"}, 2 * s, t, y).item() != pytest.approx(expected, rel=0.1)
+
+
+def test_feature_losses_are_zero_where_the_student_is_at_its_target() -> None:
+    _, t, y = draw_features(8)
+    target = t / t.square().mean(1, keepdim=True).sqrt()
+    assert distil({"name": "feature_mse"}, target, t, y).item() == pytest.approx(0, abs=1e-12)
+    assert distil({"name": "cosine"}, scaled(t), t, y).item() == pytest.approx(0, abs=1e-9)
+    for fields in OF_FEATURES:
+        student = target.clone().requires_grad_()
+        distil(fields, student, t, y).backward()  # type: ignore[no-untyped-call]
+        assert student.grad is not None
+        assert student.grad.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("fields", SPECS, ids=str)
+def test_only_the_student_gets_gradients(fields: dict[str, object]) -> None:
+    s, t, y = draw_features(8)
+    student, teacher = s.requires_grad_(), t.requires_grad_()
+    term = TERMS[str(fields["name"])]
+    answers = {"logits": teacher, "features": teacher}
+    options = ADAPTER.validate_python(fields).options
+    step = Step("proxy", {"proxy": student}, y, answers, student, [], [])
+    term(step, temperature=2.0, **options).backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("fields", OF_FEATURES, ids=str)
+def test_features_of_length_zero_give_finite_losses_and_gradients(fields: dict[str, object]) -> None:
+    s, t, y = draw_features(2)
+    for student, teacher in ((0 * s, t), (s, 0 * t)):
+        student.requires_grad_()
+        loss = distil(fields, student, teacher, y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert torch.isfinite(loss)
+        assert student.grad is not None
+        assert torch.isfinite(student.grad).all()

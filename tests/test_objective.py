@@ -1,18 +1,25 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from fedray import objective
+from fedray.distillation import TAUGHT, AnyDistillation
 from fedray.objective import Step
-from fedray.strategies.base import TAUGHT
 from fedray.types import Term
 
 
 def step(model: str = "proxy") -> Step:
     logits = {"proxy": torch.zeros(1, 2, requires_grad=True), "private": torch.tensor([[math.log(3), 0.0]])}
     own = [torch.tensor([2.0], requires_grad=True)]
-    return Step(model, logits, torch.tensor([0]), torch.tensor([[math.log(3), 0.0]]), own, [torch.tensor([0.0])])
+    projected = torch.tensor([[1.0, 1.0]], requires_grad=True)
+    taught = {
+        "logits": torch.tensor([[math.log(3), 0.0]], requires_grad=True),
+        "features": torch.tensor([[0.0, 2.0]], requires_grad=True),
+    }
+    return Step(model, logits, torch.tensor([0]), taught, projected, own, [torch.tensor([0.0])])
 
 
 CE = math.log(2)
@@ -26,6 +33,8 @@ KL = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
         ([Term("cross_entropy", 0.25), Term("kd", 0.75, {"temperature": 1.0})], 0.25 * CE + 0.75 * KL),
         ([Term("cross_entropy"), Term("proximal", 0.1)], CE + 0.1 * 0.5 * 4),
         ([Term("cross_entropy", 0.5), Term("mutual", 0.5)], 0.5 * CE + 0.5 * KL),
+        ([Term("cross_entropy", 0.5), Term("cosine", 2.0)], 0.5 * CE + 2 * (1 - math.sqrt(0.5))),
+        ([Term("cross_entropy", 0.5), Term("feature_mse", 3.0)], 0.5 * CE + 3 * (1 + (math.sqrt(2) - 1) ** 2) / 2),
     ],
 )
 def test_an_objective_is_the_weighted_sum_of_its_terms(terms: list[Term], expected: float) -> None:
@@ -43,4 +52,17 @@ def test_mutual_teaches_each_model_by_the_other() -> None:
 
 
 def test_taught_terms_are_the_distillations() -> None:
-    assert objective.DISTILLATIONS.keys() == TAUGHT
+    assert objective.DISTILLATIONS.keys() == TAUGHT.keys()
+
+
+@pytest.mark.parametrize("name", sorted(TAUGHT))
+def test_a_distillation_looks_at_one_kind_of_answer_and_never_changes_the_teacher(name: str) -> None:
+    whole, own = step(), "logits" if TAUGHT[name] == "logits" else "features"
+    options = TypeAdapter(AnyDistillation).validate_python({"name": name}).options
+    only = replace(whole, taught={own: whole.taught[own]})
+    total, _ = objective.evaluate([Term(name, 1.0, {"temperature": 1.0, **options})], only)
+    total.backward()  # type: ignore[no-untyped-call]
+    assert whole.projected is not None
+    assert (whole.logits["proxy"].grad is not None) == (own == "logits")
+    assert (whole.projected.grad is not None) == (own == "features")
+    assert all(answers.grad is None for answers in whole.taught.values())

@@ -31,9 +31,37 @@ def test_yaml_out_and_in_is_the_same_experiment_with_every_default(tmp_path: Pat
     (again,) = load(spec(tmp_path, text, "resolved.yaml"))
     assert again.experiment == run.experiment
     flat = flatten(yaml.safe_load(text))
-    assert flat["teacher.prompts"] == ["a photo of a {}."]
+    assert (flat["teacher.prompts"], flat["teacher.view"], flat["teacher.mode"]) == ("single", "fixed", "bank")
     assert flat["evaluation.batch_size"] == 500
     assert set(flatten(yaml.safe_load(EXAMPLE))) <= set(flat)
+
+
+NESTED = """
+data: {public_fraction: 0.1}
+strategy: {name: fedlpfm, lam: 1, loss: {name: function_matching, mixup: 0.2}}
+teacher:
+  kind: several
+  view: same
+  mode: online
+  assignment: [0, [0, 1], 2]
+  teachers:
+    - {kind: zero_shot, prompts: ["one {}", "two {}"]}
+    - {kind: classifier, model: resnet18, class_map: {"0": [1, 2], "1": [3]}}
+    - {kind: adapted, backbone: {kind: supervised, epochs: 2}, method: fine_tune}
+"""
+
+
+def test_teachers_inside_teachers_survive_yaml_out_and_in(tmp_path: Path) -> None:
+    (run,) = load(spec(tmp_path, NESTED))
+    text = to_yaml(run.experiment)
+    (again,) = load(spec(tmp_path, text, "resolved.yaml"))
+    assert again.experiment == run.experiment
+    tree = yaml.safe_load(text)
+    assert tree["strategy"]["loss"]["mixup"] == 0.2
+    assert tree["teacher"]["assignment"] == [0, [0, 1], 2]
+    assert [teacher["kind"] for teacher in tree["teacher"]["teachers"]] == ["zero_shot", "classifier", "adapted"]
+    assert tree["teacher"]["teachers"][1]["class_map"] == {"0": [1, 2], "1": [3]}
+    assert tree["teacher"]["teachers"][2]["backbone"]["epochs"] == 2
 
 
 def test_overrides_set_dotted_fields_with_yaml_values(tmp_path: Path) -> None:
@@ -46,6 +74,12 @@ def test_another_kind_leaves_behind_the_fields_it_does_not_know(tmp_path: Path) 
     (run,) = load(spec(tmp_path, EXAMPLE), ["strategy.name=fedprox", "strategy.mu=0.5", "partition.kind=iid"])
     assert run.experiment.strategy.model_dump() == {"name": "fedprox", "weighting": "examples", "mu": 0.5}
     assert run.experiment.partition.model_dump() == {"kind": "iid", "clients": 10}
+
+
+def test_another_loss_leaves_behind_the_parameters_it_does_not_know(tmp_path: Path) -> None:
+    text = "strategy: {name: fedlpfm, loss: {name: dkd, alpha: 2, beta: 3}}\nteacher: {kind: zero_shot}"
+    (run,) = load(spec(tmp_path, text), ["strategy.loss.name=dist"])
+    assert run.experiment.strategy.model_dump()["loss"] == {"name": "dist", "beta": 3.0, "gamma": 1.0}
 
 
 def test_an_override_makes_a_section_that_the_file_lacks(tmp_path: Path) -> None:
@@ -105,7 +139,7 @@ def test_shipped_spaces_are_valid(name: str) -> None:
 
 def test_the_schema_accepts_what_we_accept_and_refuses_what_we_refuse(tmp_path: Path) -> None:
     good = [yaml.safe_load(file.read_text()) for file in TUNE_SPACES.glob("*.yaml")]
-    for document in [yaml.safe_load(EXAMPLE), yaml.safe_load(SPACE), *good]:
+    for document in [*(yaml.safe_load(text) for text in (EXAMPLE, SPACE, NESTED)), *good]:
         jsonschema.validate(document, schema())
     for bad in (
         {"seeed": 1},
@@ -113,6 +147,8 @@ def test_the_schema_accepts_what_we_accept_and_refuses_what_we_refuse(tmp_path: 
         {"space": {"seed": [1]}},
         {"training": {"lr": -1}},
         {"strategy": {"name": "fedsgd"}},
+        {"teacher": {"kind": "several", "teachers": [{"kind": "zero_shot"}]}},
+        {"teacher": {"kind": "adapted", "backbone": {"kind": "precomputed", "file": "x"}}},
     ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema())

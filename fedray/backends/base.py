@@ -47,6 +47,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def ready(self) -> None:
+        """Wait until every worker can be called."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let the workers go."""
 

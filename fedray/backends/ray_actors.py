@@ -43,8 +43,11 @@ class RayBackend(Backend):
     def fetch(self, handle: Any) -> Any:
         return ray.get(handle)
 
-    def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Answer | Failure]:
+    def ready(self) -> None:
         ray.get(self._begun)  # raises what kept a worker from beginning
+
+    def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Answer | Failure]:
+        self.ready()
         waiting = deque(range(len(calls)))
         losses: Counter[int] = Counter()
         actors = self._pool.actors
@@ -76,7 +79,7 @@ class RayBackend(Backend):
 
     def _choose(self, idle: Sequence[int], subject: Any) -> int:
         """The client's own actor if it is idle, else whichever has been idle longest."""
-        home = getattr(subject, "client", 0) % len(self._pool.actors)
+        home = (getattr(subject, "client", None) or 0) % len(self._pool.actors)
         return idle.index(home) if home in idle else 0
 
 

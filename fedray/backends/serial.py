@@ -23,6 +23,9 @@ class SerialBackend(Backend):
     def fetch(self, handle: Any) -> Any:
         return handle
 
+    def ready(self) -> None:
+        pass
+
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Answer | Failure]:
         for index, call in enumerate(calls):
             try:

@@ -30,6 +30,10 @@ class Federation:
     mean: npt.NDArray[np.float32]  # [channels]
     deviation: npt.NDArray[np.float32]  # [channels]
 
+    def side(self, name: sources.Side) -> Dataset:
+        """The training or the test set."""
+        return self.train if name == "train" else self.test
+
     @cached_property
     def held(self) -> Indices:
         """[clients, classes], how many examples of each class each client holds."""

@@ -16,6 +16,7 @@ from fedray.types import Indices
 PAD = 4
 OFFSETS = 2 * PAD + 1
 VIEWS = OFFSETS * OFFSETS * 2
+PLAIN = (PAD * OFFSETS + PAD) * 2
 
 
 def choose_views(examples: Indices, seed: int, epoch: int) -> npt.NDArray[np.int64]:

@@ -4,12 +4,9 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from fedray.distillation import Distillation
+from fedray.distillation import TAUGHT
 from fedray.section import Section
-from fedray.types import Term
-
-TAUGHT = frozenset(loss.model_fields["name"].default for loss in Distillation.__subclasses__())
-"""Terms that look at the teacher's logits."""
+from fedray.types import Quantity, Term
 
 
 class Strategy(Section):
@@ -28,5 +25,28 @@ class Strategy(Section):
         return {model: [t for t in terms if t.weight != 0] for model, terms in self.objectives().items()}
 
     @property
+    def lessons(self) -> frozenset[Quantity]:
+        """Which of the teacher's answers its terms look at; empty where it needs no teacher."""
+        losses = {term.loss for terms in self.active_objectives().values() for term in terms}
+        return frozenset(TAUGHT[loss] for loss in losses & TAUGHT.keys())
+
+    @property
     def needs_teacher(self) -> bool:
-        return any(t.loss in TAUGHT for terms in self.active_objectives().values() for t in terms)
+        return bool(self.lessons)
+
+    @property
+    def same_view(self) -> bool:
+        """Whether the teacher must see the view that the proxy sees."""
+        return False
+
+    @property
+    def mixup(self) -> float:
+        """The parameter of the Beta distribution that mixes images; 0 does not mix."""
+        return 0.0
+
+    @property
+    def keeps(self) -> str | None:
+        """The model that a client trains beside the proxy, and keeps: `private`, `projection` or none."""
+        if "features" in self.lessons:
+            return "projection"
+        return "private" if "private" in self.objectives() else None

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fedray.distillation import KD, AnyDistillation
+from fedray.distillation import KD, AnyDistillation, FunctionMatching
 from fedray.strategies.base import Strategy
 from fedray.types import Term
 
@@ -31,6 +31,23 @@ class FedLPFM(Strategy):
         if info.data.get("balance") == "convex" and lam > 1:
             raise ValueError("must be between 0 and 1 where balance is 'convex'")
         return lam
+
+    @field_validator("loss")
+    @classmethod
+    def _function_matching_has_no_labels(cls, loss: AnyDistillation, info: ValidationInfo) -> AnyDistillation:
+        if isinstance(loss, FunctionMatching) and (info.data.get("lam"), info.data.get("balance")) != (1, "convex"):
+            raise ValueError(
+                "it uses no labels, so it must be the whole objective: set strategy.lam: 1 and strategy.balance: convex"
+            )
+        return loss
+
+    @property
+    def same_view(self) -> bool:
+        return isinstance(self.loss, FunctionMatching) and self.lam > 0
+
+    @property
+    def mixup(self) -> float:
+        return self.loss.mixup if isinstance(self.loss, FunctionMatching) else 0.0
 
     def objectives(self) -> dict[str, list[Term]]:
         keep = 1 - self.lam if self.balance == "convex" else 1.0

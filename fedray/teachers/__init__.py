@@ -1,5 +1,1 @@
-"""Frozen teachers: each gives the logits of images, and nothing else is asked of it."""
-
-from fedray.teachers.base import Teacher, load
-
-__all__ = ["Teacher", "load"]
+"""Frozen teachers: what a spec says of them, how they are loaded, and the bank of their answers."""

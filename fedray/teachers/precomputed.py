@@ -1,47 +1,64 @@
-"""Logits that somebody computed before, read from a parquet."""
+"""Answers that somebody computed before, read from a parquet."""
 
 import numpy as np
+import numpy.typing as npt
 
-from fedray.config import Precomputed
 from fedray.data.dataset import Dataset
 from fedray.data.federation import locate, read_table
 from fedray.errors import SpecError
-from fedray.teachers.base import Logits, check_logits
+from fedray.teachers.sections import Precomputed
+from fedray.types import Quantity
 
 
 class PrecomputedTeacher:
-    """Looks logits up by an image's path, or by its row in the source."""
+    """Looks answers up by an image's path, or by its row in the source."""
 
     def __init__(self, spec: Precomputed) -> None:
         self._file = spec.file
         self._table = read_table(spec.file, "teacher.file")
-        if "logits" not in self._table or not self._table.keys() & {"path", "index"}:
+        if not self._table.keys() & {"logits", "features"} or not self._table.keys() & {"path", "index"}:
             raise SpecError(
-                f"teacher.file: '{spec.file}' needs the columns logits and path or index, "
+                f"teacher.file: '{spec.file}' needs the columns logits (or features) and path or index, "
                 f"it has {', '.join(self._table)}."
             )
 
-    def logits(self, data: Dataset) -> Logits:
-        """Raises SpecError where an image has no logits, or twice, or they are of another class count."""
+    def answers(self, quantity: Quantity, data: Dataset) -> npt.NDArray[np.float32]:
+        """float32 [N, classes] or [N, d] for the data's images, in their order.
+
+        Raises SpecError where an image has no answer, or two, or they are not one number per class.
+        """
+        if quantity not in self._table:
+            raise SpecError(f"teacher.file: '{self._file}' has no column {quantity}, which strategy.loss looks at.")
         positions = locate(self._table, data, f"teacher.file: '{self._file}'")
         known = positions >= 0
         if np.unique(positions[known], return_counts=True)[1].max(initial=1) > 1:
-            raise SpecError(f"teacher.file: '{self._file}' has logits for the same image twice.")
+            raise SpecError(f"teacher.file: '{self._file}' has {quantity} for the same image twice.")
         if known.sum() < len(data):
             raise SpecError(
-                f"teacher.file: '{self._file}' has logits for {known.sum()} of the {len(data)} images of "
+                f"teacher.file: '{self._file}' has {quantity} for {known.sum()} of the {len(data)} images of "
                 f"{data.name}, not for {self._first_missing(data, positions)}."
             )
-        if not all(hasattr(row, "__len__") for row in self._table["logits"]):
+        rows = self._table[quantity][known]
+        found = np.empty((len(data), self._width(quantity)), dtype=np.float32)
+        found[positions[known]] = np.stack(list(rows))
+        if quantity == "logits" and found.shape[1] != len(data.classes):
             raise SpecError(
-                f"teacher.file: '{self._file}' must have a list of numbers in each row of its column logits."
+                f"teacher: '{self._file}' gives logits {list(found.shape)}, but {data.name} needs "
+                f"{[len(data), len(data.classes)]} (images x classes)."
             )
-        lengths = {len(row) for row in self._table["logits"]}
+        if not np.isfinite(found).all():
+            raise SpecError(f"teacher: '{self._file}' gives {quantity} that are not finite.")
+        return found
+
+    def _width(self, quantity: Quantity) -> int:
+        if not all(hasattr(row, "__len__") for row in self._table[quantity]):
+            raise SpecError(
+                f"teacher.file: '{self._file}' must have a list of numbers in each row of its column {quantity}."
+            )
+        lengths = {len(row) for row in self._table[quantity]}
         if len(lengths) != 1:
-            raise SpecError(f"teacher.file: '{self._file}' has logits of different lengths {sorted(lengths)}.")
-        found = np.empty((len(data), *lengths), dtype=np.float32)
-        found[positions[known]] = np.stack(list(self._table["logits"][known]))
-        return check_logits(found, data, f"'{self._file}'")
+            raise SpecError(f"teacher.file: '{self._file}' has {quantity} of different lengths {sorted(lengths)}.")
+        return int(lengths.pop())
 
     def _first_missing(self, data: Dataset, positions: np.ndarray) -> str:
         missing = np.setdiff1d(np.arange(len(data)), positions)[0]

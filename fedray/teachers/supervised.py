@@ -3,46 +3,35 @@
 It is a small network fitted once, on a public split that no client holds.
 """
 
-import numpy as np
 import torch
 
 from fedray.client import Normalization, Shard, local_update
-from fedray.config import Supervised, Training
-from fedray.data.dataset import Dataset
+from fedray.config import Training
 from fedray.data.federation import Federation
 from fedray.errors import SpecError
-from fedray.models import proxies
+from fedray.models import heads, proxies
 from fedray.seeding import torch_rng
-from fedray.teachers.base import Logits, check_logits
+from fedray.teachers.network import Teacher, frozen
+from fedray.teachers.sections import Supervised
 from fedray.types import Term
 
-BATCH = 500
 
-
-class SupervisedTeacher:
-    """Fitted when it is made; the same spec and seed give the same network."""
-
-    def __init__(self, spec: Supervised, federation: Federation, seed: int, device: torch.device) -> None:
-        if not len(federation.public):
-            raise SpecError("teacher: the stand-in has no public examples to be fitted on; raise data.public_fraction.")
-        self._normalize = Normalization.of(federation, device)
-        self._device = device
-        with torch_rng(device, seed, "teacher"):
-            self._model = proxies.build(spec.model, federation.train.shape).to(device)
-        public = federation.train.take(federation.public)
-        local_update(
-            {"proxy": self._model},
-            {"proxy": [Term("cross_entropy")]},
-            Shard.of(public, federation.public, None, self._normalize, device, crop_flip=False),
-            Training(local_epochs=spec.epochs, batch_size=spec.batch_size, lr=spec.lr),
-            first_epoch=0,
-            seed=seed,
-            client=-1,
-        )
-        self._model.eval().requires_grad_(False)
-
-    @torch.inference_mode()
-    def logits(self, data: Dataset) -> Logits:
-        parts = [torch.from_numpy(np.array(data.images[i : i + BATCH])) for i in range(0, len(data), BATCH)]
-        logits = [self._model(self._normalize(part.to(self._device))).cpu() for part in parts]
-        return check_logits(torch.cat(logits).numpy(), data, "the stand-in")
+def load(spec: Supervised, federation: Federation, seed: int, device: torch.device) -> Teacher:
+    """Fit it; the same spec and seed give the same network. Raises SpecError without public examples."""
+    if not len(federation.public):
+        raise SpecError("teacher: the stand-in has no public examples to be fitted on; raise data.public_fraction.")
+    normalize = Normalization.of(federation, device)
+    with torch_rng(device, seed, "teacher"):
+        model = proxies.build(spec.model, federation.train.shape).to(device)
+    public = federation.train.take(federation.public)
+    local_update(
+        {"proxy": model},
+        {"proxy": [Term("cross_entropy")]},
+        Shard.of(public, federation.public, normalize, device),
+        Training(local_epochs=spec.epochs, batch_size=spec.batch_size, lr=spec.lr),
+        first_epoch=0,
+        seed=seed,
+        client=-1,
+    )
+    backbone, head = heads.split(frozen(model), federation.train.shape.classes)
+    return Teacher("the stand-in", normalize, backbone, head, device, spec.batch_size, spec.precision)

@@ -1,6 +1,7 @@
 """CLIP and its kin through open_clip: an image's logits are its similarities to prompts."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,42 +9,58 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
-from fedray.config import ZeroShot
-from fedray.data.dataset import Dataset
 from fedray.errors import SpecError, nearest
-from fedray.teachers.base import Logits, check_logits
+from fedray.teachers.network import Teacher, frozen
+from fedray.teachers.sections import ZeroShot
 
 
-class ZeroShotTeacher:
+def load(spec: ZeroShot, classes: tuple[str, ...], device: torch.device) -> Teacher:
     """Scale · cos(image, class) + bias, as the model was trained (CLIP's scale is 100, no bias).
 
     A class is the mean of its prompts' normalised embeddings, normalised again (arXiv 2103.00020).
+    Features are the images' normalised embeddings. Raises SpecError for what open_clip cannot load.
     """
+    names = spec.names(classes)
+    if len(names) != len(classes):
+        raise SpecError(f"teacher.classes names {len(names)} classes, but the data has {len(classes)}.")
+    model, transform, tokenizer = _load(spec, device)
+    with torch.no_grad():
+        # Not as strings, which open_clip would format: a prompt may have other braces than its gap.
+        prompts = [partial(_fill, template) for template in spec.templates]
+        embeddings = open_clip.build_zero_shot_classifier(model, tokenizer, names, prompts, device=device)
+        head = nn.Linear(len(embeddings), len(names), device=device)
+        head.weight.copy_(model.logit_scale.exp() * embeddings.T)
+        bias = getattr(model, "logit_bias", None)
+        head.bias.copy_(torch.zeros(()) if bias is None else bias)
+    name = f"{spec.model} {spec.pretrained or ''}".rstrip()
+    return Teacher(name, Prepare(transform), ImageTower(model), frozen(head), device, spec.batch_size, spec.precision)
 
-    def __init__(self, spec: ZeroShot, classes: tuple[str, ...], device: torch.device) -> None:
-        names = spec.classes or classes
-        if len(names) != len(classes):
-            raise SpecError(f"teacher.classes names {len(names)} classes, but the data has {len(classes)}.")
-        self._spec, self._device = spec, device
-        self._model, self._transform, tokenizer = _load(spec, device)
-        with torch.inference_mode():
-            self._classes = open_clip.build_zero_shot_classifier(
-                self._model, tokenizer, names, spec.prompts, device=device
-            )
 
-    @torch.inference_mode()
-    def logits(self, data: Dataset) -> Logits:
-        size = self._spec.batch_size
-        parts = [self._answer(data.images[start : start + size]) for start in range(0, len(data), size)]
-        return check_logits(np.concatenate(parts), data, self._spec.model)
+class ImageTower(nn.Module):
+    """The half of an open_clip model that sees."""
 
-    def _answer(self, images: np.ndarray) -> Logits:
-        pictures = torch.stack([self._transform(_picture(image)) for image in images]).to(self._device)
-        similarity = self._model.encode_image(pictures, normalize=True) @ self._classes
-        logits = self._model.logit_scale.exp() * similarity
-        bias = getattr(self._model, "logit_bias", None)
-        return np.asarray((logits if bias is None else logits + bias).float().cpu().numpy())
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [B, 3, R, R] -> embeddings [B, d] of length 1."""
+        embeddings: Tensor = self.model.encode_image(images, normalize=True)
+        return embeddings
+
+
+class Prepare:
+    """A library's own transform of one picture, over a batch of images."""
+
+    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+        self._transform = transform
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, S, S] -> float32 [B, 3, R, R] on the same device."""
+        pictures = [self._transform(_picture(image)) for image in images.cpu().numpy()]
+        return torch.stack(pictures).to(images.device)
 
 
 def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Image], torch.Tensor], Any]:
@@ -60,7 +77,11 @@ def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Im
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise SpecError(f"teacher: open_clip could not load {spec.model} with {spec.pretrained} ({reason}).") from error
-    return model.eval().requires_grad_(False), transform, tokenizer
+    return frozen(model), transform, tokenizer
+
+
+def _fill(template: str, name: str) -> str:
+    return template.replace("{}", name)
 
 
 def _check_names(spec: ZeroShot) -> None:

@@ -63,6 +63,63 @@ def test_only_distillation_needs_a_teacher() -> None:
     assert not strategy(name="fedlpfm", lam=0.0).needs_teacher
 
 
+MATCHING = {"name": "fedlpfm", "lam": 1, "loss": {"name": "function_matching"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "lessons", "keeps", "mixup", "same_view"),
+    [
+        ({"name": "fedavg"}, set(), None, 0, False),
+        ({"name": "fedprox"}, set(), None, 0, False),
+        ({"name": "fml"}, set(), "private", 0, False),
+        ({"name": "fml", "alpha": 1, "beta": 1}, set(), "private", 0, False),
+        ({"name": "fedlpfm"}, {"logits"}, None, 0, False),
+        ({"name": "fedlpfm", "lam": 1}, {"logits"}, None, 0, False),
+        ({"name": "fedlpfm", "lam": 0}, set(), None, 0, False),
+        *(
+            ({"name": "fedlpfm", "loss": {"name": loss}}, {"logits"}, None, 0, False)
+            for loss in ("kd", "ls_kd", "dkd", "dist", "rld", "mse")
+        ),
+        ({"name": "fedlpfm", "loss": {"name": "cosine"}}, {"features"}, "projection", 0, False),
+        ({"name": "fedlpfm", "loss": {"name": "feature_mse"}}, {"features"}, "projection", 0, False),
+        ({"name": "fedlpfm", "lam": 0, "loss": {"name": "cosine"}}, set(), None, 0, False),
+        ({"name": "fedlpfm", "balance": "additive", "loss": {"name": "cosine"}}, {"features"}, "projection", 0, False),
+        (MATCHING, {"logits"}, None, 1, True),
+        ({**MATCHING, "loss": {"name": "function_matching", "mixup": 0.2}}, {"logits"}, None, 0.2, True),
+        ({**MATCHING, "loss": {"name": "function_matching", "mixup": 0}}, {"logits"}, None, 0, True),
+    ],
+    ids=str,
+)
+def test_what_a_strategy_asks_of_its_teacher_its_images_and_its_clients(
+    fields: dict[str, object], lessons: set[str], keeps: str | None, mixup: float, same_view: bool
+) -> None:
+    chosen = strategy(**fields)
+    assert chosen.lessons == lessons
+    assert chosen.needs_teacher == bool(lessons)
+    assert chosen.keeps == keeps
+    assert chosen.mixup == mixup
+    assert chosen.same_view == same_view
+
+
+def test_function_matching_is_forward_kd_and_nothing_else() -> None:
+    assert strategy(**MATCHING, temperature=2).active_objectives() == {
+        "proxy": [Term("function_matching", 1.0, {"temperature": 2.0})]
+    }
+
+
+@pytest.mark.parametrize(
+    "change", [{"lam": 0.5}, {"lam": 0}, {"balance": "additive"}, {"balance": "additive", "lam": 2}]
+)
+def test_function_matching_refuses_any_share_of_labels(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"uses no labels.* set strategy.lam: 1"):
+        strategy(**{**MATCHING, **change})
+
+
+def test_function_matching_refuses_the_default_share_too() -> None:
+    with pytest.raises(ValidationError, match="uses no labels"):
+        strategy(name="fedlpfm", loss={"name": "function_matching"})
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -72,6 +129,8 @@ def test_only_distillation_needs_a_teacher() -> None:
         {"name": "fedprox", "mu": -1},
         {"name": "fml", "alpha": 1.1},
         {"name": "fedavg", "lam": 0.5},
+        {"name": "fedlpfm", "loss": {"name": "cosine", "mixup": 1}},
+        {**MATCHING, "loss": {"name": "function_matching", "mixup": -1}},
     ],
 )
 def test_values_out_of_range_are_refused(fields: dict[str, object]) -> None:

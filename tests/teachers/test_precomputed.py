@@ -1,4 +1,4 @@
-"""Logits from a parquet: found by path or by row, in any order, and refused where they do not fit."""
+"""Answers from a parquet: found by path or by row, in any order, and refused where they do not fit."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from fedray import teachers
-from fedray.config import Experiment, Precomputed
+from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.dataset import Dataset
 from fedray.errors import SpecError
 from fedray.teachers.precomputed import PrecomputedTeacher
+from fedray.teachers.sections import Precomputed
+from fedray.types import Quantity
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 PATHS = [f"{name}.png" for name in "abcde"]
@@ -33,7 +33,7 @@ def teacher(file: Path, **columns: Any) -> PrecomputedTeacher:
 
 def message_of(file: Path, data: Dataset | None = None, **columns: Any) -> str:
     with pytest.raises(SpecError) as caught:
-        teacher(file, **columns).logits(data or dataset())
+        teacher(file, **columns).answers("logits", data or dataset())
     return str(caught.value)
 
 
@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> Path:
 def test_by_path(file: Path, kind: type) -> None:
     order = [3, 0, 4, 1, 2]
     given = LOGITS.astype(kind)
-    found = teacher(file, path=[PATHS[i] for i in order], logits=[given[i] for i in order]).logits(dataset())
+    found = teacher(file, path=[PATHS[i] for i in order], logits=[given[i] for i in order]).answers("logits", dataset())
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, given.astype(np.float32))
 
@@ -54,15 +54,44 @@ def test_by_path(file: Path, kind: type) -> None:
 def test_by_index(file: Path) -> None:
     order = [3, 0, 4, 1, 2]
     found = teacher(file, index=[ROWS[i] for i in order], logits=[LOGITS[i] for i in order])
-    np.testing.assert_array_equal(found.logits(dataset(paths=False)), LOGITS)
-    np.testing.assert_array_equal(found.logits(dataset()), LOGITS)
+    np.testing.assert_array_equal(found.answers("logits", dataset(paths=False)), LOGITS)
+    np.testing.assert_array_equal(found.answers("logits", dataset()), LOGITS)
 
 
 def test_of_some_of_the_images(file: Path) -> None:
     """The file may know more images than are asked for, and they are answered in the order of asking."""
     answers = teacher(file, path=PATHS, logits=list(LOGITS))
-    np.testing.assert_array_equal(answers.logits(dataset().take(np.array([4, 1]))), LOGITS[[4, 1]])
-    np.testing.assert_array_equal(answers.logits(dataset()), LOGITS)
+    np.testing.assert_array_equal(answers.answers("logits", dataset().take(np.array([4, 1]))), LOGITS[[4, 1]])
+    np.testing.assert_array_equal(answers.answers("logits", dataset()), LOGITS)
+
+
+class TestFeatures:
+    """They may be of any width, and stand alone or beside logits."""
+
+    FEATURES = np.random.default_rng(2).normal(size=(5, 7)).astype(np.float32)
+
+    def test_alone(self, file: Path) -> None:
+        order = [3, 0, 4, 1, 2]
+        found = teacher(file, path=[PATHS[i] for i in order], features=[self.FEATURES[i] for i in order])
+        np.testing.assert_array_equal(found.answers("features", dataset()), self.FEATURES)
+
+    def test_beside_logits(self, file: Path) -> None:
+        both = teacher(file, path=PATHS, logits=list(LOGITS), features=list(self.FEATURES))
+        np.testing.assert_array_equal(both.answers("features", dataset()), self.FEATURES)
+        np.testing.assert_array_equal(both.answers("logits", dataset()), LOGITS)
+
+    @pytest.mark.parametrize(("there", "asked"), [("features", "logits"), ("logits", "features")])
+    def test_not_there(self, file: Path, there: str, asked: Quantity) -> None:
+        answers = teacher(file, path=PATHS, **{there: list(LOGITS)})
+        with pytest.raises(SpecError) as caught:
+            answers.answers(asked, dataset())
+        assert str(caught.value) == (f"teacher.file: '{file}' has no column {asked}, which strategy.loss looks at.")
+
+    def test_not_finite(self, file: Path) -> None:
+        answers = teacher(file, path=PATHS, features=[*self.FEATURES[:4], np.full(7, np.nan)])
+        with pytest.raises(SpecError) as caught:
+            answers.answers("features", dataset())
+        assert str(caught.value) == f"teacher: '{file}' gives features that are not finite."
 
 
 def test_as_the_spec_names_it(file: Path) -> None:
@@ -71,7 +100,8 @@ def test_as_the_spec_names_it(file: Path) -> None:
     pd.DataFrame({"index": rows, "logits": list(logits)}).to_parquet(file)
     experiment = Experiment(teacher=Precomputed(file=file))
     data = federation.load(experiment)
-    found = teachers.load(experiment, data, torch.device("cpu")).logits(data.train)
+    assert isinstance(experiment.teacher, Precomputed)
+    found = PrecomputedTeacher(experiment.teacher).answers("logits", data.train)
     np.testing.assert_array_equal(found, logits)
 
 
@@ -97,7 +127,7 @@ def test_twice(file: Path) -> None:
 
 def test_images_that_are_not_asked_for_may_be_there_twice(file: Path) -> None:
     answers = teacher(file, path=[*PATHS, "f.png", "f.png"], logits=[*LOGITS, LOGITS[0], LOGITS[0]])
-    np.testing.assert_array_equal(answers.logits(dataset()), LOGITS)
+    np.testing.assert_array_equal(answers.answers("logits", dataset()), LOGITS)
 
 
 def test_other_class_count(file: Path) -> None:
@@ -134,7 +164,9 @@ def test_columns(file: Path, columns: dict[str, Any]) -> None:
     pd.DataFrame(columns).to_parquet(file)
     with pytest.raises(SpecError) as caught:
         PrecomputedTeacher(Precomputed(file=file))
-    expected = f"teacher.file: '{file}' needs the columns logits and path or index, it has {', '.join(columns)}."
+    expected = (
+        f"teacher.file: '{file}' needs the columns logits (or features) and path or index, it has {', '.join(columns)}."
+    )
     assert str(caught.value) == expected
 
 

@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from fedray import teachers
-from fedray.config import Experiment, Supervised
+from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.federation import Federation
 from fedray.data.partition import IID
 from fedray.errors import SpecError
 from fedray.models.proxies import Proxy
-from fedray.teachers.supervised import SupervisedTeacher
+from fedray.teachers import loading, supervised
+from fedray.teachers.sections import Supervised
 
 CPU = torch.device("cpu")
 QUICK = Supervised(epochs=2)
+
+
+def logits(federation: Federation, images: np.ndarray, spec: Supervised = QUICK, seed: int = 0) -> np.ndarray:
+    return supervised.load(spec, federation, seed, CPU).ask(images)["logits"]
 
 
 def experiment(spec: Supervised = QUICK, seed: int = 0, **data: Any) -> Experiment:
@@ -32,30 +36,30 @@ def digits() -> Federation:
 
 
 def test_same_spec_and_seed_same_bits(digits: Federation) -> None:
-    first, second = (SupervisedTeacher(QUICK, digits, 0, CPU).logits(digits.test) for _ in range(2))
+    first, second = (logits(digits, digits.test.images) for _ in range(2))
     assert first.tobytes() == second.tobytes()
 
 
 def test_torchs_own_generator_plays_no_part_and_is_left_alone(digits: Federation) -> None:
     torch.manual_seed(1)
-    first = SupervisedTeacher(QUICK, digits, 0, CPU).logits(digits.test)
+    first = logits(digits, digits.test.images)
     drawn = torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(drawn, torch.rand(1))
-    assert first.tobytes() == SupervisedTeacher(QUICK, digits, 0, CPU).logits(digits.test).tobytes()
+    assert first.tobytes() == logits(digits, digits.test.images).tobytes()
 
 
 def test_other_seed_or_spec_other_logits(digits: Federation) -> None:
-    plain = SupervisedTeacher(QUICK, digits, 0, CPU).logits(digits.test)
+    plain = logits(digits, digits.test.images)
     for spec, seed in ((QUICK, 1), (Supervised(epochs=3), 0), (Supervised(epochs=2, lr=0.01), 0)):
-        assert not np.array_equal(plain, SupervisedTeacher(spec, digits, seed, CPU).logits(digits.test))
+        assert not np.array_equal(plain, logits(digits, digits.test.images, spec, seed))
 
 
 def test_it_learns_digits(digits: Federation) -> None:
-    logits = SupervisedTeacher(Supervised(epochs=10), digits, 0, CPU).logits(digits.test)
-    assert logits.shape == (364, 10)
-    assert logits.dtype == np.float32
-    assert (logits.argmax(axis=1) == digits.test.labels).mean() > 0.8
+    found = logits(digits, digits.test.images, Supervised(epochs=10))
+    assert found.shape == (364, 10)
+    assert found.dtype == np.float32
+    assert (found.argmax(axis=1) == digits.test.labels).mean() > 0.8
 
 
 def test_it_sees_the_public_split_only(digits: Federation) -> None:
@@ -66,7 +70,7 @@ def test_it_sees_the_public_split_only(digits: Federation) -> None:
         digits.train.labels[digits.public],
     )
     blind = replace(digits, train=replace(digits.train, images=images, labels=labels), shards=())
-    plain, other = (SupervisedTeacher(QUICK, data, 0, CPU).logits(digits.test) for data in (digits, blind))
+    plain, other = (logits(data, digits.test.images) for data in (digits, blind))
     assert plain.tobytes() == other.tobytes()
 
 
@@ -74,43 +78,47 @@ def test_one_public_image_matters(digits: Federation) -> None:
     images = digits.train.images.copy()
     images[digits.public[0]] = 255 - images[digits.public[0]]
     changed = replace(digits, train=replace(digits.train, images=images))
-    plain, other = (SupervisedTeacher(QUICK, data, 0, CPU).logits(digits.test) for data in (digits, changed))
+    plain, other = (logits(data, digits.test.images) for data in (digits, changed))
     assert plain.tobytes() != other.tobytes()
 
 
 def test_an_images_logits_do_not_depend_on_the_others(digits: Federation) -> None:
-    teacher = SupervisedTeacher(Supervised(model=Proxy(norm="batch"), epochs=1), digits, 0, CPU)
-    all_of_them = teacher.logits(digits.test)
-    some = np.array([300, 5, 17])
-    np.testing.assert_allclose(teacher.logits(digits.test.take(some)), all_of_them[some], rtol=1e-4, atol=1e-5)
+    """The last of them fill a batch only partly; the answers are the same to the last bit."""
+    teacher = supervised.load(Supervised(model=Proxy(norm="batch"), epochs=1), digits, 0, CPU)
+    all_of_them = teacher.ask(digits.test.images)["logits"]
+    some = np.array([300, 5, 17, 363])
+    assert teacher.ask(digits.test.images[some])["logits"].tobytes() == all_of_them[some].tobytes()
 
 
 def test_more_images_than_it_answers_at_once(digits: Federation) -> None:
-    teacher = SupervisedTeacher(QUICK, digits, 0, CPU)
-    logits = teacher.logits(digits.train)
-    assert logits.shape == (1433, 10)
-    np.testing.assert_allclose(teacher.logits(digits.train.take(np.arange(1400, 1433))), logits[1400:], atol=1e-5)
+    teacher = supervised.load(QUICK, digits, 0, CPU)
+    found = teacher.ask(digits.train.images)["logits"]
+    assert found.shape == (1433, 10)
+    assert teacher.ask(digits.train.images[1400:])["logits"].tobytes() == found[1400:].tobytes()
+
+
+def test_its_features_are_what_its_head_is_given(digits: Federation) -> None:
+    teacher = supervised.load(QUICK, digits, 0, CPU)
+    answers = teacher.ask(digits.test.images)
+    assert answers["features"].shape == (364, teacher.width) == (364, 512)
+    weight, bias = teacher.head.weight.numpy(), teacher.head.bias.numpy()
+    np.testing.assert_allclose(answers["features"] @ weight.T + bias, answers["logits"], rtol=1e-4, atol=1e-4)
 
 
 def test_as_the_spec_names_it(digits: Federation) -> None:
-    found = teachers.load(experiment(), digits, CPU).logits(digits.test)
-    assert found.tobytes() == SupervisedTeacher(QUICK, digits, 0, CPU).logits(digits.test).tobytes()
+    found = loading.load(experiment().teacher, digits, 0, CPU).ask(digits.test.images)["logits"]
+    assert found.tobytes() == logits(digits, digits.test.images).tobytes()
 
 
 def test_read_only_images_as_rays_are(digits: Federation) -> None:
     images = digits.test.images.copy()
     images.flags.writeable = False
-    teacher = SupervisedTeacher(QUICK, digits, 0, CPU)
-    assert teacher.logits(replace(digits.test, images=images)).tobytes() == teacher.logits(digits.test).tobytes()
+    teacher = supervised.load(QUICK, digits, 0, CPU)
+    assert teacher.ask(images)["logits"].tobytes() == teacher.ask(digits.test.images)["logits"].tobytes()
 
 
 def test_a_public_split_that_rounds_to_nothing() -> None:
     """0.0001 of 1433 examples is none: nothing to fit, although public_fraction is above 0."""
     spec = experiment(public_fraction=0.0001)
     with pytest.raises(SpecError, match="public_fraction"):
-        teachers.load(spec, federation.load(spec), CPU)
-
-
-def test_a_spec_without_a_teacher(digits: Federation) -> None:
-    with pytest.raises(SpecError, match=r"the spec has no teacher to load\."):
-        teachers.load(Experiment(), digits, CPU)
+        supervised.load(QUICK, federation.load(spec), 0, CPU)

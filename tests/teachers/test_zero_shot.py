@@ -11,38 +11,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_clip import MEAN, PREPROCESS, STD, TINY, write_clip
 
-from fedray import teachers
-from fedray.config import Experiment, ZeroShot
+from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.dataset import Dataset
 from fedray.errors import SpecError
-from fedray.teachers.zero_shot import ZeroShotTeacher
+from fedray.teachers import loading, zero_shot
+from fedray.teachers.network import Teacher
+from fedray.teachers.sections import ZeroShot
 
 CPU = torch.device("cpu")
 CLASSES = ("cat", "polar bear", "emu")
-TINY: dict[str, Any] = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-PREPROCESS = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
-
-
-def write_clip(folder: Path, **config: Any) -> open_clip.CLIP:
-    """A random model in open_clip's own format; its scale and bias are moved off their initial values."""
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**TINY, **config)
-    with torch.no_grad():
-        model.logit_scale.fill_(1.5)
-        if model.logit_bias is not None:
-            model.logit_bias.fill_(-3)
-    folder.mkdir()
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    written = {"model_cfg": TINY | config, "preprocess_cfg": PREPROCESS}
-    (folder / "open_clip_config.json").write_text(json.dumps(written))
-    return model.eval()
 
 
 def dataset(channels: int = 3, size: int = 40, count: int = 7, classes: tuple[str, ...] = CLASSES) -> Dataset:
@@ -70,13 +50,13 @@ def expected(model: open_clip.CLIP, data: Dataset, names: tuple[str, ...], promp
     return logits + (0 if model.logit_bias is None else -3)
 
 
-def teacher(folder: Path, classes: tuple[str, ...] = CLASSES, **spec: Any) -> ZeroShotTeacher:
-    return ZeroShotTeacher(ZeroShot(model=f"local-dir:{folder}", pretrained=None, **spec), classes, CPU)
+def teacher(folder: Path, classes: tuple[str, ...] = CLASSES, **spec: Any) -> Teacher:
+    return zero_shot.load(ZeroShot(model=f"local-dir:{folder}", pretrained=None, **spec), classes, CPU)
 
 
 def message_of(classes: tuple[str, ...] = CLASSES, **spec: Any) -> str:
     with pytest.raises(SpecError) as caught:
-        ZeroShotTeacher(ZeroShot(**spec), classes, CPU)
+        zero_shot.load(ZeroShot(**spec), classes, CPU)
     return str(caught.value)
 
 
@@ -98,60 +78,77 @@ class TestLogits:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_by_hand(self, clip: open_clip.CLIP, folder: Path, channels: int, prompts: tuple[str, ...]) -> None:
         data = dataset(channels)
-        found = teacher(folder, prompts=prompts).logits(data)
+        found = teacher(folder, prompts=prompts).ask(data.images)["logits"]
         assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected(clip, data, CLASSES, prompts), rtol=1e-4, atol=1e-4)
+
+    def test_other_braces_than_the_gap(self, clip: open_clip.CLIP, folder: Path) -> None:
+        data, prompts = dataset(), ("a {small} {} }",)
+        found = teacher(folder, prompts=prompts).ask(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, CLASSES, prompts), rtol=1e-4, atol=1e-4)
 
     def test_small_images_are_enlarged(self, clip: open_clip.CLIP, folder: Path) -> None:
         data = dataset(channels=1, size=8)
-        found = teacher(folder).logits(data)
+        found = teacher(folder).ask(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, CLASSES, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
     def test_own_class_names(self, clip: open_clip.CLIP, folder: Path) -> None:
         data, names = dataset(), ("kitten", "ice bear", "large bird")
-        found = teacher(folder, classes=names).logits(data)
+        found = teacher(folder, classes=names).ask(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, names, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
     def test_overridden_class_names(self, clip: open_clip.CLIP, folder: Path) -> None:
         data, names = dataset(), ("kitten", "ice bear", "large bird")
         spec = ZeroShot(model=f"local-dir:{folder}", pretrained=None, classes=names)
-        found = ZeroShotTeacher(spec, CLASSES, CPU).logits(data)
+        found = zero_shot.load(spec, CLASSES, CPU).ask(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, names, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
     def test_more_classes_than_open_clip_embeds_at_once(self, clip: open_clip.CLIP, folder: Path) -> None:
         names = tuple(f"number {i}" for i in range(23))
         data = dataset(count=2, classes=names)
-        found = teacher(folder, names, prompts=PROMPTS[:2]).logits(data)
+        found = teacher(folder, names, prompts=PROMPTS[:2]).ask(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, names, PROMPTS[:2]), rtol=1e-4, atol=1e-4)
 
     def test_bias(self, tmp_path: Path) -> None:
         model = write_clip(tmp_path / "tiny", init_logit_bias=-10.0)
         data = dataset()
-        found = teacher(tmp_path / "tiny").logits(data)
+        found = teacher(tmp_path / "tiny").ask(data.images)["logits"]
         np.testing.assert_allclose(found, expected(model, data, CLASSES, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
+
+    def test_features_are_embeddings_of_length_1(self, clip: open_clip.CLIP, folder: Path) -> None:
+        """And so logits are their product with the prompts, times the scale."""
+        answers = teacher(folder).ask(dataset().images)
+        np.testing.assert_allclose(np.linalg.norm(answers["features"], axis=1), 1, rtol=1e-5)
+        texts = clip.encode_text(open_clip.get_tokenizer("ViT-B-32")([PROMPTS[0].format(name) for name in CLASSES]))
+        classes = texts.detach().numpy() / np.linalg.norm(texts.detach().numpy(), axis=1, keepdims=True)
+        by_hand = np.exp(1.5) * answers["features"] @ classes.T
+        np.testing.assert_allclose(answers["logits"], by_hand, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.usefixtures("clip")
     def test_batch_size_does_not_matter(self, folder: Path) -> None:
-        together = teacher(folder).logits(dataset())
-        np.testing.assert_allclose(teacher(folder, batch_size=3).logits(dataset()), together, rtol=1e-5, atol=1e-5)
+        together = teacher(folder).ask(dataset().images)["logits"]
+        np.testing.assert_allclose(
+            teacher(folder, batch_size=3).ask(dataset().images)["logits"], together, rtol=1e-5, atol=1e-5
+        )
 
     @pytest.mark.usefixtures("clip")
     def test_frozen(self, folder: Path) -> None:
         found = teacher(folder)
-        assert found.logits(dataset()).tobytes() == found.logits(dataset()).tobytes()
+        assert found.ask(dataset().images)["logits"].tobytes() == found.ask(dataset().images)["logits"].tobytes()
 
     @pytest.mark.usefixtures("clip")
     def test_as_the_spec_names_it(self, folder: Path) -> None:
         spec = ZeroShot(model=f"local-dir:{folder}", pretrained=None, prompts=PROMPTS)
         experiment = Experiment(teacher=spec)
         data = federation.load(experiment)
-        some = data.test.take(np.arange(5))
-        found = teachers.load(experiment, data, CPU).logits(some)
-        assert found.tobytes() == teacher(folder, tuple("0123456789"), prompts=PROMPTS).logits(some).tobytes()
+        some = data.test.images[:5]
+        found = loading.load(experiment.teacher, data, 0, CPU).ask(some)["logits"]
+        named = teacher(folder, tuple("0123456789"), prompts=PROMPTS)
+        assert found.tobytes() == named.ask(some)["logits"].tobytes()
 
     def test_quick_gelu_of_the_folders_own_config(self, tmp_path: Path) -> None:
         model = write_clip(tmp_path / "quick", quick_gelu=True)
-        found = teacher(tmp_path / "quick").logits(dataset())
+        found = teacher(tmp_path / "quick").ask(dataset().images)["logits"]
         np.testing.assert_allclose(found, expected(model, dataset(), CLASSES, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
 
@@ -172,13 +169,15 @@ class TestRegistered:
     def test_checkpoint(self, registered: str, tmp_path: Path, suffix: str) -> None:
         model, file = write_clip(tmp_path / "tiny"), tmp_path / f"weights.{suffix}"
         save_file(model.state_dict(), file) if suffix == "safetensors" else torch.save(model.state_dict(), file)
-        found = ZeroShotTeacher(ZeroShot(model=registered, pretrained=str(file)), CLASSES, CPU)
+        found = zero_shot.load(ZeroShot(model=registered, pretrained=str(file)), CLASSES, CPU)
         reference = open_clip.create_model_and_transforms(registered, pretrained=str(file))
         picture = reference[2](Image.fromarray(dataset().images[0].transpose(1, 2, 0)))[None]
         prompts = open_clip.get_tokenizer(registered)([PROMPTS[0].format(name) for name in CLASSES])
         with torch.inference_mode():
             image, text, scale = model(picture, prompts)
-        np.testing.assert_allclose(found.logits(dataset())[0], (scale * image @ text.T)[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            found.ask(dataset().images)["logits"][0], (scale * image @ text.T)[0], rtol=1e-4, atol=1e-4
+        )
 
     def test_no_checkpoint(self, registered: str, tmp_path: Path) -> None:
         message = message_of(model=registered, pretrained=str(tmp_path / "none.pt"))
@@ -218,7 +217,9 @@ class TestQuickGelu:
         model = write_clip(tmp_path / "tiny", quick_gelu=quick)
         tag = PREPROCESS | {"file": str(tmp_path / "tiny" / "open_clip_model.safetensors"), "quick_gelu": quick}
         monkeypatch.setitem(open_clip.pretrained._PRETRAINED, registered, {"mine": tag})
-        found = ZeroShotTeacher(ZeroShot(model=registered, pretrained="mine"), CLASSES, CPU).logits(dataset())
+        found = zero_shot.load(ZeroShot(model=registered, pretrained="mine"), CLASSES, CPU).ask(dataset().images)[
+            "logits"
+        ]
         by_hand = expected(model, dataset(), CLASSES, PROMPTS[:1])
         np.testing.assert_allclose(found, by_hand, rtol=1e-4, atol=1e-4)
         other = write_clip(tmp_path / "other", quick_gelu=not quick)  # the same weights
@@ -230,7 +231,7 @@ class TestRefused:
         message = message_of(classes=CLASSES, model="local-dir:nowhere", pretrained=None)
         assert "nowhere" in message
         with pytest.raises(SpecError, match=r"^teacher.classes names 2 classes, but the data has 3\.$"):
-            ZeroShotTeacher(ZeroShot(classes=("cat", "emu")), CLASSES, CPU)
+            zero_shot.load(ZeroShot(classes=("cat", "emu")), CLASSES, CPU)
 
     @pytest.mark.parametrize(
         ("name", "meant"), [("ViT-B-33", "ViT-B-32"), ("vit-b-32", "ViT-B-32"), ("ViT-B/32", "ViT-B-32")]

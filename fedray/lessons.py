@@ -1,0 +1,177 @@
+"""What each client is taught in a round: which teachers it has, on which views, made into one."""
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedray.asking import Asker
+from fedray.backends.base import Backend, Handle
+from fedray.config import Experiment
+from fedray.data.federation import Federation
+from fedray.data.views import PLAIN, VIEWS, choose_views
+from fedray.errors import SpecError
+from fedray.teachers.bank import Values
+from fedray.teachers.blend import Blend
+from fedray.teachers.precomputed import PrecomputedTeacher
+from fedray.teachers.sections import Adapted, Precomputed, Several, members, members_of
+from fedray.types import Asking, Indices, Quantity, Question
+
+Rows: TypeAlias = Mapping[int, Indices]
+"""Of each client, which rows: images as they are, or `image * VIEWS + view`."""
+ByClient: TypeAlias = Generator[Asking, None, dict[int, Values]]
+
+
+class Lessons:
+    """Asks the bank, never a teacher: that is for workers. With `mode: online` it has nothing to say."""
+
+    def __init__(self, experiment: Experiment, federation: Federation, backend: Backend, asker: Asker) -> None:
+        self._experiment = experiment
+        self._federation = federation
+        self._backend = backend
+        self._asker = asker
+        self._teacher = experiment.teacher
+        self._members = members(experiment.teacher)
+        self._quantities = sorted(experiment.strategy.lessons)
+        self._banked = bool(self._quantities) and getattr(experiment.teacher, "mode", None) == "bank"
+        same_view = getattr(experiment.teacher, "view", None) == "same"
+        self._viewed = self._banked and same_view and experiment.data.augment == "crop_flip"
+        self._blends: dict[int, Blend] = {}
+        self._fixed: dict[int, Handle] = {}
+
+    def of_round(self, number: int, cohort: Sequence[int]) -> Generator[Asking, None, dict[int, Handle]]:
+        """Returns each client's lessons, shared: `logits` [E, n, classes] or `features` [E, n, d].
+
+        E is the round's epochs where each has views of its own, else 1.
+        """
+        if not self._banked:
+            return {}
+        if self._viewed:
+            epochs = self._experiment.training.local_epochs
+            numbers = range((number - 1) * epochs, number * epochs)
+            return (yield from self._share({client: self._views(client, numbers) for client in cohort}))
+        if not self._fixed:
+            holders = [client for client, shard in enumerate(self._federation.shards) if len(shard)]
+            self._fixed = yield from self._share({client: self._federation.shards[client] for client in holders})
+        return self._fixed
+
+    def asked(self, cohort: Sequence[int]) -> int:
+        """How many answers a round's steps look at: as many forward passes as it would take without a bank."""
+        if not self._quantities:
+            return 0
+        examples = (len(self._federation.shards[client]) * len(self._members_of(client)) for client in cohort)
+        return sum(examples) * self._experiment.training.local_epochs
+
+    def accuracy(self) -> float | None:
+        """How often the teachers are right about the examples that clients hold, seen plain; None if not known."""
+        if not self._fixed or "logits" not in self._quantities:
+            return None
+        right = held = 0
+        for client, handle in self._fixed.items():
+            own = self._federation.train.labels[self._federation.shards[client]]
+            right += int((self._backend.fetch(handle)["logits"][0].argmax(1) == own).sum())
+            held += len(own)
+        return right / held
+
+    def _views(self, client: int, epochs: Sequence[int]) -> Indices:
+        """[E * n], the rows of the views that the client will see."""
+        examples = self._federation.shards[client]
+        seed = self._experiment.seed
+        return np.concatenate([examples * VIEWS + choose_views(examples, seed, epoch) for epoch in epochs])
+
+    def _share(self, rows: Rows) -> Generator[Asking, None, dict[int, Handle]]:
+        taught: dict[int, dict[str, npt.NDArray[np.float32]]] = {client: {} for client in rows}
+        for quantity in self._quantities:
+            answers = yield from self._blended(quantity, rows)
+            for client, values in answers.items():
+                examples = len(self._federation.shards[client])
+                taught[client][quantity] = values.reshape(-1, examples, values.shape[1])
+        return {client: self._backend.share(lessons) for client, lessons in taught.items()}
+
+    def _blended(self, quantity: Quantity, rows: Rows) -> ByClient:
+        """For each client, its teachers' answers made into one."""
+        answers: dict[int, list[Values]] = {client: [] for client in rows}
+        for member in range(len(self._members)):
+            having = {client: rows[client] for client in rows if member in self._members_of(client)}
+            found = yield from self._of_member(member, quantity, having)
+            for client in having:
+                answers[client].append(found[client])
+        alone = {client: values[0] for client, values in answers.items() if len(values) == 1}
+        several = [client for client in rows if client not in alone]
+        yield from self._fit_blends(several)
+        return alone | {
+            client: self._blends[client]([torch.from_numpy(v) for v in answers[client]]).numpy() for client in several
+        }
+
+    def _fit_blends(self, clients: Sequence[int]) -> Generator[Asking, None, None]:
+        """From what their teachers say of their own plain images."""
+        new = {client: self._plain(client) for client in clients if client not in self._blends}
+        said: dict[int, list[torch.Tensor]] = {client: [] for client in new}
+        for member in range(len(self._members) if new else 0):
+            having = {client: rows for client, rows in new.items() if member in self._members_of(client)}
+            found = yield from self._of_member(member, "logits", having)
+            for client in having:
+                said[client].append(torch.from_numpy(found[client]))
+        for client, logits in said.items():
+            labels = torch.from_numpy(self._federation.train.labels[self._federation.shards[client]])
+            assert isinstance(self._teacher, Several), "one teacher is not blended"
+            self._blends[client] = Blend.fit(logits, labels, self._teacher.combine)
+
+    def _plain(self, client: int) -> Indices:
+        examples = self._federation.shards[client]
+        return examples * VIEWS + PLAIN if self._viewed else examples
+
+    def _of_member(self, member: int, quantity: Quantity, rows: Rows) -> ByClient:
+        """What one of the teachers says, for each client."""
+        spec = self._members[member]
+        if not rows:
+            return {}
+        if isinstance(spec, Precomputed):
+            asked = self._federation.train.take(np.concatenate([*rows.values()]))
+            return _by_client(PrecomputedTeacher(spec).answers(quantity, asked), rows)
+        if isinstance(spec, Adapted) and spec.method == "linear_probe":
+            features = yield from self._ask(member, "features", rows)
+            return features if quantity == "features" else (yield from self._probed(member, features))
+        own = isinstance(spec, Adapted)
+        return (yield from self._ask(member, quantity, rows, own=own))
+
+    def _probed(self, member: int, features: Mapping[int, Values]) -> ByClient:
+        """A linear probe's logits: its head, fitted on the client's plain images, over features."""
+        plain = yield from self._ask(member, "features", {client: self._plain(client) for client in features})
+        questions = {client: Question(member, "head", client, viewed=self._viewed) for client in features}
+        classes = np.arange(len(self._federation.train.classes))
+        heads = yield from self._asker.answers(
+            dict.fromkeys(questions.values(), classes), {questions[client]: plain[client] for client in features}
+        )
+        return {
+            client: values @ heads[questions[client]][:, :-1].T + heads[questions[client]][:, -1]
+            for client, values in features.items()
+        }
+
+    def _ask(self, member: int, quantity: Quantity, rows: Rows, *, own: bool = False) -> ByClient:
+        """From the bank. Where the teacher is not a client's own, all clients' rows are one question."""
+        if own:
+            each = {client: Question(member, quantity, client, viewed=self._viewed) for client in rows}
+            answers = yield from self._asker.answers({each[client]: rows[client] for client in rows})
+            return {client: answers[each[client]] for client in rows}
+        question = Question(member, quantity, viewed=self._viewed)
+        answers = yield from self._asker.answers({question: np.concatenate([*rows.values()])})
+        return _by_client(answers[question], rows)
+
+    def _members_of(self, client: int) -> tuple[int, ...]:
+        return members_of(self._teacher, client, self._experiment.seed)
+
+
+def check_assignment(experiment: Experiment, federation: Federation) -> None:
+    """Raises SpecError unless a list of assignments has an entry for each client."""
+    teacher, clients = experiment.teacher, len(federation.shards)
+    if isinstance(teacher, Several) and not isinstance(teacher.assignment, str) and len(teacher.assignment) != clients:
+        raise SpecError(f"teacher.assignment has {len(teacher.assignment)} entries, but there are {clients} clients.")
+
+
+def _by_client(values: Values, rows: Rows) -> dict[int, Values]:
+    """Cut what was asked at once into what belongs to each client."""
+    cuts = np.cumsum([len(own) for own in rows.values()])[:-1]
+    return dict(zip(rows, np.split(values, cuts), strict=True))

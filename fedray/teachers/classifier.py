@@ -1,0 +1,109 @@
+"""timm's models with the heads they were trained with."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+from fedray.errors import SpecError, nearest
+from fedray.teachers.network import Teacher, frozen
+from fedray.teachers.sections import Classifier
+from fedray.teachers.zero_shot import Prepare
+
+
+def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Teacher:
+    """The model's own head, or the classes of `class_map` as sums of its outputs' probabilities.
+
+    Raises SpecError where timm has no such model or weights, or its outputs are not the data's classes.
+    """
+    _check_names(spec.class_map or {}, classes)
+    model = frozen(_create(spec))
+    backbone, head = _Backbone(model), model.get_classifier()  # type: ignore[operator]
+    config = timm.data.resolve_data_config({}, model=model)
+    if not isinstance(head, nn.Linear) or not _is_head(head, backbone, config["input_size"]):
+        raise SpecError(f"teacher.model: {spec.model} has no linear head; choose another model.")
+    if spec.class_map is not None:
+        head = nn.Sequential(head, ClassMap(_groups(spec.class_map, classes, head.out_features)))
+    elif head.out_features != len(classes):
+        raise SpecError(
+            f"teacher.class_map: {spec.model} has {head.out_features} outputs, and the data {len(classes)} classes; "
+            "say which outputs mean which class."
+        )
+    prepare = Prepare(timm.data.create_transform(**config))
+    name = f"{spec.model} {spec.pretrained}"
+    return Teacher(
+        name, prepare, frozen(backbone.to(device)), frozen(head.to(device)), device, spec.batch_size, spec.precision
+    )
+
+
+class ClassMap(nn.Module):
+    """Log-probabilities of groups of classes."""
+
+    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self._groups = groups
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """[B, outputs] -> [B, groups]: log of the summed exponentials."""
+        return torch.stack([logits[:, list(group)].logsumexp(1) for group in self._groups], dim=1)
+
+
+def _is_head(head: nn.Module, backbone: "_Backbone", size: Sequence[int]) -> bool:
+    """Whether the model's logits come from this layer alone: some have a second one beside it."""
+    black = torch.zeros(1, *size)
+    return torch.allclose(head(backbone(black)), backbone.model(black), rtol=1e-3, atol=1e-3)
+
+
+class _Backbone(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+        return features
+
+
+def _create(spec: Classifier) -> Any:
+    if spec.model not in timm.list_models():
+        raise SpecError(f"teacher.model: timm has no model '{spec.model}'{nearest(spec.model, timm.list_models())}")
+    kind, _, path = spec.pretrained.partition(":")
+    try:
+        if kind == "file":
+            return _from_file(spec.model, Path(path).expanduser())
+        name = spec.model if spec.pretrained == "default" else f"{spec.model}.{spec.pretrained}"
+        return timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__)[:300]
+        raise SpecError(f"teacher.pretrained: '{spec.pretrained}' could not be loaded ({reason}).") from error
+
+
+def _from_file(name: str, file: Path) -> Any:
+    """The model with as many outputs as the file has."""
+    model = timm.create_model(name)
+    head = model.get_classifier()
+    where = next((n for n, m in model.named_modules() if m is head), "")
+    if isinstance(head, nn.Linear):
+        with safe_open(file, "pt") as weights:
+            model.reset_classifier(weights.get_slice(f"{where}.weight").get_shape()[0])
+    load_model(model, file)
+    return model
+
+
+def _check_names(mapping: Mapping[str, Sequence[int]], classes: tuple[str, ...]) -> None:
+    for name in mapping:
+        if name not in classes:
+            raise SpecError(f"teacher.class_map: the data has no class '{name}'{nearest(name, classes)}")
+
+
+def _groups(mapping: Mapping[str, Sequence[int]], classes: tuple[str, ...], outputs: int) -> list[Sequence[int]]:
+    for name in classes:
+        group = mapping.get(name, ())
+        if not group or not all(0 <= output < outputs for output in group):
+            raise SpecError(f"teacher.class_map: '{name}' needs one or more of the model's outputs 0 to {outputs - 1}.")
+    return [mapping[name] for name in classes]

@@ -1,0 +1,106 @@
+"""What a teacher's answers depend on, as JSON: the address of their entry in the bank.
+
+Weights that a spec names by a file or folder count by their bytes; those that it names by a
+library's tag count by that name. Where and when answers were computed is recorded, but not part of it.
+"""
+
+import hashlib
+import importlib.util
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from fedray.config import Experiment
+from fedray.data.dataset import digest
+from fedray.data.federation import Federation
+from fedray.teachers.sections import Adapted, AnyMember, Classifier, Supervised, ZeroShot, members
+from fedray.types import Question, Row
+
+
+def content(question: Question, experiment: Experiment, federation: Federation) -> Row:
+    """Everything that could change the answer to a question about one of the federation's data sets."""
+    member = members(experiment.teacher)[question.member]
+    data = federation.side(question.side)
+    if isinstance(member, Adapted) and question.client is None:
+        member = member.backbone
+    own = _own(question.client, experiment, federation) if question.client is not None else {}
+    return {
+        "quantity": question.quantity,
+        "images": data.image_digest,
+        "views": "crop 4 and flip" if question.viewed else "plain",
+        "teacher": _described(member, question.quantity, experiment, federation) | own,
+    }
+
+
+def _described(member: AnyMember, quantity: str, experiment: Experiment, federation: Federation) -> Row:
+    said = member.model_dump(mode="json", exclude={"view", "mode"})
+    match member:
+        case ZeroShot() if quantity == "features":  # what prompts say changes no image's features
+            return {k: v for k, v in said.items() if k not in ("prompts", "classes")} | _open_clip(member)
+        case ZeroShot():
+            names = list(member.names(federation.train.classes))
+            return said | {"prompts": list(member.templates), "classes": names} | _open_clip(member)
+        case Classifier():
+            return said | {"pretrained": _weights(member.pretrained), "classes": list(federation.train.classes)}
+        case Supervised():
+            model = said["model"] | {"init": _weights(member.model.init)}
+            return said | {"model": model, "public": _public(federation)} | _fitted(experiment)
+        case Adapted():
+            return said | {"backbone": _described(member.backbone, "logits", experiment, federation)}
+    raise TypeError(f"{member.kind} needs no bank")
+
+
+def _own(client: int, experiment: Experiment, federation: Federation) -> Row:
+    examples = federation.shards[client]
+    own = federation.train.take(examples)
+    return {"client": client, "examples": digest(examples, own.images, own.labels)} | _fitted(experiment)
+
+
+def _fitted(experiment: Experiment) -> Row:
+    """What decides the weights of a network that is fitted here."""
+    return {
+        "seed": experiment.seed,
+        "threads": experiment.resources.threads,
+        "torch": version("torch"),
+        "fedray": version("fedray"),
+    }
+
+
+def _public(federation: Federation) -> str:
+    public = federation.train.take(federation.public)
+    return digest(federation.public, public.images, public.labels, federation.mean, federation.deviation)
+
+
+def _open_clip(spec: ZeroShot) -> Row:
+    """The architecture behind the name, and the weights where they are files."""
+    if spec.model.startswith("local-dir:"):
+        return {"model": _weights(spec.model)}
+    found = importlib.util.find_spec("open_clip")
+    configs = Path(found.origin).parent / "model_configs" if found and found.origin else Path()
+    architecture = configs / f"{spec.model.replace('/', '-')}.json"
+    weights = Path(spec.pretrained or "").expanduser()
+    pretrained = file_digest(weights) if weights.is_file() else spec.pretrained
+    return {"architecture": file_digest(architecture), "pretrained": pretrained}
+
+
+def _weights(named: str) -> str:
+    """What a spec says of weights; of `file:PATH` and `local-dir:PATH` not where they are but their bytes."""
+    kind, _, path = named.partition(":")
+    return f"{kind}:{file_digest(Path(path).expanduser())}" if kind in ("file", "local-dir") else named
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file, or of all files of a folder and their names; None where there is nothing."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return hashlib.sha256(repr([(str(f.relative_to(path)), file_digest(f)) for f in files]).encode()).hexdigest()
+    if not path.is_file():
+        return None
+    return _read_digest(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _read_digest(path: Path, _size: int, _changed: int) -> str:
+    """Read once: many clients' entries may depend on one file of gigabytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,45 @@
+"""From a section of the spec to a teacher that can be asked."""
+
+import torch
+
+from fedray.data.federation import Federation
+from fedray.teachers.network import Teacher
+from fedray.teachers.sections import Adapted, AnyMember, Classifier, Supervised, ZeroShot
+
+
+def load(
+    member: AnyMember,
+    federation: Federation,
+    seed: int,
+    device: torch.device,
+    client: int | None = None,
+    base: Teacher | None = None,
+) -> Teacher:
+    """The teacher, ready to answer; an adapted one for its client, from its `base` where that is loaded already.
+
+    Raises SpecError where it cannot be had.
+
+    Each kind's module is imported here, for its library may take seconds.
+    """
+    classes = federation.train.classes
+    match member:
+        case ZeroShot():
+            from fedray.teachers import zero_shot
+
+            return zero_shot.load(member, classes, device)
+        case Classifier():
+            from fedray.teachers import classifier
+
+            return classifier.load(member, classes, device)
+        case Supervised():
+            from fedray.teachers import supervised
+
+            return supervised.load(member, federation, seed, device)
+        case Adapted():
+            from fedray.teachers import adapted
+
+            assert client is not None, "an adapted teacher is some client's"
+            base, examples = base or load(member.backbone, federation, seed, device), federation.shards[client]
+            return adapted.adapt(member, base, federation.train.take(examples), examples, seed, client)
+        case _:
+            raise TypeError(f"{member.kind} is looked up, not loaded")

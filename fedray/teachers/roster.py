@@ -1,0 +1,113 @@
+"""The teachers that one process has loaded, and what they are asked there."""
+
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from fedray.config import Experiment
+from fedray.data.federation import Federation
+from fedray.data.views import VIEWS, apply_views
+from fedray.teachers import adapted, loading
+from fedray.teachers.bank import Values
+from fedray.teachers.blend import Blend
+from fedray.teachers.network import Teacher
+from fedray.teachers.sections import Adapted, Several, members, members_of
+from fedray.teachers.served import Online
+from fedray.types import Indices, Lesson, Question, Row
+
+
+class Roster:
+    """Loads a teacher when it is first asked."""
+
+    def __init__(self, experiment: Experiment, federation: Federation, device: torch.device) -> None:
+        self._experiment = experiment
+        self._federation = federation
+        self._device = device
+        self._loaded: dict[tuple[int, int | None], Teacher] = {}
+        self._flops: dict[tuple[int, int | None], int] = {}
+        self._blends: dict[int, Blend] = {}
+
+    def answer(self, question: Question, rows: Indices, features: Values | None) -> Lesson:
+        """A teacher's answers for some rows; or, from a client's features, the head that its probe fits."""
+        if question.quantity == "head":
+            assert features is not None, "a head is fitted to features"
+            return Lesson(self._fit_head(question, features), self._record("a linear probe", question), 0, 0, 0)
+        teacher = self._teacher(question.member, question.client)
+        seen = self._seen(question, rows)
+        flops = self._flops_of(question.member, question.client)
+        answers = teacher.ask(seen)[question.quantity]
+        if question.client is not None and not question.viewed:
+            del self._loaded[question.member, question.client]  # it is asked once, and there may be many
+        record = self._record(teacher.name, question) | {"flops": flops}
+        return Lesson(answers, record, len(rows), len(rows) * flops, peak_bytes(self._device))
+
+    def online(self, client: int) -> Online:
+        """A client's teachers, for its steps to ask."""
+        teacher = self._experiment.teacher
+        specs, chosen = members(teacher), members_of(teacher, client, self._experiment.seed)
+        owners = {m: client if isinstance(specs[m], Adapted) else None for m in chosen}
+        own = [self._teacher(m, owner) for m, owner in owners.items()]
+        if isinstance(teacher, Several) and len(own) > 1 and client not in self._blends:
+            data = self._federation.train.take(self._federation.shards[client])
+            said = [torch.from_numpy(each.ask(data.images)["logits"]) for each in own]
+            self._blends[client] = Blend.fit(said, torch.from_numpy(data.labels), teacher.combine)
+        quantities = sorted(self._experiment.strategy.lessons)
+        same_view = teacher is not None and teacher.view == "same"
+        flops = sum(self._flops_of(m, owner) for m, owner in owners.items())
+        return Online(own, self._blends.get(client), quantities, same_view, flops)
+
+    def dismiss(self) -> None:
+        """Let all teachers go, and their memory."""
+        self._loaded.clear()
+
+    def _teacher(self, member: int, client: int | None) -> Teacher:
+        """One of the spec's teachers; an adapted one as it is for its client, or else before."""
+        if (member, client) not in self._loaded:
+            spec = members(self._experiment.teacher)[member]
+            if isinstance(spec, Adapted) and client is None:
+                spec = spec.backbone
+            base = None if client is None else self._teacher(member, None)
+            found = loading.load(spec, self._federation, self._experiment.seed, self._device, client, base)
+            self._loaded[member, client] = found
+        return self._loaded[member, client]
+
+    def _seen(self, question: Question, rows: Indices) -> np.ndarray:
+        images = self._federation.side(question.side).images
+        if not question.viewed:
+            return images[rows]
+        return apply_views(torch.from_numpy(images[rows // VIEWS]), torch.from_numpy(rows % VIEWS)).numpy()
+
+    def _fit_head(self, question: Question, features: Values) -> Values:
+        """[classes, d + 1], bias last."""
+        assert question.client is not None, "a probe is some client's"
+        spec = members(self._experiment.teacher)[question.member]
+        data, seed = self._federation.train, self._experiment.seed
+        start = self._teacher(question.member, None).head
+        labels = data.labels[self._federation.shards[question.client]]
+        head = adapted.probe(spec, features, labels, start, len(data.classes), seed, question.client)
+        return np.hstack([head.weight.numpy(), head.bias.numpy()[:, None]])
+
+    def _flops_of(self, member: int, client: int | None) -> int:
+        """Of one image, counted once."""
+        if (member, client) not in self._flops:
+            self._flops[member, client] = self._teacher(member, client).flops(self._federation.train.images[0])
+        return self._flops[member, client]
+
+    def _record(self, teacher: str, question: Question) -> Row:
+        return {
+            "teacher": teacher,
+            "data": self._federation.side(question.side).name,
+            "device": torch.cuda.get_device_name(0) if self._device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            **{package: version(package) for package in ("fedray", "torch", "open_clip_torch", "timm")},
+        }
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory that this process has held: on its GPU, or resident where it has none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

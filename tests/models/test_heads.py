@@ -1,0 +1,43 @@
+"""A classifier cut in two: the model up to its features, and the linear layer that makes logits of them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fedray.errors import SpecError
+from fedray.models.heads import head_name, split
+from fedray.models.proxies import ImageShape, Proxy, build
+
+COLOUR = ImageShape(channels=3, size=32, classes=7)
+HEADS = {
+    "cnn": ("classifier.3", 512),
+    "resnet18": ("fc", 512),
+    "mobilenet_v2": ("classifier.1", 1280),
+    "efficientnet_b0": ("classifier.1", 1280),
+    "timm:mobilenetv3_small_050": ("classifier", 1024),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_proxys_head_on_its_features_gives_its_logits(name: str) -> None:
+    model = build(Proxy(name=name), COLOUR).eval()
+    whole, images = copy.deepcopy(model), torch.rand(2, 3, 32, 32)
+    where, width = HEADS[name]
+    assert head_name(model, 7) == where
+    backbone, head = split(model, 7)
+    with torch.no_grad():
+        features, logits = backbone(images), whole(images)
+        assert features.shape == (2, width)
+        assert torch.equal(head(features), logits)
+
+
+def test_the_last_of_several_layers_that_are_as_wide() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU())
+    assert head_name(model, 3) == "2"
+
+
+def test_a_model_without_such_a_layer() -> None:
+    with pytest.raises(SpecError, match=r"^Sequential has no linear layer with 5 outputs"):
+        head_name(nn.Sequential(nn.Linear(4, 3)), 5)
