@@ -56,12 +56,12 @@ class Asker:
         """
         start = time.perf_counter()
         entries = {question: self._entry(question) for question in wanted}
-        missing = [entries[q] for q, rows in wanted.items() if len(_unknown(entries[q], rows))]
+        missing = {entries[q].key: entries[q] for q, rows in wanted.items() if len(_unknown(entries[q], rows))}
         if missing:
             self._backend.ready()  # nobody may wait for a lock whose holder waits for our workers
             with ExitStack() as held:
-                for entry in sorted(missing, key=lambda entry: entry.key):
-                    yield from _acquire(entry, held)
+                for key in sorted(missing):  # all in one order, so that no two wait for each other
+                    yield from _acquire(missing[key], held)
                 yield from self._compute(entries, wanted, features or {})
         found = {question: self._read(entries[question], rows) for question, rows in wanted.items()}
         self.costs.seconds += time.perf_counter() - start
