@@ -5,7 +5,6 @@ stands for one experiment per combination of its axes' values.
 """
 
 import hashlib
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from fedray import space
 from fedray.config import Experiment
 from fedray.errors import SpecError, nearest
+from fedray.space import Axis
 from fedray.spec_errors import CHOOSERS, explain, fields_of
 
 Tree = dict[str, Any]
+
+KEYS = ("base", "space", "samples")
+"""What a file may hold that stands for several experiments."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
     changes = dict(_parse_override(text) for text in overrides)
     if not document.keys() & {"base", "space"}:
         return [Run(path.stem, "", experiment(_changed(document, changes), str(path)))]
-    unknown = sorted(document.keys() - {"base", "space"})
+    unknown = sorted(document.keys() - set(KEYS))
     if unknown:
-        known = ("base", "space")
-        raise SpecError(f"{path}: unknown key '{unknown[0]}' beside base and space{nearest(unknown[0], known)}")
+        raise SpecError(f"{path}: unknown key '{unknown[0]}' beside {', '.join(KEYS)}{nearest(unknown[0], KEYS)}")
     base = document.get("base") or {}
     if isinstance(base, str):
         base = read_yaml(path.parent / base)
     if not isinstance(base, dict):
         raise SpecError(f"{path}: base must hold sections, or name another file, not {type(base).__name__}.")
-    axes = _fixed(_axes(document.get("space") or {}, path), changes)
-    return _expand(path, _changed(base, changes), axes)
+    axes = _fixed(space.parse(document.get("space") or {}, str(path)), changes)
+    return _expand(path, _changed(base, changes), axes, _samples(document, path))
 
 
 def read_yaml(path: Path) -> Tree:
@@ -84,17 +87,25 @@ def schema() -> Tree:
     """The JSON schema of a spec file: an experiment, or a base and a space."""
     one = Experiment.model_json_schema()
     sections = one.pop("$defs")
-    grid = {"type": "object", "properties": {"grid": {"type": "array", "minItems": 1}}, "required": ["grid"]}
-    space = {
+    values = {kind: {"type": "array", "minItems": 1} for kind in space.KINDS}
+    one_of = [{"required": [kind]} for kind in space.KINDS]
+    axis = {
+        "type": "object",
+        "properties": {**values, "when": {"type": "object"}},
+        "oneOf": one_of,
+        "additionalProperties": False,
+    }
+    several = {
         "type": "object",
         "properties": {
             "base": {"anyOf": [{"$ref": "#/$defs/Experiment"}, {"type": "string"}]},
-            "space": {"type": "object", "additionalProperties": {**grid, "additionalProperties": False}},
+            "space": {"type": "object", "additionalProperties": axis},
+            "samples": {"type": "integer", "minimum": 1},
         },
         "required": ["space"],
         "additionalProperties": False,
     }
-    return {"$defs": {**sections, "Experiment": one}, "anyOf": [{"$ref": "#/$defs/Experiment"}, space]}
+    return {"$defs": {**sections, "Experiment": one}, "anyOf": [{"$ref": "#/$defs/Experiment"}, several]}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -146,29 +157,24 @@ def _keep_only(section: Tree, known: Iterable[str]) -> Tree:
     return section
 
 
-def _axes(space: Any, path: Path) -> dict[str, list[Any]]:
-    if not isinstance(space, dict):
-        raise SpecError(f"{path}: space must map fields to axes, such as 'strategy.lam: {{grid: [0, 0.5, 1]}}'.")
-    return {str(field): _axis(str(field), axis, path) for field, axis in space.items()}
+def _samples(document: Tree, path: Path) -> int:
+    """How often axes that are drawn are drawn."""
+    samples = document.get("samples", 1)
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise SpecError(f"{path}: samples must be a whole number of at least 1, not {samples!r}.")
+    return samples
 
 
-def _axis(field: str, axis: Any, path: Path) -> list[Any]:
-    values = axis.get("grid") if isinstance(axis, dict) and axis.keys() == {"grid"} else None
-    if not isinstance(values, list) or not values:
-        raise SpecError(f"{path}: the axis {field} must be written {{grid: [value, ...]}} with at least one value.")
-    return values
-
-
-def _fixed(axes: dict[str, list[Any]], changes: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The axes, those that an override names reduced to its value."""
+def _fixed(axes: Sequence[Axis], changes: Mapping[str, Any]) -> list[Axis]:
+    """The axes without those that an override names."""
     for field in changes:
         for axis in axes:
-            if field.startswith(f"{axis}."):
+            if field.startswith(f"{axis.field}."):
                 raise SpecError(
-                    f"'{field}' cannot be set: the space varies the whole of {axis}; "
-                    f"write {axis}={{...}} to fix it, or change the file."
+                    f"'{field}' cannot be set: the space varies the whole of {axis.field}; "
+                    f"write {axis.field}={{...}} to fix it, or change the file."
                 )
-    return {axis: [changes[axis]] if axis in changes else values for axis, values in axes.items()}
+    return [Axis(axis.field, "grid", [changes[axis.field]]) if axis.field in changes else axis for axis in axes]
 
 
 def _folder(label: str) -> str:
@@ -177,10 +183,11 @@ def _folder(label: str) -> str:
     return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
-def _expand(path: Path, base: Tree, axes: Mapping[str, list[Any]]) -> list[Run]:
+def _expand(path: Path, base: Tree, axes: Sequence[Axis], samples: int) -> list[Run]:
     runs: dict[Experiment, Run] = {}
-    for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
+    before = flatten(base)
+    for choice in space.combinations(axes, samples, int(before.get("seed", 0))):
+        chosen = space.applying(choice, axes, before.get)
         label = ", ".join(f"{_short(field)}={_text(value)}" for field, value in chosen.items())
         spec = experiment(_changed(base, chosen), f"{path} with {label}" if label else str(path))
         runs.setdefault(spec, Run(f"{path.stem}/{_folder(label)}", label, spec))
@@ -196,6 +203,8 @@ def _short(field: str) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, float):
+        return str(float(f"{value:.6g}"))
     if not isinstance(value, dict):
         return str(value)
     named = [str(v) for k, v in value.items() if k in CHOOSERS]

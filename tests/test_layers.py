@@ -13,7 +13,7 @@ LAYERS = [
     {"strategies", "teachers.sections"},
     {"data.partition", "data.dataset", "data.views", "data.sources"},
     {"config", "evaluation"},
-    {"spec_errors", "data.federation", "environment"},
+    {"spec_errors", "space", "data.federation", "environment"},
     {"client", "spec_file"},
     {"teachers", "rows"},
     {"worker", "results", "checkpoint"},

@@ -109,6 +109,35 @@ def test_a_space_is_every_combination_in_the_order_of_its_axes(tmp_path: Path) -
     assert [run.experiment.strategy.name for run in runs] == ["fedavg", "fedavg", "fedlpfm", "fedlpfm"]
 
 
+def test_an_axis_that_does_not_apply_is_left_to_the_base(tmp_path: Path) -> None:
+    """No trial is repeated for a λ that FedAvg does not have."""
+    text = """
+base: {teacher: {kind: precomputed, file: x.parquet}}
+space:
+  strategy.name: {grid: [fedavg, fedlpfm]}
+  strategy.lam: {grid: [0.25, 0.5], when: {strategy.name: fedlpfm}}
+"""
+    assert [run.label for run in load(spec(tmp_path, text))] == [
+        "strategy=fedavg",
+        "strategy=fedlpfm, lam=0.25",
+        "strategy=fedlpfm, lam=0.5",
+    ]
+
+
+def test_samples_draw_values_from_the_seed_of_the_base(tmp_path: Path) -> None:
+    text = "base: {seed: 5}\nspace: {training.lr: {loguniform: [0.001, 0.1]}}\nsamples: 3"
+    drawn = [run.experiment.training.lr for run in load(spec(tmp_path, text))]
+    assert len(set(drawn)) == 3
+    assert all(0.001 <= lr <= 0.1 for lr in drawn)
+    assert [run.experiment.training.lr for run in load(spec(tmp_path, text.replace("3", "2")))] == drawn[:2]
+
+
+@pytest.mark.parametrize("samples", ["0", "two", "true", "1.5"])
+def test_samples_are_counted(tmp_path: Path, samples: str) -> None:
+    with pytest.raises(SpecError, match="samples must be a whole number of at least 1, not"):
+        load(spec(tmp_path, f"space: {{seed: {{randint: [0, 9]}}}}\nsamples: {samples}"))
+
+
 def test_an_override_of_an_axis_fixes_it(tmp_path: Path) -> None:
     space = SPACE.replace("training:", "partition: {kind: dirichlet}, training:")
     runs = load(spec(tmp_path, space), ["partition.alpha=0.3"])
