@@ -22,9 +22,6 @@ from fedray.types import Asking, Indices, Lesson, Question, Row
 Wanted: TypeAlias = Mapping[Question, Indices]
 Asked: TypeAlias = Generator[Asking, None, dict[Question, Values]]
 
-BATCHES = 4
-"""How many of a teacher's batches one call asks for: what a crash can lose of an actor's work."""
-
 
 @dataclass
 class Costs:
@@ -96,15 +93,15 @@ class Asker:
             question, rows, _ = calls[outcome.call]
             self._store(entries[question], rows, outcome.value)
             done += len(rows)
-            yield Asking(done, total)
+            yield Asking(done, total, "heads" if question.quantity == "head" else "answers")
 
     def _parts(self, question: Question, unknown: Wanted) -> Sequence[Indices]:
-        """Calls of a few batches each; a client's own teacher, which is fitted first, answers all in one."""
+        """A call for each batch; but a client's own teacher, which is fitted first, answers all in one."""
         rows = unknown[question]
         member = members(self._experiment.teacher)[question.member]
         if question.client is not None or not len(rows):
             return [rows] if len(rows) else []
-        size = BATCHES * getattr(member, "backbone", member).batch_size
+        size = getattr(member, "backbone", member).batch_size
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def _store(self, entry: Entry, rows: Indices, lesson: Lesson) -> None:
@@ -125,7 +122,8 @@ class Asker:
         values, known = entry.read(rows)
         if values is None or not known.all():
             raise RunError(f"the teacher bank does not give back what was written to it: {entry.folder}.")
-        self.costs.made_by[entry.key] = entry.made_by
+        if entry.facts["content"]["quantity"] != "head":
+            self.costs.made_by[entry.key] = entry.made_by
         return values.astype(np.float32)
 
 

@@ -89,14 +89,15 @@ def show_teacher(key: Annotated[str, typer.Argument(help="The beginning of an en
     from fedray.teachers.bank import Bank
 
     entry = Bank().find(key)
-    rows = {"key": entry.key, "folder": str(entry.folder), "rows_known": entry.known(), "bytes_on_disk": entry.bytes}
-    print(json.dumps(rows | entry.facts, indent=2, ensure_ascii=False))
+    known, written = entry.known(), entry.written()
+    state = {"rows_known": known, "rows_damaged": written - known, "bytes_on_disk": entry.bytes}
+    print(json.dumps({"folder": str(entry.folder)} | state | entry.facts, indent=2, ensure_ascii=False))
 
 
 @teachers.command("prune")
 def prune_teachers(
     keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", show_default=False)] = None,
-    unused_days: Annotated[float | None, typer.Option(help="All that nobody has used for so many days.")] = None,
+    unused_days: Annotated[float | None, typer.Option(min=0, help="All that nobody has used for so many days.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All entries.")] = False,
 ) -> None:
     """Delete entries from the bank. What is asked again later is computed again."""

@@ -22,6 +22,7 @@ def write(folder: Path, experiment: Experiment, data: Federation, costs: Costs) 
     asked, passes = _sum(rounds, "teacher_asked"), _sum(rounds, "teacher_passes")
     trained = _sum(clients, "examples") * experiment.training.local_epochs
     flops_per_step = training_flops(experiment, data)
+    proxy_peak = int(max((float(row["peak_bytes"] or 0) for row in clients), default=0))
     document = {
         "teacher": {
             "answers_used": int(asked),
@@ -29,7 +30,7 @@ def write(folder: Path, experiment: Experiment, data: Federation, costs: Costs) 
             "forward_passes_saved": int(asked - passes),
             "flops": int(_sum(rounds, "teacher_flops")),
             "seconds": round(_sum(rounds, "teacher_seconds"), 3),
-            "peak_bytes": costs.peak_bytes or None,
+            "peak_bytes": costs.peak_bytes or (proxy_peak if _sum(clients, "teacher_seconds") else None),
             "storage_error": costs.storage_error,
             "entries": costs.made_by,
         },
@@ -37,8 +38,8 @@ def write(folder: Path, experiment: Experiment, data: Federation, costs: Costs) 
             "examples_trained": int(trained),
             "flops_per_example": flops_per_step,
             "flops": int(flops_per_step * trained),
-            "seconds": round(_sum(clients, "seconds"), 3),
-            "peak_bytes": int(max((float(row["peak_bytes"] or 0) for row in clients), default=0)),
+            "seconds": round(_sum(clients, "seconds") - _sum(clients, "teacher_seconds"), 3),
+            "peak_bytes": proxy_peak,
         },
     }
     (folder / "costs.json").write_text(json.dumps(document, indent=2), encoding="utf-8")

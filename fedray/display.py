@@ -27,7 +27,7 @@ class Progress:
         self._console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
         self._live = Live(Text(f"{label}: starting ..."), console=self._console, refresh_per_second=4)
         self._times: list[float] = []
-        self._shown = self._asked_since = 0.0
+        self._shown, self._asked_since = float("-inf"), 0.0
         self._asked_first = 0
         self._accuracy = ""
 
@@ -59,15 +59,16 @@ class Progress:
         if event.done and not self._asked_since:
             self._asked_since, self._asked_first = now, event.done
         line = f"{self._label}: {self._asking_line(event, now)}"
-        if self._console.is_terminal or event.done == event.total or now - self._shown > 10:
+        finished = event.done == event.total and not event.waiting
+        if self._console.is_terminal or finished or now - self._shown > (60 if event.waiting else 10):
             self._show(line)
-        if event.done == event.total:
+        if finished:
             self._asked_since = 0.0
 
     def _asking_line(self, event: Asking, now: float) -> str:
         if event.waiting:
             return "waiting for another run that is asking the same teacher"
-        line = f"teacher: {event.done:,} of {event.total:,} answers"
+        line = f"teacher: {event.done:,} of {event.total:,} {event.what}"
         if event.done == event.total or now == self._asked_since:
             return line
         speed = (event.done - self._asked_first) / (now - self._asked_since)
@@ -118,7 +119,7 @@ def print_summary(folder: Path, runs: Sequence["Run"]) -> None:
 
 def print_entries(bank: "Bank") -> None:
     """A row per entry of the bank."""
-    table = _table("key", "teacher", "data", "of", "views", "rows", "MB", "last used")
+    table = _table("key", "teacher", "client", "data", "answers", "views", "rows", "kB", "last used")
     entries = bank.entries()
     heads = [entry for entry in entries if entry.facts["content"]["quantity"] == "head"]
     for entry in entries:
@@ -126,8 +127,8 @@ def print_entries(bank: "Bank") -> None:
         if entry in heads:  # one for each client that probes: too many to list
             continue
         table.add_row(
-            entry.key, made["teacher"], made["data"], content["quantity"], content["views"],
-            f"{entry.written():,}/{entry.rows:,}", f"{entry.bytes / 1e6:.1f}",
+            entry.key, made["teacher"], str(content["teacher"].get("client", "all")), made["data"],
+            content["quantity"], content["views"], f"{entry.written():,}/{entry.rows:,}", f"{entry.bytes / 1e3:,.0f}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used)),
         )  # fmt: skip
     console = _console()
@@ -149,7 +150,7 @@ def print_checked(found: Sequence["Checked"]) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        is_number = column in ("images", "accuracy", "published", "rows", "MB")
+        is_number = column in ("images", "accuracy", "published", "rows", "kB", "client")
         table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
     return table
 

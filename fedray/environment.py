@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedray.config import Experiment
+from fedray.files import named_files
 from fedray.types import Row
 
 PACKAGES = ("fedray", "ray", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pandas")
@@ -26,6 +27,7 @@ def environment(experiment: Experiment, command: Sequence[str]) -> Row:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads_per_client": experiment.resources.threads,
+        "files": named_files(experiment),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
 

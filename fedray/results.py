@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.errors import SpecError
+from fedray.files import named_files
 from fedray.spec_file import flatten, read_yaml, to_yaml
 from fedray.types import Row
 
@@ -33,7 +34,18 @@ ROUNDS = (
     "teacher_flops", "teacher_seconds",
 )  # fmt: skip
 CLASSES = ("round", "class", "name", "examples", "accuracy")
-CLIENTS = ("round", "client", "examples", "local_accuracy", "seconds", "node", "device", "peak_bytes", "failure")
+CLIENTS = (
+    "round",
+    "client",
+    "examples",
+    "local_accuracy",
+    "seconds",
+    "teacher_seconds",
+    "node",
+    "device",
+    "peak_bytes",
+    "failure",
+)
 REPEATABLE = ("resources", "checkpoint")
 """Sections that do not decide a result: a run may be resumed with others."""
 
@@ -70,6 +82,21 @@ class Folder:
         difference = _first_difference(read_yaml(spec), experiment)
         if difference:
             raise SpecError(f"'{self.path}' holds results of another spec ({difference}); choose another --results.")
+        now = named_files(experiment)
+        for field, digest in self._files().items():
+            if now.get(field) != digest:
+                raise SpecError(
+                    f"'{self.path}' holds a run with other contents of the file that {field} names; "
+                    "bring them back, or choose another --results."
+                )
+
+    def _files(self) -> dict[str, str]:
+        """What was in the files that the spec names when the run began."""
+        try:
+            files: dict[str, str] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["files"]
+            return files
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:

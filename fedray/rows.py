@@ -71,7 +71,7 @@ def _client_row(outcome: Outcome) -> Row:
         "peak_bytes": outcome.peak_bytes,
         "teacher_passes": outcome.teacher_passes,
         "teacher_flops": outcome.teacher_flops,
-        "teacher_seconds": outcome.teacher_seconds,
+        "teacher_seconds": round(outcome.teacher_seconds, 4),
     }
 
 

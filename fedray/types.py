@@ -101,6 +101,7 @@ class Asking:
 
     done: int
     total: int
+    what: str = "answers"
     waiting: bool = False  # for another run, which is computing the same answers
 
 

@@ -135,10 +135,10 @@ def test_a_damaged_row_is_computed_again(experiment: Experiment, data: Federatio
 
 
 def test_it_tells_how_far_it_is(experiment: Experiment, data: Federation) -> None:
-    """Calls of four batches each, and nothing to tell where all is known."""
+    """A call for each batch of eight, and nothing to tell where all is known."""
     one = asker(experiment, data)
     _, events = returned(one.answers({PLAINLY: np.arange(100)}))
-    assert events == [Asking(done, 100) for done in (32, 64, 96, 100)]
+    assert events == [Asking(done, 100) for done in (*range(8, 100, 8), 100)]
     assert returned(one.answers({PLAINLY: np.arange(100)}))[1] == []
     assert one.costs.seconds > 0
 
@@ -196,12 +196,12 @@ def test_a_teacher_that_fails_leaves_what_was_computed(experiment: Experiment, d
 
 def test_stopped_in_the_middle_it_lets_others_in(experiment: Experiment, data: Federation) -> None:
     asking = asker(experiment, data).answers({PLAINLY: np.arange(100)})
-    assert next(asking) == Asking(32, 100)
+    assert next(asking) == Asking(8, 100)
     asking.close()
     one = asker(experiment, data)
     _, events = returned(one.answers({PLAINLY: np.arange(100)}))
     assert not any(event.waiting for event in events)
-    assert one.costs.passes == 68
+    assert one.costs.passes == 92
 
 
 def test_what_another_computes_is_waited_for(experiment: Experiment, data: Federation) -> None:

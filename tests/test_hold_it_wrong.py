@@ -175,8 +175,8 @@ A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
             several(A, B, assignment="[0, 5]"),
             "teacher.assignment is [0, 5], but must name for each client one or more ",
         ),
-        (several(A, B, assignment="[0, [0, 5]]"), "one or more of the teachers 0 to 1."),
-        (several(A, B, assignment="[0, []]"), "one or more of the teachers 0 to 1."),
+        (several(A, B, assignment="[0, [0, 5]]"), "one or more of the teachers 0 to 1, each once."),
+        (several(A, B, assignment="[0, []]"), "one or more of the teachers 0 to 1, each once."),
         (several(A, B, assignment="[0, [0, x]]"), "teacher.assignment.1.1 is 'x', but must be a valid integer"),
         (
             several(A, "{kind: zero_shoot}"),
@@ -202,7 +202,7 @@ A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
         ),
         (
             several(A, "{kind: precomputed, file: x.parquet}", mode="online"),
-            "teacher is 'several', but precomputed answers are for plain images: leave view 'fixed' and mode 'bank'",
+            "teacher is 'several', but precomputed answers are for plain images: leave its view 'fixed' and its",
         ),
         (
             "teacher={kind: adapted, backbone: {kind: zero_shot, mode: online}}",
@@ -223,7 +223,10 @@ A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
             "teacher={kind: zero_shot, prompts: ['{} or {}']}",
             "must each have one {} for the class name, and '{} or {}' ",
         ),
-        ("teacher={kind: precomputed, file: x, mode: online}", "teacher.mode is 'online', but must be bank"),
+        (
+            "teacher={kind: precomputed, file: x, mode: online}",
+            "teacher.mode is 'online', but precomputed answers are for plain images",
+        ),
         ("teacher={kind: precomputed, file: 3}", "teacher.file is 3, but must be a path"),
         ("teacher={kind: classifier, model: x, class_map: {cat: 1}}", "teacher.class_map.cat is 1, but must be a list"),
         (

@@ -215,9 +215,9 @@ class TestOnce:
         run = Driver(experiment, tmp_path / "run").run()
         events = [next(run) for _ in range(2)]
         run.close()
-        assert events == [Asking(20, HELD), Asking(40, HELD)]
+        assert events == [Asking(5, HELD), Asking(10, HELD)]
         finish(experiment, tmp_path / "run")
-        assert passes(tmp_path / "run") == HELD - 40
+        assert passes(tmp_path / "run") == HELD - 10
 
     def test_a_cohort_is_taught_its_own_views_only(self, make: Make, tmp_path: Path) -> None:
         teacher, training = {**STAND_IN, "view": "same"}, {"participation": 0.5, "rounds": 1}

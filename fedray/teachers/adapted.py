@@ -55,8 +55,8 @@ def probe(
 
 
 def first_head(head: nn.Module, width: int, classes: int) -> nn.Linear:
-    """A copy of the teacher's own head where it is linear, as CLIP's prompts are; else zeros."""
-    if isinstance(head, nn.Linear):
+    """A copy of the teacher's own head where it is linear and for these classes, as CLIP's prompts are; else zeros."""
+    if isinstance(head, nn.Linear) and head.out_features == classes:
         return copy.deepcopy(head)
     fresh = nn.Linear(width, classes)
     with torch.no_grad():

@@ -34,7 +34,7 @@ Values = npt.NDArray[np.floating[Any]]
 def cache_folder() -> Path:
     """$FEDRAY_CACHE, or `fedray` in the user's own cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "fedray"
-    return Path(os.environ.get("FEDRAY_CACHE", default)).expanduser()
+    return Path(os.environ.get("FEDRAY_CACHE") or default).expanduser()
 
 
 class Bank:
@@ -50,7 +50,9 @@ class Bank:
         return Entry(self.folder / hashlib.sha256(text.encode()).hexdigest()[:20], facts)
 
     def entries(self) -> list["Entry"]:
-        """All that can be read, the one used last first."""
+        """All that can be read, the one used last first. Raises SpecError where the bank cannot be a folder."""
+        if not self.folder.is_dir():
+            _make(self.folder)
         found = [Entry(path.parent, facts) for path in self.folder.glob("*/entry.json") if (facts := _read(path))]
         return sorted(found, key=lambda entry: -entry.last_used)
 

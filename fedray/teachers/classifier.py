@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedray.errors import SpecError, nearest
+from fedray.files import path_in
 from fedray.teachers.network import Teacher, frozen
 from fedray.teachers.sections import Classifier
 from fedray.teachers.zero_shot import Prepare
@@ -19,7 +20,7 @@ from fedray.teachers.zero_shot import Prepare
 def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Teacher:
     """The model's own head, or the classes of `class_map` as sums of its outputs' probabilities.
 
-    Raises SpecError where timm has no such model or weights, or its outputs are not the data's classes.
+    Raises SpecError where timm has no such model or weights, or the map is not from the data's classes to its outputs.
     """
     _check_names(spec.class_map or {}, classes)
     model = frozen(_create(spec))
@@ -29,11 +30,6 @@ def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Te
         raise SpecError(f"teacher.model: {spec.model} has no linear head; choose another model.")
     if spec.class_map is not None:
         head = nn.Sequential(head, ClassMap(_groups(spec.class_map, classes, head.out_features)))
-    elif head.out_features != len(classes):
-        raise SpecError(
-            f"teacher.class_map: {spec.model} has {head.out_features} outputs, and the data {len(classes)} classes; "
-            "say which outputs mean which class."
-        )
     prepare = Prepare(timm.data.create_transform(**config))
     name = f"{spec.model} {spec.pretrained}"
     return Teacher(
@@ -72,26 +68,28 @@ class _Backbone(nn.Module):
 def _create(spec: Classifier) -> Any:
     if spec.model not in timm.list_models():
         raise SpecError(f"teacher.model: timm has no model '{spec.model}'{nearest(spec.model, timm.list_models())}")
-    kind, _, path = spec.pretrained.partition(":")
+    file = path_in(spec.pretrained)
     try:
-        if kind == "file":
-            return _from_file(spec.model, Path(path).expanduser())
+        if spec.pretrained.startswith("file:") or "/" in spec.pretrained or file.is_file():
+            return _from_file(spec.model, file)
         name = spec.model if spec.pretrained == "default" else f"{spec.model}.{spec.pretrained}"
         return timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__)[:300]
+    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
+        reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise SpecError(f"teacher.pretrained: '{spec.pretrained}' could not be loaded ({reason}).") from error
 
 
 def _from_file(name: str, file: Path) -> Any:
     """The model with as many outputs as the file has."""
+    if not file.is_file():
+        raise FileNotFoundError(f"No such file: {file}")
+    weights = timm.models.load_state_dict(str(file))
     model = timm.create_model(name)
     head = model.get_classifier()
     where = next((n for n, m in model.named_modules() if m is head), "")
-    if isinstance(head, nn.Linear):
-        with safe_open(file, "pt") as weights:
-            model.reset_classifier(weights.get_slice(f"{where}.weight").get_shape()[0])
-    load_model(model, file)
+    if isinstance(head, nn.Linear) and f"{where}.weight" in weights:
+        model.reset_classifier(len(weights[f"{where}.weight"]))
+    model.load_state_dict(weights)
     return model
 
 
@@ -105,5 +103,8 @@ def _groups(mapping: Mapping[str, Sequence[int]], classes: tuple[str, ...], outp
     for name in classes:
         group = mapping.get(name, ())
         if not group or not all(0 <= output < outputs for output in group):
-            raise SpecError(f"teacher.class_map: '{name}' needs one or more of the model's outputs 0 to {outputs - 1}.")
+            raise SpecError(
+                f"teacher.class_map: '{name}' needs one or more of the model's outputs 0 to {outputs - 1}, "
+                f"and has {list(group)}."
+            )
     return [mapping[name] for name in classes]

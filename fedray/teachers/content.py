@@ -4,15 +4,14 @@ Weights that a spec names by a file or folder count by their bytes; those that i
 library's tag count by that name. Where and when answers were computed is recorded, but not part of it.
 """
 
-import hashlib
 import importlib.util
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 from fedray.config import Experiment
 from fedray.data.dataset import digest
 from fedray.data.federation import Federation
+from fedray.files import file_digest, path_in
 from fedray.teachers.sections import Adapted, AnyMember, Classifier, Supervised, ZeroShot, members
 from fedray.types import Question, Row
 
@@ -78,29 +77,9 @@ def _open_clip(spec: ZeroShot) -> Row:
     found = importlib.util.find_spec("open_clip")
     configs = Path(found.origin).parent / "model_configs" if found and found.origin else Path()
     architecture = configs / f"{spec.model.replace('/', '-')}.json"
-    weights = Path(spec.pretrained or "").expanduser()
-    pretrained = file_digest(weights) if weights.is_file() else spec.pretrained
-    return {"architecture": file_digest(architecture), "pretrained": pretrained}
+    return {"architecture": file_digest(architecture), "pretrained": _weights(spec.pretrained)}
 
 
-def _weights(named: str) -> str:
-    """What a spec says of weights; of `file:PATH` and `local-dir:PATH` not where they are but their bytes."""
-    kind, _, path = named.partition(":")
-    return f"{kind}:{file_digest(Path(path).expanduser())}" if kind in ("file", "local-dir") else named
-
-
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file, or of all files of a folder and their names; None where there is nothing."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return hashlib.sha256(repr([(str(f.relative_to(path)), file_digest(f)) for f in files]).encode()).hexdigest()
-    if not path.is_file():
-        return None
-    return _read_digest(path, path.stat().st_size, path.stat().st_mtime_ns)
-
-
-@lru_cache
-def _read_digest(path: Path, _size: int, _changed: int) -> str:
-    """Read once: many clients' entries may depend on one file of gigabytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _weights(named: str | None) -> str | None:
+    """What a spec says of weights; of a file or folder not where it is but its bytes."""
+    return named and (file_digest(path_in(named)) or named)

@@ -8,10 +8,11 @@ import torch
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.data.views import VIEWS, apply_views
+from fedray.errors import SpecError
 from fedray.teachers import adapted, loading
 from fedray.teachers.bank import Values
 from fedray.teachers.blend import Blend
-from fedray.teachers.network import Teacher
+from fedray.teachers.network import Answers, Teacher
 from fedray.teachers.sections import Adapted, Several, members, members_of
 from fedray.teachers.served import Online
 from fedray.types import Indices, Lesson, Question, Row
@@ -36,7 +37,9 @@ class Roster:
         teacher = self._teacher(question.member, question.client)
         seen = self._seen(question, rows)
         flops = self._flops_of(question.member, question.client)
-        answers = teacher.ask(seen)[question.quantity]
+        answers = self._ask(teacher, seen)[question.quantity]
+        if question.quantity == "logits":
+            self._check_outputs(teacher, answers.shape[1])
         if question.client is not None and not question.viewed:
             del self._loaded[question.member, question.client]  # it is asked once, and there may be many
         record = self._record(teacher.name, question) | {"flops": flops}
@@ -53,6 +56,8 @@ class Roster:
             said = [torch.from_numpy(each.ask(data.images)["logits"]) for each in own]
             self._blends[client] = Blend.fit(said, torch.from_numpy(data.labels), teacher.combine)
         quantities = sorted(self._experiment.strategy.lessons)
+        for each in own if "logits" in quantities else ():
+            self._check_outputs(each, self._ask(each, self._federation.train.images[:1])["logits"].shape[1])
         same_view = teacher is not None and teacher.view == "same"
         flops = sum(self._flops_of(m, owner) for m, owner in owners.items())
         return Online(own, self._blends.get(client), quantities, same_view, flops)
@@ -71,6 +76,25 @@ class Roster:
             found = loading.load(spec, self._federation, self._experiment.seed, self._device, client, base)
             self._loaded[member, client] = found
         return self._loaded[member, client]
+
+    def _ask(self, teacher: Teacher, images: np.ndarray) -> Answers:
+        """As the teacher answers. Raises SpecError where its batches are too large for the memory."""
+        try:
+            return teacher.ask(images)
+        except (RuntimeError, MemoryError) as error:
+            if "memory" not in str(error).lower():
+                raise
+            raise SpecError(
+                f"teacher.batch_size is {teacher.batch_size}, and {teacher.name} runs out of memory with it; lower it."
+            ) from error
+
+    def _check_outputs(self, teacher: Teacher, outputs: int) -> None:
+        classes = len(self._federation.train.classes)
+        if outputs != classes:
+            raise SpecError(
+                f"teacher.class_map: {teacher.name} has {outputs} outputs, and the data {classes} classes; "
+                "say which outputs mean which class."
+            )
 
     def _seen(self, question: Question, rows: Indices) -> np.ndarray:
         images = self._federation.side(question.side).images

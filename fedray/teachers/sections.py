@@ -90,7 +90,7 @@ class Classifier(Network):
     model: str
     """timm's name, such as `swin_base_patch4_window7_224`."""
     pretrained: str = "default"
-    """timm's tag (`default` is timm's own choice), or `file:PATH` of safetensors."""
+    """timm's tag (`default` is timm's own choice), or the path of a checkpoint (safetensors or torch's own)."""
     class_map: dict[str, tuple[int, ...]] | None = None
     """For each class of the data, which of the model's outputs mean it: their probabilities add up.
     None where the model has the data's classes."""
@@ -119,7 +119,7 @@ class Adapted(Served):
     """`linear_probe` fits a linear head on frozen features, `fine_tune` the head and the image tower."""
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, le=1000)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
 
@@ -129,8 +129,15 @@ class Precomputed(Section):
 
     kind: Literal["precomputed"] = "precomputed"
     file: Path
-    view: Literal["fixed"] = "fixed"
-    mode: Literal["bank"] = "bank"
+    view: Literal["fixed", "same"] = "fixed"
+    mode: Literal["bank", "online"] = "bank"
+
+    @field_validator("view", "mode")
+    @classmethod
+    def _are_left(cls, value: str) -> str:
+        if value in ("same", "online"):
+            raise ValueError("precomputed answers are for plain images and cannot be asked online; leave it out")
+        return value
 
 
 AnyMember = Annotated[Supervised | ZeroShot | Classifier | Adapted | Precomputed, Field(discriminator="kind")]
@@ -151,7 +158,7 @@ class Several(Served):
     @model_validator(mode="after")
     def _tables_know_plain_images_only(self) -> "Several":
         if (self.view, self.mode) != ("fixed", "bank") and any(isinstance(t, Precomputed) for t in self.teachers):
-            raise ValueError("precomputed answers are for plain images: leave view 'fixed' and mode 'bank'")
+            raise ValueError("precomputed answers are for plain images: leave its view 'fixed' and its mode 'bank'")
         return self
 
     @field_validator("assignment")
@@ -161,7 +168,7 @@ class Several(Served):
         chosen = [] if isinstance(assignment, str) else [_as_tuple(entry) for entry in assignment]
         for entry in chosen:
             if not entry or len(set(entry)) < len(entry) or not all(0 <= place < count for place in entry):
-                raise ValueError(f"must name for each client one or more of the teachers 0 to {count - 1}")
+                raise ValueError(f"must name for each client one or more of the teachers 0 to {count - 1}, each once")
         return assignment
 
     @property

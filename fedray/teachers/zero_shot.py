@@ -75,7 +75,7 @@ def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Im
         )
         tokenizer = open_clip.get_tokenizer(spec.model)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise SpecError(f"teacher: open_clip could not load {spec.model} with {spec.pretrained} ({reason}).") from error
     return frozen(model), transform, tokenizer
 
@@ -97,10 +97,8 @@ def _check_names(spec: ZeroShot) -> None:
             "teacher.pretrained: a teacher with random weights teaches nothing; name a tag or a checkpoint."
         )
     if spec.pretrained not in tags and not Path(spec.pretrained).is_file():
-        raise SpecError(
-            f"teacher.pretrained: {spec.model} has no tag '{spec.pretrained}', and that is no file; "
-            f"its tags are {', '.join(tags)}."
-        )
+        hint = nearest(spec.pretrained, tags) or f"; its tags are {', '.join(tags)}."
+        raise SpecError(f"teacher.pretrained: {spec.model} has no tag '{spec.pretrained}', and that is no file{hint}")
 
 
 def _picture(image: np.ndarray) -> Image.Image:

@@ -104,7 +104,7 @@ class TestAssignment:
     @pytest.mark.parametrize("entry", [2, -1, [0, 2], [], [1, 1]])
     def test_that_names_no_teacher_or_one_twice(self, entry: Any) -> None:
         message = messages_of(kind="several", teachers=[STAND_IN, CLIP], assignment=[0, entry])
-        assert message.endswith("must name for each client one or more of the teachers 0 to 1")
+        assert message.endswith("must name for each client one or more of the teachers 0 to 1, each once")
 
     def test_of_a_single_teacher(self) -> None:
         assert members(Supervised()) == (Supervised(),)
@@ -133,9 +133,9 @@ class TestServing:
 
     @pytest.mark.parametrize("served", [{"view": "same"}, {"mode": "online"}])
     def test_precomputed_answers_are_for_plain_images(self, served: dict[str, str]) -> None:
-        assert "Input should be" in messages_of(**TABLE, **served)
+        assert "precomputed answers are for plain images" in messages_of(**TABLE, **served)
         message = messages_of(kind="several", teachers=[CLIP, TABLE], **served)
-        assert message.endswith("precomputed answers are for plain images: leave view 'fixed' and mode 'bank'")
+        assert message.endswith("precomputed answers are for plain images: leave its view 'fixed' and its mode 'bank'")
 
     def test_by_the_section_around_them(self) -> None:
         teacher = several(STAND_IN, {"kind": "adapted", "backbone": CLIP}, view="same", mode="online")

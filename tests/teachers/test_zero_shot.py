@@ -240,8 +240,10 @@ class TestRefused:
         assert message_of(model=name) == f"teacher.model: open_clip has no model '{name}'; did you mean '{meant}'?"
 
     def test_unknown_tag(self) -> None:
-        message = message_of(model="ViT-B-32", pretrained="openia")
-        assert message.startswith("teacher.pretrained: ViT-B-32 has no tag 'openia', and that is no file; its tags are")
+        said = "teacher.pretrained: ViT-B-32 has no tag '{}', and that is no file; "
+        assert message_of(model="ViT-B-32", pretrained="openia") == said.format("openia") + "did you mean 'openai'?"
+        message = message_of(model="ViT-B-32", pretrained="/")
+        assert message.startswith(said.format("/") + "its tags are")
         for tag in open_clip.list_pretrained_tags_by_model("ViT-B-32"):
             assert tag in message
 
