@@ -82,7 +82,7 @@ class Roster:
         try:
             return teacher.ask(images)
         except (RuntimeError, MemoryError) as error:
-            if "memory" not in str(error).lower():
+            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
                 raise
             raise SpecError(
                 f"teacher.batch_size is {teacher.batch_size}, and {teacher.name} runs out of memory with it; lower it."
