@@ -21,8 +21,7 @@ def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFra
     last = evaluated.groupby("run").tail(1).set_index("run")
     last = last.loc[[run for run in runs or results.folders if run in last.index]]
     seconds = results.rounds.groupby("run")["seconds"].median()
-    # A field that one strategy has and another lacks tells them apart no better than their names.
-    varied = [column for column in results.varied.columns if last[column].nunique() > 1]
+    varied = _telling(results, last)
     table = last[varied].rename(columns=_short_names(varied))
     table["round"] = last["round"]
     table["accuracy"] = last["accuracy"]
@@ -35,6 +34,31 @@ def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFra
     return table.reset_index(drop=bool(varied) or len(table) == 1)
 
 
+FIGURES = {
+    "accuracy": "accuracy",
+    "last ten": "last ten",
+    "worst class": "worst_class_accuracy",
+    "rare classes": "rare_class_accuracy",
+}
+
+
+def over_seeds(results: "Results") -> pd.DataFrame:
+    """One row per setting: mean and standard deviation of each figure over its seeds, in the order of the settings.
+
+    Columns: the fields with several values, `seeds`, `round` (the last that all have evaluated), and for
+    each figure of `summary` its mean under its own name and its deviation (n - 1; NaN for one seed) as `... std`.
+    """
+    evaluated = results.rounds.dropna(subset="accuracy")
+    runs = evaluated.groupby("run").tail(1).set_index("run")
+    runs["last ten"] = evaluated.groupby("run")["accuracy"].apply(lambda curve: curve.tail(10).mean())
+    fields = [f for f in _telling(results, runs) if f != "seed"]
+    groups = runs.groupby(fields, dropna=False, sort=True) if fields else runs.groupby(lambda _: 0)
+    table = groups.agg(seeds=("round", "size"), round=("round", "min"))
+    for name, column in FIGURES.items():
+        table[name], table[f"{name} std"] = groups[column].mean(), groups[column].std()
+    return table.reset_index(drop=not fields).rename(columns=_short_names(fields))
+
+
 def teacher_work(results: "Results", runs: Sequence[str]) -> str:
     """How many answers of teachers the runs used, and what was computed for them; empty where none was used."""
     rounds = results.rounds[results.rounds["run"].isin(runs)]
@@ -42,6 +66,14 @@ def teacher_work(results: "Results", runs: Sequence[str]) -> str:
     if not used:
         return ""
     return f"teacher: {used:,} answers used, {made:,} forward passes made, {1 - made / used:.1%} saved"
+
+
+def _telling(results: "Results", runs: pd.DataFrame) -> list[str]:
+    """The fields with several values among these runs.
+
+    One that some strategy has and another lacks tells them apart no better than their names.
+    """
+    return [field for field in results.varied.columns if runs[field].nunique() > 1]
 
 
 def _short_names(fields: list[str]) -> dict[str, str]:

@@ -66,6 +66,27 @@ def run(
     print_summary(results / spec.stem, runs)
 
 
+@app.command("results")
+def show_results(
+    folder: Annotated[Path, typer.Argument(help="A folder of results: one run, or all below.")],
+    write: Annotated[
+        list[Path] | None, typer.Option(help="Also write it, as .csv or .parquet.", show_default=False)
+    ] = None,
+) -> None:
+    """Print each setting's figures: mean ± standard deviation over its seeds, in percent."""
+    from analysis.tables import over_seeds
+    from fedray.display import print_over_seeds
+    from fedray.results import load_results
+
+    files = write or []
+    if wrong := [file for file in files if file.suffix not in (".csv", ".parquet")]:
+        raise SpecError(f"--write takes a file that ends in .csv or .parquet, not '{wrong[0]}'.")
+    print_over_seeds(folder)
+    for file in files:
+        table = over_seeds(load_results(folder))
+        table.to_csv(file, index=False) if file.suffix == ".csv" else table.to_parquet(file)
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a spec, for editors that check and complete YAML."""

@@ -14,9 +14,14 @@ from rich.text import Text
 from fedray.types import Asking, RoundResult
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fedray.checking import Checked
     from fedray.spec_file import Run
     from fedray.teachers.bank import Bank
+
+
+FRACTIONS = ("accuracy", "last ten", "worst class", "rare classes")
 
 
 class Progress:
@@ -101,20 +106,29 @@ def print_summary(folder: Path, runs: Sequence["Run"]) -> None:
     from analysis.tables import summary, teacher_work
     from fedray.results import load_results
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
     results = load_results(folder)
     names = [str(Path(run.name).relative_to(folder.name)) for run in runs]
-    frame = summary(results, names)
-    for column in frame.columns:
-        is_text = frame[column].map(lambda value: isinstance(value, str)).any()
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
     console = _console()
-    console.print(table)
+    console.print(_framed(summary(results, names)))
     if work := teacher_work(results, names):
         console.print(work)
     console.print(f"tables: {folder}", soft_wrap=True)
+
+
+def print_over_seeds(folder: Path) -> None:
+    """A row per setting: mean ± standard deviation over its seeds."""
+    from analysis.tables import FIGURES, over_seeds
+    from fedray.results import load_results
+
+    frame = over_seeds(load_results(folder))
+    for name in FIGURES:
+        frame[name] = [_mean(mean, std) for mean, std in zip(frame[name], frame.pop(f"{name} std"), strict=True)]
+    _console().print(_framed(frame))
+
+
+def _mean(mean: float, deviation: float) -> str:
+    spread = "" if deviation != deviation else f" ± {100 * deviation:.1f}"  # NaN is not itself: one seed
+    return f"{100 * mean:.1f}{spread}" if mean == mean else "-"
 
 
 def print_entries(bank: "Bank") -> None:
@@ -147,6 +161,16 @@ def print_checked(found: Sequence["Checked"]) -> None:
     _console().print(table)
 
 
+def _framed(frame: "pd.DataFrame") -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in frame.columns:
+        is_text = frame[column].map(lambda value: isinstance(value, str)).any() and column not in FRACTIONS
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
+    return table
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
@@ -165,7 +189,7 @@ def _cell(column: str, value: object) -> str:
     if column == "difference":
         return f"{100 * float(str(value)):+.1f}"
     if isinstance(value, float):
-        return f"{value:.1%}" if column in ("accuracy", "last ten", "worst class", "rare classes") else f"{value:g}"
+        return f"{value:.1%}" if column in FRACTIONS else f"{value:g}"
     return str(value)
 
 

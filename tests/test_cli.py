@@ -76,6 +76,33 @@ def test_quiet_prints_the_table_only(tmp_path: Path) -> None:
     assert len(fedray("run", "study.yaml", "--quiet", cwd=tmp_path).stdout.splitlines()) == 4
 
 
+def test_results_prints_each_setting_and_writes_it(tmp_path: Path) -> None:
+    write(tmp_path, "serial")
+    fedray("run", "study.yaml", "--quiet", cwd=tmp_path)
+    said = fedray("results", "results/study", "--write", "table.csv", "--write", "table.parquet", cwd=tmp_path)
+    header, fedavg, fedprox = said.stdout.splitlines()
+    assert header.split() == [
+        "strategy",
+        "seeds",
+        "round",
+        "accuracy",
+        "last",
+        "ten",
+        "worst",
+        "class",
+        "rare",
+        "classes",
+    ]
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert [line.split()[:4] for line in (fedavg, fedprox)] == [
+        [row.strategy, "1", "2", f"{100 * row.accuracy:.1f}"] for row in table.itertuples()
+    ]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), table)
+    wrong = fedray("results", "results/study", "--write", "table.xls", cwd=tmp_path, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "fedray: --write takes a file that ends in .csv or .parquet, not 'table.xls'.\n"
+
+
 @pytest.mark.ray
 def test_ray_gives_the_same_model_through_a_driver_actor(tmp_path: Path) -> None:
     write(tmp_path, "serial")

@@ -3,15 +3,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.tables import summary
+from analysis.tables import over_seeds, summary
 from fedray.config import Experiment
 from fedray.results import ROUNDS, load_results
 from fedray.spec_file import to_yaml
 
 
-def write(folder: Path, lam: float | None, accuracy: list[float | None]) -> None:
+def write(folder: Path, lam: float | None, accuracy: list[float | None], seed: int = 0) -> None:
     strategy = {"name": "fedavg"} if lam is None else {"name": "fedlpfm", "lam": lam}
-    spec = Experiment.model_validate({"strategy": strategy, "teacher": {"kind": "precomputed", "file": "x"}})
+    teacher = {"kind": "precomputed", "file": "x"}
+    spec = Experiment.model_validate({"seed": seed, "strategy": strategy, "teacher": teacher})
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text(to_yaml(spec))
     frame = pd.DataFrame({"round": range(1, len(accuracy) + 1), "accuracy": accuracy, "seconds": [9.0, 1.0, 2.0]})
@@ -49,3 +50,22 @@ def test_summary_of_a_single_run(tmp_path: Path) -> None:
     table = summary(load_results(tmp_path / "a"))
     assert len(table) == 1
     assert "difference" not in table
+
+
+def test_over_seeds_by_hand(tmp_path: Path) -> None:
+    write(tmp_path / "a", None, [0.1, 0.3, 0.5])
+    write(tmp_path / "b", 0.5, [0.2, 0.8, 0.6], seed=0)
+    write(tmp_path / "c", 0.5, [0.2, 0.4, 0.2], seed=1)
+    table = over_seeds(load_results(tmp_path)).set_index("strategy")
+    assert table["seeds"].to_dict() == {"fedavg": 1, "fedlpfm": 2}
+    assert table.loc["fedlpfm", "accuracy"] == pytest.approx(0.4)
+    assert table.loc["fedlpfm", "accuracy std"] == pytest.approx(0.08**0.5)  # of 0.6 and 0.2
+    assert table.loc["fedlpfm", "last ten"] == pytest.approx((1.6 / 3 + 0.8 / 3) / 2)
+    assert pd.isna(table.loc["fedavg", "accuracy std"])
+
+
+def test_over_seeds_of_one_setting(tmp_path: Path) -> None:
+    write(tmp_path / "a", 0.5, [0.1, 0.3, 0.5], seed=0)
+    write(tmp_path / "b", 0.5, [0.1, 0.3, 0.7], seed=1)
+    (row,) = over_seeds(load_results(tmp_path)).itertuples(index=False)
+    assert (row.seeds, row.round, row.accuracy) == (2, 3, pytest.approx(0.6))
