@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `fedray --help` answers
 
 import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -134,6 +135,8 @@ def prune_teachers(
     freed = sum(entry.bytes for entry in chosen)
     for entry in chosen:
         entry.remove()
+    for folder in bank.unreadable() if everything else ():
+        shutil.rmtree(folder)
     print(f"deleted {len(chosen)} of the bank's entries, {freed / 1e6:.1f} MB")
 
 

@@ -138,7 +138,7 @@ def print_entries(bank: "Bank") -> None:
     heads = [entry for entry in entries if entry.facts["content"]["quantity"] == "head"]
     for entry in entries:
         content, made = entry.facts["content"], entry.made_by
-        if entry in heads:  # one for each client that probes: too many to list
+        if content["quantity"] == "head":  # one for each client that probes: too many to list
             continue
         table.add_row(
             entry.key, made["teacher"], str(content["teacher"].get("client", "all")), made["data"],
@@ -149,6 +149,8 @@ def print_entries(bank: "Bank") -> None:
     console.print(table if entries else "the bank is empty")
     if heads:
         console.print(f"and {len(heads)} heads of linear probes, {sum(head.bytes for head in heads) / 1e6:.1f} MB")
+    for folder in bank.unreadable():
+        console.print(f"unreadable, and computed again when it is asked: {folder}", soft_wrap=True)
     console.print(f"bank: {bank.folder}", soft_wrap=True)
 
 

@@ -140,6 +140,16 @@ def test_prune_what_was_not_used_lately(fedray: Terminal, filled: list[Entry]) -
     assert [entry.key for entry in Bank().entries()] == [train.key]
 
 
+def test_an_entry_that_cannot_be_read_is_said_so_and_goes_with_all(fedray: Terminal, filled: list[Entry]) -> None:
+    train, test = filled
+    (train.folder / "entry.json").write_text("{")
+    said = fedray("teachers list").splitlines()
+    assert said[1].split()[0] == test.key
+    assert said[2] == f"unreadable, and computed again when it is asked: {train.folder}"
+    assert fedray("teachers prune --all").startswith("deleted 1 of the bank's entries")
+    assert not train.folder.exists()
+
+
 def test_prune_all(fedray: Terminal, filled: list[Entry]) -> None:
     assert fedray("teachers prune --all").startswith(f"deleted {len(filled)} of the bank's entries")
     assert Bank().entries() == []

@@ -56,6 +56,10 @@ class Bank:
         found = [Entry(path.parent, facts) for path in self.folder.glob("*/entry.json") if (facts := _read(path))]
         return sorted(found, key=lambda entry: -entry.last_used)
 
+    def unreadable(self) -> list[Path]:
+        """Folders of entries whose account is damaged: what they held will be computed again."""
+        return [folder for folder in sorted(self.folder.glob("*/")) if _read(folder / "entry.json") is None]
+
     def find(self, key: str) -> "Entry":
         """The entry whose key begins so. Raises SpecError where none does, or several."""
         keys = {entry.key: entry for entry in self.entries()}
@@ -95,7 +99,8 @@ class Entry:
     @property
     def bytes(self) -> int:
         """What it takes on disk; rows that were never written take nothing."""
-        return sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
+        found = [file.stat() for file in self.folder.iterdir()]
+        return sum(stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size for stat in found)  # Windows
 
     @cached_property
     def lock(self) -> FileLock:
@@ -140,7 +145,9 @@ class Entry:
             records["check"] = _checks(rows, records["values"])
             with (self.folder / "rows.bin").open("r+b") as file:
                 for start, stop in _runs(rows):
-                    os.pwrite(file.fileno(), records[start:stop].tobytes(), int(rows[start]) * record.itemsize)
+                    file.seek(int(rows[start]) * record.itemsize)
+                    file.write(records[start:stop].tobytes())
+                file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise SpecError(f"the teacher bank {self.folder.parent} cannot be written ({error.strerror}).") from error

@@ -1,5 +1,6 @@
 """The teachers that one process has loaded, and what they are asked there."""
 
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -132,6 +133,8 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory that this process has held: on its GPU, or resident where it has none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
+    if sys.platform == "win32":
+        return 0  # not known
+    import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
