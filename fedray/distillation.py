@@ -21,7 +21,7 @@ class Distillation(Section):
     @property
     def options(self) -> dict[str, Any]:
         """Its parameters, as the loss function takes them."""
-        return self.model_dump(exclude={"name", "mixup"})
+        return self.model_dump(exclude={"name"})
 
 
 class KD(Distillation):
@@ -79,6 +79,10 @@ class FunctionMatching(Distillation):
     name: Literal["function_matching"] = "function_matching"
     mixup: float = Field(1.0, ge=0)
     """The mixing share is drawn from Beta(mixup, mixup); 0 does not mix."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {}  # images are mixed before the loss sees them
 
 
 class Cosine(Distillation):

@@ -92,36 +92,35 @@ class Lessons:
 
     def _blended(self, quantity: Quantity, rows: Rows) -> ByClient:
         """For each client, its teachers' answers made into one."""
+        answers = yield from self._of_each(quantity, rows)
+        several = {client: values for client, values in answers.items() if len(values) > 1}
+        yield from self._fit_blends(several)
+        blended = {client: self._blends[client](_tensors(values)).numpy() for client, values in several.items()}
+        return {client: blended[client] if client in blended else answers[client][0] for client in rows}
+
+    def _of_each(self, quantity: Quantity, rows: Rows) -> Generator[Asking, None, dict[int, list[Values]]]:
+        """For each client, what each of its teachers says."""
         answers: dict[int, list[Values]] = {client: [] for client in rows}
         for member in range(len(self._members)):
             having = {client: rows[client] for client in rows if member in self._members_of(client)}
             found = yield from self._of_member(member, quantity, having)
             for client in having:
                 answers[client].append(found[client])
-        alone = {client: values[0] for client, values in answers.items() if len(values) == 1}
-        several = [client for client in rows if client not in alone]
-        yield from self._fit_blends(several)
-        return alone | {
-            client: self._blends[client]([torch.from_numpy(v) for v in answers[client]]).numpy() for client in several
-        }
+        return answers
 
-    def _fit_blends(self, clients: Sequence[int]) -> Generator[Asking, None, None]:
-        """From what their teachers say of their own plain images."""
-        new = {client: self._plain(client) for client in clients if client not in self._blends}
-        said: dict[int, list[torch.Tensor]] = {client: [] for client in new}
-        for member in range(len(self._members) if new else 0):
-            having = {client: rows for client, rows in new.items() if member in self._members_of(client)}
-            found = yield from self._of_member(member, "logits", having)
-            for client in having:
-                said[client].append(torch.from_numpy(found[client]))
-        for client, logits in said.items():
+    def _fit_blends(self, answers: Mapping[int, list[Values]]) -> Generator[Asking, None, None]:
+        """From what their teachers say of their own plain images, which are `answers` unless those are of views."""
+        new = {client: values for client, values in answers.items() if client not in self._blends}
+        if new and self._viewed:
+            new = yield from self._of_each("logits", {client: self._plain(client) for client in new})
+        for client, values in new.items():
             labels = torch.from_numpy(self._federation.train.labels[self._federation.shards[client]])
             assert isinstance(self._teacher, Several), "one teacher is not blended"
-            self._blends[client] = Blend.fit(logits, labels, self._teacher.combine)
+            self._blends[client] = Blend.fit(_tensors(values), labels, self._teacher.combine)
 
     def _plain(self, client: int) -> Indices:
-        examples = self._federation.shards[client]
-        return examples * VIEWS + PLAIN if self._viewed else examples
+        """The rows of its images as they are, among views."""
+        return self._federation.shards[client] * VIEWS + PLAIN
 
     def _of_member(self, member: int, quantity: Quantity, rows: Rows) -> ByClient:
         """What one of the teachers says, for each client."""
@@ -139,7 +138,9 @@ class Lessons:
 
     def _probed(self, member: int, features: Mapping[int, Values]) -> ByClient:
         """A linear probe's logits: its head, fitted on the client's plain images, over features."""
-        plain = yield from self._ask(member, "features", {client: self._plain(client) for client in features})
+        plain = features
+        if self._viewed:
+            plain = yield from self._ask(member, "features", {client: self._plain(client) for client in features})
         questions = {client: Question(member, "head", client, viewed=self._viewed) for client in features}
         classes = np.arange(len(self._federation.train.classes))
         heads = yield from self._asker.answers(
@@ -169,6 +170,10 @@ def check_assignment(experiment: Experiment, federation: Federation) -> None:
     teacher, clients = experiment.teacher, len(federation.shards)
     if isinstance(teacher, Several) and not isinstance(teacher.assignment, str) and len(teacher.assignment) != clients:
         raise SpecError(f"teacher.assignment has {len(teacher.assignment)} entries, but there are {clients} clients.")
+
+
+def _tensors(values: Sequence[Values]) -> list[torch.Tensor]:
+    return [torch.from_numpy(each) for each in values]
 
 
 def _by_client(values: Values, rows: Rows) -> dict[int, Values]:

@@ -35,17 +35,9 @@ ROUNDS = (
 )  # fmt: skip
 CLASSES = ("round", "class", "name", "examples", "accuracy")
 CLIENTS = (
-    "round",
-    "client",
-    "examples",
-    "local_accuracy",
-    "seconds",
-    "teacher_seconds",
-    "node",
-    "device",
-    "peak_bytes",
+    "round", "client", "examples", "local_accuracy", "seconds", "teacher_seconds", "node", "device", "peak_bytes",
     "failure",
-)
+)  # fmt: skip
 REPEATABLE = ("resources", "checkpoint")
 """Sections that do not decide a result: a run may be resumed with others."""
 

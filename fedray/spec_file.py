@@ -166,7 +166,7 @@ def _samples(document: Tree, path: Path) -> int:
 
 
 def _fixed(axes: Sequence[Axis], changes: Mapping[str, Any]) -> list[Axis]:
-    """The axes without those that an override names."""
+    """The axes, those that an override names reduced to its value."""
     for field in changes:
         for axis in axes:
             if field.startswith(f"{axis.field}."):

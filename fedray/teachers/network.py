@@ -62,6 +62,11 @@ class Teacher:
         """How many features an image has."""
         return next(layer.in_features for layer in self.head.modules() if isinstance(layer, nn.Linear))
 
+    @property
+    def outputs(self) -> int:
+        """How many logits an image has."""
+        return self.head(torch.zeros(1, self.width, device=self.device)).shape[1]  # type: ignore[no-any-return]
+
     def flops(self, image: npt.NDArray[np.uint8]) -> int:
         """Floating-point operations of one image's forward pass, without its preparation."""
         prepared = self.prepare(torch.from_numpy(image[None]).to(self.device))

@@ -36,11 +36,11 @@ class Roster:
             assert features is not None, "a head is fitted to features"
             return Lesson(self._fit_head(question, features), self._record("a linear probe", question), 0, 0, 0)
         teacher = self._teacher(question.member, question.client)
+        if question.quantity == "logits":
+            self._check_outputs(teacher)
         seen = self._seen(question, rows)
         flops = self._flops_of(question.member, question.client)
         answers = self._ask(teacher, seen)[question.quantity]
-        if question.quantity == "logits":
-            self._check_outputs(teacher, answers.shape[1])
         if question.client is not None and not question.viewed:
             del self._loaded[question.member, question.client]  # it is asked once, and there may be many
         record = self._record(teacher.name, question) | {"flops": flops}
@@ -54,11 +54,11 @@ class Roster:
         own = [self._teacher(m, owner) for m, owner in owners.items()]
         if isinstance(teacher, Several) and len(own) > 1 and client not in self._blends:
             data = self._federation.train.take(self._federation.shards[client])
-            said = [torch.from_numpy(each.ask(data.images)["logits"]) for each in own]
+            said = [torch.from_numpy(self._ask(each, data.images)["logits"]) for each in own]
             self._blends[client] = Blend.fit(said, torch.from_numpy(data.labels), teacher.combine)
         quantities = sorted(self._experiment.strategy.lessons)
         for each in own if "logits" in quantities else ():
-            self._check_outputs(each, self._ask(each, self._federation.train.images[:1])["logits"].shape[1])
+            self._check_outputs(each)
         same_view = teacher is not None and teacher.view == "same"
         flops = sum(self._flops_of(m, owner) for m, owner in owners.items())
         return Online(own, self._blends.get(client), quantities, same_view, flops)
@@ -89,11 +89,11 @@ class Roster:
                 f"teacher.batch_size is {teacher.batch_size}, and {teacher.name} runs out of memory with it; lower it."
             ) from error
 
-    def _check_outputs(self, teacher: Teacher, outputs: int) -> None:
+    def _check_outputs(self, teacher: Teacher) -> None:
         classes = len(self._federation.train.classes)
-        if outputs != classes:
+        if teacher.outputs != classes:
             raise SpecError(
-                f"teacher.class_map: {teacher.name} has {outputs} outputs, and the data {classes} classes; "
+                f"teacher.class_map: {teacher.name} has {teacher.outputs} outputs, and the data {classes} classes; "
                 "say which outputs mean which class."
             )
 
