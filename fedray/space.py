@@ -69,10 +69,15 @@ def combinations(axes: Sequence[Axis], samples: int, seed: int) -> list[Choice]:
     if zipped:
         rows = zip(*(axis.values for axis in zipped), strict=True)
         grids.append([dict(zip((axis.field for axis in zipped), row, strict=True)) for row in rows])
-    drawn = [axis for axis in axes if axis.kind in DRAWS]
-    draws = [{axis.field: axis.draw(seed, sample) for axis in drawn} for sample in range(samples if drawn else 1)]
+    random = [axis for axis in axes if axis.kind in DRAWS]
+    draws = [{axis.field: axis.draw(seed, sample) for axis in random} for sample in range(samples if random else 1)]
     merged = [_merged(parts) for parts in itertools.product(draws, *grids)]
     return [{axis.field: choice[axis.field] for axis in axes} for choice in merged]
+
+
+def drawn(axes: Sequence[Axis], samples: int, seed: int) -> list[Choice]:
+    """So many points, every axis drawn: from its values, or between its bounds. Zipped axes are drawn together."""
+    return [{axis.field: _drawn_of(axis, seed, sample) for axis in axes} for sample in range(samples)]
 
 
 def applying(choice: Choice, axes: Sequence[Axis], lookup: Callable[[str], Any]) -> Choice:
@@ -114,6 +119,13 @@ def _check_bounds(name: str, kind: str, bounds: Sequence[Any], where: str) -> No
         raise SpecError(f"{where}: loguniform of the axis {name} must begin above 0, not at {bounds[0]}.")
     if kind == "randint" and not all(isinstance(bound, int) for bound in bounds):
         raise SpecError(f"{where}: randint of the axis {name} must have whole numbers, not {bounds}.")
+
+
+def _drawn_of(axis: Axis, seed: int, sample: int) -> Any:
+    if axis.kind == "zip":
+        return axis.values[int(numpy_rng(seed, "space", "zip", sample).integers(len(axis.values)))]
+    kind = "choice" if axis.kind == "grid" else axis.kind
+    return dataclasses.replace(axis, kind=kind).draw(seed, sample)
 
 
 def _merged(parts: Sequence[Choice]) -> Choice:

@@ -1,9 +1,10 @@
 """One clear sentence for the first thing that is wrong with a spec."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -12,7 +13,8 @@ from pydantic_core import ErrorDetails
 from fedray.config import Experiment
 from fedray.errors import nearest
 
-Model = type[BaseModel]
+Model: TypeAlias = type[BaseModel]
+Walk: TypeAlias = Callable[[Sequence[str | int]], tuple[list[str], list[Model]]]
 
 BOUNDS = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
 CHOOSERS = ("name", "kind")
@@ -27,18 +29,22 @@ KINDS = {
 """Where pydantic's own words would speak of Python."""
 
 
-def explain(error: ValidationError) -> str:
-    """Names the field, its value, what is allowed and, for a name, the nearest valid one."""
+def explain(error: ValidationError, root: Model = Experiment, name: str = "an experiment") -> str:
+    """Names the field, its value, what is allowed and, for a name, the nearest valid one.
+
+    `root` is the section that was read, `name` what to call it.
+    """
+    walk = partial(_walk, root=root)
     errors = error.errors()
-    first = _most_telling(errors)
-    path, models = _walk(first["loc"])
+    first = _most_telling(errors, walk)
+    path, models = walk(first["loc"])
     field, known = ".".join(path), models[0].model_fields
     if first["type"] == "extra_forbidden":
-        owner = f"'{'.'.join(path[:-1])}'" if path[:-1] else "an experiment"
+        owner = f"'{'.'.join(path[:-1])}'" if path[:-1] else name
         return f"unknown field '{field}'{nearest(path[-1], known)} ({owner} has {', '.join(known)})"
     if first["type"] in ("missing", "union_tag_not_found"):
         return f"'{field}' is missing" if first["type"] == "missing" else f"'{field}' must say its {_chooser(first)}"
-    same = [e for e in errors if _walk(e["loc"])[0] == path]
+    same = [e for e in errors if walk(e["loc"])[0] == path]
     must, *others = dict.fromkeys(_allowed(e, known.get(path[-1])) for e in same)
     allowed = " or ".join([must, *(other.removeprefix("must be ") for other in others)])
     close = nearest(str(_given(first)), [choice for e in same for choice in _choices(e)])
@@ -54,24 +60,24 @@ def fields_of(sections: Sequence[str], chooser: str, value: Any) -> list[str] | 
     return None
 
 
-def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+def _most_telling(errors: Sequence[ErrorDetails], walk: Walk) -> ErrorDetails:
     """The first; but where a list was given, what is wrong inside it says more than that it is no name."""
     first = errors[0]
     if not isinstance(first["input"], list):
         return first
-    path = _walk(first["loc"])[0]
-    inside = [error for error in errors if _walk(error["loc"])[0][: len(path)] == path]
-    return max(inside, key=lambda error: len(_walk(error["loc"])[0]))
+    path = walk(first["loc"])[0]
+    inside = [error for error in errors if walk(error["loc"])[0][: len(path)] == path]
+    return max(inside, key=lambda error: len(walk(error["loc"])[0]))
 
 
-def _walk(location: Sequence[str | int]) -> tuple[list[str], list[Model]]:
+def _walk(location: Sequence[str | int], root: Model) -> tuple[list[str], list[Model]]:
     """The path as the YAML has it, and the sections that may hold its last part.
 
     pydantic's own path also has a union's tag (`strategy.fedlpfm.lam`) or member.
     """
     path: list[str] = []
     holders: list[Model] = []
-    here: list[Any] = [Experiment]
+    here: list[Any] = [root]
     for part in location:
         models = _sections(here)
         chosen = [m for m in models if part in _tags(m)]

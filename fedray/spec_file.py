@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from fedray import space
 from fedray.config import Experiment
 from fedray.errors import SpecError, nearest
-from fedray.space import Axis
+from fedray.search import Search, Searched
+from fedray.space import Axis, Choice
 from fedray.spec_errors import CHOOSERS, explain, fields_of
 
 Tree = dict[str, Any]
 
-KEYS = ("base", "space", "samples")
+KEYS = ("base", "space", "search")
 """What a file may hold that stands for several experiments."""
 
 
@@ -33,15 +34,51 @@ class Run:
     name: str
     label: str
     experiment: Experiment
+    choice: Choice  # those values, by their fields
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a file says: a base experiment, the axes it is varied along, and how they are searched."""
+
+    path: Path
+    base: Tree
+    axes: Sequence[Axis]
+    search: Search
+
+    def runs(self) -> list[Run]:
+        """Every experiment that the file alone decides, each once, in the order of its axes."""
+        seed = int(flatten(self.base).get("seed", 0))
+        points = space.drawn if self.search.algorithm == "random" else space.combinations
+        runs: dict[Experiment, Run] = {}
+        for choice in points(self.axes, self.search.samples, seed):
+            run = self.run(choice)
+            runs.setdefault(run.experiment, run)
+        return list(runs.values())
+
+    def run(self, choice: Choice) -> Run:
+        """The experiment of one value for each axis; axes that do not apply are left out."""
+        chosen = space.applying(choice, self.axes, flatten(self.base).get)
+        label = ", ".join(f"{_short(field)}={_text(value)}" for field, value in chosen.items())
+        spec = experiment(_changed(self.base, chosen), f"{self.path} with {label}" if label else str(self.path))
+        return Run(f"{self.path.stem}/{_folder(label)}" if self.axes else self.path.stem, label, spec, chosen)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
     """The experiments of a file, in the order of its axes. Raises SpecError for what is wrong with it."""
+    found = read(path, overrides)
+    if found.search.algorithm == "optuna":
+        raise SpecError(f"{path}: search.algorithm is optuna, which proposes trials as results come: use fedray sweep.")
+    return found.runs()
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
+    """What a file says. A plain experiment is a space without axes."""
     path = Path(path)
     document = read_yaml(path)
     changes = dict(_parse_override(text) for text in overrides)
     if not document.keys() & {"base", "space"}:
-        return [Run(path.stem, "", experiment(_changed(document, changes), str(path)))]
+        document = {"base": document} | ({"search": document.pop("search")} if "search" in document else {})
     unknown = sorted(document.keys() - set(KEYS))
     if unknown:
         raise SpecError(f"{path}: unknown key '{unknown[0]}' beside {', '.join(KEYS)}{nearest(unknown[0], KEYS)}")
@@ -50,8 +87,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
         base = read_yaml(path.parent / base)
     if not isinstance(base, dict):
         raise SpecError(f"{path}: base must hold sections, or name another file, not {type(base).__name__}.")
-    axes = _fixed(space.parse(document.get("space") or {}, str(path)), changes)
-    return _expand(path, _changed(base, changes), axes, _samples(document, path))
+    searched = {field: value for field, value in changes.items() if field.split(".")[0] == "search"}
+    fields = {field: value for field, value in changes.items() if field not in searched}
+    axes = _fixed(space.parse(document.get("space") or {}, str(path)), fields)
+    found = _changed({"search": document.get("search") or {}}, searched)["search"]
+    return Space(path, _changed(base, fields), axes, _search(found, str(path)))
+
+
+def _search(tree: Any, where: str) -> Search:
+    try:
+        return Searched.model_validate({"search": tree}).search
+    except ValidationError as error:
+        raise SpecError(f"{where}: {explain(error, Searched)}") from None
 
 
 def read_yaml(path: Path) -> Tree:
@@ -86,7 +133,7 @@ def to_yaml(spec: Experiment) -> str:
 def schema() -> Tree:
     """The JSON schema of a spec file: an experiment, or a base and a space."""
     one = Experiment.model_json_schema()
-    sections = one.pop("$defs")
+    sections = one.pop("$defs") | {"Search": Search.model_json_schema()}
     values = {kind: {"type": "array", "minItems": 1} for kind in space.KINDS}
     one_of = [{"required": [kind]} for kind in space.KINDS]
     axis = {
@@ -100,9 +147,9 @@ def schema() -> Tree:
         "properties": {
             "base": {"anyOf": [{"$ref": "#/$defs/Experiment"}, {"type": "string"}]},
             "space": {"type": "object", "additionalProperties": axis},
-            "samples": {"type": "integer", "minimum": 1},
+            "search": {"$ref": "#/$defs/Search"},
         },
-        "required": ["space"],
+        "required": ["base"],
         "additionalProperties": False,
     }
     return {"$defs": {**sections, "Experiment": one}, "anyOf": [{"$ref": "#/$defs/Experiment"}, several]}
@@ -157,14 +204,6 @@ def _keep_only(section: Tree, known: Iterable[str]) -> Tree:
     return section
 
 
-def _samples(document: Tree, path: Path) -> int:
-    """How often axes that are drawn are drawn."""
-    samples = document.get("samples", 1)
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise SpecError(f"{path}: samples must be a whole number of at least 1, not {samples!r}.")
-    return samples
-
-
 def _fixed(axes: Sequence[Axis], changes: Mapping[str, Any]) -> list[Axis]:
     """The axes, those that an override names reduced to its value."""
     for field in changes:
@@ -181,17 +220,6 @@ def _folder(label: str) -> str:
     """The label as the name of a folder; a long one is cut and told apart by its hash."""
     name = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ",")) or "run"
     return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-
-def _expand(path: Path, base: Tree, axes: Sequence[Axis], samples: int) -> list[Run]:
-    runs: dict[Experiment, Run] = {}
-    before = flatten(base)
-    for choice in space.combinations(axes, samples, int(before.get("seed", 0))):
-        chosen = space.applying(choice, axes, before.get)
-        label = ", ".join(f"{_short(field)}={_text(value)}" for field, value in chosen.items())
-        spec = experiment(_changed(base, chosen), f"{path} with {label}" if label else str(path))
-        runs.setdefault(spec, Run(f"{path.stem}/{_folder(label)}", label, spec))
-    return list(runs.values())
 
 
 def _short(field: str) -> str:

@@ -305,7 +305,7 @@ def test_bad_questions_about_teachers(wrong_command: Callable[..., str], argumen
         ("- 1\n- 2", "must hold sections"),
         ("", "must hold sections"),
         ("training: [", "is not valid YAML"),
-        ("base: {}\nspaces: {}", "unknown key 'spaces' beside base, space, samples; did you mean 'space'?"),
+        ("base: {}\nspaces: {}", "unknown key 'spaces' beside base, space, search; did you mean 'space'?"),
         ("base: {}\nspace: {seed: [1, 2]}", "the axis seed must be written {grid: [value, ...]}"),
         ("base: {}\nspace: {sed: {grid: [1, 2]}}", "unknown field 'sed'; did you mean 'seed'?"),
         ("base: [1]\nspace: {}", "base must hold sections, or name another file, not list"),

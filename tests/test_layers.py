@@ -12,7 +12,7 @@ LAYERS = [
     {"models", "teachers.bank", "teachers.blend", "teachers.network", "teachers.published", "objective", "aggregation"},
     {"strategies", "teachers.sections"},
     {"data.partition", "data.dataset", "data.views", "data.sources"},
-    {"config", "evaluation"},
+    {"config", "evaluation", "search"},
     {"spec_errors", "space", "data.federation"},
     {"client", "spec_file"},
     {"files"},
