@@ -67,6 +67,35 @@ def run(
     print_summary(results / spec.stem, runs)
 
 
+@app.command()
+def sweep(
+    space: Annotated[Path, typer.Argument(help="YAML of a base, a space of axes, and how to search it.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
+    results: Annotated[Path, typer.Option(help="Where the folder of the study goes.")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which trials there are and remain.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table at the end.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and Tune print.")] = False,
+) -> None:
+    """Run a study: every trial of a space that is not finished yet, as many at once as there is room for."""
+    from fedray import spec_file
+    from fedray.study import Study
+    from fedray.study_display import print_standing, print_study
+
+    study = Study(spec_file.read(space, overrides or []), results)
+    if dry_run:
+        print_standing(study)
+        return
+    from fedray.tuning.sweep import sweep as run_sweep
+
+    try:
+        trials = run_sweep(study, quiet=quiet, verbose=verbose)
+    except KeyboardInterrupt:
+        _fail(f"stopped. Every finished round is kept; continue with: {shlex.join(['fedray', *sys.argv[1:]])}", 130)
+    print_study(study, trials)
+    if any(trial.state == "failed" for trial in trials):
+        _fail("some trials failed; the same command tries them again.", 1)
+
+
 @app.command("results")
 def show_results(
     folder: Annotated[Path, typer.Argument(help="A folder of results: one run, or all below.")],

@@ -12,6 +12,9 @@ from fedray.strategies.base import Strategy
 from fedray.strategies.fedavg import FedAvg
 from fedray.teachers.sections import AnyTeacher, Several, Supervised, members
 
+REPEATABLE = ("resources", "checkpoint")
+"""Sections that do not decide a result: a run may be resumed with others."""
+
 
 class Data(Section):
     """Sources are `digits`, `torchvision:NAME`, `parquet:PATH_OR_GLOB` or `folder:PATH`."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 FRACTIONS = ("accuracy", "last ten", "worst class", "rare classes")
+NUMBERS = (*FRACTIONS, "images", "published", "rows", "kB", "client", "round", "loss", "trials")
 
 
 class Progress:
@@ -77,7 +78,7 @@ class Progress:
         if event.done == event.total or now == self._asked_since:
             return line
         speed = (event.done - self._asked_first) / (now - self._asked_since)
-        return f"{line}, {speed:,.0f} a second, {_duration((event.total - event.done) / speed)} left"
+        return f"{line}, {speed:,.0f} a second, {duration((event.total - event.done) / speed)} left"
 
     def _show(self, line: str) -> None:
         self._shown = time.monotonic()
@@ -93,7 +94,7 @@ class Progress:
         line = f"{self._label}: round {result.round}/{result.rounds}{self._accuracy}, {seconds:.2f} s/round"
         if len(self._times) == 1 and result.round < result.rounds:
             return line  # the first round also waits for processes to start: no basis for a forecast
-        return f"{line}, {_duration((result.rounds - result.round) * seconds)} left"
+        return f"{line}, {duration((result.rounds - result.round) * seconds)} left"
 
     def _seconds_per_round(self, first: float) -> float:
         """Over the last ten rounds, from the end of one to the end of another."""
@@ -108,7 +109,7 @@ def print_summary(folder: Path, runs: Sequence["Run"]) -> None:
 
     results = load_results(folder)
     names = [str(Path(run.name).relative_to(folder.name)) for run in runs]
-    console = _console()
+    console = open_console()
     console.print(_framed(summary(results, names)))
     if work := teacher_work(results, names):
         console.print(work)
@@ -123,7 +124,7 @@ def print_over_seeds(folder: Path) -> None:
     frame = over_seeds(load_results(folder))
     for name in FIGURES:
         frame[name] = [_mean(mean, std) for mean, std in zip(frame[name], frame.pop(f"{name} std"), strict=True)]
-    _console().print(_framed(frame))
+    open_console().print(_framed(frame))
 
 
 def _mean(mean: float, deviation: float) -> str:
@@ -133,7 +134,7 @@ def _mean(mean: float, deviation: float) -> str:
 
 def print_entries(bank: "Bank") -> None:
     """A row per entry of the bank."""
-    table = _table("key", "teacher", "client", "data", "answers", "views", "rows", "kB", "last used")
+    table = empty_table("key", "teacher", "client", "data", "answers", "views", "rows", "kB", "last used")
     entries = bank.entries()
     heads = [entry for entry in entries if entry.facts["content"]["quantity"] == "head"]
     for entry in entries:
@@ -145,7 +146,7 @@ def print_entries(bank: "Bank") -> None:
             content["quantity"], content["views"], f"{entry.written():,}/{entry.rows:,}", f"{entry.bytes / 1e3:,.0f}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used)),
         )  # fmt: skip
-    console = _console()
+    console = open_console()
     console.print(table if entries else "the bank is empty")
     if heads:
         console.print(f"and {len(heads)} heads of linear probes, {sum(head.bytes for head in heads) / 1e6:.1f} MB")
@@ -156,11 +157,11 @@ def print_entries(bank: "Bank") -> None:
 
 def print_checked(found: Sequence["Checked"]) -> None:
     """A row per teacher: its accuracy, and the published one where it is known."""
-    table = _table("teacher", "data", "images", "accuracy", "published")
+    table = empty_table("teacher", "data", "images", "accuracy", "published")
     for one in found:
         known = "-" if one.published is None else f"{one.published:.2f}%"
         table.add_row(one.teacher, one.data, f"{one.images:,}", f"{one.accuracy:.2%}", known)
-    _console().print(table)
+    open_console().print(table)
 
 
 def _framed(frame: "pd.DataFrame") -> Table:
@@ -173,16 +174,22 @@ def _framed(frame: "pd.DataFrame") -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def empty_table(*columns: str) -> Table:
+    """Only its head; figures stand right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        is_number = column in ("images", "accuracy", "published", "rows", "kB", "client")
-        table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
+        table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True)
     return table
 
 
-def _console() -> Console:
+def open_console() -> Console:
+    """For tables: as wide as they are where no terminal bounds them."""
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+
+
+def percent(value: float) -> str:
+    """`89.6%`, or `-` where it is not known."""
+    return f"{value:.1%}" if value == value else "-"  # NaN is not itself
 
 
 def _cell(column: str, value: object) -> str:
@@ -195,7 +202,8 @@ def _cell(column: str, value: object) -> str:
     return str(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 04 s` or `5 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

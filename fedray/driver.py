@@ -16,7 +16,7 @@ from fedray.backends.base import Answer, Backend, Failure, Handle
 from fedray.backends.plan import cohort_size
 from fedray.config import Experiment
 from fedray.data import federation
-from fedray.data.federation import Federation
+from fedray.data.federation import Federation, ReadSets, read_sets
 from fedray.environment import environment
 from fedray.errors import RunError, SpecError
 from fedray.evaluation import Tally
@@ -46,13 +46,17 @@ class Driver:
         make_backend: MakeBackend | None = None,
         command: Sequence[str] = (),
         cache: Path | None = None,
+        read: ReadSets = read_sets,
+        patience: float = 0,
     ) -> None:
+        """`patience`: seconds to wait for another run to leave the folder."""
         torch.set_num_threads(experiment.resources.threads)  # and nothing else: the driver leaves GPUs alone
         self._experiment = experiment
         self._command = command or sys.argv
         self._folder = Folder(folder)
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        self._data = federation.load(experiment)
+        self._patience = patience
+        self._data = federation.load(experiment, read)
         self._first_weights = initial_weights(experiment.proxy, self._data, experiment.seed, "proxy")
         lessons.check_assignment(experiment, self._data)
         self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)
@@ -68,7 +72,7 @@ class Driver:
         """
         losses = rows.loss_columns(self._experiment.strategy)
         try:
-            with self._folder.lock():
+            with self._folder.lock(self._patience):
                 state = self._restore()
                 self._describe()
                 with self._folder.tables(losses, state.round) as tables:

@@ -88,7 +88,7 @@ class Lessons:
             for client, values in answers.items():
                 examples = len(self._federation.shards[client])
                 taught[client][quantity] = values.reshape(-1, examples, values.shape[1])
-        return {client: self._backend.share(lessons) for client, lessons in taught.items()}
+        return {client: self._backend.share_lessons(lessons) for client, lessons in taught.items()}
 
     def _blended(self, quantity: Quantity, rows: Rows) -> ByClient:
         """For each client, its teachers' answers made into one."""

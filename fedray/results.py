@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import yaml
 from filelock import FileLock, Timeout
 
-from fedray.config import Experiment
+from fedray.config import REPEATABLE, Experiment
 from fedray.data.federation import Federation
 from fedray.errors import SpecError
 from fedray.files import named_files
@@ -38,8 +38,6 @@ CLIENTS = (
     "round", "client", "examples", "local_accuracy", "seconds", "teacher_seconds", "node", "device", "peak_bytes",
     "failure",
 )  # fmt: skip
-REPEATABLE = ("resources", "checkpoint")
-"""Sections that do not decide a result: a run may be resumed with others."""
 
 
 class Folder:
@@ -54,14 +52,24 @@ class Folder:
     def finished(self) -> bool:
         return self.model.exists()
 
-    def check(self, experiment: Experiment, *, resume: bool) -> None:
-        """Raises SpecError where the folder cannot be written or holds something else to keep."""
+    @property
+    def resumable_from(self) -> int:
+        """The round of the newest checkpoint, 0 without one."""
+        names = [folder.name.removeprefix("round-") for folder in self.checkpoint.glob("round-*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def make(self) -> None:
+        """Raises SpecError where the folder cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".writable").touch()
             (self.path / ".writable").unlink()
         except OSError as error:
             raise SpecError(f"the results folder '{self.path}' cannot be written ({error.strerror}).") from error
+
+    def check(self, experiment: Experiment, *, resume: bool) -> None:
+        """Raises SpecError where the folder cannot be written or holds something else to keep."""
+        self.make()
         if self.finished or any(self.checkpoint.glob("round-*")):
             self._check_spec(experiment)
             if not (self.finished or resume):
@@ -91,11 +99,14 @@ class Folder:
             return {}
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep every other run out of the folder, until this ends or its process dies."""
+    def lock(self, patience: float = 0) -> Iterator[None]:
+        """Keep every other run out of the folder, until this ends or its process dies.
+
+        One that is there may take `patience` seconds to leave: a process that was killed takes its actors along.
+        """
         held = FileLock(self.path / ".lock")
         try:
-            held.acquire(timeout=0)
+            held.acquire(timeout=patience)
         except Timeout:
             raise SpecError(
                 f"'{self.path}' is being written by another run; wait for it, or choose another --results."

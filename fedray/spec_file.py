@@ -5,6 +5,7 @@ stands for one experiment per combination of its axes' values.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from fedray import space
-from fedray.config import Experiment
+from fedray.config import REPEATABLE, Experiment
 from fedray.errors import SpecError, nearest
 from fedray.search import Search, Searched
 from fedray.space import Axis, Choice
@@ -56,12 +57,17 @@ class Space:
             runs.setdefault(run.experiment, run)
         return list(runs.values())
 
+    def first(self) -> Choice:
+        """The first value of each axis."""
+        return {axis.field: axis.values[0] for axis in self.axes}
+
     def run(self, choice: Choice) -> Run:
         """The experiment of one value for each axis; axes that do not apply are left out."""
         chosen = space.applying(choice, self.axes, flatten(self.base).get)
         label = ", ".join(f"{_short(field)}={_text(value)}" for field, value in chosen.items())
         spec = experiment(_changed(self.base, chosen), f"{self.path} with {label}" if label else str(self.path))
-        return Run(f"{self.path.stem}/{_folder(label)}" if self.axes else self.path.stem, label, spec, chosen)
+        name = f"{self.path.stem}/{_folder(label, key(spec))}" if self.axes else self.path.stem
+        return Run(name, label, spec, chosen)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
@@ -216,10 +222,16 @@ def _fixed(axes: Sequence[Axis], changes: Mapping[str, Any]) -> list[Axis]:
     return [Axis(axis.field, "grid", [changes[axis.field]]) if axis.field in changes else axis for axis in axes]
 
 
-def _folder(label: str) -> str:
-    """The label as the name of a folder; a long one is cut and told apart by its hash."""
-    name = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ",")) or "run"
-    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+def key(spec: Experiment) -> str:
+    """What a trial is known by: a hash of all that decides its result, every default filled in."""
+    document = spec.model_dump(mode="json", exclude=set(REPEATABLE))
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _folder(label: str, known_by: str) -> str:
+    """The label as the name of a folder, cut where it is long, and what the trial is known by."""
+    name = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ","))[:100] or "run"
+    return f"{name}-{known_by}"
 
 
 def _short(field: str) -> str:

@@ -19,14 +19,17 @@ LAYERS = [
     {"environment"},
     {"teachers", "rows"},
     {"worker", "results", "checkpoint"},
+    {"study"},
     {"backends"},
     {"asking"},
     {"lessons", "costs", "checking"},
     {"driver"},
     {"runner", "display"},
+    {"board", "study_display"},
+    {"tuning"},
     {"cli"},
 ]
-MAY_IMPORT_RAY = {"backends.ray_actors", "backends.actor_pool", "runner"}
+MAY_IMPORT_RAY = {"backends.ray_actors", "backends.actor_pool", "backends.commons", "runner", "tuning"}
 
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

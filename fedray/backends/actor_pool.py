@@ -1,9 +1,11 @@
 """Actors that hold workers. They outlive an experiment: the next one of a space finds them warm."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 
+from fedray.backends.commons import Store
 from fedray.backends.plan import Plan, plan_actors
 from fedray.config import Experiment
 
@@ -14,9 +16,11 @@ class WorkerActor:
     def __init__(self) -> None:
         import fedray.worker  # noqa: F401  torch takes seconds: start on it before the data is there
 
-    def begin(self, worker: type[Any], *arguments: Any) -> None:
-        """Make the worker that `call` speaks to."""
-        self._worker = worker(*arguments)
+    def begin(self, worker: type[Any], experiment: Experiment, train: Any, test: Any, rest: dict[str, Any]) -> None:
+        """Make the worker that `call` speaks to. The sets come apart: other trials may have put them already."""
+        from fedray.data.federation import Federation
+
+        self._worker = worker(experiment, Federation(train, test, **rest))
 
     def call(self, method: str, *arguments: Any) -> Any:
         """What the worker's method returns: the answer, and what its client keeps."""
@@ -26,14 +30,17 @@ class WorkerActor:
 class ActorPool:
     """As many actors as the last plan wanted. A plan of another shape replaces them."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: Mapping[str, float] | None = None, store: Store | None = None) -> None:
+        """`part` is what it may use of the cluster, by default all."""
         self.actors: list[Any] = []
         self.at_once = 0
+        self.store = store or Store()
+        self._part = part
         self._plan: Plan | None = None
 
     def fit(self, experiment: Experiment, clients: int) -> None:
         """Have the actors that the experiment wants. Raises SpecError where the cluster is too small."""
-        plan = plan_actors(experiment, clients, ray.cluster_resources())  # type: ignore[no-untyped-call]
+        plan = plan_actors(experiment, clients, self._part or _cluster())
         if plan != self._plan:
             self.close()
             self._plan, self.at_once = plan, plan.at_once
@@ -50,3 +57,8 @@ class ActorPool:
         for actor in self.actors:
             ray.kill(actor)
         self._plan, self.actors = None, []
+
+
+def _cluster() -> Mapping[str, float]:
+    resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources

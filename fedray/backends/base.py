@@ -35,6 +35,10 @@ class Backend(ABC):
     def share(self, value: Any) -> Handle:
         """Put a value where every worker can read it; it crosses the network once per node."""
 
+    def share_lessons(self, lessons: dict[str, Any]) -> Handle:
+        """As `share`, for arrays that other runs may have too."""
+        return self.share(lessons)
+
     @abstractmethod
     def fetch(self, handle: Handle) -> Any:
         """The value behind a handle."""

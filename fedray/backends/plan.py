@@ -40,6 +40,25 @@ def plan_actors(experiment: Experiment, clients: int, cluster: Mapping[str, floa
     return Plan(actors, share, spec.gpus_per_client, min(actors, fitting_cpus))
 
 
+def portion(
+    sizes: Mapping[Experiment, int], cluster: Mapping[str, float], most: int
+) -> tuple[int, Mapping[str, float]]:
+    """How many trials run at once, at most `most`, and the part of the cluster that each may use.
+
+    `sizes` are the experiments and how many clients each has. Trials do not wait for one another as
+    clients do, so on CPUs each takes a core for one client as long as there are enough trials; on GPUs
+    each takes what all clients of its cohort need.
+    """
+    at_once = most
+    for experiment, clients in sizes.items():
+        plan, spec = plan_actors(experiment, clients, cluster), experiment.resources
+        room = cluster.get("CPU", 0) / spec.cpus_per_client
+        if spec.gpus_per_client:
+            room = cluster.get("GPU", 0) / (plan.actors * spec.gpus_per_client)
+        at_once = max(1, min(at_once, int(room + 1e-9)))
+    return at_once, {kind: cluster.get(kind, 0) / at_once for kind in ("CPU", "GPU")}
+
+
 def cohort_size(clients: int, participation: float) -> int:
     """How many clients a round draws: the nearest whole number, at least one."""
     return max(1, round(participation * clients))

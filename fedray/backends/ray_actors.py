@@ -3,6 +3,7 @@
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import ray
@@ -33,12 +34,16 @@ class RayBackend(Backend):
         worker: type[Worker] = Worker,
     ) -> None:
         self._pool, self._owns_pool = pool or ActorPool(), pool is None
-        self._worker = (worker, experiment, ray.put(federation))
+        self._store = self._pool.store
+        self._worker = (worker, experiment, *self._put(federation))
         self._pool.fit(experiment, len(federation.shards))
         self._begun = [actor.begin.remote(*self._worker) for actor in self._pool.actors]
 
     def share(self, value: Any) -> Any:
-        return ray.put(value)
+        return self._store.put(value)
+
+    def share_lessons(self, lessons: dict[str, Any]) -> Any:
+        return self._store.put_lessons(lessons)
 
     def fetch(self, handle: Any) -> Any:
         return ray.get(handle)
@@ -76,6 +81,12 @@ class RayBackend(Backend):
     def close(self) -> None:
         if self._owns_pool:
             self._pool.close()
+
+    def _put(self, federation: Federation) -> tuple[Any, Any, Any]:
+        """Its sets apart, each once per node, and the rest."""
+        rest = {field.name: getattr(federation, field.name) for field in fields(federation)}
+        train, test = rest.pop("train"), rest.pop("test")
+        return self._store.put(train), self._store.put(test), self._store.put(rest)
 
     def _choose(self, idle: Sequence[int], subject: Any) -> int:
         """The client's own actor if it is idle, else whichever has been idle longest."""

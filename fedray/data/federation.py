@@ -1,9 +1,10 @@
 """All the data of one run: both sets, who holds which example, and how images are normalised."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +42,18 @@ class Federation:
         return np.stack([np.bincount(self.train.labels[shard], minlength=classes) for shard in self.shards])
 
 
-def load(experiment: Experiment) -> Federation:
+ReadSets: TypeAlias = Callable[[Data, int], tuple[Dataset, Dataset]]
+
+
+def read_sets(spec: Data, seed: int) -> tuple[Dataset, Dataset]:
+    """The training and the test set; `seed` chooses what a limit leaves. Raises SpecError for what cannot be read."""
+    return _read(spec, "train", seed), _read(spec, "test", seed)
+
+
+def load(experiment: Experiment, read: ReadSets = read_sets) -> Federation:
     """Read both sets and divide the training set. Raises SpecError for what cannot be read or divided."""
     spec, seed = experiment.data, experiment.seed
-    train = _read(spec, "train", seed)
-    test = _read(spec, "test", seed)
+    train, test = read(spec, seed)
     if train.shape != test.shape:
         raise SpecError(f"data: train has {_shown(train)}, but test has {_shown(test)}.")
     if train.classes != test.classes and not (_numbered(train) or _numbered(test)):
@@ -59,6 +67,14 @@ def load(experiment: Experiment) -> Federation:
     if len(mean) != train.shape.channels:
         raise SpecError(f"data.normalize is 'imagenet', but the images have {train.shape.channels} channel, not 3.")
     return Federation(train, test, shards, public, mean, deviation)
+
+
+def count_clients(experiment: Experiment) -> int:
+    """How many clients there are, without reading the data. Raises SpecError for a table that cannot be read."""
+    if not isinstance(experiment.partition, FromFile):
+        return experiment.partition.clients
+    table = read_table(experiment.partition.file, "partition.file")
+    return 1 + int(max(table.get("client", [0])))
 
 
 def _read(spec: Data, side: sources.Side, seed: int) -> Dataset:

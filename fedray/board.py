@@ -1,0 +1,146 @@
+"""What `fedray sweep` shows: counts, the best, what runs, how long it takes; readable with hundreds of trials."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fedray.display import duration
+from fedray.search import Search
+
+Row = Mapping[str, Any]
+HEARTBEAT = 30
+"""Seconds between two lines that say how far it is, where no terminal shows it live."""
+
+
+@dataclass
+class Running:
+    """A trial that runs now."""
+
+    label: str
+    rounds: int
+    known: int  # rounds that it had from earlier
+    since: float = field(default_factory=time.monotonic)
+    last: Row = field(default_factory=dict)
+
+    @property
+    def round(self) -> int:
+        return int(self.last.get("round", 0))
+
+
+class Board:
+    """A table that is rewritten on a terminal; elsewhere a line per ended trial, and one now and then."""
+
+    def __init__(self, name: str, search: Search, *, total: int, finished: int, rounds: int, quiet: bool) -> None:
+        """`total` trials, of which `finished` are done; `rounds` are left of all."""
+        self._name, self._search = name, search
+        self._total, self._left = total, rounds
+        self._counts = Counter(finished=finished)
+        self._running: dict[str, Running] = {}
+        self._best: tuple[float, str] | None = None
+        self._begun, self._shown = time.monotonic(), time.monotonic()
+        self._done = 0  # rounds of this sweep
+        self._console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+        self._live = Live(get_renderable=self.render, console=self._console, refresh_per_second=2)
+
+    def __enter__(self) -> "Board":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def start(self, name: str, label: str, rounds: int, known: int) -> None:
+        """A trial begins, or goes on after `known` rounds."""
+        self._running[name] = Running(label, rounds, known)
+
+    def round(self, name: str, row: Row) -> None:
+        """A trial reports a round."""
+        trial = self._running[name]
+        trial.last = row
+        if trial.round > trial.known:
+            self._done += 1
+            self._left -= 1
+
+    def again(self, name: str, reason: str) -> None:
+        """A trial has failed, and is tried again."""
+        self._say(f"{self._running.pop(name).label}: failed, and is tried again: {reason}")
+
+    def end(self, name: str, state: str, reason: str = "") -> None:
+        """A trial ends: finished, stopped or failed."""
+        trial = self._running.pop(name, None)
+        self._counts[state] += 1
+        if trial is None:
+            return
+        self._left -= trial.rounds - max(trial.round, trial.known)
+        value = trial.last.get(self._search.metric, float("nan"))
+        if state != "failed" and value == value and self._better(value):
+            self._best = (value, trial.label)
+        after = f"{self._figure(value)} after {trial.round} rounds, {duration(time.monotonic() - trial.since)}"
+        how = {"finished": after, "stopped": f"stopped by {reason}, {after}", "failed": f"failed: {reason}"}[state]
+        self._say(f"{trial.label}: {how}")
+
+    def tick(self) -> None:
+        """Time passes."""
+        if not self._console.is_terminal and time.monotonic() - self._shown > HEARTBEAT:
+            self._say(f"{self.headline()}{self._where()}")
+
+    def headline(self) -> str:
+        """How far the study is, in one line."""
+        ended = sum(self._counts.values())
+        counts = [f"{self._counts[state]} {state}" for state in ("stopped", "failed") if self._counts[state]]
+        best = [f"best {self._figure(self._best[0])} ({self._best[1]})"] if self._best else []
+        running = [f"{len(self._running)} running"] if self._running else []
+        return ", ".join([f"{self._name}: {ended} of {self._total} trials", *counts, *running, *best, *self._eta()])
+
+    def render(self) -> Table:
+        """The headline, and the trials that run, as many as there is room for."""
+        room = max(3, self._console.height - 4)
+        table = Table.grid(padding=(0, 2))
+        for justify in ("left", "right", "right", "right"):
+            table.add_column(justify=justify, no_wrap=True)
+        for trial in list(self._running.values())[:room]:
+            table.add_row(f"  {trial.label}", f"{trial.round}/{trial.rounds}", *self._figures(trial))
+        if len(self._running) > room:
+            table.add_row(f"  and {len(self._running) - room} more")
+        whole = Table.grid()
+        whole.add_row(Text(self.headline()))
+        whole.add_row(table)
+        return whole
+
+    def _figures(self, trial: Running) -> tuple[str, str]:
+        if not trial.last:
+            return "starting", ""
+        return self._figure(trial.last.get(self._search.metric, float("nan"))), f"{trial.last['seconds']:.2f} s/round"
+
+    def _where(self) -> str:
+        """Of the trials that run, how far each of the first few is."""
+        first = [f"{trial.label} {trial.round}/{trial.rounds}" for trial in list(self._running.values())[:4]]
+        return f"; {'; '.join(first)}" if first else ""
+
+    def _eta(self) -> list[str]:
+        if self._done < 2 or self._left <= 0:
+            return []
+        return [f"{duration(self._left * (time.monotonic() - self._begun) / self._done)} left"]
+
+    def _figure(self, value: float) -> str:
+        if value != value:  # NaN is not itself
+            return f"no {self._search.metric}"
+        shown = f"{value:.4f}" if self._search.metric == "loss" else f"{value:.1%}"
+        return f"{self._search.metric.replace('_', ' ')} {shown}"
+
+    def _better(self, value: float) -> bool:
+        return self._best is None or (value > self._best[0] if self._search.better == "max" else value < self._best[0])
+
+    def _say(self, line: str) -> None:
+        self._shown = time.monotonic()
+        ended = sum(self._counts.values())
+        self._console.print(line if line.startswith(self._name) else f"[{ended}/{self._total}] {line}")

@@ -1,0 +1,205 @@
+"""A study on disk: which trials a space has, how far each has come, and how it ended.
+
+results/STUDY/LABEL-KEY/           a trial: the folder of its run, found by KEY whatever the space calls it now
+results/STUDY/LABEL-KEY/choice.json    its value for each axis
+results/STUDY/LABEL-KEY/outcome.json   why a trial ended before its last round; gone once it runs again
+results/STUDY/trials.csv           a row per trial
+results/STUDY/study.json           the space as the last sweep had it
+results/STUDY/tune/                what Tune writes: TensorBoard's events
+"""
+
+import csv
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from fedray.config import Experiment
+from fedray.errors import SpecError
+from fedray.results import Folder
+from fedray.space import Choice
+from fedray.spec_file import Run, Space, flatten
+from fedray.types import Row
+
+State: TypeAlias = Literal["finished", "stopped", "failed", "begun", "waiting"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why a trial ended before its last round."""
+
+    state: Literal["stopped", "failed"]
+    round: int
+    by: str  # the scheduler that stopped it, or why it failed, in one line
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study."""
+
+    name: str
+    label: str
+    experiment: Experiment
+    choice: Choice
+    folder: Folder
+
+    @property
+    def round(self) -> int:
+        """How many rounds are kept: what a table holds beyond the checkpoint is run again."""
+        rounds = self.experiment.training.rounds
+        return rounds if self.folder.finished else self.folder.resumable_from
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """None while it may go on, and when it is finished."""
+        try:
+            return Outcome(**json.loads((self.folder.path / "outcome.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def end(self, outcome: Outcome) -> None:
+        """Keep why it ended early."""
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        (self.folder.path / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2), encoding="utf-8")
+
+    def begin(self) -> None:
+        """It runs (again)."""
+        self.folder.make()
+        (self.folder.path / "choice.json").write_text(json.dumps(self.choice), encoding="utf-8")
+        (self.folder.path / "outcome.json").unlink(missing_ok=True)
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        if self.folder.finished:
+            return "finished"
+        if (outcome := self.outcome) is not None:
+            return outcome.state
+        return "begun" if self.round else "waiting"
+
+    def history(self) -> list[Row]:
+        """The rows of rounds.csv that are kept, numbers as numbers, without what is empty."""
+        try:
+            with (self.folder.path / "rounds.csv").open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if (row["round"] or "").isdigit()]
+        except (OSError, KeyError, csv.Error):
+            return []
+        return [_numbers(row) for row in rows if int(row["round"]) <= self.round]
+
+
+class Study:
+    """The trials of a space below a folder of results."""
+
+    def __init__(self, space: Space, results: Path) -> None:
+        if not space.axes:
+            raise SpecError(f"{space.path} is one experiment, not a space of them: use fedray run.")
+        self.space = space
+        self.folder = results / space.path.stem
+        self._held = {folder.name.rpartition("-")[2]: folder for folder in self.folder.glob("*-*/")}
+
+    def trials(self) -> list[Trial]:
+        """All that the file alone decides; what a searcher proposes comes to light as it does."""
+        return [] if self.space.search.algorithm == "optuna" else [self._trial(run) for run in self.space.runs()]
+
+    def trial(self, choice: Choice) -> Trial:
+        """The trial of one value for each axis."""
+        return self._trial(self.space.run(choice))
+
+    def kept(self) -> list[Trial]:
+        """The trials on disk that are points of the space as it is now."""
+        found = [self.trial(choice) for folder in self._held.values() if (choice := _choice(folder)) is not None]
+        return [trial for trial in found if trial.folder.path in self._held.values()]
+
+    def left(self, trial: Trial) -> bool:
+        """Whether it is to be run: what failed is tried again, what this scheduler has stopped stays stopped."""
+        outcome = trial.outcome
+        stopped = outcome is not None and outcome.state == "stopped" and outcome.by == self.space.search.scheduler
+        return not (trial.folder.finished or stopped)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other sweep out of the study."""
+        Folder(self.folder).make()
+        held = FileLock(self.folder / ".lock")
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            raise SpecError(
+                f"'{self.folder}' is being written by another sweep; wait for it, or choose another --results."
+            ) from None
+        try:
+            yield
+        finally:
+            held.release()
+
+    def describe(self, command: Sequence[str]) -> None:
+        """study.json: the space as this sweep has it."""
+        space = self.space
+        axes = {axis.field: {axis.kind: axis.values, "when": axis.when} for axis in space.axes}
+        document = {"file": str(space.path), "command": list(command), "base": space.base, "space": axes,
+                    "search": space.search.model_dump(mode="json")}  # fmt: skip
+        (self.folder / "study.json").write_text(json.dumps(document, indent=2, default=str), encoding="utf-8")
+
+    def check_shared(self) -> None:
+        """Raises SpecError where this node does not see the study's folder."""
+        if not (self.folder / "study.json").exists():
+            raise SpecError(
+                f"'{self.folder}' is not there on node {platform.node()}: choose a --results that all nodes share."
+            )
+
+    def write_table(self, trials: Sequence[Trial], startup: Mapping[str, float]) -> None:
+        """trials.csv: where each trial stands, its last figures, and the seconds from its start to its first round."""
+        rows = [self._row(trial) | {"startup_seconds": startup.get(trial.name)} for trial in trials]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        partial = self.folder / "trials.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.folder / "trials.csv")
+
+    def _row(self, trial: Trial) -> Row:
+        outcome, history = trial.outcome, trial.history()
+        reason = f"{outcome.by}" if outcome else ""
+        figures = last_figures(history)
+        return {"trial": trial.name, **flatten(trial.choice), "state": trial.state, "round": trial.round} | {
+            **figures, "seconds": round(sum(row["seconds"] for row in history), 3), "reason": reason,
+        }  # fmt: skip
+
+    def _trial(self, run: Run) -> Trial:
+        name = Path(run.name).name
+        path = self._held.get(name.rpartition("-")[2], self.folder / name)
+        return Trial(path.name, run.label, run.experiment, run.choice, Folder(path))
+
+
+FIGURES = ("accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy")
+
+
+def last_figures(history: list[Row]) -> Row:
+    """The figures of the last evaluated round, and `last_ten`; NaN before there is one."""
+    evaluated = [row for row in history if "accuracy" in row]
+    last = evaluated[-1] if evaluated else {}
+    tail = [row["accuracy"] for row in evaluated[-10:]]
+    figures = {name: last.get(name, float("nan")) for name in FIGURES}
+    return figures | {"last_ten": sum(tail) / len(tail) if tail else float("nan")}
+
+
+def _choice(folder: Path) -> Choice | None:
+    try:
+        choice: Choice = json.loads((folder / "choice.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return choice
+
+
+def _numbers(row: Mapping[str, str]) -> Row:
+    def number(text: str) -> Any:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+
+    return {column: number(text) for column, text in row.items() if text}

@@ -1,0 +1,120 @@
+"""One trial under Tune: an actor that holds a driver; a step is a round."""
+
+import platform
+import traceback
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from fedray.backends.actor_pool import ActorPool
+from fedray.backends.commons import SharedStore
+from fedray.errors import SpecError
+from fedray.study import Outcome, Study, last_figures
+from fedray.study import Trial as Kept
+from fedray.types import RoundResult, Row
+
+PATIENCE = 60
+"""Seconds to wait for a folder's former run, which was killed, to be gone."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every trial of a study is given."""
+
+    study: Study
+    part: Mapping[str, float]  # of the cluster, for one trial
+    commons: Any  # the actor `Commons`
+    cache: Path
+    command: Sequence[str]
+
+
+class Trial(tune.Trainable):
+    """Runs one point of the space in its own folder. The actors that it drives outlive it where Tune lets it.
+
+    First it reports the rounds that the folder has from earlier, so that Tune's iterations are rounds, and
+    searchers, schedulers and loggers see the whole curve; then it goes on from the last checkpoint. Tune's
+    own checkpoints are not needed for that: the folder is one.
+    """
+
+    def setup(self, config: Row, context: Context) -> None:  # type: ignore[override]  # tune.with_parameters' way
+        """Tune's: the first trial of this process."""
+        self._context = context
+        self._store = SharedStore(context.commons)
+        self._pool = ActorPool(context.part, self._store)
+        self._open(config)
+
+    def reset_config(self, new_config: Row) -> bool:
+        """Tune's: the next trial of this process."""
+        self._rounds.close()
+        self._open(new_config)
+        return True
+
+    def step(self) -> Row:
+        """Tune's: a round. The last one is reported when all is on disk."""
+        try:
+            row = next(self._rounds, None)
+            if row is not None and row["round"] == self._last:
+                for _ in self._rounds:
+                    pass
+        except SpecError as error:  # would only happen again
+            self._fail(error)
+            return {**last_figures([]), "round": self._kept.round, "done": True}
+        except Exception as error:
+            self._fail(error)
+            raise
+        if row is None:
+            return {**last_figures(self._history), "round": self._kept.round, "done": True}
+        self._history.append(row)
+        return {**row, **last_figures(self._history), "done": row["round"] == self._last}
+
+    def cleanup(self) -> None:
+        """Tune's: the process ends."""
+        self._rounds.close()
+        self._pool.close()
+
+    def _open(self, config: Row) -> None:
+        self._kept = self._context.study.trial(config)
+        going_on = self._context.study.left(self._kept)
+        self._last = self._kept.experiment.training.rounds if going_on else self._kept.round
+        self._history: list[Row] = []
+        self._rounds = self._run(self._kept)
+
+    def _run(self, kept: Kept) -> Generator[Row, None, None]:
+        self._context.study.check_shared()
+        told = kept.round
+        yield from kept.history()
+        if told == self._last:
+            return
+        kept.begin()
+        kept.folder.check(kept.experiment, resume=True)
+        for event in self._driver(kept).run():
+            if isinstance(event, RoundResult) and event.round > told:
+                yield event.row
+
+    def _driver(self, kept: Kept) -> Any:
+        from fedray.driver import Driver
+
+        make_backend: Any = self._make_backend(kept)
+        context = self._context
+        return Driver(
+            kept.experiment, kept.folder.path, make_backend, context.command, context.cache,
+            self._store.read_sets, PATIENCE,
+        )  # fmt: skip
+
+    def _make_backend(self, kept: Kept) -> Any:
+        if kept.experiment.resources.backend == "serial":
+            from fedray.backends.serial import SerialBackend
+
+            return SerialBackend
+        from fedray.backends.ray_actors import RayBackend
+
+        return partial(RayBackend, pool=self._pool)
+
+    def _fail(self, error: Exception) -> None:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = f"{reason} (node {platform.node()})"
+        self._kept.end(Outcome("failed", self._kept.round, where, traceback.format_exc()))

@@ -1,0 +1,87 @@
+"""What happens to the trials, as Tune tells it: shown on the board, and kept with each trial."""
+
+import time
+from typing import Any
+
+from ray import tune
+
+from fedray.board import Board
+from fedray.study import Outcome, Study
+from fedray.study import Trial as Kept
+
+
+class Watch(tune.Callback):
+    """Tune's callback, in the process that started the sweep."""
+
+    def __init__(self, study: Study, board: Board) -> None:
+        self._study, self._board = study, board
+        self._kept: dict[str, Kept] = {}
+        self._started: dict[str, float] = {}
+        self._known: set[str] = set()  # trials that only tell the scheduler what they did earlier
+        self.interrupted = False
+        self.startup: dict[str, float] = {}
+        """Of each trial, the seconds from its start until its first round began."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune keeps a copy of its callbacks that we have no use for, and a live display cannot be copied."""
+        return {}
+
+    @property
+    def trials(self) -> list[Kept]:
+        """All that were begun."""
+        return list(self._kept.values())
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Tune's."""
+        kept = self._kept[trial.trial_id] = self._study.trial(trial.config)
+        self._started[trial.trial_id] = time.monotonic()
+        if not self._study.left(kept):
+            self._known.add(trial.trial_id)
+            return
+        self._board.start(kept.name, kept.label, kept.experiment.training.rounds, kept.round)
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        """Tune's."""
+        kept = self._kept[trial.trial_id]
+        if "seconds" not in result or trial.trial_id in self._known:
+            return
+        if kept.name not in self.startup:
+            waited = time.monotonic() - self._started[trial.trial_id] - result["seconds"]
+            self.startup[kept.name] = round(max(0.0, waited), 3)
+        self._board.round(kept.name, result)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Tune's: it has run all its rounds, was stopped by the scheduler, or cannot be run."""
+        kept = self._kept[trial.trial_id]
+        if trial.trial_id in self._known:
+            return
+        if not kept.folder.finished and kept.outcome is None:
+            kept.end(Outcome("stopped", kept.round, self._study.space.search.scheduler))
+        self._end(kept)
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Tune's: it has failed and is tried again."""
+        kept = self._kept[trial.trial_id]
+        self._board.again(kept.name, self._reason(kept, trial).by)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Tune's: it has failed for the last time."""
+        kept = self._kept[trial.trial_id]
+        kept.end(self._reason(kept, trial))
+        self._end(kept)
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Tune's: ten times a second."""
+        self._board.tick()
+
+    def _end(self, kept: Kept) -> None:
+        outcome = kept.outcome
+        self._board.end(kept.name, kept.state, outcome.by if outcome else "")
+
+    def _reason(self, kept: Kept, trial: Any) -> Outcome:
+        """What the trial itself has left behind; or, where its process is gone, what Ray says of that."""
+        if kept.outcome is not None:
+            return kept.outcome
+        error = trial.get_error()
+        said = str(error).strip() or type(error).__name__
+        return Outcome("failed", kept.round, f"its process was lost: {said.splitlines()[0]}", said)
