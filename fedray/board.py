@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -37,8 +37,18 @@ class Running:
 class Board:
     """A table that is rewritten on a terminal; elsewhere a line per ended trial, and one now and then."""
 
-    def __init__(self, name: str, search: Search, *, total: int, finished: int, rounds: int, quiet: bool) -> None:
-        """`total` trials, of which `finished` are done; `rounds` are left of all."""
+    def __init__(
+        self,
+        name: str,
+        search: Search,
+        *,
+        total: int,
+        finished: int,
+        rounds: int,
+        quiet: bool = False,
+        out: IO[str] | None = None,
+    ) -> None:
+        """`total` trials, of which `finished` are done; `rounds` are left of all. `out` is stdout by default."""
         self._name, self._search = name, search
         self._total, self._left = total, rounds
         self._counts = Counter(finished=finished)
@@ -46,8 +56,10 @@ class Board:
         self._best: tuple[float, str] | None = None
         self._begun, self._shown = time.monotonic(), time.monotonic()
         self._done = 0  # rounds of this sweep
-        self._console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
-        self._live = Live(get_renderable=self.render, console=self._console, refresh_per_second=2)
+        self._console = Console(file=out, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+        self._live = Live(
+            get_renderable=self.render, console=self._console, refresh_per_second=2, redirect_stdout=False
+        )
 
     def __enter__(self) -> "Board":
         if self._console.is_terminal:

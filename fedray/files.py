@@ -5,16 +5,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from fedray.config import Experiment
-from fedray.spec_file import flatten
-
-FIELDS = ("file", "pretrained", "init", "model")
-"""Fields that may name one, as `PATH`, `file:PATH` or `local-dir:PATH`."""
+from fedray.spec_file import FILES, flatten
 
 
 def named_files(experiment: Experiment) -> dict[str, str]:
     """Of each field that names a file or folder: the SHA-256 of what is in it now."""
     fields = flatten(experiment.model_dump(mode="json"))
-    texts = {field: text for field, text in fields.items() if field.split(".")[-1] in FIELDS and isinstance(text, str)}
+    texts = {field: text for field, text in fields.items() if field.split(".")[-1] in FILES and isinstance(text, str)}
     digests = {field: file_digest(path_in(text)) for field, text in texts.items()}
     return {field: digest for field, digest in digests.items() if digest is not None}
 

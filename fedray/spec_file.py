@@ -24,6 +24,8 @@ from fedray.spec_errors import CHOOSERS, explain, fields_of
 
 Tree = dict[str, Any]
 
+FILES = ("file", "pretrained", "init", "model")
+"""Fields that may name a file or folder, as `PATH`, `file:PATH` or `local-dir:PATH`."""
 KEYS = ("base", "space", "search")
 """What a file may hold that stands for several experiments."""
 
@@ -64,7 +66,8 @@ class Space:
     def run(self, choice: Choice) -> Run:
         """The experiment of one value for each axis; axes that do not apply are left out."""
         chosen = space.applying(choice, self.axes, flatten(self.base).get)
-        label = ", ".join(f"{_short(field)}={_text(value)}" for field, value in chosen.items())
+        values = {axis.field: axis.values for axis in self.axes}
+        label = ", ".join(f"{_short(field)}={_label(value, values[field])}" for field, value in chosen.items())
         spec = experiment(_changed(self.base, chosen), f"{self.path} with {label}" if label else str(self.path))
         name = f"{self.path.stem}/{_folder(label, key(spec))}" if self.axes else self.path.stem
         return Run(name, label, spec, chosen)
@@ -238,6 +241,17 @@ def _short(field: str) -> str:
     """`strategy.lam` -> `lam`; but `strategy.name` -> `strategy`, and a whole section as it is."""
     *sections, key = field.split(".")
     return sections[-1] if key in CHOOSERS and sections else key
+
+
+def _label(value: Any, among: Sequence[Any]) -> str:
+    """Of sections, what tells one from the others; files by their names."""
+    others = [other for other in among if isinstance(other, dict)]
+    if not isinstance(value, dict) or len(others) < 2:
+        return _text(value)
+    telling = {field: told for field, told in value.items() if any(other.get(field) != told for other in others)}
+    short = {f: Path(told).stem if f in FILES else told for f, told in telling.items() if not isinstance(told, list)}
+    names = [field for field in short if field in FILES]
+    return str(short[names[0]]) if len(short) == 1 and names else _text(short) or _text(value)
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from filelock import FileLock, Timeout
@@ -36,6 +37,7 @@ class Outcome:
     state: Literal["stopped", "failed"]
     round: int
     by: str  # the scheduler that stopped it, or why it failed, in one line
+    node: str = ""
     traceback: str = ""
 
 
@@ -101,6 +103,7 @@ class Study:
             raise SpecError(f"{space.path} is one experiment, not a space of them: use fedray run.")
         self.space = space
         self.folder = results / space.path.stem
+        self._ended: dict[str, Row] = {}  # rows of trials.csv that do not change any more
         self._held = {folder.name.rpartition("-")[2]: folder for folder in self.folder.glob("*-*/")}
 
     def trials(self) -> list[Trial]:
@@ -153,9 +156,10 @@ class Study:
                 f"'{self.folder}' is not there on node {platform.node()}: choose a --results that all nodes share."
             )
 
-    def write_table(self, trials: Sequence[Trial], startup: Mapping[str, float]) -> None:
+    def write_table(self, trials: Sequence[Trial], startup: Mapping[str, float] = MappingProxyType({})) -> None:
         """trials.csv: where each trial stands, its last figures, and the seconds from its start to its first round."""
-        rows = [self._row(trial) | {"startup_seconds": startup.get(trial.name)} for trial in trials]
+        known = self._startup() | dict(startup)
+        rows = [self._row(trial) | {"startup_seconds": known.get(trial.name)} for trial in trials]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         partial = self.folder / "trials.partial"
         with partial.open("w", newline="", encoding="utf-8") as file:
@@ -164,7 +168,20 @@ class Study:
             writer.writerows(rows)
         partial.replace(self.folder / "trials.csv")
 
+    def _startup(self) -> dict[str, Any]:
+        """What an earlier sweep has written of it."""
+        try:
+            with (self.folder / "trials.csv").open(newline="", encoding="utf-8") as file:
+                return {row["trial"]: row["startup_seconds"] for row in csv.DictReader(file)}
+        except (OSError, KeyError, csv.Error):
+            return {}
+
     def _row(self, trial: Trial) -> Row:
+        if trial.name not in self._ended or self.left(trial):
+            self._ended[trial.name] = self._figures(trial)
+        return self._ended[trial.name]
+
+    def _figures(self, trial: Trial) -> Row:
         outcome, history = trial.outcome, trial.history()
         reason = f"{outcome.by}" if outcome else ""
         figures = last_figures(history)

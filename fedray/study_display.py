@@ -51,10 +51,15 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
 
 
 def _print_failures(out: Console, trials: Sequence[Trial]) -> None:
+    """Each, and of those that failed for the same reason, one traceback."""
+    shown = set[str]()
     for trial in trials:
         if (outcome := trial.outcome) is not None and outcome.state == "failed":
-            out.print(f"failed: {trial.label}, after round {outcome.round}: {outcome.by}", soft_wrap=True)
-            out.print(outcome.traceback.rstrip(), soft_wrap=True)
+            where = f" on node {outcome.node}" if outcome.node else ""
+            out.print(f"failed: {trial.label}, after round {outcome.round}{where}: {outcome.by}", soft_wrap=True)
+            if outcome.traceback and outcome.by not in shown:
+                out.print(outcome.traceback.rstrip(), soft_wrap=True)
+            shown.add(outcome.by)
 
 
 def _counted(trials: Sequence[Trial]) -> str:

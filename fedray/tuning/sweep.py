@@ -1,10 +1,11 @@
 """Run what is left of a study, under Ray Tune."""
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,9 +37,8 @@ def sweep(study: Study, *, quiet: bool = False, verbose: bool = False) -> list[T
         if left or not listed:
             os.environ.update(ENVIRONMENT)
             start_ray(verbose=verbose)
-            with _quieter(verbose=verbose):
-                return _Sweep(study, known, listed, left).run(quiet=quiet)
-        study.write_table(listed, {})
+            return _Sweep(study, known, listed, left).run(quiet=quiet, verbose=verbose)
+        study.write_table(listed)
         return listed
 
 
@@ -62,21 +62,25 @@ class _Sweep:
             self._rounds = self._searcher.left * study.trial(study.space.first()).experiment.training.rounds
         self._at_once, self._part = self._share_out()
 
-    def run(self, *, quiet: bool) -> list[Trial]:
+    def run(self, *, quiet: bool, verbose: bool) -> list[Trial]:
         """Hand the study to Tune, and wait."""
         from fedray.tuning.watch import Watch
 
         name = self._study.folder.name
-        board = Board(name, self._search, total=self._total, finished=self._finished, rounds=self._rounds, quiet=quiet)
-        watch = Watch(self._study, board)
+        board = Board(
+            name, self._search, total=self._total, finished=self._finished, rounds=self._rounds, quiet=quiet,
+            out=sys.stdout,
+        )  # fmt: skip
+        watch = Watch(self._study, board, self._listed)
         if self._searcher.left:
             self._study.describe(sys.argv)
-            with board:
-                self._tuner(watch).fit()
+            tuner = self._tuner(watch)
+            with board, _quieter(verbose=verbose):
+                tuner.fit()
         trials = list(self._listed) or Study(self._study.space, self._study.folder.parent).kept()
         self._study.write_table(trials, watch.startup)
-        if watch.interrupted:
-            raise KeyboardInterrupt
+        if any(trial.state in ("begun", "waiting") for trial in trials):
+            raise KeyboardInterrupt  # which Tune has caught
         return trials
 
     def _tuner(self, watch: Any) -> Any:
@@ -189,7 +193,8 @@ def _quieter(*, verbose: bool) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.INFO if verbose else logging.CRITICAL)
     try:
-        yield
+        with nullcontext() if verbose else redirect_stdout(io.StringIO()):  # Ray prints there what it thinks urgent
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -116,5 +116,5 @@ class Trial(tune.Trainable):
 
     def _fail(self, error: Exception) -> None:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"{reason} (node {platform.node()})"
-        self._kept.end(Outcome("failed", self._kept.round, where, traceback.format_exc()))
+        told = "" if isinstance(error, SpecError) else traceback.format_exc()
+        self._kept.end(Outcome("failed", self._kept.round, reason, platform.node(), told))

@@ -1,6 +1,7 @@
 """What happens to the trials, as Tune tells it: shown on the board, and kept with each trial."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
@@ -13,23 +14,18 @@ from fedray.study import Trial as Kept
 class Watch(tune.Callback):
     """Tune's callback, in the process that started the sweep."""
 
-    def __init__(self, study: Study, board: Board) -> None:
-        self._study, self._board = study, board
+    def __init__(self, study: Study, board: Board, listed: Sequence[Kept]) -> None:
+        """`listed` are the trials that are known beforehand."""
+        self._study, self._board, self._listed = study, board, listed
         self._kept: dict[str, Kept] = {}
         self._started: dict[str, float] = {}
         self._known: set[str] = set()  # trials that only tell the scheduler what they did earlier
-        self.interrupted = False
         self.startup: dict[str, float] = {}
         """Of each trial, the seconds from its start until its first round began."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps a copy of its callbacks that we have no use for, and a live display cannot be copied."""
         return {}
-
-    @property
-    def trials(self) -> list[Kept]:
-        """All that were begun."""
-        return list(self._kept.values())
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tune's."""
@@ -55,8 +51,9 @@ class Watch(tune.Callback):
         kept = self._kept[trial.trial_id]
         if trial.trial_id in self._known:
             return
-        if not kept.folder.finished and kept.outcome is None:
-            kept.end(Outcome("stopped", kept.round, self._study.space.search.scheduler))
+        scheduler = self._study.space.search.scheduler
+        if not kept.folder.finished and kept.outcome is None and scheduler != "none":
+            kept.end(Outcome("stopped", kept.round, scheduler))
         self._end(kept)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -77,11 +74,11 @@ class Watch(tune.Callback):
     def _end(self, kept: Kept) -> None:
         outcome = kept.outcome
         self._board.end(kept.name, kept.state, outcome.by if outcome else "")
+        self._study.write_table(self._listed or list(self._kept.values()), self.startup)
 
     def _reason(self, kept: Kept, trial: Any) -> Outcome:
         """What the trial itself has left behind; or, where its process is gone, what Ray says of that."""
         if kept.outcome is not None:
             return kept.outcome
-        error = trial.get_error()
-        said = str(error).strip() or type(error).__name__
-        return Outcome("failed", kept.round, f"its process was lost: {said.splitlines()[0]}", said)
+        said = str(trial.get_error() or "").strip()
+        return Outcome("failed", kept.round, "its process was lost", traceback=said)
