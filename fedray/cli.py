@@ -96,6 +96,30 @@ def sweep(
         _fail("some trials failed; the same command tries them again.", 1)
 
 
+@app.command()
+def plan(
+    space: Annotated[Path, typer.Argument(help="YAML of a base, a space of axes, and how to search it.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
+    results: Annotated[Path, typer.Option(help="Where the folder of the study is, or will be.")] = Path("results"),
+    probe: Annotated[bool, typer.Option(help="Measure a few steps of each kind of trial, to tell the time.")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and the actors print.")] = False,
+) -> None:
+    """Say what a study will take, without running it: trials, room, teachers' answers, work, memory, time."""
+    from fedray import estimate, planning, spec_file
+    from fedray.plan_display import print_plan
+    from fedray.runner import probing
+    from fedray.study import Study
+    from fedray.teachers.bank import Bank
+
+    study = Study(spec_file.read(space, overrides or []), results)
+    with probing(verbose=verbose) as (cluster, make_backend):
+        planned = planning.plan(study, cluster, Bank())
+        if probe:
+            planning.probe(planned, make_backend, lambda line: print(line, file=sys.stderr))
+            estimate.keep(study, planned.seconds)
+    print_plan(study, planned)
+
+
 @app.command("results")
 def show_results(
     folder: Annotated[Path, typer.Argument(help="A folder of results: one run, or all below.")],

@@ -13,7 +13,7 @@ from fedray import checkpoint, costs, lessons, rows
 from fedray.aggregation import ExactMean
 from fedray.asking import Asker, Costs
 from fedray.backends.base import Answer, Backend, Failure, Handle
-from fedray.backends.plan import cohort_size
+from fedray.backends.plan import draw_cohort
 from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.federation import Federation, ReadSets, read_sets
@@ -22,7 +22,6 @@ from fedray.errors import RunError, SpecError
 from fedray.evaluation import Tally
 from fedray.models.weights import check_weights, nbytes
 from fedray.results import Folder, Tables
-from fedray.seeding import numpy_rng
 from fedray.teachers.bank import Bank
 from fedray.types import Asking, ClientFailure, ClientTask, ClientUpdate, RoundResult, Row, ServerState, Weights
 from fedray.worker import Range, initial_weights
@@ -124,10 +123,7 @@ class Driver:
 
     def sample(self, number: int) -> list[int]:
         """The cohort of a round, drawn for (seed, round) among the clients that hold examples."""
-        clients = [client for client, shard in enumerate(self._data.shards) if len(shard)]
-        size = cohort_size(len(clients), self._experiment.training.participation)
-        drawn = numpy_rng(self._experiment.seed, "cohort", number).choice(clients, size, replace=False)
-        return sorted(drawn.tolist())
+        return draw_cohort(self._experiment, self._data.shards, number)
 
     def _train(
         self, cohort: Sequence[int], state: ServerState, taught: Mapping[int, Handle]

@@ -37,7 +37,7 @@ class Lessons:
         self._quantities = sorted(experiment.strategy.lessons)
         self._banked = bool(self._quantities) and getattr(experiment.teacher, "mode", None) == "bank"
         same_view = getattr(experiment.teacher, "view", None) == "same"
-        self._viewed = self._banked and same_view and experiment.data.augment == "crop_flip"
+        self.viewed = self._banked and same_view and experiment.data.augment == "crop_flip"
         self._blends: dict[int, Blend] = {}
         self._fixed: dict[int, Handle] = {}
 
@@ -48,7 +48,7 @@ class Lessons:
         """
         if not self._banked:
             return {}
-        if self._viewed:
+        if self.viewed:
             epochs = self._experiment.training.local_epochs
             numbers = range((number - 1) * epochs, number * epochs)
             return (yield from self._share({client: self._views(client, numbers) for client in cohort}))
@@ -111,7 +111,7 @@ class Lessons:
     def _fit_blends(self, answers: Mapping[int, list[Values]]) -> Generator[Asking, None, None]:
         """From what their teachers say of their own plain images, which are `answers` unless those are of views."""
         new = {client: values for client, values in answers.items() if client not in self._blends}
-        if new and self._viewed:
+        if new and self.viewed:
             new = yield from self._of_each("logits", {client: self._plain(client) for client in new})
         for client, values in new.items():
             labels = torch.from_numpy(self._federation.train.labels[self._federation.shards[client]])
@@ -139,9 +139,9 @@ class Lessons:
     def _probed(self, member: int, features: Mapping[int, Values]) -> ByClient:
         """A linear probe's logits: its head, fitted on the client's plain images, over features."""
         plain = features
-        if self._viewed:
+        if self.viewed:
             plain = yield from self._ask(member, "features", {client: self._plain(client) for client in features})
-        questions = {client: Question(member, "head", client, viewed=self._viewed) for client in features}
+        questions = {client: Question(member, "head", client, viewed=self.viewed) for client in features}
         classes = np.arange(len(self._federation.train.classes))
         heads = yield from self._asker.answers(
             dict.fromkeys(questions.values(), classes), {questions[client]: plain[client] for client in features}
@@ -154,10 +154,10 @@ class Lessons:
     def _ask(self, member: int, quantity: Quantity, rows: Rows, *, own: bool = False) -> ByClient:
         """From the bank. Where the teacher is not a client's own, all clients' rows are one question."""
         if own:
-            each = {client: Question(member, quantity, client, viewed=self._viewed) for client in rows}
+            each = {client: Question(member, quantity, client, viewed=self.viewed) for client in rows}
             answers = yield from self._asker.answers({each[client]: rows[client] for client in rows})
             return {client: answers[each[client]] for client in rows}
-        question = Question(member, quantity, viewed=self._viewed)
+        question = Question(member, quantity, viewed=self.viewed)
         answers = yield from self._asker.answers({question: np.concatenate([*rows.values()])})
         return _by_client(answers[question], rows)
 

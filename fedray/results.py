@@ -224,7 +224,7 @@ class Results:
         frames = {run: _read_csv(folder / name) for run, folder in self.folders.items() if (folder / name).exists()}
         if not frames:
             raise SpecError(f"no {name} is left of {', '.join(map(str, self.folders.values()))}.")
-        table = pd.concat(frames, names=["run"]).reset_index(level="run").reset_index(drop=True)
+        table = pd.concat(frames, names=["run"]).copy().reset_index(level="run").reset_index(drop=True)
         return table.join(self.varied, on="run")
 
 

@@ -4,7 +4,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -86,6 +87,20 @@ class Session:
 
             ray.kill(self._driver)  # and with it the client actors, which it owns
             self._driver = None
+
+
+@contextmanager
+def probing(*, verbose: bool = False) -> Iterator[tuple[Mapping[str, float], Callable[[Experiment, Any], Any]]]:
+    """What the cluster has, and backends that take all of it, one after another on the same actors."""
+    start_ray(verbose=verbose)
+    from fedray.backends.actor_pool import ActorPool, cluster_resources
+    from fedray.backends.ray_actors import RayBackend
+
+    pool = ActorPool()
+    try:
+        yield cluster_resources(), partial(RayBackend, pool=pool)
+    finally:
+        pool.close()
 
 
 class Here:

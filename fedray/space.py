@@ -86,9 +86,22 @@ def applying(choice: Choice, axes: Sequence[Axis], lookup: Callable[[str], Any])
     kept = {name: value for name, value in choice.items() if not conditions[name]}
     for name, value in choice.items():
         wanted = conditions[name]
-        if wanted and all(kept.get(other, lookup(other)) in _listed(allowed) for other, allowed in wanted.items()):
+        if wanted and all(_value_of(other, kept, lookup) in _listed(allowed) for other, allowed in wanted.items()):
             kept[name] = value
     return {name: kept[name] for name in choice if name in kept}
+
+
+def _value_of(field: str, kept: Choice, lookup: Callable[[str], Any]) -> Any:
+    """What the axes say of a field, by itself or within a whole section, or else the base."""
+    if field in kept:
+        return kept[field]
+    sections = [name for name, value in kept.items() if field.startswith(f"{name}.") and isinstance(value, Mapping)]
+    if not sections:
+        return lookup(field)
+    value: Any = kept[sections[0]]
+    for part in field.removeprefix(f"{sections[0]}.").split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _axis(name: str, axis: Any, where: str) -> Axis:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from fedray.display import empty_table, open_console, percent
+from fedray.display import duration, empty_table, open_console, percent
+from fedray.estimate import held_against
 from fedray.study import Study, Trial, last_figures
 
 ROWS = 30
@@ -21,7 +22,7 @@ def print_standing(study: Study) -> None:
         rows.add_row(trial.label, trial.state, of, "run" if study.left(trial) else "-")
     out = open_console()
     out.print(rows)
-    out.print(f"{len(trials)} trials: {_counted(trials)}; {sum(map(study.left, trials))} to be run")
+    out.print(f"{len(trials)} trials: {counted(trials)}; {sum(map(study.left, trials))} to be run")
     if not study.trials():
         search = study.space.search
         out.print(f"{search.algorithm} proposes trials until there are {search.samples}.")
@@ -47,7 +48,21 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
     if len(ended) > ROWS:
         out.print(f"and {len(ended) - ROWS} more, by {search.metric}")
     _print_failures(out, trials)
-    out.print(f"{len(trials)} trials: {_counted(trials)}; tables: {study.folder}", soft_wrap=True)
+    if line := held_against_line(study, trials):
+        out.print(line)
+    out.print(f"{len(trials)} trials: {counted(trials)}; tables: {study.folder}", soft_wrap=True)
+
+
+def held_against_line(study: Study, trials: Sequence[Trial]) -> str:
+    """How good an earlier plan was; empty where there is none, or nothing it speaks of is finished."""
+    found = held_against(study, trials)
+    if found is None:
+        return ""
+    count, planned, took = found
+    return (
+        f"{count} finished trials were planned to take {duration(planned)} of rounds and took {duration(took)} "
+        f"({planned / took:.2f})"
+    )
 
 
 def _print_failures(out: Console, trials: Sequence[Trial]) -> None:
@@ -62,6 +77,7 @@ def _print_failures(out: Console, trials: Sequence[Trial]) -> None:
             shown.add(outcome.by)
 
 
-def _counted(trials: Sequence[Trial]) -> str:
+def counted(trials: Sequence[Trial]) -> str:
+    """`2 finished, 4 waiting`."""
     counts = Counter(trial.state for trial in trials)
     return ", ".join(f"{number} {state}" for state, number in counts.items()) or "none"

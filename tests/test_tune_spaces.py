@@ -1,4 +1,4 @@
-"""The shipped spaces: each says truly what it is, names what exists, and runs; here on small data, with tiny teachers."""
+"""The shipped spaces: each says truly what it is, names what exists, and runs, here on small data and tiny teachers."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ import fedray
 from fedray import spec_file
 from fedray.config import Experiment
 from fedray.data.partition import FromFile
-from fedray.models.proxies import BUILDERS
+from fedray.models.proxies import ImageShape, Proxy, build
 from fedray.seeding import numpy_rng
 from fedray.spec_file import Run, flatten, to_yaml
 from fedray.teachers.sections import members
@@ -39,18 +39,16 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 SPECIAL: Sequence[tuple[str, Mapping[str, Any]]] = [
     ("quickstart", {"strategy.name": "fedlpfm"}),
     ("lambda", {"partition.alpha": 0.01, "strategy.lam": 1.0}),
-    ("heterogeneity", {"partition.classes_per_client": 1, "strategy.name": "fml", "proxy.name": "mobilenet_v2"}),
-    ("heterogeneity", {"partition.classes_per_client": 5, "strategy.name": "fedprox", "proxy.name": "efficientnet_b0"}),
+    ("heterogeneity", {"partition.classes_per_client": 1, "strategy.name": "fml"}),
+    ("heterogeneity", {"partition.classes_per_client": 5, "strategy.name": "fedprox"}),
     ("backbones", {"teacher.assignment": "random", "teacher.teachers.1.backbone.model": "RN50"}),
     ("losses", {"strategy.loss.name": "function_matching"}),
     ("losses", {"strategy.loss.name": "feature_mse", "strategy.lam": 0.9}),
     ("losses", {"strategy.loss.direction": "reverse", "strategy.temperature": 4.0}),
-    ("teachers_per_client", {"teacher.assignment": "random"}),
     ("teachers_per_client", {"teacher.combine": "weighted", "partition.kind": "class_split"}),
     ("teachers_per_client", {"teacher.combine": "best"}),
     ("datasets", {"partition.kind": "file", "strategy.name": "fedlpfm"}),
     ("datasets", {"data.train": "folder:data/tiny-imagenet/train", "strategy.name": "fedlpfm"}),
-    ("datasets", {"data.train": "torchvision:CIFAR100", "strategy.name": "fedlpfm"}),
     ("larger_teachers", {"teacher.model": "swin_large_patch4_window7_224"}),
     ("overhead", {"strategy.name": "fedlpfm", "teacher.mode": "online"}),
     ("cifar10_class_split", {"strategy.lam": 1.0, "strategy.temperature": 4.0}),
@@ -58,7 +56,6 @@ SPECIAL: Sequence[tuple[str, Mapping[str, Any]]] = [
     ("cifar10_losses", {"strategy.loss.name": "dkd"}),
     ("cifar10_teachers", {"teacher.combine": "mean_probabilities"}),
     ("cifar10_study", {"partition.alpha": 0.05, "strategy.name": "fedlpfm"}),
-    ("cifar10_mobilenet", {"strategy.name": "fedlpfm", "strategy.lam": 1.0}),
 ]
 """Trials that are run besides each file's first: by some of their fields."""
 CASES = [*((name, {}) for name in NAMES), *SPECIAL]
@@ -102,14 +99,15 @@ class TestWhatAFileNames:
             if network["kind"] == "zero_shot":
                 assert network["pretrained"] in open_clip.list_pretrained_tags_by_model(network["model"])
             elif network["kind"] == "classifier":
-                config = timm.get_pretrained_cfg(network["model"])
                 assert timm.is_model_pretrained(network["model"])
-                assert {output for group in network["class_map"].values() for output in group} < set(
-                    range(config.num_classes)
-                )
+                outputs = timm.get_pretrained_cfg(network["model"]).num_classes
+                assert max(map(max, network["class_map"].values())) < outputs == 1000
 
-    def test_proxies_and_data_sets_that_exist(self, name: str) -> None:
-        assert {run.experiment.proxy.name for run in runs(name)} <= BUILDERS.keys()
+    def test_proxies_that_fit_the_images(self, name: str) -> None:
+        for proxy in {run.experiment.proxy for run in runs(name)}:
+            assert {tuple(logits_of(proxy, size).shape) for size in (32, 64)} == {(1, 10)}
+
+    def test_data_sets_that_exist(self, name: str) -> None:
         sources = {source for run in runs(name) for source in (run.experiment.data.train, run.experiment.data.test)}
         kinds = [source.partition(":")[::2] for source in sources]
         assert {argument for kind, argument in kinds if kind == "torchvision"} <= set(datasets.__all__)
@@ -124,7 +122,7 @@ class TestWhatAFileNames:
                 each = min(each, (limit or math.inf) // classes)
                 shards = partition.split(np.repeat(np.arange(classes), each), numpy_rng(seed, "partition"))
                 assert sum(map(len, shards)) == classes * each
-                assert len(shards) == 10
+                assert len(shards) == partition.clients
 
 
 CLASSES_AND_EXAMPLES = {
@@ -134,6 +132,13 @@ CLASSES_AND_EXAMPLES = {
     "folder:data/tiny-imagenet/train": (200, 500),
     "parquet:data/cifar10/test-*.parquet": (10, 1000),
 }
+
+
+@cache
+def logits_of(proxy: Proxy, size: int) -> torch.Tensor:
+    model = build(proxy, ImageShape(3, size, 10))
+    with torch.inference_mode():
+        return model.eval()(torch.zeros(1, 3, size, size))
 
 
 def networks(name: str) -> list[dict[str, Any]]:
@@ -182,7 +187,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = home / "data"
     for side in ("train", "test"):
         write_hub(data / "cifar10" / f"{side}-0.parquet", CIFAR10, 20)
-        write_hub(data / "cifar100" / f"{side}-0.parquet", [f"thing_{i}" for i in range(100)], 2, label="fine_label")
+        write_hub(data / "cifar100" / f"{side}-0.parquet", [f"thing_{i}" for i in range(40)], 5, label="fine_label")
         write_folder(data / "office-home" / side, ("Bed", "Fork", "Mug", "Pen"), 40, size=70)
     for side in ("train", "val"):
         write_folder(data / "tiny-imagenet" / side, [f"animal {i}" for i in range(20)], 10, size=64)
@@ -206,11 +211,10 @@ def write_hub(file: Path, classes: Sequence[str], each: int, label: str = "label
 
 
 def write_clients(folder: Path) -> None:
-    """Four clients, by the number of the picture; the first has fewer."""
+    """Four clients, by the number of the picture; the last has twice as many."""
     paths = sorted(str(file.relative_to(folder / "train")) for file in (folder / "train").glob("*/*.png"))
     with (folder / "clients.csv").open("w", newline="") as file:
-        rows = [(max(int(Path(path).stem) % 5 - 1, 0), path) for path in paths]
-        rows = [(3 - client, path) for client, path in rows]
+        rows = [(min(int(Path(path).stem) % 5, 3), path) for path in paths]
         csv.writer(file).writerows([("client", "path"), *rows])
 
 
@@ -243,15 +247,19 @@ def write_weights(folder: Path) -> None:
 
 
 def shrunk(experiment: Experiment) -> Experiment:
-    """Two rounds on small data here. Strategy, partition, loss, assignment, view and mode stay."""
+    """Two rounds on small data here, a proxy that is no work. Strategy, partition, loss, teachers' roles stay."""
     tree = experiment.model_dump(mode="json")
     data = tree["data"]
     data |= {side: SMALL.get(data[side], data[side]).format(side) for side in ("train", "test")}
-    data |= {"train_limit": 200 if data["train"] == "digits" else None, "test_limit": 100}
+    data |= {
+        "train_limit": 200 if data["train"] == "digits" else None,
+        "test_limit": 100,
+        "size": None if data["train"] == "digits" else 16,
+    }
     tree["training"] |= {"rounds": 2, "local_epochs": 1, "batch_size": 16}
     tree["resources"] = {"backend": "serial"}
     if tree["proxy"]["stem"] == "cifar":
-        tree["proxy"] |= {"stem": "imagenet"}
+        tree["proxy"] = {"name": "cnn"}
     if experiment.strategy.needs_teacher:  # else it must not be missed
         tree["teacher"] = tiny(tree["teacher"])
     return Experiment.model_validate(tree)
@@ -277,7 +285,9 @@ def test_a_trial_runs(
     name: str, fields: Mapping[str, Any], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
-    chosen = next(run for run in runs(name) if fields.items() <= flatten(run.experiment.model_dump(mode="json")).items())
+    chosen = next(
+        run for run in runs(name) if fields.items() <= flatten(run.experiment.model_dump(mode="json")).items()
+    )
     experiment = shrunk(chosen.experiment)
     assert [result.round for result in fedray.run(experiment, tmp_path)] == [1, 2]
     results = fedray.load_results(tmp_path)
@@ -317,7 +327,7 @@ def check_partition(experiment: Experiment, table: pd.DataFrame) -> None:
             assert largest > (0.8 if spec["alpha"] == 0.01 else 0.2)
         case "file":
             assert table["examples"].tolist() == [32, 32, 32, 64]
-            assert (held.T == held.T[0]).all()  # each class alike
+            assert (np.ptp(held, axis=1) == 0).all()  # each class alike
     assert len(table) == spec.get("clients", 4)
 
 
@@ -338,7 +348,7 @@ def check_losses(experiment: Experiment, clients: pd.DataFrame) -> None:
 
 
 def check_teachers(experiment: Experiment, rounds: pd.DataFrame, folder: Path, examples: int) -> None:
-    """They are asked about what clients hold: once by the bank, in each round online, never where nothing is distilled."""
+    """They answer for what clients hold: once for the bank, in each round online, never where nothing is distilled."""
     asked, passes = rounds["teacher_asked"].tolist(), rounds["teacher_passes"].tolist()
     teacher: Any = experiment.teacher
     if not experiment.strategy.needs_teacher:

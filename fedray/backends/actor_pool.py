@@ -40,7 +40,7 @@ class ActorPool:
 
     def fit(self, experiment: Experiment, clients: int) -> None:
         """Have the actors that the experiment wants. Raises SpecError where the cluster is too small."""
-        plan = plan_actors(experiment, clients, self._part or _cluster())
+        plan = plan_actors(experiment, clients, self._part or cluster_resources())
         if plan != self._plan:
             self.close()
             self._plan, self.at_once = plan, plan.at_once
@@ -59,6 +59,7 @@ class ActorPool:
         self._plan, self.actors = None, []
 
 
-def _cluster() -> Mapping[str, float]:
+def cluster_resources() -> Mapping[str, float]:
+    """`CPU`, `GPU` and so on: how many all nodes have together."""
     resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources

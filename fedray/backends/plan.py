@@ -1,11 +1,13 @@
 """How many actors there are, what each reserves, and how many work at once."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedray.config import Experiment
 from fedray.errors import SpecError
+from fedray.seeding import numpy_rng
+from fedray.types import Indices
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ def portion(
 
     `sizes` are the experiments and how many clients each has. Trials do not wait for one another as
     clients do, so on CPUs each takes a core for one client as long as there are enough trials; on GPUs
-    each takes what all clients of its cohort need.
+    each takes what all clients of its cohort need, and at least a core for one of them.
     """
     at_once = most
     for experiment, clients in sizes.items():
         plan, spec = plan_actors(experiment, clients, cluster), experiment.resources
         room = cluster.get("CPU", 0) / spec.cpus_per_client
         if spec.gpus_per_client:
-            room = cluster.get("GPU", 0) / (plan.actors * spec.gpus_per_client)
+            room = min(room, cluster.get("GPU", 0) / (plan.actors * spec.gpus_per_client))
         at_once = max(1, min(at_once, int(room + 1e-9)))
     return at_once, {kind: cluster.get(kind, 0) / at_once for kind in ("CPU", "GPU")}
 
@@ -62,3 +64,10 @@ def portion(
 def cohort_size(clients: int, participation: float) -> int:
     """How many clients a round draws: the nearest whole number, at least one."""
     return max(1, round(participation * clients))
+
+
+def draw_cohort(experiment: Experiment, shards: Sequence[Indices], number: int) -> list[int]:
+    """The cohort of a round, drawn for (seed, round) among the clients that hold examples."""
+    holders = [client for client, shard in enumerate(shards) if len(shard)]
+    size = cohort_size(len(holders), experiment.training.participation)
+    return sorted(numpy_rng(experiment.seed, "cohort", number).choice(holders, size, replace=False).tolist())

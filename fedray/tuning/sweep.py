@@ -137,13 +137,14 @@ class _Sweep:
         return plan_actors(trial.experiment, count_clients(trial.experiment), self._part)
 
     def _share_out(self) -> tuple[int, Mapping[str, float]]:
-        import ray
+        from fedray.backends.actor_pool import cluster_resources
 
-        cluster: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         trials = self._left or [self._study.trial(self._study.space.first())]
         sizes = {trial.experiment: count_clients(trial.experiment) for trial in trials}
         wanted = self._total - self._finished
-        return portion(sizes, cluster, wanted if self._search.max_concurrent == "auto" else self._search.max_concurrent)
+        return portion(
+            sizes, cluster_resources(), wanted if self._search.max_concurrent == "auto" else self._search.max_concurrent
+        )
 
     def _scheduler(self) -> Any:
         from ray.tune import schedulers

@@ -1,0 +1,127 @@
+"""What a trial has to do, counted from its spec and its partition, before anything runs."""
+
+import heapq
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedray.asking import Asked, Asker, Wanted
+from fedray.backends.plan import cohort_size, draw_cohort
+from fedray.backends.serial import SerialBackend
+from fedray.config import Experiment
+from fedray.costs import training_flops
+from fedray.data.federation import Federation
+from fedray.lessons import Lessons
+from fedray.models.weights import nbytes
+from fedray.teachers.bank import Bank, Values
+from fedray.types import Question
+from fedray.worker import initial_weights
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The rounds of one trial that are left."""
+
+    steps: tuple[int, ...]  # of each client that holds examples, in one round
+    examples: int  # that a round's cohort trains on, epochs counted, on average
+    cohort: int
+    rounds: int
+    evaluations: int
+    test_images: int
+    weights_bytes: int
+    flops: int  # of all rounds' training: the proxy's, forward and backward
+
+    @property
+    def bytes(self) -> int:
+        """What crosses between driver and clients: the proxy down and up."""
+        return 2 * self.rounds * self.cohort * self.weights_bytes
+
+    def makespan(self, actors: int) -> float:
+        """Steps one after another in a round: the longest client first, each to the actor that is free first."""
+        share = self.cohort / len(self.steps)
+        free = [0.0] * min(actors, self.cohort)
+        for steps in sorted(self.steps, reverse=True):
+            heapq.heapreplace(free, free[0] + steps * share)
+        return max(max(free), max(self.steps) if share == 1 else 0)
+
+
+def workload(experiment: Experiment, data: Federation, done: int = 0) -> Workload:
+    """Of the rounds after `done`."""
+    training = experiment.training
+    sizes = [len(shard) for shard in data.shards if len(shard)]
+    cohort = cohort_size(len(sizes), training.participation)
+    rounds = training.rounds - done
+    examples = sum(sizes) * cohort // len(sizes) * training.local_epochs
+    weights = initial_weights(experiment.proxy.model_copy(update={"init": "random"}), data, 0, "plan")
+    last = sum(1 for number in range(done + 1, training.rounds + 1) if number % experiment.evaluation.every == 0)
+    odd = rounds > 0 and training.rounds % experiment.evaluation.every != 0
+    return Workload(
+        tuple(-(-size // training.batch_size) * training.local_epochs for size in sizes),
+        examples, cohort, rounds, last + odd, len(data.test), nbytes(weights),
+        training_flops(experiment, data) * examples * rounds,
+    )  # fmt: skip
+
+
+class Counter:
+    """How many answers of teachers the bank has and lacks, for any number of trials, each counted once."""
+
+    def __init__(self, bank: Bank) -> None:
+        self._bank = bank
+        self._wanted: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+        self._lacking: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+        self.used = 0
+
+    @property
+    def banked(self) -> int:
+        """Answers that the trials will ask for, and the bank has."""
+        return sum(int(rows.sum()) for rows in self._wanted.values()) - self.missing
+
+    @property
+    def missing(self) -> int:
+        """Forward passes that are still to be made."""
+        return sum(int(rows.sum()) for rows in self._lacking.values())
+
+    def add(self, experiment: Experiment, data: Federation) -> int:
+        """Count one trial; return how many answers its steps look at. An online teacher answers each anew."""
+        backend = SerialBackend(experiment, data)
+        lessons = Lessons(experiment, data, backend, _CountingAsker(self, experiment, data, backend, self._bank))
+        used = 0
+        with np.errstate(all="ignore"):
+            for number in range(1, experiment.training.rounds + 1):
+                cohort = draw_cohort(experiment, data.shards, number)
+                used += lessons.asked(cohort)
+                if number == 1 or lessons.viewed:
+                    _exhaust(lessons.of_round(number, cohort))
+        self.used += used
+        return used
+
+    def note(self, key: str, rows: int, wanted: Any, lacking: Any) -> None:
+        """These rows of an entry are wanted, and of them these are lacking."""
+        for noted, new in ((self._wanted, wanted), (self._lacking, lacking)):
+            noted.setdefault(key, np.zeros(rows, dtype=bool))[new] = True
+
+
+class _CountingAsker(Asker):
+    """Says zero to everything, and keeps account of what it would have asked."""
+
+    def __init__(self, counter: Counter, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._counter = counter
+
+    def answers(self, wanted: Wanted, _: Any = None) -> Asked:
+        answers: dict[Question, Values] = {}
+        for question, rows in wanted.items():
+            entry = self._entry(question)
+            if question.quantity != "head":
+                self._counter.note(entry.key, entry.rows, rows, rows[~entry.look(rows)[1]])
+            width = {"logits": len(self._federation.train.classes), "features": 1, "head": 2}[question.quantity]
+            answers[question] = np.zeros((len(rows), width), np.float32)
+        return answers
+        yield
+
+
+def _exhaust(generator: Generator[Any, None, Any]) -> None:
+    for _ in generator:
+        pass
