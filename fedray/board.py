@@ -70,6 +70,10 @@ class Board:
         if self._console.is_terminal:
             self._live.stop()
 
+    def known(self, label: str, figures: Row) -> None:
+        """A trial that an earlier sweep has finished."""
+        self._compare(label, figures)
+
     def start(self, name: str, label: str, rounds: int, known: int) -> None:
         """A trial begins, or goes on after `known` rounds."""
         self._running[name] = Running(label, rounds, known)
@@ -94,8 +98,8 @@ class Board:
             return
         self._left -= trial.rounds - max(trial.round, trial.known)
         value = trial.last.get(self._search.metric, float("nan"))
-        if state != "failed" and value == value and self._better(value):
-            self._best = (value, trial.label)
+        if state != "failed":
+            self._compare(trial.label, trial.last)
         after = f"{self._figure(value)} after {trial.round} rounds, {duration(time.monotonic() - trial.since)}"
         how = {"finished": after, "stopped": f"stopped by {reason}, {after}", "failed": f"failed: {reason}"}[state]
         self._say(f"{trial.label}: {how}")
@@ -103,7 +107,7 @@ class Board:
     def tick(self) -> None:
         """Time passes."""
         if not self._console.is_terminal and time.monotonic() - self._shown > HEARTBEAT:
-            self._say(f"{self.headline()}{self._where()}")
+            self._print(f"{self.headline()}{self._where()}")
 
     def headline(self) -> str:
         """How far the study is, in one line."""
@@ -115,7 +119,8 @@ class Board:
 
     def render(self) -> Table:
         """The headline, and the trials that run, as many as there is room for."""
-        room = max(3, self._console.height - 4)
+        headline = Text(self.headline())
+        room = max(3, self._console.height - 3 - len(headline.wrap(self._console, self._console.width)))
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "right", "right", "right"):
             table.add_column(justify=justify, no_wrap=True)
@@ -124,7 +129,7 @@ class Board:
         if len(self._running) > room:
             table.add_row(f"  and {len(self._running) - room} more")
         whole = Table.grid()
-        whole.add_row(Text(self.headline()))
+        whole.add_row(headline)
         whole.add_row(table)
         return whole
 
@@ -149,10 +154,14 @@ class Board:
         shown = f"{value:.4f}" if self._search.metric == "loss" else f"{value:.1%}"
         return f"{self._search.metric.replace('_', ' ')} {shown}"
 
-    def _better(self, value: float) -> bool:
-        return self._best is None or (value > self._best[0] if self._search.better == "max" else value < self._best[0])
+    def _compare(self, label: str, figures: Row) -> None:
+        value, sign = figures.get(self._search.metric, float("nan")), 1 if self._search.better == "max" else -1
+        if value == value and (self._best is None or sign * value > sign * self._best[0]):  # NaN is not itself
+            self._best = (value, label)
 
     def _say(self, line: str) -> None:
+        self._print(f"[{sum(self._counts.values())}/{self._total}] {line}")
+
+    def _print(self, line: str) -> None:
         self._shown = time.monotonic()
-        ended = sum(self._counts.values())
-        self._console.print(line if line.startswith(self._name) else f"[{ended}/{self._total}] {line}")
+        self._console.print(line)

@@ -45,6 +45,12 @@ class Axis:
         """The same for (seed, field, sample), whatever the other axes are."""
         return DRAWS[self.kind](numpy_rng(seed, "space", self.field, sample), self.values)
 
+    def holds(self, value: Any) -> bool:
+        """Whether it may have this value."""
+        if self.kind in DRAWS and self.kind != "choice":
+            return isinstance(value, int | float) and bool(self.values[0] <= value <= self.values[1])
+        return value in self.values
+
 
 def parse(space: Any, where: str) -> list[Axis]:
     """The axes as a file has them. Raises SpecError that begins with `where`."""
@@ -78,6 +84,21 @@ def combinations(axes: Sequence[Axis], samples: int, seed: int) -> list[Choice]:
 def drawn(axes: Sequence[Axis], samples: int, seed: int) -> list[Choice]:
     """So many points, every axis drawn: from its values, or between its bounds. Zipped axes are drawn together."""
     return [{axis.field: _drawn_of(axis, seed, sample) for axis in axes} for sample in range(samples)]
+
+
+def zip_row(axes: Sequence[Axis], choice: Choice) -> int | None:
+    """Which row of the zipped axes a choice has, as far as they apply; None where it has none."""
+    zipped = [axis for axis in axes if axis.kind == "zip"]
+    for number, row in enumerate(zip(*(axis.values for axis in zipped), strict=True)):
+        if all(choice.get(axis.field, value) == value for axis, value in zip(zipped, row, strict=True)):
+            return number
+    return None
+
+
+def within(axes: Sequence[Axis], choice: Choice) -> bool:
+    """Whether a choice is a point of the space."""
+    each = all(axis.holds(choice[axis.field]) for axis in axes if axis.field in choice)
+    return each and (all(axis.kind != "zip" for axis in axes) or zip_row(axes, choice) is not None)
 
 
 def applying(choice: Choice, axes: Sequence[Axis], lookup: Callable[[str], Any]) -> Choice:

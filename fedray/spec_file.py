@@ -99,8 +99,11 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     searched = {field: value for field, value in changes.items() if field.split(".")[0] == "search"}
     fields = {field: value for field, value in changes.items() if field not in searched}
     axes = _fixed(space.parse(document.get("space") or {}, str(path)), fields)
-    found = _changed({"search": document.get("search") or {}}, searched)["search"]
-    return Space(path, _changed(base, fields), axes, _search(found, str(path)))
+    tree = _changed({"search": document.get("search") or {}}, searched)["search"]
+    found = _search(tree, str(path))
+    if found.mutations and set(found.mutations) != {axis.field for axis in axes}:
+        raise SpecError(f"{path}: with scheduler: pbt, search.mutations and the space must name the same fields.")
+    return Space(path, _changed(base, fields), axes, found)
 
 
 def _search(tree: Any, where: str) -> Search:
@@ -249,9 +252,15 @@ def _label(value: Any, among: Sequence[Any]) -> str:
     if not isinstance(value, dict) or len(others) < 2:
         return _text(value)
     telling = {field: told for field, told in value.items() if any(other.get(field) != told for other in others)}
-    short = {f: Path(told).stem if f in FILES else told for f, told in telling.items() if not isinstance(told, list)}
+    short = {f: _stem(told) if f in FILES else told for f, told in telling.items() if not isinstance(told, list)}
     names = [field for field in short if field in FILES]
     return str(short[names[0]]) if len(short) == 1 and names else _text(short) or _text(value)
+
+
+def _stem(text: Any) -> str:
+    """The name of a file; of a model the whole name, whose dot tells it from others."""
+    path = Path(str(text))
+    return path.stem if path.suffix in (".parquet", ".csv", ".safetensors", ".pt", ".pth", ".bin") else path.name
 
 
 def _text(value: Any) -> str:

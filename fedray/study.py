@@ -13,7 +13,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from fedray.config import Experiment
 from fedray.errors import SpecError
 from fedray.results import Folder
-from fedray.space import Choice
+from fedray.space import Choice, within
 from fedray.spec_file import Run, Space, flatten
 from fedray.types import Row
 
@@ -89,7 +89,8 @@ class Trial:
         """The rows of rounds.csv that are kept, numbers as numbers, without what is empty."""
         try:
             with (self.folder.path / "rounds.csv").open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if (row["round"] or "").isdigit()]
+                whole = [row for row in csv.DictReader(file) if None not in row.values()]
+                rows = [row for row in whole if row["round"].isdigit()]
         except (OSError, KeyError, csv.Error):
             return []
         return [_numbers(row) for row in rows if int(row["round"]) <= self.round]
@@ -116,14 +117,31 @@ class Study:
 
     def kept(self) -> list[Trial]:
         """The trials on disk that are points of the space as it is now."""
-        found = [self.trial(choice) for folder in self._held.values() if (choice := _choice(folder)) is not None]
-        return [trial for trial in found if trial.folder.path in self._held.values()]
+        found = [self._kept(folder) for folder in self._held.values()]
+        return [trial for trial in found if trial is not None]
 
     def left(self, trial: Trial) -> bool:
         """Whether it is to be run: what failed is tried again, what this scheduler has stopped stays stopped."""
         outcome = trial.outcome
         stopped = outcome is not None and outcome.state == "stopped" and outcome.by == self.space.search.scheduler
         return not (trial.folder.finished or stopped)
+
+    def config(self, trial: Trial) -> Row:
+        """What Tune is told of a trial: its folder's name, and its value for each axis."""
+        now = _choice(trial.folder.path) if self.evolves else None
+        return {"trial": trial.name, **(now or trial.choice)}
+
+    def of_config(self, config: Row, name: str | None = None) -> Trial:
+        """The trial that Tune was told of; of a population, the member `name` with the values it has now."""
+        trial = self.trial({field: value for field, value in config.items() if field != "trial"})
+        if not self.evolves:
+            return trial
+        return replace(trial, name=name or config["trial"], folder=Folder(self.folder / (name or config["trial"])))
+
+    @property
+    def evolves(self) -> bool:
+        """Whether trials are members of a population, whose values change on the way."""
+        return self.space.search.scheduler == "pbt"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -177,7 +195,9 @@ class Study:
             return {}
 
     def _row(self, trial: Trial) -> Row:
-        if trial.name not in self._ended or self.left(trial):
+        if self.left(trial):
+            return self._figures(trial)
+        if trial.name not in self._ended:
             self._ended[trial.name] = self._figures(trial)
         return self._ended[trial.name]
 
@@ -188,6 +208,19 @@ class Study:
         return {"trial": trial.name, **flatten(trial.choice), "state": trial.state, "round": trial.round} | {
             **figures, "seconds": round(sum(row["seconds"] for row in history), 3), "reason": reason,
         }  # fmt: skip
+
+    def _kept(self, folder: Path) -> Trial | None:
+        """A field that was no axis then has the value that the base has now, if it is the same trial with it."""
+        choice, axes = _choice(folder), self.space.axes
+        if choice is None:
+            return None
+        known = {axis.field: choice[axis.field] for axis in axes if axis.field in choice}
+        try:
+            fields = flatten(self.space.run(known).experiment.model_dump(mode="json"))
+            trial = self.trial({axis.field: known.get(axis.field, fields.get(axis.field)) for axis in axes})
+        except SpecError:  # the space has changed so that it is not possible any more
+            return None
+        return trial if trial.folder.path == folder and within(axes, trial.choice) else None
 
     def _trial(self, run: Run) -> Trial:
         name = Path(run.name).name

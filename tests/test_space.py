@@ -1,12 +1,13 @@
 """Axes: what combinations a space stands for."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from fedray.errors import SpecError
-from fedray.space import Choice, applying, combinations, parse
+from fedray.space import Choice, applying, combinations, drawn, parse, within, zip_row
 
 
 def choices(space: dict[str, Any], samples: int = 1, seed: int = 0) -> list[Choice]:
@@ -36,19 +37,19 @@ def test_zipped_axes_must_be_equally_long() -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_draws_stay_within_their_bounds(axis: dict[str, Any], lowest: float, highest: float) -> None:
-    drawn = [choice["a"] for choice in choices({"a": axis}, samples=200)]
-    assert all(lowest <= value <= highest for value in drawn)
-    assert len(set(drawn)) == (3 if "randint" in axis else 200)
+    found = [choice["a"] for choice in choices({"a": axis}, samples=200)]
+    assert all(lowest <= value <= highest for value in found)
+    assert len(set(found)) == (3 if "randint" in axis else 200)
 
 
 def test_a_loguniform_draw_is_uniform_in_its_logarithm() -> None:
-    drawn = sorted(choice["a"] for choice in choices({"a": {"loguniform": [0.01, 1]}}, samples=400))
-    assert math.log10(drawn[200]) == pytest.approx(-1, abs=0.15)
+    found = sorted(choice["a"] for choice in choices({"a": {"loguniform": [0.01, 1]}}, samples=400))
+    assert math.log10(found[200]) == pytest.approx(-1, abs=0.15)
 
 
 def test_a_choice_draws_every_value() -> None:
-    drawn = [choice["a"] for choice in choices({"a": {"choice": ["x", "y", "z"]}}, samples=60)]
-    assert set(drawn) == {"x", "y", "z"}
+    found = [choice["a"] for choice in choices({"a": {"choice": ["x", "y", "z"]}}, samples=60)]
+    assert set(found) == {"x", "y", "z"}
 
 
 def test_more_samples_keep_the_first_ones_and_other_axes_do_not_change_them() -> None:
@@ -80,6 +81,75 @@ def test_an_axis_applies_only_when_another_field_is_so() -> None:
         (("strategy.name", "fedlpfm"), ("strategy.lam", 0.5)),
     }
     assert all("strategy.lam" not in applying(choice, axes, {"seed": 4}.get) for choice in combinations(axes, 1, 0))
+
+
+EVERY_KIND: dict[str, Any] = {
+    "grid": {"grid": [1, 2, 3]},
+    "choice": {"choice": ["x", "y"]},
+    "uniform": {"uniform": [2, 3]},
+    "loguniform": {"loguniform": [0.01, 1]},
+    "randint": {"randint": [4, 6]},
+    "left": {"zip": ["a", "b", "a"]},
+    "right": {"zip": [0, 0, 1]},
+}
+
+
+def points(space: dict[str, Any], samples: int, seed: int = 0) -> list[Choice]:
+    return drawn(parse(space, "study.yaml"), samples, seed)
+
+
+def test_random_points_draw_every_axis() -> None:
+    found = points(EVERY_KIND, 300)
+    assert len(found) == 300
+    assert all(list(choice) == list(EVERY_KIND) for choice in found)
+    counts = Counter(choice["grid"] for choice in found)
+    assert set(counts) == {1, 2, 3}
+    assert min(counts.values()) > 70  # 100 expected; 70 is 3.7 deviations below
+    assert {choice["choice"] for choice in found} == {"x", "y"}
+    assert all(2 <= choice["uniform"] <= 3 for choice in found)
+    assert {choice["randint"] for choice in found} == {4, 5, 6}
+    logarithms = sorted(math.log10(choice["loguniform"]) for choice in found)
+    assert logarithms[0] >= -2
+    assert logarithms[-1] <= 0
+    assert logarithms[150] == pytest.approx(-1, abs=0.2)
+    assert {(choice["left"], choice["right"]) for choice in found} == {("a", 0), ("b", 0), ("a", 1)}
+    assert len({(choice["grid"], choice["choice"], choice["randint"], choice["left"]) for choice in found}) == 36
+
+
+def test_random_points_stay_when_there_are_more_of_them_or_of_the_axes() -> None:
+    few = points(EVERY_KIND, 5)
+    assert points(EVERY_KIND, 9)[:5] == few
+    assert points(EVERY_KIND, 5, seed=1) != few
+    more = points({"new": {"uniform": [0, 1]}, **EVERY_KIND}, 5)
+    assert [{name: choice[name] for name in EVERY_KIND} for choice in more] == few
+
+
+def test_random_points_draw_what_is_drawn_beside_a_grid_as_well() -> None:
+    """So that a study that was begun on a grid keeps its drawn values where it goes on at random."""
+    axis = {"a": {"loguniform": [0.01, 1]}}
+    assert points(axis, 4) == choices(axis, samples=4)
+
+
+def test_what_lies_within_the_axes() -> None:
+    axes = parse(EVERY_KIND, "study.yaml")
+    for choice in drawn(axes, 20, 0):
+        assert within(axes, choice)
+        assert within(axes, {name: choice[name] for name in ("grid", "left")})  # where the others do not apply
+    inside = drawn(axes, 1, 0)[0]
+    for field, value in {
+        "grid": 4, "choice": "z", "uniform": 3.01, "loguniform": 0.001, "randint": 7, "left": "c", "right": 2,
+    }.items():  # fmt: skip
+        assert not within(axes, inside | {field: value})
+        assert not within(axes, inside | {field: None})
+    assert not within(axes, inside | {"left": "b", "right": 1})
+
+
+def test_which_row_of_the_zipped_axes() -> None:
+    axes = parse(EVERY_KIND, "study.yaml")
+    rows = [{"left": "a", "right": 0}, {"left": "b", "right": 0}, {"left": "a", "right": 1}]
+    assert [zip_row(axes, row) for row in rows] == [0, 1, 2]
+    assert zip_row(axes, {"right": 1}) == 2
+    assert zip_row(axes, {"left": "b", "right": 1}) is None
 
 
 @pytest.mark.parametrize(

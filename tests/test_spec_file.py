@@ -1,11 +1,15 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
+from fedray.config import REPEATABLE, Experiment
 from fedray.errors import SpecError
-from fedray.spec_file import flatten, load, schema, to_yaml
+from fedray.search import Search
+from fedray.spec_file import Space, experiment, flatten, key, load, read, schema, to_yaml
 
 TUNE_SPACES = Path(__file__).parents[1] / "tune_spaces"
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -149,6 +153,216 @@ def test_a_long_label_is_cut_and_told_apart(tmp_path: Path) -> None:
     runs = load(spec(tmp_path, yaml.safe_dump({"base": {}, "space": {"data.train": {"grid": [v[0] for v in values]}}})))
     assert len({run.name for run in runs}) == 2
     assert all(len(run.name) < 130 for run in runs)
+
+
+def labels(tmp_path: Path, space: dict[str, Any]) -> list[str]:
+    text = yaml.safe_dump({"base": {"data": {"public_fraction": 0.2}}, "space": space}, sort_keys=False)
+    return [run.label for run in load(spec(tmp_path, text))]
+
+
+CLIP = {"kind": "zero_shot", "pretrained": "openai"}
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "expected"),
+    [
+        ("training.lr", [0.1 + 0.2, 1e-5, 1.0], ["lr=0.3", "lr=1e-05", "lr=1.0"]),
+        ("seed", [1, 2], ["seed=1", "seed=2"]),
+        ("strategy.name", ["fedavg", "fml"], ["strategy=fedavg", "strategy=fml"]),
+        ("teacher", [None, {"kind": "supervised"}], ["teacher=None", "teacher=supervised"]),
+        ("teacher", [{**CLIP, "model": "RN50"}], ["teacher=zero_shot pretrained=openai model=RN50"]),
+        # Of sections, what tells them apart.
+        ("strategy", [{"name": "fedavg"}, {"name": "fedprox", "mu": 0.1}], ["strategy=fedavg", "strategy=fedprox mu=0.1"]),
+        ("strategy", [{"name": "fedprox", "mu": mu} for mu in (0.1, 1)], ["strategy=mu=0.1", "strategy=mu=1"]),
+        (
+            "teacher",
+            [{**CLIP, "model": "RN50"}, {**CLIP, "model": "RN50", "prompts": "cifar18"}],
+            ["teacher=zero_shot pretrained=openai model=RN50", "teacher=prompts=cifar18"],
+        ),
+        # A file by its name, and a model by its own.
+        ("teacher", [{**CLIP, "model": "ViT-B-32"}, {**CLIP, "model": "RN50"}], ["teacher=ViT-B-32", "teacher=RN50"]),
+        (
+            "teacher",
+            [{"kind": "precomputed", "file": f"logits/{name}.parquet"} for name in ("vit.b", "rn50")],
+            ["teacher=vit.b", "teacher=rn50"],
+        ),
+        (
+            "teacher",
+            [{"kind": "classifier", "model": f"resnet50.{tag}_in1k"} for tag in ("a1", "a2")],
+            ["teacher=resnet50.a1_in1k", "teacher=resnet50.a2_in1k"],
+        ),
+    ],
+)  # fmt: skip
+def test_labels_say_what_tells_trials_apart(tmp_path: Path, axis: str, values: list[Any], expected: list[str]) -> None:
+    assert labels(tmp_path, {axis: {"grid": values}}) == expected
+
+
+def test_a_run_is_in_a_folder_of_its_label_and_its_key(tmp_path: Path) -> None:
+    strategies = "[{name: fedavg}, {name: fedprox, mu: 0.1}]"
+    runs = load(
+        spec(tmp_path, f"base: {{}}\nspace: {{strategy: {{grid: {strategies}}}, training.lr: {{grid: [0.1]}}}}")
+    )
+    assert [run.name for run in runs] == [
+        f"study/strategy=fedavg,lr=0.1-{key(runs[0].experiment)}",
+        f"study/strategy=fedprox_mu=0.1,lr=0.1-{key(runs[1].experiment)}",
+    ]
+    assert load(spec(tmp_path, "seed: 3"))[0].name == "study"
+
+
+OTHERS: dict[str, Any] = {
+    "seed": 1,
+    "data.train": "torchvision:MNIST",
+    "data.test": "torchvision:MNIST",
+    "data.augment": "crop_flip",
+    "data.size": 16,
+    "data.train_limit": 100,
+    "data.test_limit": 100,
+    "data.public_fraction": 0.1,
+    "data.normalize": "imagenet",
+    "partition.kind": "iid",
+    "partition.clients": 7,
+    "partition.alpha": 0.3,
+    "partition.min_examples": 2,
+    "proxy.name": "resnet18",
+    "proxy.stem": "cifar",
+    "proxy.norm": "group",
+    "proxy.init": "file:weights.safetensors",
+    "teacher": {"kind": "precomputed", "file": "x.parquet"},
+    "strategy.name": "fedprox",
+    "strategy.weighting": "uniform",
+    "training.rounds": 11,
+    "training.local_epochs": 2,
+    "training.batch_size": 63,
+    "training.lr": 0.02,
+    "training.momentum": 0.8,
+    "training.weight_decay": 0.0,
+    "training.decay_every": 5,
+    "training.decay_factor": 0.5,
+    "training.participation": 0.5,
+    "training.channels_last": False,
+    "training.failures": "drop",
+    "training.min_cohort": 2,
+    "evaluation.every": 2,
+    "evaluation.batch_size": 499,
+}
+"""Another value for each field that decides a result."""
+
+
+def test_what_a_trial_is_known_by_is_all_that_decides_its_result(tmp_path: Path) -> None:
+    def known_by(*overrides: str) -> str:
+        (run,) = load(spec(tmp_path, to_yaml(Experiment())), overrides)
+        return key(run.experiment)
+
+    fields = flatten(Experiment().model_dump(mode="json"))
+    assert set(OTHERS) == {field for field in fields if field.split(".")[0] not in REPEATABLE}
+    changed = [known_by(f"{field}={json.dumps(value)}") for field, value in OTHERS.items()]
+    assert len({known_by(), *changed}) == 1 + len(OTHERS)
+    for field in ("resources.backend=serial", "resources.clients_per_actor=3", "resources.cpus_per_client=2",
+                  "resources.gpus_per_client=0.1", "checkpoint.every=5"):  # fmt: skip
+        assert known_by(field) == known_by()
+
+
+def test_what_a_trial_is_known_by_does_not_depend_on_how_it_is_written(tmp_path: Path) -> None:
+    (plain,) = load(spec(tmp_path, "{}"))
+    (whole,) = load(spec(tmp_path, to_yaml(plain.experiment)))
+    (other,) = load(spec(tmp_path, "training: {rounds: 10, lr: 1.0e-2}\nseed: 0"))
+    assert key(plain.experiment) == key(whole.experiment) == key(other.experiment)
+    assert len(key(plain.experiment)) == 8
+    assert set(key(plain.experiment)) <= set("0123456789abcdef")
+
+
+def test_a_plain_experiment_is_a_space_without_axes(tmp_path: Path) -> None:
+    found = read(spec(tmp_path, "seed: 3\nsearch: {metric: loss}"), ["training.rounds=2", "search.samples=4"])
+    assert found.axes == []
+    assert found.base == {"seed": 3, "training": {"rounds": 2}}
+    assert found.search == Search(metric="loss", samples=4)
+    (run,) = found.runs()
+    assert (run.name, run.label, run.choice, run.experiment.training.rounds) == ("study", "", {}, 2)
+
+
+SEARCHED = """
+base: {seed: 4}
+space: {training.lr: {grid: [0.1, 0.2]}, training.momentum: {uniform: [0.5, 0.9]}}
+search: {metric: loss, algorithm: random, samples: 5}
+"""
+
+
+def test_a_space_says_how_it_is_searched(tmp_path: Path) -> None:
+    found = read(spec(tmp_path, SEARCHED), ["search.scheduler=asha", "search.grace=2", "search.log_to=[]", "seed=5"])
+    assert found.search == Search(metric="loss", algorithm="random", samples=5, scheduler="asha", grace=2, log_to=())
+    assert [(axis.field, axis.kind) for axis in found.axes] == [
+        ("training.lr", "grid"),
+        ("training.momentum", "uniform"),
+    ]
+    assert found.first() == {"training.lr": 0.1, "training.momentum": 0.5}
+    runs = found.runs()
+    assert len(runs) == 5  # points, not combinations
+    assert {run.experiment.training.lr for run in runs} <= {0.1, 0.2}
+    assert len({run.experiment.training.momentum for run in runs}) == 5
+    assert {run.experiment.seed for run in runs} == {5}
+    on_grid = read(spec(tmp_path, SEARCHED), ["search.algorithm=grid"])
+    assert len(on_grid.runs()) == 10
+    assert len(read(spec(tmp_path, SEARCHED), ["training.lr=0.3"]).runs()) == 5
+
+
+def test_a_choice_is_the_same_trial_as_the_files_own(tmp_path: Path) -> None:
+    found: Space = read(spec(tmp_path, SEARCHED))
+    for run in found.runs():
+        assert found.run(run.choice) == run
+
+
+@pytest.mark.parametrize(
+    ("search", "better"),
+    [
+        ({}, "max"),
+        ({"metric": "loss"}, "min"),
+        ({"metric": "loss", "mode": "max"}, "max"),
+        ({"metric": "last_ten"}, "max"),
+        ({"metric": "accuracy", "mode": "min"}, "min"),
+    ],
+    ids=str,
+)
+def test_which_way_is_better(search: dict[str, Any], better: str) -> None:
+    assert Search.model_validate(search).better == better
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ("sheduler: asha", "unknown field 'search.sheduler'; did you mean 'scheduler'? ('search' has metric, mode,"),
+        ("metric: acuracy", "search.metric is 'acuracy', but must be one of accuracy, last_ten, loss,"),
+        ("metric: acuracy", "; did you mean 'accuracy'?"),
+        ("algorithm: tpe", "search.algorithm is 'tpe', but must be one of grid, random, optuna"),
+        ("scheduler: hyperband", "search.scheduler is 'hyperband', but must be one of none, asha, median, pbt"),
+        ("mode: biggest", "search.mode is 'biggest', but must be one of max, min"),
+        ("samples: 0", "search.samples is 0, but must be at least 1"),
+        ("grace: 0", "search.grace is 0, but must be at least 1"),
+        ("reduction: 1", "search.reduction is 1, but must be at least 2"),
+        ("retries: -1", "search.retries is -1, but must be at least 0"),
+        ("max_concurrent: 0", "search.max_concurrent is 0, but must be auto or at least 1"),
+        ("scheduler: pbt", "search.mutations is null, but must name what may change, such as"),
+        ("mutations: {training.lr: [0.1, 0.01]}", "search.mutations is {'training.lr': [0.1, 0.01]}, but must name"),
+        ("scheduler: pbt, mutations: {training.lr: [0.1]}", "search.mutations.training.lr is [0.1], but must have at"),
+        ("log_to: [tensorbord]", "search.log_to.0 is 'tensorbord', but must be one of tensorboard, mlflow, wandb; did"),
+        ("log_to: wandb", "search.log_to is 'wandb', but must be a list"),
+    ],
+)
+def test_one_sentence_for_what_is_wrong_with_a_search(tmp_path: Path, search: str, said: str) -> None:
+    file = spec(tmp_path, f"space: {{seed: {{grid: [1, 2]}}}}\nsearch: {{{search}}}")
+    with pytest.raises(SpecError) as caught:
+        read(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert said in str(caught.value)
+
+
+def test_what_proposes_as_results_come_needs_a_sweep(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"search.algorithm is optuna, .*: use fedray sweep\.$"):
+        load(spec(tmp_path, "space: {seed: {grid: [1, 2]}}\nsearch: {algorithm: optuna}"))
+
+
+def test_an_experiment_says_where_it_comes_from() -> None:
+    with pytest.raises(SpecError, match=r"^here: training.lr is -1, but must be above 0\.$"):
+        experiment({"training": {"lr": -1}}, "here")
 
 
 def test_equal_experiments_run_once(tmp_path: Path) -> None:

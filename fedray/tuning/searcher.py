@@ -2,27 +2,28 @@
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from fedray.errors import SpecError
-from fedray.space import Axis, Choice
+from fedray.space import Axis, Choice, zip_row
 from fedray.spec_file import flatten
 from fedray.study import Study, last_figures
+from fedray.types import Row
 
 ATTEMPTS = 100
 """How often Optuna may propose what there is already, before the space counts as searched."""
 
 
 class Listed(Searcher):
-    """One known choice after another."""
+    """One known trial after another."""
 
-    def __init__(self, choices: Iterable[Choice]) -> None:
+    def __init__(self, configs: Iterable[Row]) -> None:
         super().__init__()
-        self._left = deque(choices)
+        self._left = deque(configs)
         self.left = len(self._left)
 
     def suggest(self, trial_id: str) -> Any:
@@ -49,12 +50,13 @@ class Proposed(Listed):
     def __init__(self, study: Study) -> None:
         super().__init__(())
         self._study, axes = study, study.space.axes
-        points = [(trial, texts) for trial in study.kept() if (texts := _texts(axes, trial.choice))]
+        points = [(trial, _texts(axes, trial.choice)) for trial in study.kept()]
         begun = [texts for trial, texts in points if study.left(trial)]
         ended = [(texts, last_figures(trial.history())) for trial, texts in points if not study.left(trial)]
         self._inner = _optuna(study, begun, len(ended))
         for texts, figures in ended:
-            self._inner.add_evaluated_point(texts, figures[study.space.search.metric])
+            value = figures[study.space.search.metric]
+            self._inner.add_evaluated_point(texts, value, error=value != value)  # NaN is not itself
         self._taken = {trial.name for trial, _ in points if not study.left(trial)}
         self._asked: dict[str, str] = {}
         self.left = max(len(begun), study.space.search.samples - len(ended))
@@ -64,16 +66,12 @@ class Proposed(Listed):
         for attempt in range(ATTEMPTS):
             asked = self._asked[trial_id] = f"{trial_id}-{attempt}"
             choice = _choice(self._study.space.axes, self._inner.suggest(asked))
-            name = self._study.trial(choice).name
-            if name not in self._taken:
-                self._taken.add(name)
-                return choice
+            trial = self._study.trial(choice)
+            if trial.name not in self._taken:
+                self._taken.add(trial.name)
+                return self._study.config(trial)
             self._inner.on_trial_complete(asked)
         return Searcher.FINISHED
-
-    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Tune's: one round more."""
-        self._inner.on_trial_result(self._asked[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Tune's: what came of it."""
@@ -120,19 +118,15 @@ def _choice(axes: Iterable[Axis], texts: Mapping[str, Any]) -> Choice:
     return {axis.field: value(axis) for axis in axes}
 
 
-def _texts(axes: Iterable[Axis], choice: Choice) -> dict[str, Any]:
-    """One value for each axis as Optuna's point; empty where the axes have changed since."""
+def _texts(axes: Sequence[Axis], choice: Choice) -> dict[str, Any]:
+    """One value for each axis as Optuna's point."""
     texts: dict[str, Any] = {}
     for axis in axes:
         value = choice.get(axis.field, axis.values[0])  # an axis that did not apply
-        if axis.kind in ("uniform", "loguniform", "randint"):
-            if not axis.values[0] <= value <= axis.values[1]:
-                return {}
+        if axis.kind == "zip":
+            texts["zip"] = str(zip_row(axes, choice))
+        elif axis.kind in ("uniform", "loguniform", "randint"):
             texts[axis.field] = value
-        elif value not in axis.values:
-            return {}
-        elif axis.kind == "zip":
-            texts["zip"] = str(list(axis.values).index(value))
         else:
-            texts[axis.field] = json.dumps(value)
+            texts[axis.field] = json.dumps(axis.values[axis.values.index(value)])  # 1 may be 1.0 in the file now
     return texts

@@ -14,7 +14,7 @@ from fedray.board import Board
 from fedray.data.federation import count_clients
 from fedray.errors import SpecError
 from fedray.runner import start_ray
-from fedray.study import Study, Trial
+from fedray.study import Study, Trial, last_figures
 from fedray.teachers.bank import cache_folder
 
 ENVIRONMENT = {
@@ -49,10 +49,11 @@ class _Sweep:
         from fedray.tuning.searcher import Listed, Proposed
 
         self._study, self._search = study, study.space.search
-        self._listed, self._left = listed, left
+        self._listed, self._left, self._known = listed, left, known
         if listed:
-            shown = [] if self._search.scheduler == "none" else [t for t in listed if t not in left and t.round]
-            self._searcher = Listed([trial.choice for trial in (*shown, *left)])
+            compares = self._search.scheduler in ("asha", "median")
+            shown = [trial for trial in listed if compares and trial not in left and trial.round]
+            self._searcher = Listed([study.config(trial) for trial in (*shown, *left)])
             self._total, self._finished = len(listed), len(listed) - len(left)
             self._rounds = sum(trial.experiment.training.rounds - trial.round for trial in left)
         else:
@@ -71,6 +72,9 @@ class _Sweep:
             name, self._search, total=self._total, finished=self._finished, rounds=self._rounds, quiet=quiet,
             out=sys.stdout,
         )  # fmt: skip
+        for trial in self._known:
+            if not self._study.left(trial):
+                board.known(trial.label, last_figures(trial.history()))
         watch = Watch(self._study, board, self._listed)
         if self._searcher.left:
             self._study.describe(sys.argv)
@@ -88,26 +92,40 @@ class _Sweep:
 
         return tune.Tuner(
             tune.with_resources(self._trainable(), self._bundles),
+            param_space=self._population() if self._study.evolves else None,
             tune_config=tune.TuneConfig(
                 metric=self._search.metric,
                 mode=self._search.better,
-                search_alg=self._searcher,
+                search_alg=None if self._study.evolves else self._searcher,
                 scheduler=self._scheduler(),
-                num_samples=self._searcher.left,
+                num_samples=1 if self._study.evolves else self._searcher.left,
                 max_concurrent_trials=self._at_once,
                 reuse_actors=True,
-                trial_dirname_creator=lambda trial: self._study.trial(trial.config).name,
+                trial_name_creator=lambda trial: str(trial.config["trial"]),
+                trial_dirname_creator=lambda trial: str(trial.config["trial"]),
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(self._study.folder.absolute()),
                 callbacks=[watch, *_loggers(self._study)],
                 failure_config=tune.FailureConfig(max_failures=self._search.retries),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                checkpoint_config=tune.CheckpointConfig(4, checkpoint_frequency=0, checkpoint_at_end=False),
                 sync_config=tune.SyncConfig(sync_period=60),
                 verbose=0,
             ),
         )
+
+    def _population(self) -> dict[str, Any]:
+        """Each member with its values, in the way that a scheduler which changes them asks for."""
+        from ray import tune
+
+        configs = {trial.name: self._study.config(trial) for trial in self._left}
+
+        def value(field: str) -> Callable[[Any], Any]:
+            return lambda spec: configs[spec.config["trial"]][field]
+
+        fields = [axis.field for axis in self._study.space.axes]
+        return {"trial": tune.grid_search(list(configs))} | {field: tune.sample_from(value(field)) for field in fields}
 
     def _trainable(self) -> Any:
         import ray
@@ -126,7 +144,7 @@ class _Sweep:
         """A trial's placement group: a bundle for the driver, which only adds up, and one for each actor."""
         from ray import tune
 
-        plan = self.plan(self._study.trial(config))
+        plan = self.plan(self._study.of_config(config))
         actors = [{"CPU": plan.cpus_per_actor, "GPU": plan.gpus_per_actor}] * plan.actors
         return tune.PlacementGroupFactory([{}, *actors], strategy="PACK")
 
@@ -149,13 +167,19 @@ class _Sweep:
     def _scheduler(self) -> Any:
         from ray.tune import schedulers
 
-        search, rounds = self._search, max(t.experiment.training.rounds for t in self._left)
+        trials = self._left or [self._study.trial(self._study.space.first())]
+        search, rounds = self._search, max(t.experiment.training.rounds for t in trials)
         makers: dict[str, Callable[[], Any]] = {
             "none": schedulers.FIFOScheduler,
             "asha": lambda: schedulers.ASHAScheduler(
-                max_t=rounds, grace_period=min(search.grace, rounds), reduction_factor=search.reduction
+                "round", max_t=rounds, grace_period=min(search.grace, rounds), reduction_factor=search.reduction
             ),
-            "median": lambda: schedulers.MedianStoppingRule(grace_period=search.grace),
+            "median": lambda: schedulers.MedianStoppingRule("round", grace_period=search.grace),
+            "pbt": lambda: schedulers.PopulationBasedTraining(
+                "round",
+                perturbation_interval=search.grace,
+                hyperparam_mutations={field: list(values) for field, values in (search.mutations or {}).items()},
+            ),
         }
         return makers[search.scheduler]()
 

@@ -15,6 +15,7 @@ from fedray.backends.commons import SharedStore
 from fedray.errors import SpecError
 from fedray.study import Outcome, Study, last_figures
 from fedray.study import Trial as Kept
+from fedray.tuning import exchange
 from fedray.types import RoundResult, Row
 
 PATIENCE = 60
@@ -39,6 +40,8 @@ class Trial(tune.Trainable):
     searchers, schedulers and loggers see the whole curve; then it goes on from the last checkpoint. Tune's
     own checkpoints are not needed for that: the folder is one.
     """
+
+    _rounds: Generator[Row, None, None]
 
     def setup(self, config: Row, context: Context) -> None:  # type: ignore[override]  # tune.with_parameters' way
         """Tune's: the first trial of this process."""
@@ -71,26 +74,39 @@ class Trial(tune.Trainable):
         self._history.append(row)
         return {**row, **last_figures(self._history), "done": row["round"] == self._last}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Tune's, for a population: what another member needs to go on from here."""
+        exchange.save(self._kept, Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Tune's, for a population: go on from another member's round, or from this one's own."""
+        self._rounds.close()
+        exchange.load(Path(checkpoint), self._kept)
+        self._history = self._kept.history()
+        self._rounds = self._run(self._kept, replay=False)
+
     def cleanup(self) -> None:
         """Tune's: the process ends."""
         self._rounds.close()
         self._pool.close()
 
     def _open(self, config: Row) -> None:
-        self._kept = self._context.study.trial(config)
+        self._kept = self._context.study.of_config(config, self.trial_name)
         going_on = self._context.study.left(self._kept)
         self._last = self._kept.experiment.training.rounds if going_on else self._kept.round
-        self._history: list[Row] = []
-        self._rounds = self._run(self._kept)
+        self._history = list[Row]()
+        self._rounds = self._run(self._kept, replay=not self._context.study.evolves)
 
-    def _run(self, kept: Kept) -> Generator[Row, None, None]:
+    def _run(self, kept: Kept, *, replay: bool) -> Generator[Row, None, None]:
         self._context.study.check_shared()
         told = kept.round
-        yield from kept.history()
+        if replay:
+            yield from kept.history()
         if told == self._last:
             return
         kept.begin()
-        kept.folder.check(kept.experiment, resume=True)
+        if not self._context.study.evolves:
+            kept.folder.check(kept.experiment, resume=True)
         for event in self._driver(kept).run():
             if isinstance(event, RoundResult) and event.round > told:
                 yield event.row

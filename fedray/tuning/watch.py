@@ -29,7 +29,7 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tune's."""
-        kept = self._kept[trial.trial_id] = self._study.trial(trial.config)
+        kept = self._kept[trial.trial_id] = self._study.of_config(trial.config, str(trial))
         self._started[trial.trial_id] = time.monotonic()
         if not self._study.left(kept):
             self._known.add(trial.trial_id)

@@ -1,0 +1,124 @@
+"""Trials per hour: `fedray sweep` beside a loop of `fedray run`, one command per trial.
+
+    python benchmarks/sweep_throughput.py                          # 8 trials of the quickstart
+    python benchmarks/sweep_throughput.py --trials 8 --repeats 3 SPACE.yaml [section.key=value ...]
+
+The two take turns. What the processor does is read from /proc/stat, so nothing else should run meanwhile.
+Each begins with an empty bank, and leaves the same weights, which is checked.
+"""
+
+import argparse
+import hashlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fedray import spec_file
+
+FEDRAY = [sys.executable, "-m", "fedray"]
+
+
+@dataclass(frozen=True)
+class Taken:
+    seconds: float
+    busy: float  # of all cores, from 0 to 1
+
+
+def main() -> None:
+    options = arguments()
+    with tempfile.TemporaryDirectory() as scratch:
+        space = shrunk(options, Path(scratch))
+        ways: dict[str, Callable[[Path], None]] = {"loop": lambda f: loop(space, f), "sweep": lambda f: sweep(space, f)}
+        taken: dict[str, list[Taken]] = {way: [] for way in ways}
+        weights: dict[str, str] = {}
+        for repeat in range(options.repeats):
+            for way, run in ways.items():
+                folder = Path(scratch) / f"{way}-{repeat}"
+                taken[way].append(measured(run, folder))
+                weights[way] = digest(folder)
+                last = taken[way][-1]
+                print(f"{way}: {last.seconds:.1f} s, {last.busy:.0%} of {os.cpu_count()} cores busy", flush=True)
+        assert len(set(weights.values())) == 1, "the two must end in the same weights"
+        report(taken, len(spec_file.load(space)))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("space", nargs="?", default="tune_spaces/quickstart.yaml")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def shrunk(options: argparse.Namespace, folder: Path) -> Path:
+    """The first trials of the space, with more seeds where it has too few."""
+    found = spec_file.read(options.space, options.overrides)
+    seeds = -(-options.trials // len(found.runs()))
+    axes = {axis.field: {axis.kind: axis.values} for axis in found.axes} | {"seed": {"grid": list(range(seeds))}}
+    path = folder / "space.yaml"
+    path.write_text(yaml.safe_dump({"base": found.base, "space": axes}, sort_keys=False))
+    return path
+
+
+def loop(space: Path, folder: Path) -> None:
+    for run in spec_file.load(space):
+        spec = folder / f"{Path(run.name).name}.yaml"
+        spec.write_text(spec_file.to_yaml(run.experiment))
+        command([*FEDRAY, "run", str(spec), "--quiet", "--results", str(folder)], folder)
+
+
+def sweep(space: Path, folder: Path) -> None:
+    command([*FEDRAY, "sweep", str(space), "--quiet", "--results", str(folder)], folder)
+
+
+def command(words: list[str], folder: Path) -> None:
+    subprocess.run(
+        words, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "FEDRAY_CACHE": str(folder / "cache")}
+    )
+
+
+def measured(run: Callable[[Path], None], folder: Path) -> Taken:
+    folder.mkdir()
+    before, start = ticks(), time.perf_counter()
+    run(folder)
+    seconds, after = time.perf_counter() - start, ticks()
+    idle, total = (after[key] - before[key] for key in ("idle", "total"))
+    return Taken(seconds, 1 - idle / total)
+
+
+def ticks() -> Mapping[str, int]:
+    """Of all cores together, since the machine started."""
+    numbers = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return {"idle": numbers[3] + numbers[4], "total": sum(numbers)}
+
+
+def digest(folder: Path) -> str:
+    """Of all trials' final weights."""
+    models = sorted(file.read_bytes() for file in folder.rglob("model.safetensors"))
+    return hashlib.sha256(b"".join(models)).hexdigest()
+
+
+def report(taken: Mapping[str, list[Taken]], trials: int) -> None:
+    print(f"\n{trials} trials, {os.cpu_count()} cores, {len(taken['loop'])} repeats: median (lowest to highest)")
+    for way, each in taken.items():
+        hours = [trials * 3600 / one.seconds for one in each]
+        busy = statistics.median(one.busy for one in each)
+        print(
+            f"{way:6} {statistics.median(hours):6.0f} trials/hour ({min(hours):.0f} to {max(hours):.0f}), {busy:.0%} busy"
+        )
+    pairs = zip(taken["loop"], taken["sweep"], strict=True)
+    ratios = [one.seconds / other.seconds for one, other in pairs]
+    print(f"ratio  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()
