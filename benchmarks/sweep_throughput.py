@@ -110,11 +110,9 @@ def digest(folder: Path) -> str:
 def report(taken: Mapping[str, list[Taken]], trials: int) -> None:
     print(f"\n{trials} trials, {os.cpu_count()} cores, {len(taken['loop'])} repeats: median (lowest to highest)")
     for way, each in taken.items():
-        hours = [trials * 3600 / one.seconds for one in each]
-        busy = statistics.median(one.busy for one in each)
-        print(
-            f"{way:6} {statistics.median(hours):6.0f} trials/hour ({min(hours):.0f} to {max(hours):.0f}), {busy:.0%} busy"
-        )
+        rates = [trials * 3600 / one.seconds for one in each]
+        middle, busy = statistics.median(rates), statistics.median(one.busy for one in each)
+        print(f"{way:6} {middle:6.0f} trials/hour ({min(rates):.0f} to {max(rates):.0f}), {busy:.0%} of the cores busy")
     pairs = zip(taken["loop"], taken["sweep"], strict=True)
     ratios = [one.seconds / other.seconds for one, other in pairs]
     print(f"ratio  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")

@@ -75,7 +75,7 @@ class _Sweep:
         for trial in self._known:
             if not self._study.left(trial):
                 board.known(trial.label, last_figures(trial.history()))
-        watch = Watch(self._study, board, self._listed)
+        watch = Watch(self._study, board, self._listed or self._known)
         if self._searcher.left:
             self._study.describe(sys.argv)
             tuner = self._tuner(watch)

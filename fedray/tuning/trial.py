@@ -63,9 +63,8 @@ class Trial(tune.Trainable):
             if row is not None and row["round"] == self._last:
                 for _ in self._rounds:
                     pass
-        except SpecError as error:  # would only happen again
-            self._fail(error)
-            return {**last_figures([]), "round": self._kept.round, "done": True}
+        except SpecError as error:  # would only happen again; kept by who started the sweep, who surely has the folder
+            return {**last_figures([]), "round": self._kept.round, "refused": str(error), "done": True}
         except Exception as error:
             self._fail(error)
             raise
@@ -92,19 +91,20 @@ class Trial(tune.Trainable):
 
     def _open(self, config: Row) -> None:
         self._kept = self._context.study.of_config(config, self.trial_name)
-        going_on = self._context.study.left(self._kept)
-        self._last = self._kept.experiment.training.rounds if going_on else self._kept.round
+        self._going_on = self._context.study.left(self._kept)
+        self._last = self._kept.experiment.training.rounds if self._going_on else self._kept.round
         self._history = list[Row]()
         self._rounds = self._run(self._kept, replay=not self._context.study.evolves)
 
     def _run(self, kept: Kept, *, replay: bool) -> Generator[Row, None, None]:
         self._context.study.check_shared()
         told = kept.round
+        if self._going_on:
+            kept.begin()
         if replay:
             yield from kept.history()
-        if told == self._last:
+        if not self._going_on:
             return
-        kept.begin()
         if not self._context.study.evolves:
             kept.folder.check(kept.experiment, resume=True)
         for event in self._driver(kept).run():
@@ -132,5 +132,4 @@ class Trial(tune.Trainable):
 
     def _fail(self, error: Exception) -> None:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        told = "" if isinstance(error, SpecError) else traceback.format_exc()
-        self._kept.end(Outcome("failed", self._kept.round, reason, platform.node(), told))
+        self._kept.end(Outcome("failed", self._kept.round, reason, platform.node(), traceback.format_exc()))

@@ -14,9 +14,9 @@ from fedray.study import Trial as Kept
 class Watch(tune.Callback):
     """Tune's callback, in the process that started the sweep."""
 
-    def __init__(self, study: Study, board: Board, listed: Sequence[Kept]) -> None:
-        """`listed` are the trials that are known beforehand."""
-        self._study, self._board, self._listed = study, board, listed
+    def __init__(self, study: Study, board: Board, known_before: Sequence[Kept]) -> None:
+        """`known_before` are the trials that the file lists or that are on disk."""
+        self._study, self._board, self._known_before = study, board, known_before
         self._kept: dict[str, Kept] = {}
         self._started: dict[str, float] = {}
         self._known: set[str] = set()  # trials that only tell the scheduler what they did earlier
@@ -51,19 +51,24 @@ class Watch(tune.Callback):
         kept = self._kept[trial.trial_id]
         if trial.trial_id in self._known:
             return
-        scheduler = self._study.space.search.scheduler
-        if not kept.folder.finished and kept.outcome is None and scheduler != "none":
-            kept.end(Outcome("stopped", kept.round, scheduler))
+        if refused := trial.last_result.get("refused"):
+            kept.end(Outcome("failed", kept.round, refused, trial.last_result.get("hostname", "")))
+        elif not kept.folder.finished and kept.outcome is None:
+            kept.end(Outcome("stopped", kept.round, self._study.space.search.scheduler))
         self._end(kept)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tune's: it has failed and is tried again."""
         kept = self._kept[trial.trial_id]
+        if trial.trial_id in self._known:
+            return
         self._board.again(kept.name, self._reason(kept, trial).by)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tune's: it has failed for the last time."""
         kept = self._kept[trial.trial_id]
+        if trial.trial_id in self._known:
+            return
         kept.end(self._reason(kept, trial))
         self._end(kept)
 
@@ -74,7 +79,8 @@ class Watch(tune.Callback):
     def _end(self, kept: Kept) -> None:
         outcome = kept.outcome
         self._board.end(kept.name, kept.state, outcome.by if outcome else "")
-        self._study.write_table(self._listed or list(self._kept.values()), self.startup)
+        trials = {trial.name: trial for trial in (*self._known_before, *self._kept.values())}
+        self._study.write_table(list(trials.values()), self.startup)
 
     def _reason(self, kept: Kept, trial: Any) -> Outcome:
         """What the trial itself has left behind; or, where its process is gone, what Ray says of that."""
