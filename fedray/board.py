@@ -28,6 +28,7 @@ class Running:
     known: int  # rounds that it had from earlier
     since: float = field(default_factory=time.monotonic)
     last: Row = field(default_factory=dict)
+    doing: str = "starting"  # before its next round
 
     @property
     def round(self) -> int:
@@ -78,10 +79,15 @@ class Board:
         """A trial begins, or goes on after `known` rounds."""
         self._running[name] = Running(label, rounds, known)
 
+    def note(self, name: str, doing: str) -> None:
+        """What a trial does before its next round."""
+        if name in self._running:
+            self._running[name].doing = doing
+
     def round(self, name: str, row: Row) -> None:
         """A trial reports a round."""
         trial = self._running[name]
-        trial.last = row
+        trial.last, trial.doing = row, ""
         if trial.round > trial.known:
             self._done += 1
             self._left -= 1
@@ -134,13 +140,14 @@ class Board:
         return whole
 
     def _figures(self, trial: Running) -> tuple[str, str]:
-        if not trial.last:
-            return "starting", ""
+        if trial.doing:
+            return trial.doing, ""
         return self._figure(trial.last.get(self._search.metric, float("nan"))), f"{trial.last['seconds']:.2f} s/round"
 
     def _where(self) -> str:
         """Of the trials that run, how far each of the first few is."""
-        first = [f"{trial.label} {trial.round}/{trial.rounds}" for trial in list(self._running.values())[:4]]
+        trials = list(self._running.values())[:4]
+        first = [f"{each.label} {each.round}/{each.rounds}{each.doing and f' ({each.doing})'}" for each in trials]
         return f"; {'; '.join(first)}" if first else ""
 
     def _eta(self) -> list[str]:

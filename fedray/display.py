@@ -72,9 +72,9 @@ class Progress:
             self._asked_since = 0.0
 
     def _asking_line(self, event: Asking, now: float) -> str:
+        line = asking_line(event)
         if event.waiting:
-            return "waiting for another run that is asking the same teacher"
-        line = f"teacher: {event.done:,} of {event.total:,} {event.what}"
+            return line
         if event.done == event.total or now == self._asked_since:
             return line
         speed = (event.done - self._asked_first) / (now - self._asked_since)
@@ -100,6 +100,13 @@ class Progress:
         """Over the last ten rounds, from the end of one to the end of another."""
         recent = self._times[-11:]
         return first if len(recent) < 2 else (recent[-1] - recent[0]) / (len(recent) - 1)
+
+
+def asking_line(event: Asking) -> str:
+    """`teacher: 300 of 10,000 answers`."""
+    if event.waiting:
+        return "waiting for another run that is asking the same teacher"
+    return f"teacher: {event.done:,} of {event.total:,} {event.what}"
 
 
 def print_summary(folder: Path, runs: Sequence["Run"]) -> None:

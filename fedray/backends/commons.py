@@ -19,6 +19,7 @@ class Commons:
 
     def __init__(self) -> None:
         self._sets: dict[tuple[Data, int | None], list[Any]] = {}
+        self._notes: dict[str, str] = {}
         self._lessons: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
     def sets(self, spec: Data, seed: int) -> list[Any]:
@@ -47,6 +48,15 @@ class Commons:
         while sum(size for _, size in self._lessons.values()) > ROOM and len(self._lessons) > 1:
             self._lessons.popitem(last=False)
         return [self._lessons[key][0]]
+
+    def note(self, trial: str, text: str) -> None:
+        """Say what a trial does before its next round."""
+        self._notes[trial] = text
+
+    def notes(self) -> dict[str, str]:
+        """What trials have said since this was asked last."""
+        said, self._notes = self._notes, {}
+        return said
 
     def held(self) -> dict[str, int]:
         """How many data sets and lessons there are."""

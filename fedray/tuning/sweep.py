@@ -46,6 +46,9 @@ class _Sweep:
     """A study, as Tune is told of it."""
 
     def __init__(self, study: Study, known: Sequence[Trial], listed: Sequence[Trial], left: Sequence[Trial]) -> None:
+        import ray
+
+        from fedray.backends.commons import Commons
         from fedray.tuning.searcher import Listed, Proposed
 
         self._study, self._search = study, study.space.search
@@ -62,6 +65,7 @@ class _Sweep:
             self._total = self._finished + self._searcher.left
             self._rounds = self._searcher.left * study.trial(study.space.first()).experiment.training.rounds
         self._at_once, self._part = self._share_out()
+        self._commons: Any = ray.remote(Commons).options(num_cpus=0).remote()
 
     def run(self, *, quiet: bool, verbose: bool) -> list[Trial]:
         """Hand the study to Tune, and wait."""
@@ -75,13 +79,13 @@ class _Sweep:
         for trial in self._known:
             if not self._study.left(trial):
                 board.known(trial.label, last_figures(trial.history()))
-        watch = Watch(self._study, board, self._listed or self._known)
+        watch = Watch(self._study, board, self._listed or self._known, self._commons)
         if self._searcher.left:
             self._study.describe(sys.argv)
             tuner = self._tuner(watch)
             with board, _quieter(verbose=verbose):
                 tuner.fit()
-        trials = list(self._listed) or Study(self._study.space, self._study.folder.parent).kept()
+        trials = list(self._listed) or Study(self._study.space, self._study.results).kept()
         self._study.write_table(trials, watch.startup)
         if any(trial.state in ("begun", "waiting") for trial in trials):
             raise KeyboardInterrupt  # which Tune has caught
@@ -106,7 +110,7 @@ class _Sweep:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(self._study.folder.absolute()),
+                storage_path=self._study.storage.place,
                 callbacks=[watch, *_loggers(self._study)],
                 failure_config=tune.FailureConfig(max_failures=self._search.retries),
                 checkpoint_config=tune.CheckpointConfig(4, checkpoint_frequency=0, checkpoint_at_end=False),
@@ -128,14 +132,11 @@ class _Sweep:
         return {"trial": tune.grid_search(list(configs))} | {field: tune.sample_from(value(field)) for field in fields}
 
     def _trainable(self) -> Any:
-        import ray
         from ray import tune
 
-        from fedray.backends.commons import Commons
         from fedray.tuning.trial import Context
         from fedray.tuning.trial import Trial as Trainable
 
-        self._commons: Any = ray.remote(Commons).options(num_cpus=0).remote()
         return tune.with_parameters(
             Trainable, context=Context(self._study, self._part, self._commons, cache_folder(), sys.argv)
         )

@@ -1,6 +1,7 @@
 """One trial under Tune: an actor that holds a driver; a step is a round."""
 
 import platform
+import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from ray import tune
 
 from fedray.backends.actor_pool import ActorPool
 from fedray.backends.commons import SharedStore
+from fedray.display import asking_line
 from fedray.errors import SpecError
 from fedray.study import Outcome, Study, last_figures
 from fedray.study import Trial as Kept
 from fedray.tuning import exchange
-from fedray.types import RoundResult, Row
+from fedray.types import Asking, Row
 
 PATIENCE = 60
 """Seconds to wait for a folder's former run, which was killed, to be gone."""
@@ -46,6 +48,7 @@ class Trial(tune.Trainable):
     def setup(self, config: Row, context: Context) -> None:  # type: ignore[override]  # tune.with_parameters' way
         """Tune's: the first trial of this process."""
         self._context = context
+        self._noted = 0.0
         self._store = SharedStore(context.commons)
         self._pool = ActorPool(context.part, self._store)
         self._open(config)
@@ -108,8 +111,17 @@ class Trial(tune.Trainable):
         if not self._context.study.evolves:
             kept.folder.check(kept.experiment, resume=True)
         for event in self._driver(kept).run():
-            if isinstance(event, RoundResult) and event.round > told:
+            if isinstance(event, Asking):
+                self._note(kept, event)
+            elif event.round > told:
                 yield event.row
+
+    def _note(self, kept: Kept, event: Asking) -> None:
+        """Once a second, and at the end: nobody reads faster."""
+        now = time.monotonic()
+        if event.done == event.total or now - self._noted > 1:
+            self._noted = now
+            self._context.commons.note.remote(kept.name, asking_line(event))
 
     def _driver(self, kept: Kept) -> Any:
         from fedray.driver import Driver

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray import tune
 
 from fedray.board import Board
@@ -14,10 +15,13 @@ from fedray.study import Trial as Kept
 class Watch(tune.Callback):
     """Tune's callback, in the process that started the sweep."""
 
-    def __init__(self, study: Study, board: Board, known_before: Sequence[Kept]) -> None:
+    def __init__(self, study: Study, board: Board, known_before: Sequence[Kept], commons: Any) -> None:
         """`known_before` are the trials that the file lists or that are on disk."""
         self._study, self._board, self._known_before = study, board, known_before
         self._kept: dict[str, Kept] = {}
+        self._commons = commons
+        self._asked: Any = None
+        self._read = time.monotonic()
         self._started: dict[str, float] = {}
         self._known: set[str] = set()  # trials that only tell the scheduler what they did earlier
         self.startup: dict[str, float] = {}
@@ -51,10 +55,11 @@ class Watch(tune.Callback):
         kept = self._kept[trial.trial_id]
         if trial.trial_id in self._known:
             return
+        scheduler = self._study.space.search.scheduler
         if refused := trial.last_result.get("refused"):
             kept.end(Outcome("failed", kept.round, refused, trial.last_result.get("hostname", "")))
-        elif not kept.folder.finished and kept.outcome is None:
-            kept.end(Outcome("stopped", kept.round, self._study.space.search.scheduler))
+        elif not kept.folder.finished and kept.outcome is None and scheduler != "none":
+            kept.end(Outcome("stopped", kept.round, scheduler))
         self._end(kept)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -74,7 +79,18 @@ class Watch(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Tune's: ten times a second."""
+        self._read_notes()
         self._board.tick()
+
+    def _read_notes(self) -> None:
+        """Of what trials do before a round; asked once a second, and not waited for."""
+        if self._asked is None and time.monotonic() - self._read > 1:
+            self._asked = self._commons.notes.remote()
+        if self._asked is None or not ray.wait([self._asked], timeout=0)[0]:
+            return
+        for name, text in ray.get(self._asked).items():
+            self._board.note(name, text)
+        self._asked, self._read = None, time.monotonic()
 
     def _end(self, kept: Kept) -> None:
         outcome = kept.outcome
