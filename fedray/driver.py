@@ -81,6 +81,8 @@ class Driver:
 
     def _run_rounds(self, state: ServerState, tables: Tables) -> Iterator[Asking | RoundResult]:
         rounds, first = self._experiment.training.rounds, state.round
+        if state.round < rounds:
+            self._backend.ready()  # so that the first round's seconds are its own
         while state.round < rounds:
             start, before = time.perf_counter(), replace(self._asker.costs)
             cohort = self.sample(state.round + 1)
