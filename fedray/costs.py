@@ -21,7 +21,7 @@ def write(folder: Path, experiment: Experiment, data: Federation, costs: Costs) 
     rounds, clients = _read(folder / "rounds.csv"), _read(folder / "clients.csv")
     asked, passes = _sum(rounds, "teacher_asked"), _sum(rounds, "teacher_passes")
     trained = _sum(clients, "examples") * experiment.training.local_epochs
-    flops_per_step = training_flops(experiment, data)
+    flops_per_step = training_flops(experiment.proxy, data.train.shape)
     proxy_peak = int(max((float(row["peak_bytes"] or 0) for row in clients), default=0))
     document = {
         "teacher": {
@@ -45,12 +45,11 @@ def write(folder: Path, experiment: Experiment, data: Federation, costs: Costs) 
     (folder / "costs.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
 
 
-def training_flops(experiment: Experiment, data: Federation) -> int:
+def training_flops(proxy: proxies.Proxy, data: proxies.ImageShape) -> int:
     """Floating-point operations of one example's forward and backward pass through the proxy."""
-    proxy = experiment.proxy.model_copy(update={"init": "random"})
-    with torch_rng(None, experiment.seed, "flops"):  # its weights do not matter
-        model = proxies.build(proxy, data.train.shape).train()
-    images = torch.zeros(2, data.train.shape.channels, data.train.shape.size, data.train.shape.size)
+    with torch_rng(None, 0, "flops"):  # its weights do not matter
+        model = proxies.build(proxy.model_copy(update={"init": "random"}), data).train()
+    images = torch.zeros(2, data.channels, data.size, data.size)
 
     def step() -> Any:
         return model(images).sum().backward()

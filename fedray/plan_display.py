@@ -60,10 +60,10 @@ def _teacher_line(planned: Planned) -> str:
     online = f"; {planned.online:,} forward passes online" if planned.online else ""
     flops = answers.missing * max((one.flops for one in planned.forwards), default=0)
     cost = f" ({_flop(flops)})" if flops else ""
-    if not answers.used:
+    if not planned.used:
         return "none"
     return (
-        f"{answers.used - planned.online:,} answers used: {answers.missing:,} forward passes to make{cost}, "
+        f"{planned.used - planned.online:,} answers used: {answers.missing:,} forward passes to make{cost}, "
         f"{answers.banked:,} in the bank{online}"
     )
 

@@ -29,7 +29,8 @@ class Planned:
     actors: Mapping[str, Plan]  # of each trial by its name; those below too
     work: Mapping[str, Workload]
     answers: Counter
-    online: int  # forward passes of online teachers
+    used: int  # answers that the trials' steps look at
+    online: int  # of them, by teachers that answer anew each time
     speeds: Mapping[str, Speed] = field(default_factory=dict)
     forwards: Sequence[Forward] = ()
     startup: float = 0.0  # seconds from nothing to the first step
@@ -63,7 +64,7 @@ def plan(study: Study, cluster: Mapping[str, float], bank: Bank) -> Planned:
     most = study.space.search.max_concurrent
     at_once, part = portion(sizes, cluster, len(left) if most == "auto" else most) if left else (1, cluster)
     actors = {trial.name: plan_actors(trial.experiment, sizes[trial.experiment], part) for trial in left}
-    counter, data, work, online = Counter(bank), _Data(), dict[str, Workload](), 0
+    counter, data, work = Counter(bank), _Data(), dict[str, Workload]()
     counted = dict[Any, int]()
     for trial in left:
         loaded = data(trial.experiment)
@@ -71,9 +72,9 @@ def plan(study: Study, cluster: Mapping[str, float], bank: Bank) -> Planned:
         asks = _asks(trial.experiment)
         if asks not in counted:
             counted[asks] = counter.add(trial.experiment, loaded)
-        if getattr(trial.experiment.teacher, "mode", None) == "online":
-            online += counted[asks]
-    return Planned(trials, left, cluster, at_once, actors, work, counter, online)
+    used = {trial.name: counted[_asks(trial.experiment)] for trial in left}
+    online = sum(used[t.name] for t in left if getattr(t.experiment.teacher, "mode", None) == "online")
+    return Planned(trials, left, cluster, at_once, actors, work, counter, sum(used.values()), online)
 
 
 def probe(planned: Planned, make_backend: Any, tell: Tell) -> None:
@@ -97,7 +98,7 @@ def probe(planned: Planned, make_backend: Any, tell: Tell) -> None:
 def _proposed(study: Study) -> list[Trial]:
     """In place of what a searcher will propose: as many drawn at random."""
     search = study.space.search.model_copy(update={"algorithm": "random"})
-    return Study(replace(study.space, search=search), study.folder.parent).trials()
+    return Study(replace(study.space, search=search), study.results).trials()
 
 
 def _kind(experiment: Experiment) -> Any:

@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from fedray.config import Experiment
 from fedray.costs import training_flops
 from fedray.data.federation import Federation
 from fedray.lessons import Lessons
-from fedray.models.weights import nbytes
+from fedray.models import proxies
+from fedray.models.proxies import ImageShape, Proxy
+from fedray.models.weights import get_weights, nbytes
+from fedray.seeding import torch_rng
 from fedray.teachers.bank import Bank, Values
 from fedray.types import Question
-from fedray.worker import initial_weights
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Workload:
         free = [0.0] * min(actors, self.cohort)
         for steps in sorted(self.steps, reverse=True):
             heapq.heapreplace(free, free[0] + steps * share)
-        return max(max(free), max(self.steps) if share == 1 else 0)
+        return max(free)
 
 
 def workload(experiment: Experiment, data: Federation, done: int = 0) -> Workload:
@@ -54,14 +57,21 @@ def workload(experiment: Experiment, data: Federation, done: int = 0) -> Workloa
     cohort = cohort_size(len(sizes), training.participation)
     rounds = training.rounds - done
     examples = sum(sizes) * cohort // len(sizes) * training.local_epochs
-    weights = initial_weights(experiment.proxy.model_copy(update={"init": "random"}), data, 0, "plan")
+    size, flops = _of_proxy(experiment.proxy, data.train.shape)
     last = sum(1 for number in range(done + 1, training.rounds + 1) if number % experiment.evaluation.every == 0)
     odd = rounds > 0 and training.rounds % experiment.evaluation.every != 0
     return Workload(
         tuple(-(-size // training.batch_size) * training.local_epochs for size in sizes),
-        examples, cohort, rounds, last + odd, len(data.test), nbytes(weights),
-        training_flops(experiment, data) * examples * rounds,
+        examples, cohort, rounds, last + odd, len(data.test), size, flops * examples * rounds,
     )  # fmt: skip
+
+
+@lru_cache
+def _of_proxy(proxy: Proxy, data: ImageShape) -> tuple[int, int]:
+    """Bytes of its weights, and operations to train on one example."""
+    with torch_rng(None, 0, "bytes"):
+        weights = get_weights(proxies.build(proxy.model_copy(update={"init": "random"}), data))
+    return nbytes(weights), training_flops(proxy, data)
 
 
 class Counter:
@@ -71,7 +81,6 @@ class Counter:
         self._bank = bank
         self._wanted: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
         self._lacking: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
-        self.used = 0
 
     @property
     def banked(self) -> int:
@@ -94,7 +103,6 @@ class Counter:
                 used += lessons.asked(cohort)
                 if number == 1 or lessons.viewed:
                     _exhaust(lessons.of_round(number, cohort))
-        self.used += used
         return used
 
     def note(self, key: str, rows: int, wanted: Any, lacking: Any) -> None:
