@@ -44,7 +44,7 @@ def about(show_version: Annotated[bool, typer.Option("--version", help="Print th
 def run(
     spec: Annotated[Path, typer.Argument(help="YAML of an experiment, or of a base and a space of axes.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
-    results: Annotated[Path, typer.Option(help="Where the folder of results goes.")] = Path("results"),
+    results: Annotated[str, typer.Option(metavar="DIR", help="Where the folder of results goes.")] = "results",
     resume: Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table at the end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and the actors print.")] = False,
@@ -53,25 +53,29 @@ def run(
     from fedray import spec_file
     from fedray.display import Progress, print_summary
     from fedray.runner import Session
+    from fedray.storage import plain_folder
 
+    folder = plain_folder(results)
     runs = spec_file.load(spec, overrides or [])
     try:
         with Session(verbose=verbose) as session:
             for each in runs:
                 with _labelled(each.label), Progress(each.label or each.name, quiet=quiet) as progress:
-                    for result in session.run(each.experiment, results / each.name, resume=resume):
+                    for result in session.run(each.experiment, folder / each.name, resume=resume):
                         progress.update(result)
                     progress.end()
     except KeyboardInterrupt:
         _fail(f"stopped. {_how_to_resume()}", 130)
-    print_summary(results / spec.stem, runs)
+    print_summary(folder / spec.stem, runs)
 
 
 @app.command()
 def sweep(
     space: Annotated[Path, typer.Argument(help="YAML of a base, a space of axes, and how to search it.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
-    results: Annotated[Path, typer.Option(help="Where the folder of the study goes.")] = Path("results"),
+    results: Annotated[
+        str, typer.Option(metavar="DIR_OR_URI", help="Where the folder of the study goes: s3://bucket/path is fine.")
+    ] = "results",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which trials there are and remain.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table at the end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and Tune print.")] = False,
@@ -100,7 +104,9 @@ def sweep(
 def plan(
     space: Annotated[Path, typer.Argument(help="YAML of a base, a space of axes, and how to search it.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
-    results: Annotated[Path, typer.Option(help="Where the folder of the study is, or will be.")] = Path("results"),
+    results: Annotated[
+        str, typer.Option(metavar="DIR_OR_URI", help="Where the folder of the study is, or will be.")
+    ] = "results",
     probe: Annotated[bool, typer.Option(help="Measure a few steps of each kind of trial, to tell the time.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and the actors print.")] = False,
 ) -> None:
@@ -122,7 +128,7 @@ def plan(
 
 @app.command("results")
 def show_results(
-    folder: Annotated[Path, typer.Argument(help="A folder of results: one run, or all below.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR_OR_URI", help="A folder of results: one run, or all below.")],
     write: Annotated[
         list[Path] | None, typer.Option(help="Also write it, as .csv or .parquet.", show_default=False)
     ] = None,

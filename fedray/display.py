@@ -123,7 +123,7 @@ def print_summary(folder: Path, runs: Sequence["Run"]) -> None:
     console.print(f"tables: {folder}", soft_wrap=True)
 
 
-def print_over_seeds(folder: Path) -> None:
+def print_over_seeds(folder: str | Path) -> None:
     """A row per setting: mean ± standard deviation over its seeds."""
     from analysis.tables import FIGURES, over_seeds
     from fedray.results import load_results

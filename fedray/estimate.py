@@ -13,8 +13,7 @@ def keep(study: Study, seconds: Mapping[str, float]) -> None:
     """plan.json: what each trial's rounds are estimated to take, by its name."""
     seconds = _read(study).get("seconds", {}) | dict(seconds)
     document = {"made": time.strftime("%Y-%m-%d %H:%M"), "node": platform.node(), "seconds": seconds}
-    study.folder.mkdir(parents=True, exist_ok=True)
-    (study.folder / "plan.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+    study.storage.write("plan.json", json.dumps(document, indent=2))
 
 
 def held_against(study: Study, trials: Sequence[Trial]) -> tuple[int, float, float] | None:

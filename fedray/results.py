@@ -21,6 +21,7 @@ from fedray.data.federation import Federation
 from fedray.errors import SpecError
 from fedray.files import named_files
 from fedray.spec_file import flatten, read_yaml, to_yaml
+from fedray.storage import storage_of
 from fedray.types import Row
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Folder:
     @property
     def resumable_from(self) -> int:
         """The round of the newest checkpoint, 0 without one."""
-        names = [folder.name.removeprefix("round-") for folder in self.checkpoint.glob("round-*")]
+        whole = self.checkpoint.glob("round-*/state.json")
+        names = [state.parent.name.removeprefix("round-") for state in whole]
         return max((int(name) for name in names if name.isdigit()), default=0)
 
     def make(self) -> None:
@@ -70,7 +72,7 @@ class Folder:
     def check(self, experiment: Experiment, *, resume: bool) -> None:
         """Raises SpecError where the folder cannot be written or holds something else to keep."""
         self.make()
-        if self.finished or any(self.checkpoint.glob("round-*")):
+        if self.finished or self.resumable_from:
             self._check_spec(experiment)
             if not (self.finished or resume):
                 raise SpecError(f"'{self.path}' holds an unfinished run of this spec; add --resume to continue it.")
@@ -229,17 +231,19 @@ class Results:
 
 
 def load_results(path: str | Path) -> Results:
-    """Load one run, or every run below a folder, finished or not.
+    """Load one run, or every run below a folder or URI, finished or not.
 
     Raises SpecError where there is no run.
     """
     import pandas as pd
 
-    root = Path(path)
+    storage = storage_of(path)
+    storage.pull(without="*.safetensors")
+    root = storage.folder
     written = [spec.parent for spec in sorted(root.rglob("spec.yaml")) if _holds_a_run(spec.parent)]
     folders = {str(folder.relative_to(root)): folder for folder in written}
     if not folders:
-        raise SpecError(f"'{root}' holds no results.")
+        raise SpecError(f"'{storage}' holds no results.")
     flat = [flatten(read_yaml(folder / "spec.yaml")) for folder in folders.values()]
     cells = [{key: str(cell) if isinstance(cell, list) else cell for key, cell in row.items()} for row in flat]
     specs = pd.DataFrame(cells, index=pd.Index(folders, name="run"))

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from fedray.config import Experiment
 from fedray.errors import RunError, SpecError
 from fedray.results import Folder
+from fedray.storage import plain_folder
 from fedray.teachers.bank import cache_folder
 from fedray.types import Asking, RoundResult
 
@@ -40,7 +41,7 @@ class Session:
 
     def run(self, experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[Event]:
         """As `run`, and how far the teachers' answers have come where a round waits for them."""
-        target = Folder(Path(folder))
+        target = Folder(plain_folder(folder))
         target.check(experiment, resume=resume)
         if not target.finished:
             yield from self._start("run", experiment, target.path.absolute(), sys.argv)

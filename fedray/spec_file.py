@@ -51,13 +51,18 @@ class Space:
 
     def runs(self) -> list[Run]:
         """Every experiment that the file alone decides, each once, in the order of its axes."""
-        seed = int(flatten(self.base).get("seed", 0))
         points = space.drawn if self.search.algorithm == "random" else space.combinations
         runs: dict[Experiment, Run] = {}
-        for choice in points(self.axes, self.search.samples, seed):
+        for choice in points(self.axes, self.search.samples, self.seed):
             run = self.run(choice)
             runs.setdefault(run.experiment, run)
         return list(runs.values())
+
+    @property
+    def seed(self) -> int:
+        """The base's. What is wrong with it is said where an experiment is made of it."""
+        seed = self.base.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
 
     def first(self) -> Choice:
         """The first value of each axis."""

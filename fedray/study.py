@@ -9,6 +9,7 @@ results/STUDY/tune/                what Tune writes: TensorBoard's events
 """
 
 import csv
+import io
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,11 @@ from fedray.errors import SpecError
 from fedray.results import Folder
 from fedray.space import Choice, within
 from fedray.spec_file import Run, Space, flatten
+from fedray.storage import Storage, storage_of
 from fedray.types import Row
+
+UNSEEN = "*checkpoint/*.safetensors"
+"""Files that it takes no look at: large, and only for those who run a trial."""
 
 State: TypeAlias = Literal["finished", "stopped", "failed", "begun", "waiting"]
 
@@ -49,7 +54,11 @@ class Trial:
     label: str
     experiment: Experiment
     choice: Choice
-    folder: Folder
+    storage: Storage
+
+    @property
+    def folder(self) -> Folder:
+        return Folder(self.storage.folder)
 
     @property
     def round(self) -> int:
@@ -67,14 +76,24 @@ class Trial:
 
     def end(self, outcome: Outcome) -> None:
         """Keep why it ended early."""
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        (self.folder.path / "outcome.json").write_text(json.dumps(asdict(outcome), indent=2), encoding="utf-8")
+        self.storage.write("outcome.json", json.dumps(asdict(outcome), indent=2))
 
     def begin(self) -> None:
         """It runs (again)."""
         self.folder.make()
         (self.folder.path / "choice.json").write_text(json.dumps(self.choice), encoding="utf-8")
         (self.folder.path / "outcome.json").unlink(missing_ok=True)
+        self.storage.push()
+
+    def to_make(self) -> "Trial":
+        """As the process that makes it has it: with all that was made before, in a folder of this node."""
+        storage = self.storage.workplace()
+        storage.pull()
+        return replace(self, storage=storage)
+
+    def look(self) -> None:
+        """See what its process has pushed, which may be on another node."""
+        self.storage.pull(UNSEEN)
 
     @property
     def state(self) -> State:
@@ -99,12 +118,15 @@ class Trial:
 class Study:
     """The trials of a space below a folder of results."""
 
-    def __init__(self, space: Space, results: Path) -> None:
+    def __init__(self, space: Space, results: str | Path) -> None:
         if not space.axes:
             raise SpecError(f"{space.path} is one experiment, not a space of them: use fedray run.")
         self.space = space
-        self.folder = results / space.path.stem
+        self.results = results
+        self.storage = storage_of(results).below(space.path.stem)
+        self.folder = self.storage.folder
         self._ended: dict[str, Row] = {}  # rows of trials.csv that do not change any more
+        self.storage.pull(UNSEEN)
         self._held = {folder.name.rpartition("-")[2]: folder for folder in self.folder.glob("*-*/")}
 
     def trials(self) -> list[Trial]:
@@ -136,7 +158,8 @@ class Study:
         trial = self.trial({field: value for field, value in config.items() if field != "trial"})
         if not self.evolves:
             return trial
-        return replace(trial, name=name or config["trial"], folder=Folder(self.folder / (name or config["trial"])))
+        name = name or str(config["trial"])
+        return replace(trial, name=name, storage=self.storage.below(name))
 
     @property
     def evolves(self) -> bool:
@@ -152,7 +175,7 @@ class Study:
             held.acquire(timeout=0)
         except Timeout:
             raise SpecError(
-                f"'{self.folder}' is being written by another sweep; wait for it, or choose another --results."
+                f"'{self.storage}' is being written by another sweep; wait for it, or choose another --results."
             ) from None
         try:
             yield
@@ -165,11 +188,11 @@ class Study:
         axes = {axis.field: {axis.kind: axis.values, "when": axis.when} for axis in space.axes}
         document = {"file": str(space.path), "command": list(command), "base": space.base, "space": axes,
                     "search": space.search.model_dump(mode="json")}  # fmt: skip
-        (self.folder / "study.json").write_text(json.dumps(document, indent=2, default=str), encoding="utf-8")
+        self.storage.write("study.json", json.dumps(document, indent=2, default=str))
 
     def check_shared(self) -> None:
         """Raises SpecError where this node does not see the study's folder."""
-        if not (self.folder / "study.json").exists():
+        if not self.storage.found_by_all and not (self.folder / "study.json").exists():
             raise SpecError(
                 f"'{self.folder}' is not there on node {platform.node()}: choose a --results that all nodes share."
             )
@@ -179,12 +202,11 @@ class Study:
         known = self._startup() | dict(startup)
         rows = [self._row(trial) | {"startup_seconds": known.get(trial.name)} for trial in trials]
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        partial = self.folder / "trials.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(self.folder / "trials.csv")
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.storage.write("trials.csv", table.getvalue())
 
     def _startup(self) -> dict[str, Any]:
         """What an earlier sweep has written of it."""
@@ -225,7 +247,7 @@ class Study:
     def _trial(self, run: Run) -> Trial:
         name = Path(run.name).name
         path = self._held.get(name.rpartition("-")[2], self.folder / name)
-        return Trial(path.name, run.label, run.experiment, run.choice, Folder(path))
+        return Trial(path.name, run.label, run.experiment, run.choice, self.storage.below(path.name))
 
 
 FIGURES = ("accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy")

@@ -50,7 +50,7 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
     _print_failures(out, trials)
     if line := held_against_line(study, trials):
         out.print(line)
-    out.print(f"{len(trials)} trials: {counted(trials)}; tables: {study.folder}", soft_wrap=True)
+    out.print(f"{len(trials)} trials: {counted(trials)}; tables: {study.storage}", soft_wrap=True)
 
 
 def held_against_line(study: Study, trials: Sequence[Trial]) -> str:

@@ -1,6 +1,7 @@
 """What `fedray sweep` shows, on a terminal and where there is none."""
 
 import io
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -118,6 +119,18 @@ def test_the_best_is_by_the_metric_and_its_way(board: Make, search: dict[str, An
     assert shown.headline() == ", ".join(part for part in ("study: 5 of 5 trials, 1 failed", best) if part)
 
 
+def test_what_earlier_sweeps_have_finished_is_compared_too(board: Make) -> None:
+    shown = board(total=4, finished=2)
+    shown.known("a", {"accuracy": 0.625})
+    shown.known("b", {"accuracy": float("nan")})
+    assert shown.headline() == "study: 2 of 4 trials, best accuracy 62.5% (a)"
+    for name, value in (("c", 0.5), ("d", 0.75)):
+        shown.start(name, name, 4, 0)
+        shown.round(name, row(1, accuracy=value))
+        shown.end(name, "finished")
+        assert ("best accuracy 62.5% (a)" if name == "c" else "best accuracy 75.0% (d)") in shown.headline()
+
+
 def test_the_time_left_follows_from_the_rounds_of_this_sweep(board: Make, clock: Clock) -> None:
     """Of 20 rounds, two are done before and so are not counted among those that are left."""
     shown = board(total=4, finished=0, rounds=18)
@@ -151,16 +164,21 @@ def test_now_and_then_a_line_says_how_far_it_is(board: Make, clock: Clock, out: 
     for name in "abcde":
         shown.start(name, name, 6, 0)
     shown.round("b", row(1, accuracy=0.5))
+    shown.note("c", "teacher: 10 of 20 answers")
+    shown.note("z", "of no trial that runs")
     clock.now += HEARTBEAT - 1
     shown.tick()
     assert out.getvalue() == ""
     clock.now += 2
     shown.tick()
     shown.tick()
-    assert out.getvalue() == "study: 0 of 7 trials, 5 running; a 0/6; b 1/6; c 0/6; d 0/6\n"
+    where = "a 0/6 (starting); b 1/6; c 0/6 (teacher: 10 of 20 answers); d 0/6 (starting)"
+    assert out.getvalue() == f"study: 0 of 7 trials, 5 running; {where}\n"
+    shown.round("c", row(1))
     clock.now += HEARTBEAT + 1
     shown.tick()
-    assert len(out.getvalue().splitlines()) == 2
+    _, second = out.getvalue().splitlines()
+    assert "; c 1/6; d" in second
 
 
 def test_quiet_is_quiet(board: Make, clock: Clock, out: io.StringIO) -> None:
@@ -195,7 +213,9 @@ def test_the_live_table_stays_within_the_terminal(monkeypatch: pytest.MonkeyPatc
     if trials > room:
         assert lines[-1].strip() == f"and {trials - room} more"
     if trials:
-        assert lines[1].split() == "lam=0.0, alpha=0.05, teacher=ViT-B-32, seed=0 1/4 accuracy 0.0% 0.25 s/round".split()
+        assert re.fullmatch(
+            r"  lam=0.0, alpha=0.05, teacher=ViT-B-32, seed=0 +1/4 +accuracy 0.0% +0.25 s/round", lines[1]
+        )
         assert lines[2].split()[-2:] == ["0/4", "starting"]
     assert "study: 100 of 300 trials" in out.getvalue()
 

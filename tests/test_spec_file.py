@@ -172,7 +172,7 @@ CLIP = {"kind": "zero_shot", "pretrained": "openai"}
         ("teacher", [None, {"kind": "supervised"}], ["teacher=None", "teacher=supervised"]),
         ("teacher", [{**CLIP, "model": "RN50"}], ["teacher=zero_shot pretrained=openai model=RN50"]),
         # Of sections, what tells them apart.
-        ("strategy", [{"name": "fedavg"}, {"name": "fedprox", "mu": 0.1}], ["strategy=fedavg", "strategy=fedprox mu=0.1"]),
+        ("strategy", [{"name": "fml"}, {"name": "fedprox", "mu": 0.1}], ["strategy=fml", "strategy=fedprox mu=0.1"]),
         ("strategy", [{"name": "fedprox", "mu": mu} for mu in (0.1, 1)], ["strategy=mu=0.1", "strategy=mu=1"]),
         (
             "teacher",
@@ -303,6 +303,18 @@ def test_a_space_says_how_it_is_searched(tmp_path: Path) -> None:
     on_grid = read(spec(tmp_path, SEARCHED), ["search.algorithm=grid"])
     assert len(on_grid.runs()) == 10
     assert len(read(spec(tmp_path, SEARCHED), ["training.lr=0.3"]).runs()) == 5
+
+
+@pytest.mark.parametrize(
+    ("base", "seed"), [("{}", 0), ("{seed: 7}", 7), ("{seed: abc}", 0), ("{seed: [1]}", 0), ("{seed: null}", 0)]
+)
+def test_draws_are_made_with_the_seed_of_the_base(tmp_path: Path, base: str, seed: int) -> None:
+    assert read(spec(tmp_path, f"base: {base}\nspace: {{training.lr: {{uniform: [0.1, 1]}}}}")).seed == seed
+
+
+def test_a_seed_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"with lr=0\.1: seed is 'abc', but must be"):
+        load(spec(tmp_path, "base: {seed: abc}\nspace: {training.lr: {grid: [0.1]}}"))
 
 
 def test_a_choice_is_the_same_trial_as_the_files_own(tmp_path: Path) -> None:

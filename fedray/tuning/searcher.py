@@ -10,7 +10,6 @@ from ray.tune.search import Searcher
 
 from fedray.errors import SpecError
 from fedray.space import Axis, Choice, zip_row
-from fedray.spec_file import flatten
 from fedray.study import Study, last_figures
 from fedray.types import Row
 
@@ -87,9 +86,8 @@ def _optuna(study: Study, first: list[dict[str, Any]], known: int) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = study.space.search
-    seed = int(flatten(study.space.base).get("seed", 0)) + known
     space = _distributions(study.space.axes)
-    return OptunaSearch(space, search.metric, search.better, points_to_evaluate=first, seed=seed)
+    return OptunaSearch(space, search.metric, search.better, points_to_evaluate=first, seed=study.space.seed + known)
 
 
 def _distributions(axes: Iterable[Axis]) -> dict[str, Any]:

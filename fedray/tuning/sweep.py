@@ -14,6 +14,7 @@ from fedray.board import Board
 from fedray.data.federation import count_clients
 from fedray.errors import SpecError
 from fedray.runner import start_ray
+from fedray.storage import storage_of
 from fedray.study import Study, Trial, last_figures
 from fedray.teachers.bank import cache_folder
 
@@ -83,9 +84,10 @@ class _Sweep:
         if self._searcher.left:
             self._study.describe(sys.argv)
             tuner = self._tuner(watch)
-            with board, _quieter(verbose=verbose):
+            with board, _quieter(verbose=verbose), _unwrapped():
                 tuner.fit()
-        trials = list(self._listed) or Study(self._study.space, self._study.results).kept()
+        now = Study(self._study.space, self._study.results)
+        trials = now.trials() or now.kept()
         self._study.write_table(trials, watch.startup)
         if any(trial.state in ("begun", "waiting") for trial in trials):
             raise KeyboardInterrupt  # which Tune has caught
@@ -137,8 +139,9 @@ class _Sweep:
         from fedray.tuning.trial import Context
         from fedray.tuning.trial import Trial as Trainable
 
+        study = Study(self._study.space, storage_of(self._study.results).place)  # not relative to where its actors run
         return tune.with_parameters(
-            Trainable, context=Context(self._study, self._part, self._commons, cache_folder(), sys.argv)
+            Trainable, context=Context(study, self._part, self._commons, cache_folder(), sys.argv)
         )
 
     def _bundles(self, config: dict[str, Any]) -> Any:
@@ -209,6 +212,17 @@ def _logger(name: str, **options: Any) -> Any:
     if find_spec(package) is None:
         raise SpecError(f"search.log_to names {name}, which is not installed: pip install {package}.")
     return getattr(importlib.import_module(module), kind)(**options)
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """What the watch raises, Tune raises as its own."""
+    from ray.tune.error import TuneError
+
+    try:
+        yield
+    except TuneError as error:
+        raise (error.__context__ if isinstance(error.__context__, SpecError) else error) from None
 
 
 @contextmanager

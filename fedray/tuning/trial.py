@@ -55,7 +55,7 @@ class Trial(tune.Trainable):
 
     def reset_config(self, new_config: Row) -> bool:
         """Tune's: the next trial of this process."""
-        self._rounds.close()
+        self._leave()
         self._open(new_config)
         return True
 
@@ -89,15 +89,19 @@ class Trial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Tune's: the process ends."""
-        self._rounds.close()
+        self._leave()
         self._pool.close()
 
     def _open(self, config: Row) -> None:
-        self._kept = self._context.study.of_config(config, self.trial_name)
+        self._kept = self._context.study.of_config(config, self.trial_name).to_make()
         self._going_on = self._context.study.left(self._kept)
         self._last = self._kept.experiment.training.rounds if self._going_on else self._kept.round
         self._history = list[Row]()
         self._rounds = self._run(self._kept, replay=not self._context.study.evolves)
+
+    def _leave(self) -> None:
+        self._rounds.close()
+        self._kept.storage.leave()
 
     def _run(self, kept: Kept, *, replay: bool) -> Generator[Row, None, None]:
         self._context.study.check_shared()
@@ -113,8 +117,12 @@ class Trial(tune.Trainable):
         for event in self._driver(kept).run():
             if isinstance(event, Asking):
                 self._note(kept, event)
-            elif event.round > told:
+                continue
+            if event.round == kept.round:  # it has a checkpoint
+                kept.storage.push()
+            if event.round > told:
                 yield event.row
+        kept.storage.push()
 
     def _note(self, kept: Kept, event: Asking) -> None:
         """Once a second, and at the end: nobody reads faster."""

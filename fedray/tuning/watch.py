@@ -55,6 +55,7 @@ class Watch(tune.Callback):
         kept = self._kept[trial.trial_id]
         if trial.trial_id in self._known:
             return
+        kept.look()
         scheduler = self._study.space.search.scheduler
         if refused := trial.last_result.get("refused"):
             kept.end(Outcome("failed", kept.round, refused, trial.last_result.get("hostname", "")))
@@ -64,16 +65,19 @@ class Watch(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tune's: it has failed and is tried again."""
-        kept = self._kept[trial.trial_id]
+        kept = self._started_or_not(trial)
         if trial.trial_id in self._known:
             return
+        kept.look()
         self._board.again(kept.name, self._reason(kept, trial).by)
+        del self._kept[trial.trial_id]  # until it starts again
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tune's: it has failed for the last time."""
-        kept = self._kept[trial.trial_id]
+        kept = self._started_or_not(trial)
         if trial.trial_id in self._known:
             return
+        kept.look()
         kept.end(self._reason(kept, trial))
         self._end(kept)
 
@@ -91,6 +95,12 @@ class Watch(tune.Callback):
         for name, text in ray.get(self._asked).items():
             self._board.note(name, text)
         self._asked, self._read = None, time.monotonic()
+
+    def _started_or_not(self, trial: Any) -> Kept:
+        """A process may be lost before its trial starts."""
+        if trial.trial_id not in self._kept:
+            self.on_trial_start(0, (), trial)
+        return self._kept[trial.trial_id]
 
     def _end(self, kept: Kept) -> None:
         outcome = kept.outcome

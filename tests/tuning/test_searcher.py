@@ -44,23 +44,30 @@ def run(trial: Trial, rounds: int) -> float:
 
 
 def suggestions(searcher: Searcher, count: int) -> list[Any]:
-    return [searcher.suggest(f"trial {number}") for number in range(count)]
+    """Without the name by which Tune is told of each trial."""
+    configs = [searcher.suggest(f"trial {number}") for number in range(count)]
+    return [config if config == Searcher.FINISHED else _without_name(config) for config in configs]
 
 
-def test_a_list_comes_in_its_order_and_ends() -> None:
-    choices = [{"seed": 3}, {"seed": 1}, {"seed": 2}]
-    searcher = Listed(choices)
+def _without_name(config: dict[str, Any]) -> dict[str, Any]:
+    assert config["trial"]
+    return {field: value for field, value in config.items() if field != "trial"}
+
+
+def test_a_list_comes_in_its_order_and_ends(tmp_path: Path) -> None:
+    found = study(tmp_path, {"seed": {"grid": [3, 1, 2]}}, {"algorithm": "grid"})
+    configs = [found.config(trial) for trial in found.trials()]
+    assert [config["trial"] for config in configs] == [trial.name for trial in found.trials()]
+    searcher = Listed(configs)
     assert searcher.left == 3
-    assert suggestions(searcher, 5) == [*choices, Searcher.FINISHED, Searcher.FINISHED]
+    assert suggestions(searcher, 5) == [{"seed": 3}, {"seed": 1}, {"seed": 2}, Searcher.FINISHED, Searcher.FINISHED]
 
 
 def test_without_optuna_the_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)  # as if it were not there
     with pytest.raises(SpecError) as caught:
         Proposed(study(tmp_path, SIX))
-    assert str(caught.value) == (
-        "search.algorithm is optuna, which is not installed: pip install 'fedray[optuna]'."
-    )
+    assert str(caught.value) == ("search.algorithm is optuna, which is not installed: pip install 'fedray[optuna]'.")
 
 
 @pytest.fixture
@@ -100,7 +107,9 @@ class TestProposals:
         assert {choice["training.local_epochs"] for choice in proposed} == {1, 2, 3}
         assert {choice["training.batch_size"] for choice in proposed} == {8, 16}
         assert {(spec.data.train_limit, spec.data.test_limit) for spec in specs} == {(60, 20), (60, 30), (80, 20)}
-        kinds = {spec.partition.kind: ("partition.alpha" in trial.choice) for spec, trial in zip(specs, trials)}
+        kinds = {
+            spec.partition.kind: ("partition.alpha" in trial.choice) for spec, trial in zip(specs, trials, strict=True)
+        }
         assert kinds == {"iid": False, "dirichlet": True}
 
     def test_it_ends_when_a_small_space_is_exhausted(self, tmp_path: Path) -> None:
@@ -199,7 +208,7 @@ class TestProposals:
         (second,) = suggestions(Proposed(study(tmp_path, lrs)), 1)
         assert second not in first
 
-    def test_it_is_told_what_comes_of_trials_as_they_end(self, tmp_path: Path, optuna: Any) -> None:
+    def test_it_is_told_what_comes_of_trials_as_they_end(self, tmp_path: Path) -> None:
         searcher = Proposed(study(tmp_path, SIX))
         suggestions(searcher, 2)
         for _ in range(2):  # a trial that is tried again reports its rounds again
