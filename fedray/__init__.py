@@ -1,6 +1,7 @@
 """fedray: federated learning with foundation-model distillation, on Ray.
 
 for result in fedray.run(experiment, "results/mine"): ...
+fedray.sweep(fedray.Study(fedray.read("space.yaml"), "results"))
 fedray.load_results("results/mine").rounds
 """
 
@@ -12,15 +13,20 @@ if TYPE_CHECKING:
     from fedray.errors import RunError, SpecError
     from fedray.results import load_results
     from fedray.runner import run
-    from fedray.spec_file import load
+    from fedray.spec_file import load, read
+    from fedray.study import Study
+    from fedray.tuning.sweep import sweep
 
-__all__ = ["Experiment", "RunError", "SpecError", "load", "load_results", "run"]
+__all__ = ["Experiment", "RunError", "SpecError", "Study", "load", "load_results", "read", "run", "sweep"]
 
 _HOMES = {
     "RunError": "fedray.errors",
     "Experiment": "fedray.config",
     "SpecError": "fedray.errors",
+    "Study": "fedray.study",
     "load": "fedray.spec_file",
+    "read": "fedray.spec_file",
+    "sweep": "fedray.tuning.sweep",
     "load_results": "fedray.results",
     "run": "fedray.runner",
 }

@@ -102,7 +102,7 @@ def sweep(
 
 @app.command()
 def plan(
-    space: Annotated[Path, typer.Argument(help="YAML of a base, a space of axes, and how to search it.")],
+    space: Annotated[Path, typer.Argument(help="YAML of an experiment, or of a base and a space of axes.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
     results: Annotated[
         str, typer.Option(metavar="DIR_OR_URI", help="Where the folder of the study is, or will be.")
@@ -117,7 +117,7 @@ def plan(
     from fedray.study import Study
     from fedray.teachers.bank import Bank
 
-    study = Study(spec_file.read(space, overrides or []), results)
+    study = Study(spec_file.read(space, overrides or []), results, alone=True)
     with probing(verbose=verbose) as (cluster, make_backend):
         planned = planning.plan(study, cluster, Bank())
         if probe:

@@ -85,7 +85,7 @@ def probe(planned: Planned, make_backend: Any, tell: Tell) -> None:
     for trial in planned.left:
         kind, spec = _kind(trial.experiment), trial.experiment
         if kind not in known:
-            tell(f"measuring {trial.label}")
+            tell(f"measuring {trial.label or trial.name}")
             busy = plan_actors(spec, len(data(spec).shards), planned.cluster).at_once
             known[kind] = measure(spec, data(spec), make_backend, busy)
             planned.startup = planned.startup or time.perf_counter() - start

@@ -169,6 +169,8 @@ def start_ray(*, verbose: bool = False) -> None:
                 f"the Ray cluster at RAY_ADDRESS={address} does not let us in ({error}); if it asks for a token, "
                 "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
             ) from error
+        except (RuntimeError, TimeoutError, OSError) as error:
+            raise RunError(f"Ray did not start: {str(error).splitlines()[0]}; is the machine overloaded?") from error
 
 
 def _check_reachable(address: str) -> None:

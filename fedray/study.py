@@ -118,8 +118,9 @@ class Trial:
 class Study:
     """The trials of a space below a folder of results."""
 
-    def __init__(self, space: Space, results: str | Path) -> None:
-        if not space.axes:
+    def __init__(self, space: Space, results: str | Path, *, alone: bool = False) -> None:
+        """`alone`: a single experiment will do, too; its folder is that of `fedray run`."""
+        if not (space.axes or alone):
             raise SpecError(f"{space.path} is one experiment, not a space of them: use fedray run.")
         self.space = space
         self.results = results
@@ -127,7 +128,7 @@ class Study:
         self.folder = self.storage.folder
         self._ended: dict[str, Row] = {}  # rows of trials.csv that do not change any more
         self.storage.pull(UNSEEN)
-        self._held = {folder.name.rpartition("-")[2]: folder for folder in self.folder.glob("*-*/")}
+        self._held = {folder.name.rpartition("-")[2]: folder for folder in sorted(self.folder.glob("*-*/"))}
 
     def trials(self) -> list[Trial]:
         """All that the file alone decides; what a searcher proposes comes to light as it does."""
@@ -246,6 +247,8 @@ class Study:
 
     def _trial(self, run: Run) -> Trial:
         name = Path(run.name).name
+        if not self.space.axes:
+            return Trial(name, run.label, run.experiment, run.choice, self.storage)
         path = self._held.get(name.rpartition("-")[2], self.folder / name)
         return Trial(path.name, run.label, run.experiment, run.choice, self.storage.below(path.name))
 
