@@ -34,7 +34,7 @@ LAYERS = [
 ]
 MAY_IMPORT_RAY = {
     "backends.ray_actors", "backends.actor_pool", "backends.commons", "runner",
-    "tuning.searcher", "tuning.sweep", "tuning.trial", "tuning.watch",
+    "tuning.schedulers", "tuning.searcher", "tuning.sweep", "tuning.trial", "tuning.watch",
 }  # fmt: skip
 
 FILES = {

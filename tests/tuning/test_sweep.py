@@ -32,7 +32,9 @@ from fedray.driver import Driver
 from fedray.errors import RunError
 from fedray.spec_file import read
 from fedray.study import Outcome, Study, Trial
-from fedray.tuning.sweep import _Sweep, sweep
+from fedray.tuning.agenda import agenda
+from fedray.tuning.sweep import run as hand_to_tune
+from fedray.tuning.sweep import start_commons, sweep
 from fedray.tuning.trial import Context
 from fedray.tuning.trial import Trial as OneTrial
 from fedray.tuning.watch import Watch
@@ -468,16 +470,16 @@ class TestOnRay:
 
         killer = threading.Thread(target=kill_both)
         killer.start()
-        listed = found.trials()
-        swept = _Sweep(found, found.kept(), listed, listed)
+        commons = start_commons()
         with found.lock():
-            trials = swept.run(quiet=True, verbose=False)
+            hand_to_tune(found, agenda(found), commons, quiet=True, verbose=False)
+        trials = found.trials()
         killer.join()
         assert len(killed) == 2
         assert [trial.state for trial in trials] == ["finished"] * 2
         for trial in trials:
             check_trial(trial, tmp_path / f"alone {trial.name}")
-        held = ray.get(swept._commons.held.remote())
+        held = ray.get(commons.held.remote())
         assert (held["sets"], held["lessons"]) == (2, 3)  # a lesson for each client
 
     @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")

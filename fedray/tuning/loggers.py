@@ -1,0 +1,23 @@
+"""Tune's own loggers, by their names in a spec."""
+
+import importlib
+from importlib.util import find_spec
+from typing import Any
+
+from fedray.errors import SpecError
+
+LOGGERS = {
+    "tensorboard": ("tensorboardX", "ray.tune.logger", "TBXLoggerCallback"),
+    "mlflow": ("mlflow", "ray.air.integrations.mlflow", "MLflowLoggerCallback"),
+    "wandb": ("wandb", "ray.air.integrations.wandb", "WandbLoggerCallback"),
+}
+"""The package that it needs, and where Tune has it."""
+
+
+def logger(name: str, study: str) -> Any:
+    """Tune's callback. Raises SpecError where its package is not installed."""
+    options = {"tensorboard": {}, "mlflow": {"experiment_name": study}, "wandb": {"project": study}}[name]
+    package, module, kind = LOGGERS[name]
+    if find_spec(package) is None:
+        raise SpecError(f"search.log_to names {name}, which is not installed: pip install {package}.")
+    return getattr(importlib.import_module(module), kind)(**options)
