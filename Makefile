@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check format clean
+.PHONY: run test test-all check format clean
 
 run: .venv/installed
 	$(BIN)/fedray run tune_spaces/quickstart.yaml
@@ -10,11 +10,14 @@ run: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest
 
+test-all: .venv/installed
+	$(BIN)/pytest -m ""
+
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not ray" -q
+	$(BIN)/pytest -m "not ray and not slow" -q
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -52,10 +52,10 @@ class Space:
     def runs(self) -> list[Run]:
         """Every experiment that the file alone decides, each once, in the order of its axes."""
         points = space.drawn if self.search.algorithm == "random" else space.combinations
-        runs: dict[Experiment, Run] = {}
+        runs: dict[str, Run] = {}
         for choice in points(self.axes, self.search.samples, self.seed):
             run = self.run(choice)
-            runs.setdefault(run.experiment, run)
+            runs.setdefault(key(run.experiment), run)
         return list(runs.values())
 
     @property

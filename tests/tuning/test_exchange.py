@@ -89,6 +89,7 @@ def test_every_axis_changes_and_nothing_else(tmp_path: Path, mutations: dict[str
         space(tmp_path, mutations=mutations)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_worst_goes_on_from_the_best(tmp_path: Path) -> None:
