@@ -1,7 +1,7 @@
 """Tables made from the results of many runs."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -45,18 +45,27 @@ FIGURES = {
 def over_seeds(results: "Results") -> pd.DataFrame:
     """One row per setting: mean and standard deviation of each figure over its seeds, in the order of the settings.
 
-    Columns: the fields with several values, `seeds`, `round` (the last that all have evaluated), and for
-    each figure of `summary` its mean under its own name and its deviation (n - 1; NaN for one seed) as `... std`.
+    Columns: the fields with several values, `seeds`, `round` (the last that all have evaluated, to which all
+    figures belong), and for each figure of `summary` its mean under its own name and its deviation (n - 1; NaN
+    for one seed) as `... std`.
     """
     evaluated = results.rounds.dropna(subset="accuracy")
     runs = evaluated.groupby("run").tail(1).set_index("run")
-    runs["last ten"] = evaluated.groupby("run")["accuracy"].apply(lambda curve: curve.tail(10).mean())
     fields = [f for f in _telling(results, runs) if f != "seed"]
-    groups = runs.groupby(fields, dropna=False, sort=True) if fields else runs.groupby(lambda _: 0)
-    table = groups.agg(seeds=("round", "size"), round=("round", "min"))
+    common = _by(fields, runs)["round"].transform("min")
+    evaluated = evaluated[evaluated["round"] <= evaluated["run"].map(common)]
+    runs = evaluated.groupby("run").tail(1).set_index("run")
+    runs["last ten"] = evaluated.groupby("run")["accuracy"].apply(lambda curve: curve.tail(10).mean())
+    groups = _by(fields, runs)
+    table: pd.DataFrame = groups.agg(seeds=("round", "size"), round=("round", "min"))
     for name, column in FIGURES.items():
         table[name], table[f"{name} std"] = groups[column].mean(), groups[column].std()
     return table.reset_index(drop=not fields).rename(columns=_short_names(fields))
+
+
+def _by(fields: list[str], runs: pd.DataFrame) -> Any:
+    """The runs of each setting."""
+    return runs.groupby(fields, dropna=False, sort=True) if fields else runs.groupby(lambda _: 0)
 
 
 def teacher_work(results: "Results", runs: Sequence[str]) -> str:
@@ -73,7 +82,11 @@ def _telling(results: "Results", runs: pd.DataFrame) -> list[str]:
 
     One that some strategy has and another lacks tells them apart no better than their names.
     """
-    return [field for field in results.varied.columns if runs[field].nunique() > 1]
+    return [
+        field
+        for field in results.varied.columns
+        if runs[field].nunique() > 1 or (field in results.nullable and runs[field].isna().nunique() > 1)
+    ]
 
 
 def _short_names(fields: list[str]) -> dict[str, str]:

@@ -144,7 +144,10 @@ def show_results(
     print_over_seeds(folder)
     for file in files:
         table = over_seeds(load_results(folder))
-        table.to_csv(file, index=False) if file.suffix == ".csv" else table.to_parquet(file)
+        try:
+            table.to_csv(file, index=False) if file.suffix == ".csv" else table.to_parquet(file)
+        except OSError as error:
+            raise SpecError(f"--write: '{file}' cannot be written ({error}).") from error
 
 
 @app.command()

@@ -128,10 +128,17 @@ def print_over_seeds(folder: str | Path) -> None:
     from analysis.tables import FIGURES, over_seeds
     from fedray.results import load_results
 
-    frame = over_seeds(load_results(folder))
+    results = load_results(folder)
+    frame = over_seeds(results)
     for name in FIGURES:
         frame[name] = [_mean(mean, std) for mean, std in zip(frame[name], frame.pop(f"{name} std"), strict=True)]
-    open_console().print(_framed(frame))
+    console = open_console()
+    console.print(_framed(frame))
+    if results.unfinished:
+        console.print(
+            f"{len(results.unfinished)} of {len(results.folders)} runs have not come to their last round: "
+            "stopped, failed, or not done yet; figures are of the rounds there are."
+        )
 
 
 def _mean(mean: float, deviation: float) -> str:
@@ -185,7 +192,7 @@ def empty_table(*columns: str) -> Table:
     """Only its head; figures stand right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True)
+        table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=column != "trial")
     return table
 
 

@@ -96,9 +96,12 @@ def probe(planned: Planned, make_backend: Any, tell: Tell) -> None:
 
 
 def _proposed(study: Study) -> list[Trial]:
-    """In place of what a searcher will propose: as many drawn at random."""
+    """What there is already, and in place of what a searcher will propose as many drawn at random."""
+    kept = study.kept()
     search = study.space.search.model_copy(update={"algorithm": "random"})
-    return Study(replace(study.space, search=search), study.results).trials()
+    drawn = Study(replace(study.space, search=search), study.results).trials()
+    names = {trial.name for trial in kept}
+    return [*kept, *(trial for trial in drawn if trial.name not in names)][: max(len(kept), search.samples)]
 
 
 def _kind(experiment: Experiment) -> Any:

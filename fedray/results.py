@@ -193,6 +193,8 @@ class Results:
 
     folders: dict[str, Path]
     varied: "pd.DataFrame"  # indexed by run, a typed column per varied field
+    nullable: frozenset[str] = frozenset()  # fields that are null in some run and something in another
+    unfinished: tuple[str, ...] = ()  # runs that have not come to their last round
 
     @cached_property
     def rounds(self) -> "pd.DataFrame":
@@ -248,7 +250,19 @@ def load_results(path: str | Path) -> Results:
     cells = [{key: str(cell) if isinstance(cell, list) else cell for key, cell in row.items()} for row in flat]
     specs = pd.DataFrame(cells, index=pd.Index(folders, name="run"))
     varied = [c for c in specs.columns if specs[c].astype(str).nunique(dropna=False) > 1]
-    return Results(folders, specs[varied].infer_objects())
+    nullable = {c for c in varied if len({row[c] is None for row in flat if c in row}) > 1}
+    rounds = dict(zip(folders, (row.get("training.rounds") for row in flat), strict=True))
+    unfinished = tuple(run for run, folder in folders.items() if _last_round(folder / "rounds.csv") != rounds[run])
+    return Results(folders, specs[varied].infer_objects(), frozenset(nullable), unfinished)
+
+
+def _last_round(table: Path) -> int | None:
+    """As its last whole line says; None without one."""
+    try:
+        last = table.read_text(encoding="utf-8").rstrip("\n").rpartition("\n")[2].partition(",")[0]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(last) if last.isdigit() else None
 
 
 def _holds_a_run(folder: Path) -> bool:

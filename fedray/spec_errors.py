@@ -60,6 +60,19 @@ def fields_of(sections: Sequence[str], chooser: str, value: Any) -> list[str] | 
     return None
 
 
+def unknown(field: str) -> str | None:
+    """What is wrong with the name of a field of an experiment, if anything: `; did you mean 'lam'?` or a full stop."""
+    parts = field.split(".")
+    for depth, part in enumerate(parts):
+        around = _inside_path(parts[:depth])
+        names = [name for model in _sections(around) for name in model.model_fields]
+        if any(get_origin(annotation) is dict for annotation in around):
+            return None
+        if part not in names:
+            return nearest(part, names) or "."
+    return None
+
+
 def _most_telling(errors: Sequence[ErrorDetails], walk: Walk) -> ErrorDetails:
     """The first; but where a list was given, what is wrong inside it says more than that it is no name."""
     first = errors[0]
@@ -92,10 +105,14 @@ def _walk(location: Sequence[str | int], root: Model) -> tuple[list[str], list[M
 
 
 def _models_at(path: Sequence[str]) -> list[Model]:
+    return _sections(_inside_path(path))
+
+
+def _inside_path(path: Sequence[str]) -> list[Any]:
     here: list[Any] = [Experiment]
     for part in path:
         here = _inside(here, part)
-    return _sections(here)
+    return here
 
 
 def _inside(annotations: Sequence[Any], part: str | int) -> list[Any]:

@@ -20,7 +20,7 @@ from fedray.config import REPEATABLE, Experiment
 from fedray.errors import SpecError, nearest
 from fedray.search import Search, Searched
 from fedray.space import Axis, Choice
-from fedray.spec_errors import CHOOSERS, explain, fields_of
+from fedray.spec_errors import CHOOSERS, explain, fields_of, unknown
 
 Tree = dict[str, Any]
 
@@ -103,12 +103,38 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
         raise SpecError(f"{path}: base must hold sections, or name another file, not {type(base).__name__}.")
     searched = {field: value for field, value in changes.items() if field.split(".")[0] == "search"}
     fields = {field: value for field, value in changes.items() if field not in searched}
-    axes = _fixed(space.parse(document.get("space") or {}, str(path)), fields)
+    parsed = space.parse(document.get("space") or {}, str(path))
+    _check_names(parsed, str(path))
+    axes = _fixed(parsed, fields)
     tree = _changed({"search": document.get("search") or {}}, searched)["search"]
     found = _search(tree, str(path))
-    if found.mutations and set(found.mutations) != {axis.field for axis in axes}:
-        raise SpecError(f"{path}: with scheduler: pbt, search.mutations and the space must name the same fields.")
-    return Space(path, _changed(base, fields), axes, found)
+    whole = Space(path, _changed(base, fields), axes, found)
+    _check_mutations(whole)
+    return whole
+
+
+def _check_names(axes: Sequence[Axis], where: str) -> None:
+    for axis in axes:
+        named = [(axis.field, ""), *((field, f"'when' of the axis {axis.field} has an ") for field in axis.when)]
+        for field, what in named:
+            if (wrong := unknown(field)) is not None:
+                raise SpecError(f"{where}: {what}unknown field '{field}'{wrong}")
+
+
+def _check_mutations(found: Space) -> None:
+    """Members of a population may change fields of training and strategy, which nothing else depends on."""
+    mutations, where = found.search.mutations or {}, f"{found.path}: search.mutations"
+    if not mutations:
+        return
+    if different := set(mutations) ^ {axis.field for axis in found.axes}:
+        raise SpecError(f"{where} and the space must name the same fields, and {sorted(different)[0]} is in one only.")
+    if found.search.algorithm == "optuna":
+        raise SpecError(f"{found.path}: search.algorithm is optuna, but scheduler: pbt needs grid or random.")
+    for field, values in mutations.items():
+        if field.split(".")[0] not in ("training", "strategy"):
+            raise SpecError(f"{where} has {field}, but only fields of training and strategy may change on the way.")
+        for value in values:
+            experiment(_changed(found.base, found.first() | {field: value}), where)
 
 
 def _search(tree: Any, where: str) -> Search:

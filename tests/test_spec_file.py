@@ -409,3 +409,28 @@ def test_the_schema_accepts_what_we_accept_and_refuses_what_we_refuse(tmp_path: 
             jsonschema.validate(bad, schema())
         with pytest.raises(SpecError):
             load(spec(tmp_path, yaml.safe_dump(bad)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("space: {strategy.nmae: {grid: [fedavg]}}", "unknown field 'strategy.nmae'; did you mean 'name'?"),
+        ("space: {trainig.lr: {grid: [1]}}", "unknown field 'trainig.lr'; did you mean 'training'?"),
+        (
+            "space: {strategy.mu: {grid: [1], when: {strategy.nam: fedprox}}}",
+            "'when' of the axis strategy.mu has an unknown field 'strategy.nam'; did you mean 'name'?",
+        ),
+        (
+            "space: {training.lr: {grid: [1, 2]}}\nsearch: {scheduler: pbt, mutations: {training.lr: [1, -5]}}",
+            "search.mutations: training.lr is -5.0, but must be above 0.",
+        ),
+        (
+            "space: {seed: {grid: [1, 2]}}\nsearch: {scheduler: pbt, mutations: {seed: [1, 2]}}",
+            "search.mutations has seed, but only fields of training and strategy may change on the way.",
+        ),
+    ],
+)
+def test_fields_that_there_are_not(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        read(spec(tmp_path, f"base: {{}}\n{text}"))
+    assert str(error.value).endswith(f"yaml: {said}")

@@ -3,7 +3,9 @@
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
@@ -49,6 +51,7 @@ def sweep(study: Study, *, quiet: bool = False, verbose: bool = False) -> list[T
         if todo.left:
             os.environ.update(ENVIRONMENT)
             start_ray(verbose=verbose)
+            _stop_on_sigterm()
             startup = run(study, todo, start_commons(), quiet=quiet, verbose=verbose)
         now = Study(study.space, study.results)
         trials = now.trials() or now.kept()
@@ -138,6 +141,12 @@ def _population(study: Study) -> dict[str, Any]:
 
     fields = [axis.field for axis in study.space.axes]
     return {"trial": tune.grid_search(list(configs))} | {field: tune.sample_from(value(field)) for field in fields}
+
+
+def _stop_on_sigterm() -> None:
+    """As on Ctrl-C: a scheduler that takes the machine back, or `timeout`, loses no round and leaves a table."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 @contextmanager

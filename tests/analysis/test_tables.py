@@ -69,3 +69,25 @@ def test_over_seeds_of_one_setting(tmp_path: Path) -> None:
     write(tmp_path / "b", 0.5, [0.1, 0.3, 0.7], seed=1)
     (row,) = over_seeds(load_results(tmp_path)).itertuples(index=False)
     assert (row.seeds, row.round, row.accuracy) == (2, 3, pytest.approx(0.6))
+
+
+def test_null_and_a_value_are_two_settings(tmp_path: Path) -> None:
+    for name, limit, accuracy in (("a", None, 0.6), ("b", 100, 0.2)):
+        write(tmp_path / name, 0.5, [0.1, 0.1, accuracy])
+        spec = (tmp_path / name / "spec.yaml").read_text()
+        changed = spec.replace("train_limit: null", f"train_limit: {'null' if limit is None else limit}")
+        (tmp_path / name / "spec.yaml").write_text(changed)
+    table = over_seeds(load_results(tmp_path))
+    assert table["seeds"].tolist() == [1, 1]
+    assert dict(zip(table["train_limit"].fillna(0), table["accuracy"], strict=True)) == {100: 0.2, 0: 0.6}
+
+
+def test_figures_are_of_the_round_that_all_seeds_have(tmp_path: Path) -> None:
+    write(tmp_path / "a", 0.5, [0.2, 0.4, 0.9], seed=0)
+    write(tmp_path / "b", 0.5, [0.4, 0.6, None], seed=1)
+    results = load_results(tmp_path)
+    (row,) = over_seeds(results).to_dict("records")
+    assert (row["round"], row["seeds"]) == (2, 2)
+    assert row["accuracy"] == pytest.approx(0.5)
+    assert row["last ten"] == pytest.approx(0.4)
+    assert results.unfinished == ("a", "b")  # 3 rounds of 10
