@@ -51,8 +51,8 @@ def sweep(study: Study, *, quiet: bool = False, verbose: bool = False) -> list[T
         if todo.left:
             os.environ.update(ENVIRONMENT)
             start_ray(verbose=verbose)
-            _stop_on_sigterm()
-            startup = run(study, todo, start_commons(), quiet=quiet, verbose=verbose)
+            with _stopping_on_sigterm():
+                startup = run(study, todo, start_commons(), quiet=quiet, verbose=verbose)
         now = Study(study.space, study.results)
         trials = now.trials() or now.kept()
         study.write_table(trials, startup)
@@ -143,10 +143,21 @@ def _population(study: Study) -> dict[str, Any]:
     return {"trial": tune.grid_search(list(configs))} | {field: tune.sample_from(value(field)) for field in fields}
 
 
-def _stop_on_sigterm() -> None:
-    """As on Ctrl-C: a scheduler that takes the machine back, or `timeout`, loses no round and leaves a table."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """At once: whoever sends it often sends it to Ray's processes, too, and then there is nothing to wait for."""
+
+    def stop(*_: object) -> None:
+        os.write(2, b"fedray: stopped by SIGTERM. Every finished round is kept; the same command goes on from there.\n")
+        os._exit(143)
+
+    here = threading.current_thread() is threading.main_thread()  # elsewhere Python refuses
+    before = signal.signal(signal.SIGTERM, stop) if here else None
+    try:
+        yield
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
