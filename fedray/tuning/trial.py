@@ -14,7 +14,7 @@ from ray import tune
 from fedray.backends.actor_pool import ActorPool
 from fedray.backends.commons import SharedStore
 from fedray.display import asking_line
-from fedray.errors import RunError, SpecError
+from fedray.errors import SpecError
 from fedray.study import Outcome, Study, last_figures
 from fedray.study import Trial as Kept
 from fedray.tuning import exchange
@@ -152,6 +152,4 @@ class Trial(tune.Trainable):
 
     def _fail(self, error: Exception) -> None:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        said = str(error).strip().partition("\n")[2]  # what a client's own process says of it
-        told = said if isinstance(error, RunError) else traceback.format_exc()
-        self._kept.end(Outcome("failed", self._kept.round, reason, platform.node(), told))
+        self._kept.end(Outcome("failed", self._kept.round, reason, platform.node(), traceback.format_exc()))
