@@ -31,6 +31,7 @@ class Planned:
     answers: Counter
     used: int  # answers that the trials' steps look at
     online: int  # of them, by teachers that answer anew each time
+    data: Callable[[Experiment], Federation]
     speeds: Mapping[str, Speed] = field(default_factory=dict)
     forwards: Sequence[Forward] = ()
     startup: float = 0.0  # seconds from nothing to the first step
@@ -50,9 +51,9 @@ class Planned:
     @property
     def total(self) -> float:
         """Seconds for all that is left: each trial begins where there is room first."""
-        free = [0.0] * self.at_once
+        free, seconds = [0.0] * self.at_once, self.seconds
         for trial in self.left:
-            heapq.heapreplace(free, free[0] + self.seconds[trial.name])
+            heapq.heapreplace(free, free[0] + seconds[trial.name])
         return self.startup + self.asking + max(free)
 
 
@@ -74,12 +75,12 @@ def plan(study: Study, cluster: Mapping[str, float], bank: Bank) -> Planned:
             counted[asks] = counter.add(trial.experiment, loaded)
     used = {trial.name: counted[_asks(trial.experiment)] for trial in left}
     online = sum(used[t.name] for t in left if getattr(t.experiment.teacher, "mode", None) == "online")
-    return Planned(trials, left, cluster, at_once, actors, work, counter, sum(used.values()), online)
+    return Planned(trials, left, cluster, at_once, actors, work, counter, sum(used.values()), online, data)
 
 
 def probe(planned: Planned, make_backend: Any, tell: Tell) -> None:
     """Measure each kind of trial for a few steps, on as many actors as will work at once."""
-    data, known = _Data(), dict[Any, Speed]()
+    data, known = planned.data, dict[Any, Speed]()
     asked = dict[Any, list[Forward]]()
     start = time.perf_counter()
     for trial in planned.left:

@@ -226,7 +226,7 @@ class Study:
 
     def _figures(self, trial: Trial) -> Row:
         outcome, history = trial.outcome, trial.history()
-        reason = f"{outcome.by}" if outcome else ""
+        reason = outcome.by if outcome else ""
         figures = last_figures(history)
         return {"trial": trial.name, **flatten(trial.choice), "state": trial.state, "round": trial.round} | {
             **figures, "seconds": round(sum(row["seconds"] for row in history), 3), "reason": reason,
