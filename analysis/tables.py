@@ -77,6 +77,14 @@ def teacher_work(results: "Results", runs: Sequence[str]) -> str:
     return f"teacher: {used:,} answers used, {made:,} forward passes made, {1 - made / used:.1%} saved"
 
 
+def faults(results: "Results", runs: Sequence[str]) -> str:
+    """How many faults the runs survived, by kind; empty where there was none."""
+    of_runs = results.faults[results.faults["run"].isin(runs)]
+    counts = of_runs["fault"].value_counts()
+    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+    return f"faults survived: {len(of_runs)} ({kinds})" if len(of_runs) else ""
+
+
 def _telling(results: "Results", runs: pd.DataFrame) -> list[str]:
     """The fields with several values among these runs.
 

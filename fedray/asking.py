@@ -17,10 +17,10 @@ from fedray.errors import RunError, SpecError
 from fedray.teachers.bank import Bank, Entry, Values
 from fedray.teachers.content import content
 from fedray.teachers.sections import members
-from fedray.types import Asking, Indices, Lesson, Question, Row
+from fedray.types import Asking, Indices, Lesson, Question, Row, Wait, Waiting
 
 Wanted: TypeAlias = Mapping[Question, Indices]
-Asked: TypeAlias = Generator[Asking, None, dict[Question, Values]]
+Asked: TypeAlias = Generator[Wait, None, dict[Question, Values]]
 
 
 @dataclass
@@ -55,7 +55,8 @@ class Asker:
         entries = {question: self._entry(question) for question in wanted}
         missing = {entries[q].key: entries[q] for q, rows in wanted.items() if len(_unknown(entries[q], rows))}
         if missing:
-            self._backend.ready()  # nobody may wait for a lock whose holder waits for our workers
+            for text in self._backend.ready():  # nobody may wait for a lock whose holder waits for our workers
+                yield Waiting(text)
             with ExitStack() as held:
                 for key in sorted(missing):  # all in one order, so that no two wait for each other
                     yield from _acquire(missing[key], held)

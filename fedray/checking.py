@@ -14,7 +14,7 @@ from fedray.errors import SpecError
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.published import published
 from fedray.teachers.sections import Adapted, AnyMember, Precomputed, ZeroShot, members
-from fedray.types import Asking, Question
+from fedray.types import Question, Wait
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Checked:
     published: float | None  # in percent, where it is known
 
 
-def check(experiment: Experiment, federation: Federation, asker: Asker) -> Iterator[Asking | Checked]:
+def check(experiment: Experiment, federation: Federation, asker: Asker) -> Iterator[Wait | Checked]:
     """Ask each teacher about the test set, through the bank. An adapted one is checked as it was before."""
     for place, member in enumerate(members(experiment.teacher)):
         if isinstance(member, Precomputed):

@@ -14,13 +14,29 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from fedray.errors import writing
 from fedray.types import ServerState, Weights
+
+KEPT = 2
+"""How many checkpoints there are: should the newest be damaged, the one before is whole."""
 
 
 def save(folder: Path, state: ServerState, private: Iterable[tuple[int, Weights]]) -> None:
-    """Write this round's state, then drop earlier ones. Killed at any moment, one whole state stays."""
+    """Write this round's state, then drop all but the one before. Killed at any moment, one whole state stays.
+
+    Raises RunError where the disk does not take it.
+    """
     target = folder / f"round-{state.round:05d}"
     partial = folder / f"partial-{state.round:05d}"
+    with writing(partial):
+        _write(partial, state, private)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    for old in sorted(folder.glob("round-*"))[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(partial: Path, state: ServerState, private: Iterable[tuple[int, Weights]]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "private").mkdir(parents=True)
     save_weights(partial / "weights.safetensors", state.weights)
@@ -29,11 +45,6 @@ def save(folder: Path, state: ServerState, private: Iterable[tuple[int, Weights]
         save_weights(partial / "private" / f"{client:05d}.safetensors", weights)
         clients.append(client)
     (partial / "state.json").write_text(json.dumps({"round": state.round, "private": clients}))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    for old in sorted(folder.glob("round-*")):
-        if old != target:
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: Path) -> tuple[ServerState, dict[int, Weights]] | None:
@@ -49,9 +60,13 @@ def load(folder: Path) -> tuple[ServerState, dict[int, Weights]] | None:
 
 
 def save_weights(file: Path, weights: Weights) -> None:
-    """Write weights so that the file is either whole or absent."""
+    """Write weights so that the file is either whole or absent. Raises RunError where the disk does not take them."""
     partial = file.with_suffix(".partial")
-    save_file(weights, partial)
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial.replace(file)
+    with writing(file):
+        try:
+            save_file(weights, partial)
+        except SafetensorError as error:  # how safetensors speaks of a full disk
+            raise OSError(str(error)) from error
+        with partial.open("rb") as handle:
+            os.fsync(handle.fileno())
+        partial.replace(file)

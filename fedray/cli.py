@@ -1,4 +1,4 @@
-"""The command `fedray`. Exit codes: 0 done, 1 a run failed, 2 the spec cannot be used, 130 Ctrl-C.
+"""The command `fedray`. Exit codes: 0 done or stopped by SIGTERM, 1 a run failed, 2 an unusable spec, 130 Ctrl-C.
 
 Each command imports what it needs when it runs, so that `fedray --help` answers at once.
 """
@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from fedray.errors import RunError, SpecError
+from fedray.stopping import Sigterm
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 teachers = typer.Typer(no_args_is_help=True, help="The bank of teachers' answers, and how good the teachers are.")
@@ -44,7 +45,9 @@ def about(show_version: Annotated[bool, typer.Option("--version", help="Print th
 def run(
     spec: Annotated[Path, typer.Argument(help="YAML of an experiment, or of a base and a space of axes.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
-    results: Annotated[str, typer.Option(metavar="DIR", help="Where the folder of results goes.")] = "results",
+    results: Annotated[
+        str, typer.Option(metavar="DIR_OR_URI", help="Where the folder of results goes: s3://bucket/path is fine.")
+    ] = "results",
     resume: Annotated[bool, typer.Option("--resume", help="Continue what was interrupted.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table at the end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and the actors print.")] = False,
@@ -53,20 +56,20 @@ def run(
     from fedray import spec_file
     from fedray.display import Progress, print_summary
     from fedray.runner import Session
-    from fedray.storage import plain_folder
+    from fedray.storage import DONE, storage_of
 
-    folder = plain_folder(results)
     runs = spec_file.load(spec, overrides or [])
-    try:
-        with Session(verbose=verbose) as session:
-            for each in runs:
-                with _labelled(each.label), Progress(each.label or each.name, quiet=quiet) as progress:
-                    for result in session.run(each.experiment, folder / each.name, resume=resume):
-                        progress.update(result)
-                    progress.end()
-    except KeyboardInterrupt:
-        _fail(f"stopped. {_how_to_resume()}", 130)
-    print_summary(folder / spec.stem, runs)
+    storage = storage_of(results).below(spec.stem)
+    with _stopping() as stopping, Session(verbose=verbose) as session:
+        storage.erase(DONE)
+        for each in runs:
+            with _labelled(each.label), Progress(each.label or each.name, quiet=quiet) as progress:
+                for result in session.run(each.experiment, f"{results}/{each.name}", resume=resume):
+                    progress.update(result)
+                progress.end()
+    if not stopping.received:
+        storage.write(DONE, f"{len(runs)} of {len(runs)} runs\n")
+        print_summary(str(storage), runs)
 
 
 @app.command()
@@ -94,7 +97,7 @@ def sweep(
     try:
         trials = run_sweep(study, quiet=quiet, verbose=verbose)
     except KeyboardInterrupt:
-        _fail(f"stopped. Every finished round is kept; continue with: {shlex.join(['fedray', *sys.argv[1:]])}", 130)
+        _fail(f"stopped. {_how_to_go_on()}", 130)
     print_study(study, trials)
     if any(trial.state == "failed" for trial in trials):
         _fail("some trials failed; the same command tries them again.", 1)
@@ -213,17 +216,16 @@ def check_teachers(
     from fedray.checking import Checked, once_each
     from fedray.display import Progress, print_checked
     from fedray.runner import Session
-    from fedray.types import Asking
 
     found: dict[Checked, None] = {}  # in the order of the spec, each once
     with Session(verbose=verbose) as session:
         for each in once_each([run.experiment for run in spec_file.load(spec, overrides or [])]):
             with Progress("check", quiet=False) as progress:
                 for event in session.check(each):
-                    if isinstance(event, Asking):
-                        progress.update(event)
-                    else:
+                    if isinstance(event, Checked):
                         found[event] = None
+                    else:
+                        progress.update(event)
     print_checked(list(found))
 
 
@@ -236,9 +238,24 @@ def _labelled(label: str) -> Iterator[None]:
         raise (type(error)(f"{label}: {error}") if label else error) from None
 
 
+@contextmanager
+def _stopping() -> Iterator[Sigterm]:
+    """Ctrl-C ends with code 130; SIGTERM, which a job gets that is to go on later, with 0."""
+    with Sigterm() as sigterm:
+        try:
+            yield sigterm
+        except KeyboardInterrupt:
+            if not sigterm.received:
+                _fail(f"stopped. {_how_to_resume()}", 130)
+            print(f"fedray: stopped by SIGTERM. {_how_to_resume()}", file=sys.stderr)
+
+
 def _how_to_resume() -> str:
-    again = ["fedray", *sys.argv[1:], *(() if "--resume" in sys.argv else ("--resume",))]
-    return f"Every finished round is kept; continue with: {shlex.join(again)}"
+    return _how_to_go_on(*(() if "--resume" in sys.argv else ("--resume",)))
+
+
+def _how_to_go_on(*more: str) -> str:
+    return f"Every finished round is kept; continue with: {shlex.join(['fedray', *sys.argv[1:], *more])}"
 
 
 def _fail(message: str, code: int) -> None:

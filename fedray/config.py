@@ -53,6 +53,11 @@ class Training(Section):
     """What to do when a client fails: stop the run, or go on without its update."""
     min_cohort: int = Field(1, ge=1)
     """How few updates a round may end with where failures are dropped."""
+    deadline: float | None = Field(None, gt=0)
+    """The seconds that a round's clients have to train; None gives them any time."""
+    late: Literal["wait", "drop"] = "wait"
+    """What to do with a client beyond the deadline: wait and report it, or go on without its update.
+    With `drop` the machine's speed has a say in the result: the same spec no longer means the same bits."""
 
 
 class Evaluation(Section):

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedray.types import Asking, RoundResult
+from fedray.types import Asking, Event, RoundResult, Wait, Waiting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,10 +51,13 @@ class Progress:
         if not self._times:
             self._show(f"{self._label}: finished before, kept as it is")
 
-    def update(self, event: Asking | RoundResult) -> None:
-        """Show one more finished round, or how far the teachers are that it waits for."""
+    def update(self, event: Event) -> None:
+        """Show one more finished round, or what it waits for."""
         if isinstance(event, Asking):
             self._show_asking(event)
+            return
+        if isinstance(event, Waiting):
+            self._show(f"{self._label}: {wait_line(event)}")
             return
         self._times.append(time.monotonic())
         self._show(self._line(event))
@@ -72,7 +75,7 @@ class Progress:
             self._asked_since = 0.0
 
     def _asking_line(self, event: Asking, now: float) -> str:
-        line = asking_line(event)
+        line = wait_line(event)
         if event.waiting:
             return line
         if event.done == event.total or now == self._asked_since:
@@ -91,7 +94,8 @@ class Progress:
         if "accuracy" in result.row:
             self._accuracy = f", accuracy {result.row['accuracy']:.1%}"
         seconds = self._seconds_per_round(result.row["seconds"])
-        line = f"{self._label}: round {result.round}/{result.rounds}{self._accuracy}, {seconds:.2f} s/round"
+        retried = f", trained again: {result.row['retried']}" if result.row.get("retried") else ""
+        line = f"{self._label}: round {result.round}/{result.rounds}{self._accuracy}, {seconds:.2f} s/round{retried}"
         if len(self._times) == 1 and result.round < result.rounds:
             return line  # the first round also waits for processes to start: no basis for a forecast
         return f"{line}, {duration((result.rounds - result.round) * seconds)} left"
@@ -102,24 +106,28 @@ class Progress:
         return first if len(recent) < 2 else (recent[-1] - recent[0]) / (len(recent) - 1)
 
 
-def asking_line(event: Asking) -> str:
+def wait_line(event: Wait) -> str:
     """`teacher: 300 of 10,000 answers`."""
+    if isinstance(event, Waiting):
+        return event.text
     if event.waiting:
         return "waiting for another run that is asking the same teacher"
     return f"teacher: {event.done:,} of {event.total:,} {event.what}"
 
 
-def print_summary(folder: Path, runs: Sequence["Run"]) -> None:
+def print_summary(folder: str, runs: Sequence["Run"]) -> None:
     """A row per run of the folder: the last round's figures, and the difference to the first run."""
-    from analysis.tables import summary, teacher_work
+    from analysis.tables import faults, summary, teacher_work
     from fedray.results import load_results
 
     results = load_results(folder)
-    names = [str(Path(run.name).relative_to(folder.name)) for run in runs]
+    names = [str(Path(run.name).relative_to(Path(run.name).parts[0])) for run in runs]
     console = open_console()
     console.print(_framed(summary(results, names)))
     if work := teacher_work(results, names):
         console.print(work)
+    if survived := faults(results, names):
+        console.print(f"{survived}, see faults.csv")
     console.print(f"tables: {folder}", soft_wrap=True)
 
 

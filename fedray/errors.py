@@ -1,7 +1,9 @@
 """Errors that a person can act on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class SpecError(ValueError):
@@ -14,6 +16,23 @@ class SpecError(ValueError):
 
 class RunError(RuntimeError):
     """A run cannot go on. Where a client failed, the message names client, round, node and cause."""
+
+
+class RefusedError(ValueError):
+    """A client's update cannot be used: a value that is not finite, another shape."""
+
+
+class LostError(Exception):
+    """What a round needs has gone with a node or a process. From a round that is on disk, it can be made again."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises RunError where the disk does not take it."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"'{path}' cannot be written ({error.strerror or error}).") from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -17,11 +17,11 @@ from fedray.teachers.bank import Values
 from fedray.teachers.blend import Blend
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.sections import Adapted, Precomputed, Several, members, members_of
-from fedray.types import Asking, Indices, Quantity, Question
+from fedray.types import Indices, Quantity, Question, Wait
 
 Rows: TypeAlias = Mapping[int, Indices]
 """Of each client, which rows: images as they are, or `image * VIEWS + view`."""
-ByClient: TypeAlias = Generator[Asking, None, dict[int, Values]]
+ByClient: TypeAlias = Generator[Wait, None, dict[int, Values]]
 
 
 class Lessons:
@@ -34,14 +34,14 @@ class Lessons:
         self._asker = asker
         self._teacher = experiment.teacher
         self._members = members(experiment.teacher)
-        self._quantities = sorted(experiment.strategy.lessons)
-        self._banked = bool(self._quantities) and getattr(experiment.teacher, "mode", None) == "bank"
+        self.quantities = sorted(experiment.strategy.lessons)
+        self._banked = bool(self.quantities) and getattr(experiment.teacher, "mode", None) == "bank"
         same_view = getattr(experiment.teacher, "view", None) == "same"
         self.viewed = self._banked and same_view and experiment.data.augment == "crop_flip"
         self._blends: dict[int, Blend] = {}
         self._fixed: dict[int, Handle] = {}
 
-    def of_round(self, number: int, cohort: Sequence[int]) -> Generator[Asking, None, dict[int, Handle]]:
+    def of_round(self, number: int, cohort: Sequence[int]) -> Generator[Wait, None, dict[int, Handle]]:
         """Returns each client's lessons, shared: `logits` [E, n, classes] or `features` [E, n, d].
 
         E is the round's epochs where each has views of its own, else 1.
@@ -59,14 +59,14 @@ class Lessons:
 
     def asked(self, cohort: Sequence[int]) -> int:
         """How many answers a round's steps look at: as many forward passes as it would take without a bank."""
-        if not self._quantities:
+        if not self.quantities:
             return 0
         examples = (len(self._federation.shards[client]) * len(self._members_of(client)) for client in cohort)
         return sum(examples) * self._experiment.training.local_epochs
 
     def accuracy(self) -> float | None:
         """How often the teachers are right about the examples that clients hold, seen plain; None if not known."""
-        if not self._fixed or "logits" not in self._quantities:
+        if not self._fixed or "logits" not in self.quantities:
             return None
         right = held = 0
         for client, handle in self._fixed.items():
@@ -81,9 +81,9 @@ class Lessons:
         seed = self._experiment.seed
         return np.concatenate([examples * VIEWS + choose_views(examples, seed, epoch) for epoch in epochs])
 
-    def _share(self, rows: Rows) -> Generator[Asking, None, dict[int, Handle]]:
+    def _share(self, rows: Rows) -> Generator[Wait, None, dict[int, Handle]]:
         taught: dict[int, dict[str, npt.NDArray[np.float32]]] = {client: {} for client in rows}
-        for quantity in self._quantities:
+        for quantity in self.quantities:
             answers = yield from self._blended(quantity, rows)
             for client, values in answers.items():
                 examples = len(self._federation.shards[client])
@@ -98,7 +98,7 @@ class Lessons:
         blended = {client: self._blends[client](_tensors(values)).numpy() for client, values in several.items()}
         return {client: blended[client] if client in blended else answers[client][0] for client in rows}
 
-    def _of_each(self, quantity: Quantity, rows: Rows) -> Generator[Asking, None, dict[int, list[Values]]]:
+    def _of_each(self, quantity: Quantity, rows: Rows) -> Generator[Wait, None, dict[int, list[Values]]]:
         """For each client, what each of its teachers says."""
         answers: dict[int, list[Values]] = {client: [] for client in rows}
         for member in range(len(self._members)):
@@ -108,7 +108,7 @@ class Lessons:
                 answers[client].append(found[client])
         return answers
 
-    def _fit_blends(self, answers: Mapping[int, list[Values]]) -> Generator[Asking, None, None]:
+    def _fit_blends(self, answers: Mapping[int, list[Values]]) -> Generator[Wait, None, None]:
         """From what their teachers say of their own plain images, which are `answers` unless those are of views."""
         new = {client: values for client, values in answers.items() if client not in self._blends}
         if new and self.viewed:

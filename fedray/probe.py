@@ -71,7 +71,7 @@ def measure(experiment: Experiment, data: Federation, make_backend: Any, actors:
     few, more = runs
     slope = (more.seconds - few.seconds) / (more.steps - few.steps) if more.steps > few.steps else 0.0
     step = slope if slope > 0 else more.seconds / more.steps  # shards of a batch or two, or a noisy machine
-    update, ending = _driver_seconds(more.updates[0].weights)
+    update, ending = _driver_seconds(weights)
     memory = max(each.peak_bytes for each in more.updates)
     return Speed(step, max(0.0, few.seconds - few.steps * step), image, update, ending, memory)
 

@@ -1,14 +1,14 @@
 """From what happened in a round to the rows of its tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from fedray.client import loss_column
 from fedray.data.federation import Federation
 from fedray.evaluation import Tally
 from fedray.strategies.base import Strategy
-from fedray.types import ClientFailure, ClientUpdate, Row
+from fedray.types import ClientFailure, ClientUpdate, Fault, Row
 
 Outcome: TypeAlias = ClientUpdate | ClientFailure
 
@@ -20,10 +20,14 @@ class Report:
     round: Row
     clients: Sequence[Row]
     classes: Sequence[Row]
+    faults: Sequence[Fault] = ()
 
 
 def report(number: int, outcomes: Sequence[Outcome], tally: Tally | None, data: Federation, size: int) -> Report:
-    """`size` is the proxy's bytes: each client of the cohort is sent it, each update brings it back."""
+    """`size` is the proxy's bytes: each client of the cohort is sent it, each update brings it back.
+
+    These are the algorithm's bytes. Across the network go fewer: nodes, not clients, exchange weights.
+    """
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
     row = {
         "round": number,
@@ -36,17 +40,13 @@ def report(number: int, outcomes: Sequence[Outcome], tally: Tally | None, data: 
         row | (_scores(tally, data) if tally else {}),
         [_client_row(outcome) for outcome in outcomes],
         _class_rows(number, tally, data.test.classes) if tally else [],
+        [_fault(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)],
     )
 
 
 def loss_columns(strategy: Strategy) -> list[str]:
     """The columns of clients.csv that hold loss terms."""
     return [loss_column(model, term.loss) for model, terms in strategy.active_objectives().items() for term in terms]
-
-
-def without_weights(update: ClientUpdate) -> ClientUpdate:
-    """What is kept of an update once it is folded into the mean."""
-    return replace(update, weights={})
 
 
 def _scores(tally: Tally, data: Federation) -> Row:
@@ -73,6 +73,11 @@ def _client_row(outcome: Outcome) -> Row:
         "teacher_flops": outcome.teacher_flops,
         "teacher_seconds": round(outcome.teacher_seconds, 4),
     }
+
+
+def _fault(failure: ClientFailure) -> Fault:
+    what = "client late" if failure.late else "client failed"
+    return Fault(what, f"client {failure.client}", failure.node, "dropped", failure.reason)
 
 
 def _class_rows(number: int, tally: Tally, names: Sequence[str]) -> list[Row]:

@@ -2,26 +2,29 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from fedray.config import Experiment
 from fedray.errors import RunError, SpecError
-from fedray.results import Folder
-from fedray.storage import plain_folder
+from fedray.folder import Folder
+from fedray.storage import storage_of
 from fedray.teachers.bank import cache_folder
-from fedray.types import Asking, RoundResult
+from fedray.types import Event, RoundResult
 
-Event: TypeAlias = Asking | RoundResult
+DRIVERS = 3
+"""How often in a row the driver may be lost without having finished a round."""
 
 
 def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
-    """Run one experiment into `folder`, yielding each round once it is on disk.
+    """Run one experiment into a folder or URI, yielding each round once it is on disk.
 
     A finished run of the same spec is left as it is, and yields nothing. Raises SpecError for what
     cannot be run, RunError where clients fail.
@@ -41,10 +44,21 @@ class Session:
 
     def run(self, experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[Event]:
         """As `run`, and how far the teachers' answers have come where a round waits for them."""
-        target = Folder(plain_folder(folder))
+        storage = storage_of(folder).workplace()
+        storage.pull()
+        target = Folder(storage.folder)
         target.check(experiment, resume=resume)
-        if not target.finished:
-            yield from self._start("run", experiment, target.path.absolute(), sys.argv)
+        if target.finished:
+            storage.leave()
+            return
+        try:
+            for event in self._start("run", experiment, target.path.absolute(), sys.argv):
+                if isinstance(event, RoundResult) and event.round == target.resumable_from:
+                    storage.push()
+                yield event
+        finally:
+            storage.push()
+        storage.leave()
 
     def check(self, experiment: Experiment) -> Iterator[Any]:
         """How often the experiment's teachers are right: `checking.Checked` of each, and `Asking` before."""
@@ -63,12 +77,29 @@ class Session:
             yield from getattr(Here(), method)(experiment, cache_folder(), *arguments)
 
     def _under_actor(self, method: str, *arguments: Any) -> Iterator[Any]:
+        """A driver that is lost is replaced by one that goes on from the last checkpoint."""
         start_ray(verbose=self._verbose)
+        from ray.exceptions import RayActorError
+
+        losses = 0
+        while True:
+            try:
+                for event in self._events(method, *arguments):
+                    losses = 0 if isinstance(event, RoundResult) else losses
+                    yield event
+                return
+            except RayActorError as error:
+                losses += 1
+                if losses == DRIVERS or method != "run":
+                    raise RunError(f"the driver actor was lost: {error}") from None
+                arguments = (*arguments[:4], PATIENCE)
+
+    def _events(self, method: str, *arguments: Any) -> Iterator[Any]:
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayTaskError
 
         if self._driver is None:
-            self._driver = ray.remote(DriverActor).options(num_cpus=0).remote()
+            self._driver = _start_driver()
         done = False
         try:
             for reference in getattr(self._driver, method).options(num_returns="streaming").remote(*arguments):
@@ -76,18 +107,30 @@ class Session:
             done = True
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, SpecError | RunError) else error) from None
-        except RayActorError as error:
-            raise RunError(f"the driver actor was lost: {error}") from None
         finally:
             if not done:
                 self._stop()
 
     def _stop(self) -> None:
-        if self._driver is not None:
-            import ray
+        """Have the driver save the last finished round, and let it go."""
+        if self._driver is None:
+            return
+        import ray
 
-            ray.kill(self._driver)  # and with it the client actors, which it owns
-            self._driver = None
+        driver, self._driver = self._driver, None
+        with suppress(Exception):  # it may be gone
+            ray.get(driver.stop.remote(), timeout=60)
+        ray.kill(driver)  # and with it the client actors, which it owns
+
+
+def _start_driver() -> Any:
+    """On this node: the results and the bank are where the command runs."""
+    import ray
+
+    from fedray.backends.totals import pinned, this_node
+
+    actor: Any = ray.remote(DriverActor)
+    return actor.options(num_cpus=0, max_concurrency=2, scheduling_strategy=pinned(this_node())).remote()
 
 
 @contextmanager
@@ -104,14 +147,29 @@ def probing(*, verbose: bool = False) -> Iterator[tuple[Mapping[str, float], Cal
         pool.close()
 
 
+PATIENCE = 60
+"""Seconds to wait for a driver that was killed to be gone from the folder. Another run is told at once."""
+
+
 class Here:
     """Runs drivers in this process, where the spec says `backend: serial`."""
 
-    def run(self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str]) -> Iterator[Event]:
+    def __init__(self) -> None:
+        self._driver: Any = None
+
+    def run(
+        self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str], patience: float = 0
+    ) -> Iterator[Event]:
         make_backend = self._make_backend(experiment)  # before torch is imported: its actors import it meanwhile
         from fedray.driver import Driver
 
-        yield from Driver(experiment, folder, make_backend, command, cache).run()
+        self._driver = Driver(experiment, folder, make_backend, command, cache, patience=patience)
+        yield from self._driver.run()
+
+    def stop(self) -> None:
+        """Save the last finished round."""
+        if self._driver is not None:
+            self._driver.stop()
 
     def check(self, experiment: Experiment, cache: Path) -> Iterator[Any]:
         make_backend = self._make_backend(experiment)
@@ -137,6 +195,7 @@ class DriverActor(Here):
     """Holds a driver, and the actors it drives. Importing torch is left to the process it runs in."""
 
     def __init__(self) -> None:
+        super().__init__()
         from fedray.backends.actor_pool import ActorPool
 
         self._pool = ActorPool()
@@ -162,6 +221,7 @@ def start_ray(*, verbose: bool = False) -> None:
     if not ray.is_initialized():
         _check_reachable(address)
         level = logging.INFO if verbose else logging.ERROR
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=verbose, logging_level=level)
         except ConnectionError as error:
@@ -171,6 +231,8 @@ def start_ray(*, verbose: bool = False) -> None:
             ) from error
         except (RuntimeError, TimeoutError, OSError) as error:
             raise RunError(f"Ray did not start: {str(error).splitlines()[0]}; is the machine overloaded?") from error
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
 
 
 def _check_reachable(address: str) -> None:

@@ -21,6 +21,9 @@ from fedray.errors import RunError, SpecError
 from fedray.remote import Facts, Remote
 from fedray.teachers.bank import cache_folder
 
+DONE = "DONE"
+"""The file in the folder of a spec that says that all its runs have come to their end."""
+
 LAST = ("state.json", "model.safetensors")
 """What says that a checkpoint is whole, and that a run is: uploaded after all that it speaks of."""
 
@@ -71,6 +74,10 @@ class Storage:
         partial.write_bytes(text.encode())
         partial.replace(self.folder / name)
 
+    def erase(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        (self.folder / name).unlink(missing_ok=True)
+
 
 @dataclass(frozen=True)
 class Mirror(Storage):
@@ -108,6 +115,13 @@ class Mirror(Storage):
         with self.remote.reached(SpecError), self._lock():
             super().write(name, text)
             self.remote.upload(self.folder / name, name)
+
+    def erase(self, name: str) -> None:
+        """Here and there. Raises SpecError where it cannot."""
+        with self.remote.reached(SpecError), self._lock():
+            super().erase(name)
+            if name in self._there():
+                self.remote.delete(name)
 
     def _bring(self, name: str, there: Facts) -> None:
         with suppress(FileNotFoundError):  # gone since it was listed: somebody is making the run
@@ -155,13 +169,6 @@ class Workplace(Mirror):
 def is_uri(results: str | Path) -> bool:
     """Whether it is one, rather than a folder."""
     return "://" in str(results)
-
-
-def plain_folder(results: str | Path) -> Path:
-    """Raises SpecError for a URI."""
-    if is_uri(results):
-        raise SpecError(f"'{results}' is a URI, and fedray run writes into a folder: use fedray sweep, or a folder.")
-    return Path(results)
 
 
 def storage_of(results: str | Path) -> Storage:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from fedray.config import Experiment
 from fedray.errors import SpecError
-from fedray.results import Folder
+from fedray.folder import Folder
 from fedray.space import Choice, within
 from fedray.spec_file import Run, Space, flatten
 from fedray.storage import Storage, storage_of
@@ -277,4 +277,4 @@ def _numbers(row: Mapping[str, str]) -> Row:
     def number(text: str) -> Any:
         return int(text) if text.lstrip("-").isdigit() else float(text)
 
-    return {column: number(text) for column, text in row.items() if text}
+    return {column: number(text) for column, text in row.items() if text and column != "retried"}

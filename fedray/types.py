@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -63,13 +63,20 @@ class Lesson:
     peak_bytes: int
 
 
+class Made(NamedTuple):
+    """What a worker made for one call. Only the answer travels to the driver; the rest stays where it was made."""
+
+    answer: Any
+    weights: Weights | None = None  # to be added up
+    kept: Weights | None = None  # what the client begins its next round with
+
+
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What one client sends back after local training."""
+    """What one client says of its local training. Its weights come apart."""
 
     client: int
     round: int
-    weights: Weights
     examples: int
     metrics: Mapping[str, float]
     seconds: float
@@ -90,9 +97,28 @@ class ClientFailure:
     node: str
     reason: str
     traceback: str = ""
+    late: bool = False
 
     def __str__(self) -> str:
         return f"client {self.client} failed in round {self.round} on node {self.node}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something went wrong, and the run went on."""
+
+    fault: str  # what happened: `worker lost`, `client failed`, `client late`, `node lost`, `interrupted`, ...
+    subject: str  # to what: `client 3`, `evaluate (0, 1000)`
+    node: str
+    response: str  # what was done: `made again`, `dropped`, `round run again`, ...
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The run stands still until the cluster has room or somebody comes back."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -112,3 +138,7 @@ class RoundResult:
     round: int
     rounds: int
     row: Row
+
+
+Wait: TypeAlias = Asking | Waiting
+Event: TypeAlias = Wait | RoundResult

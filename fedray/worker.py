@@ -1,8 +1,7 @@
 """What one process keeps between rounds, and what can be asked of it.
 
 A worker serves any client: what belongs to a client alone (a private model) comes with the call
-and goes back with the answer. Every method returns the answer, which travels to the driver, and
-what the client keeps, which need not.
+and goes back with the answer.
 """
 
 import os
@@ -19,15 +18,16 @@ from torch import nn
 from fedray.client import Normalization, Shard, local_update, memory_format
 from fedray.config import Experiment
 from fedray.data.federation import Federation
-from fedray.evaluation import Tally, tally
+from fedray.errors import RefusedError
+from fedray.evaluation import tally
 from fedray.models import proxies
 from fedray.models.projection import Projected
-from fedray.models.weights import get_weights, set_weights
+from fedray.models.weights import check_weights, get_weights, set_weights
 from fedray.seeding import torch_rng
 from fedray.teachers.bank import Values
 from fedray.teachers.roster import Roster, peak_bytes
 from fedray.teachers.served import Banked, Online
-from fedray.types import ClientTask, ClientUpdate, Indices, Lesson, Question, Weights
+from fedray.types import ClientTask, ClientUpdate, Indices, Made, Question, Weights
 
 Range = tuple[int, int]
 Taught: TypeAlias = dict[str, npt.NDArray[np.float32]]
@@ -45,13 +45,19 @@ class Worker:
         self._models: dict[str, nn.Module] = {}
         self._teachers = Roster(experiment, federation, self._device)
 
-    def train(
-        self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None
-    ) -> tuple[ClientUpdate, Weights | None]:
-        """One client's local epochs, from the global weights and what it kept of its last ones.
+    def train(self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None) -> Made:
+        """One client's round: its update, its new weights, and what it keeps.
 
-        `taught` is what the bank says of its examples; None where a teacher sits here, or none is needed.
+        `taught` is what the bank says of its examples; None where a teacher sits here, or none is needed. Raises
+        RefusedError where the new weights cannot be averaged.
         """
+        made = self.learn(task, weights, taught, kept)
+        if problem := check_weights(made.weights or {}, weights):
+            raise RefusedError(f"its update is refused, {problem}")
+        return made
+
+    def learn(self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None) -> Made:
+        """One client's local epochs, from the global weights and what it kept of its last ones."""
         start = time.perf_counter()
         strategy, training = self._experiment.strategy, self._experiment.training
         first_epoch = (task.round - 1) * training.local_epochs
@@ -63,13 +69,14 @@ class Worker:
             first_epoch=first_epoch, seed=self._experiment.seed, client=task.client,
         )  # fmt: skip
         update = ClientUpdate(
-            task.client, task.round, get_weights(self._model("proxy")), len(shard), metrics,
+            task.client, task.round, len(shard), metrics,
             time.perf_counter() - start, platform.node(), str(self._device), peak_bytes(self._device),
             getattr(lessons, "passes", 0), getattr(lessons, "flops", 0), getattr(lessons, "seconds", 0.0),
         )  # fmt: skip
-        return update, get_weights(self._kept_model()) if strategy.keeps else None
+        kept = get_weights(self._kept_model()) if strategy.keeps else None
+        return Made(update, get_weights(self._model("proxy")), kept)
 
-    def evaluate(self, part: Range, weights: Weights) -> tuple[Tally, None]:
+    def evaluate(self, part: Range, weights: Weights) -> Made:
         """Count what the proxy with these weights predicts for a part of the test set."""
         proxy = self._model("proxy")
         set_weights(proxy, weights)
@@ -77,11 +84,11 @@ class Worker:
         images = torch.from_numpy(np.array(test.images[slice(*part)])).to(self._device)
         labels = torch.from_numpy(np.array(test.labels[slice(*part)])).to(self._device)
         pictures = self._normalize(images).contiguous(memory_format=memory_format(self._experiment.training))
-        return tally(proxy, pictures, labels, len(test.classes), size), None
+        return Made(tally(proxy, pictures, labels, len(test.classes), size))
 
-    def teach(self, question: Question, rows: Indices, features: Values | None) -> tuple[Lesson, None]:
+    def teach(self, question: Question, rows: Indices, features: Values | None) -> Made:
         """A teacher's answers for some rows, or the head that a probe fits to a client's features."""
-        return self._teachers.answer(question, rows, features), None
+        return Made(self._teachers.answer(question, rows, features))
 
     def _lessons(self, client: int, taught: Taught | None, first_epoch: int) -> Banked | Online | None:
         teacher = self._experiment.teacher

@@ -21,7 +21,7 @@ from fedray.errors import RunError, SpecError
 from fedray.teachers import loading
 from fedray.teachers.bank import Bank
 from fedray.teachers.network import Teacher
-from fedray.types import Asking, Indices, Question
+from fedray.types import Asking, Indices, Made, Question
 from fedray.worker import Worker
 
 Make = Callable[..., Experiment]
@@ -54,8 +54,8 @@ class LoudWorker(Worker):
     """Its teacher's logits are beyond fp16."""
 
     def teach(self, question: Question, rows: Indices, *others: Any) -> Any:
-        lesson, kept = super().teach(question, rows, *others)
-        return replace(lesson, values=lesson.values * np.float32(1e6)), kept
+        lesson = super().teach(question, rows, *others).answer
+        return Made(replace(lesson, values=lesson.values * np.float32(1e6)))
 
 
 class ListeningBackend(SerialBackend):
@@ -65,9 +65,9 @@ class ListeningBackend(SerialBackend):
         super().__init__(*arguments)
         self.asked: list[int] = []
 
-    def map(self, method: str, calls: Any) -> Any:
+    def map(self, method: str, calls: Any, seconds: float | None = None) -> Any:
         outcome: Answer | Failure
-        for outcome in super().map(method, calls):
+        for outcome in super().map(method, calls, seconds):
             self.asked += calls[outcome.call][1].tolist()
             yield outcome
 

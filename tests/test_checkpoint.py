@@ -22,10 +22,10 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert {client: w["w"][0, 0] for client, w in private.items()} == {0: 2.5, 3: 1.5}
 
 
-def test_only_the_newest_stays(tmp_path: Path) -> None:
+def test_the_newest_and_the_one_before_stay(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         checkpoint.save(tmp_path, ServerState(number, weights(number)), [])
-    assert [folder.name for folder in tmp_path.iterdir()] == ["round-00003"]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["round-00002", "round-00003"]
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import timm
 from safetensors.torch import save_model
 
 from fedray.cli import main
-from fedray.results import Folder
+from fedray.folder import Folder
 
 SPEC = """
 data: {train: digits, test: digits, train_limit: 100, test_limit: 20}

@@ -17,8 +17,9 @@ LAYERS = [
     {"client", "spec_file"},
     {"files", "remote", "storage"},
     {"environment"},
-    {"teachers", "rows"},
-    {"worker", "results", "checkpoint"},
+    {"teachers", "rows", "stopping"},
+    {"worker", "tables", "checkpoint"},
+    {"folder", "results"},
     {"study"},
     {"backends"},
     {"asking"},
@@ -33,7 +34,8 @@ LAYERS = [
     {"cli"},
 ]
 MAY_IMPORT_RAY = {
-    "backends.ray_actors", "backends.actor_pool", "backends.commons", "runner",
+    "backends.ray_actors", "backends.actor_pool", "backends.commons", "backends.dispatch", "backends.totals",
+    "runner",
     "tuning.schedulers", "tuning.searcher", "tuning.sweep", "tuning.trial", "tuning.watch",
 }  # fmt: skip
 

@@ -7,9 +7,11 @@ import pytest
 import fedray
 from fedray.config import Experiment
 from fedray.errors import SpecError
-from fedray.results import Folder, Table, load_results
+from fedray.folder import Folder
+from fedray.results import load_results
 from fedray.runner import run
 from fedray.spec_file import load
+from fedray.tables import Table
 
 Make = Callable[..., Experiment]
 

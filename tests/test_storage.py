@@ -22,8 +22,8 @@ import fedray
 from fedray import checkpoint
 from fedray.driver import Driver
 from fedray.errors import RunError, SpecError
+from fedray.folder import Folder
 from fedray.remote import Remote
-from fedray.results import Folder
 from fedray.rows import loss_columns
 from fedray.spec_file import read
 from fedray.storage import Storage, storage_of
@@ -371,9 +371,8 @@ def test_the_commands_say_what_is_wrong_with_a_uri(tmp_path: Path) -> None:
     assert told == (2, "", f"fedray: the results at 'zzz://bucket/a/study' {why}")
     told = fedray_says("results", "zzz://bucket/a", cwd=tmp_path)
     assert told == (2, "", f"fedray: the results at 'zzz://bucket/a' {why}")
-    told = fedray_says("run", "study.yaml", "--results", "file:///a", cwd=tmp_path)
-    sentence = "'file:///a' is a URI, and fedray run writes into a folder: use fedray sweep, or a folder."
-    assert told == (2, "", f"fedray: {sentence}\n")
+    told = fedray_says("run", "study.yaml", "--results", "zzz://bucket/a", cwd=tmp_path)
+    assert told == (2, "", f"fedray: the results at 'zzz://bucket/a/study' {why}")
     with pytest.raises(SpecError, match="is a URI"):
         list(fedray.run(of_space(tmp_path, tmp_path).trials()[0].experiment, "s3://bucket/a"))
     assert not (tmp_path / "file:").exists()
@@ -398,7 +397,7 @@ def test_a_sweep_goes_on_where_another_machine_was_and_ends_in_the_same_weights(
         assert bits(there) == bits(alone)
         rounds = [pd.read_csv(folder / "rounds.csv") for folder in (there, alone)]
         assert rounds[0]["accuracy"].tolist() == rounds[1]["accuracy"].tolist()
-        assert [path.name for path in (there / "checkpoint").iterdir()] == ["round-00003"]
+        assert sorted(path.name for path in (there / "checkpoint").iterdir()) == ["round-00002", "round-00003"]
     assert list((bucket / "study/tune").rglob("events.out.tfevents.*"))
     assert not list(bucket.rglob("*.partial"))
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedray.types import ClientTask
+from fedray.types import ClientTask, Made
 from fedray.worker import Worker
 
 
@@ -34,21 +34,21 @@ class FailingWorker(Worker):
 class NotFiniteWorker(Worker):
     """Client 1 sends a NaN in round 1."""
 
-    def train(self, task: ClientTask, *others: Any) -> Any:
-        update, kept = super().train(task, *others)
+    def learn(self, task: ClientTask, *others: Any) -> Any:
+        made = super().learn(task, *others)
         if (task.round, task.client) == (1, 1):
-            update.weights["classifier.1.bias"][3] = np.nan
-        return update, kept
+            made.weights["classifier.1.bias"][3] = np.nan
+        return made
 
 
 class MisshapenWorker(Worker):
     """Client 3 sends a bias of another shape."""
 
-    def train(self, task: ClientTask, *others: Any) -> Any:
-        update, kept = super().train(task, *others)
+    def learn(self, task: ClientTask, *others: Any) -> Any:
+        made = super().learn(task, *others)
         if task.client == 3:
-            update.weights["classifier.1.bias"] = update.weights["classifier.1.bias"][:-1]
-        return update, kept
+            made.weights["classifier.1.bias"] = made.weights["classifier.1.bias"][:-1]
+        return made
 
 
 class DyingWorker(Worker):
@@ -67,8 +67,8 @@ class TellingWorker(Worker):
     """Tells where it is."""
 
     def tell(self, _: ClientTask) -> Any:
-        return (os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads()), None
+        return Made((os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads()))
 
     def owns_images(self, _: ClientTask) -> Any:
         images = self._federation.train.images
-        return (images.flags.writeable, images.flags.owndata), None
+        return Made((images.flags.writeable, images.flags.owndata))

@@ -1,13 +1,24 @@
 """Actors that hold workers. They outlive an experiment: the next one of a space finds them warm."""
 
+import platform
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from fedray.backends.commons import Store
 from fedray.backends.plan import Plan, plan_actors
+from fedray.backends.totals import this_node
 from fedray.config import Experiment
+from fedray.errors import RunError, SpecError
+from fedray.types import Made
+
+LOST = 3
+"""How often a call may lose its actor, and a place its actor in a row, before it is given up.
+
+Calls are pure: they can be made again."""
 
 
 class WorkerActor:
@@ -16,15 +27,33 @@ class WorkerActor:
     def __init__(self) -> None:
         import fedray.worker  # noqa: F401  torch takes seconds: start on it before the data is there
 
-    def begin(self, worker: type[Any], experiment: Experiment, train: Any, test: Any, rest: dict[str, Any]) -> None:
-        """Make the worker that `call` speaks to. The sets come apart: other trials may have put them already."""
+    def begin(
+        self, worker: type[Any], experiment: Experiment, train: Any, test: Any, rest: dict[str, Any]
+    ) -> tuple[str, str]:
+        """Make the worker that `call` speaks to; returns the node's id and name.
+
+        The sets come apart: other trials may have put them already.
+        """
         from fedray.data.federation import Federation
 
         self._worker = worker(experiment, Federation(train, test, **rest))
+        return this_node(), platform.node()
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """What the worker's method returns: the answer, and what its client keeps."""
-        return getattr(self._worker, method)(*arguments)
+    def call(self, method: str, *arguments: Any) -> Made:
+        """What the worker's method makes."""
+        made: Made = getattr(self._worker, method)(*arguments)
+        return made
+
+
+@dataclass(eq=False)
+class Post:
+    """A place in the pool: an actor, and which node it has come up on."""
+
+    actor: Any
+    begun: Any = None  # the reference that is there once its worker is
+    node: str = ""  # the node's id; empty until then
+    name: str = "unknown"
+    losses: int = 0  # in a row, in this place
 
 
 class ActorPool:
@@ -32,31 +61,72 @@ class ActorPool:
 
     def __init__(self, part: Mapping[str, float] | None = None, store: Store | None = None) -> None:
         """`part` is what it may use of the cluster, by default all."""
-        self.actors: list[Any] = []
+        self.posts: list[Post] = []
         self.at_once = 0
         self.store = store or Store()
         self._part = part
         self._plan: Plan | None = None
+        self._for: tuple[Experiment, int]
 
     def fit(self, experiment: Experiment, clients: int) -> None:
         """Have the actors that the experiment wants. Raises SpecError where the cluster is too small."""
         plan = plan_actors(experiment, clients, self._part or cluster_resources())
-        if plan != self._plan:
+        self._for = experiment, clients
+        if plan != self._plan or len(self.posts) != plan.actors:
             self.close()
-            self._plan, self.at_once = plan, plan.at_once
-            self.actors = [self.start() for _ in range(plan.actors)]
+            self._plan = plan
+            self.posts = [self._start() for _ in range(plan.actors)]
+        self.at_once = plan.at_once
 
-    def start(self) -> Any:
-        """One more actor of the plan's kind."""
-        assert self._plan is not None, "fit comes before start"
-        actor: Any = ray.remote(WorkerActor)
-        return actor.options(num_cpus=self._plan.cpus_per_actor, num_gpus=self._plan.gpus_per_actor).remote()
+    def follow(self) -> list[Post]:
+        """Go along with nodes that have come or gone. Returns posts that are new."""
+        if self._part or self._plan is None:
+            return []
+        with suppress(SpecError):  # too small for now: who is there goes on
+            plan = plan_actors(*self._for, cluster_resources())
+            self.at_once = plan.at_once
+            for post in [post for post in self.posts if not post.node][: max(0, len(self.posts) - plan.actors)]:
+                self._drop(post)
+            new = [self._start() for _ in range(plan.actors - len(self.posts))]
+            self.posts += new
+            self._plan = replace(self._plan, actors=len(self.posts), at_once=plan.at_once)
+            return new
+        return []
+
+    def replace(self, post: Post, error: Exception | None = None) -> Post:
+        """Another actor in the place of one that is lost or late. Raises RunError where none ever comes up."""
+        if error is not None and not post.node and post.losses + 1 == LOST:
+            raise RunError(f"a worker was lost {LOST} times as it started, at last so: {first_line(error)}")
+        ray.kill(post.actor)
+        new = self._start()
+        new.losses = 0 if error is None else post.losses + 1
+        self.posts[self.posts.index(post)] = new
+        return new
 
     def close(self) -> None:
         """Let all actors go."""
-        for actor in self.actors:
-            ray.kill(actor)
-        self._plan, self.actors = None, []
+        for post in list(self.posts):
+            self._drop(post)
+        self._plan = None
+
+    def _start(self) -> Post:
+        assert self._plan is not None, "fit comes before start"
+        actor: Any = ray.remote(WorkerActor)
+        return Post(actor.options(num_cpus=self._plan.cpus_per_actor, num_gpus=self._plan.gpus_per_actor).remote())
+
+    def _drop(self, post: Post) -> None:
+        ray.kill(post.actor)
+        self.posts.remove(post)
+
+
+def alive() -> set[str]:
+    """The ids of the nodes that are there."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+
+def first_line(error: BaseException) -> str:
+    """Ray says more than one wants to read in a sentence."""
+    return str(error).strip().partition("\n")[0]
 
 
 def cluster_resources() -> Mapping[str, float]:

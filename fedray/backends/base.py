@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+from fedray.aggregation import ExactMean
+from fedray.types import Fault
 
 Handle: TypeAlias = Any
 """A value that workers can read without it being sent again: itself, or a reference to it."""
@@ -11,11 +14,13 @@ Handle: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker's method returned for one call."""
+    """What a worker made for one call."""
 
     call: int  # its place among the calls
     value: Any
-    kept: Handle  # stays where it was made, until it is fetched or handed to a later call
+    weights: Handle = None  # stays where it was made, to be added up there
+    kept: Handle = None  # likewise, until it is fetched or handed to a later call
+    where: str = ""  # the node that has them
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,29 @@ class Failure:
     call: int
     node: str
     error: BaseException
-    traceback: str
+    traceback: str = ""
+
+
+class LateError(TimeoutError):
+    """The call was not done in time, and was given up."""
+
+
+class Total(Protocol):
+    """A sum of weights, which are added where they are."""
+
+    def add(self, answer: Answer, weight: int) -> None:
+        """Fold in what one call made."""
+
+    def mean(self) -> ExactMean:
+        """All that was added. Raises LostError where a part of it has gone with its node."""
 
 
 class Backend(ABC):
     """Serial and Ray backends give the same bits; only where and when the work is done differs."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        """What went wrong and was made good, since somebody last looked and cleared it."""
 
     @abstractmethod
     def share(self, value: Any) -> Handle:
@@ -41,18 +64,26 @@ class Backend(ABC):
 
     @abstractmethod
     def fetch(self, handle: Handle) -> Any:
-        """The value behind a handle."""
+        """The value behind a handle. Raises LostError where it has gone with its node."""
 
     @abstractmethod
-    def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Answer | Failure]:
+    def map(
+        self, method: str, calls: Sequence[tuple[Any, ...]], seconds: float | None = None
+    ) -> Iterator[Answer | Failure]:
         """Call a method of `Worker` once for each tuple of arguments; yield as the calls finish.
 
-        Arguments may be handles. Calls are begun in their order, so put the longest first.
+        Arguments may be handles. Calls are begun in their order, so put the longest first. A call that is not
+        done after `seconds` is given up: its failure is `LateError`. Raises LostError where what a handle speaks of
+        is gone.
         """
 
     @abstractmethod
-    def ready(self) -> None:
-        """Wait until every worker can be called."""
+    def total(self) -> Total:
+        """An empty sum of the weights that calls make."""
+
+    @abstractmethod
+    def ready(self) -> Iterator[str]:
+        """Wait until every worker can be called, or some for long enough; yield now and then why it still waits."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,11 +1,13 @@
 """All clients in this process, one after another: no Ray, for debugging, tests and Windows."""
 
 import platform
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fedray.backends.base import Answer, Backend, Failure
+from fedray.aggregation import ExactMean
+from fedray.backends.base import Answer, Backend, Failure, LateError
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.worker import Worker
@@ -15,6 +17,7 @@ class SerialBackend(Backend):
     """One worker. A handle is the value itself."""
 
     def __init__(self, experiment: Experiment, federation: Federation, worker: type[Worker] = Worker) -> None:
+        super().__init__()
         self._worker = worker(experiment, federation)
 
     def share(self, value: Any) -> Any:
@@ -23,17 +26,43 @@ class SerialBackend(Backend):
     def fetch(self, handle: Any) -> Any:
         return handle
 
-    def ready(self) -> None:
-        pass
+    def ready(self) -> Iterator[str]:
+        return iter(())
 
-    def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Answer | Failure]:
+    def map(
+        self, method: str, calls: Sequence[tuple[Any, ...]], seconds: float | None = None
+    ) -> Iterator[Answer | Failure]:
+        """A call that has begun is waited for, however long it takes."""
+        end = float("inf") if seconds is None else time.monotonic() + seconds
         for index, call in enumerate(calls):
-            try:
-                value, kept = getattr(self._worker, method)(*call)
-            except Exception as error:  # whatever a client raises is reported with the client's name
-                yield Failure(index, platform.node(), error, traceback.format_exc())
-            else:
-                yield Answer(index, value, kept)
+            late = time.monotonic() > end
+            yield (
+                Failure(index, platform.node(), LateError("it was not begun in time"))
+                if late
+                else self._do(index, method, call)
+            )
+
+    def total(self) -> "LocalTotal":
+        return LocalTotal()
 
     def close(self) -> None:
         pass
+
+    def _do(self, index: int, method: str, call: tuple[Any, ...]) -> Answer | Failure:
+        try:
+            return Answer(index, *getattr(self._worker, method)(*call))
+        except Exception as error:  # whatever a client raises is reported with the client's name
+            return Failure(index, platform.node(), error, traceback.format_exc())
+
+
+class LocalTotal:
+    """A sum of values that are here."""
+
+    def __init__(self) -> None:
+        self._mean = ExactMean()
+
+    def add(self, answer: Answer, weight: int) -> None:
+        self._mean.add(answer.weights, weight)
+
+    def mean(self) -> ExactMean:
+        return self._mean

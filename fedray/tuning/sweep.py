@@ -21,7 +21,7 @@ from fedray.board import Board
 from fedray.data.federation import count_clients
 from fedray.errors import SpecError
 from fedray.runner import start_ray
-from fedray.storage import storage_of
+from fedray.storage import DONE, storage_of
 from fedray.study import Study, Trial, last_figures
 from fedray.teachers.bank import cache_folder
 from fedray.tuning import trial
@@ -49,6 +49,7 @@ def sweep(study: Study, *, quiet: bool = False, verbose: bool = False) -> list[T
         todo = agenda(study)
         startup = dict[str, float]()
         if todo.left:
+            study.storage.erase(DONE)
             os.environ.update(ENVIRONMENT)
             start_ray(verbose=verbose)
             with _stopping_on_sigterm():
@@ -58,6 +59,8 @@ def sweep(study: Study, *, quiet: bool = False, verbose: bool = False) -> list[T
         study.write_table(trials, startup)
         if any(trial.state in ("begun", "waiting") for trial in trials):
             raise KeyboardInterrupt  # which Tune has caught
+        if not any(trial.state == "failed" for trial in trials):
+            study.storage.write(DONE, f"{len(trials)} of {len(trials)} trials\n")
         return trials
 
 
@@ -149,7 +152,7 @@ def _stopping_on_sigterm() -> Iterator[None]:
 
     def stop(*_: object) -> None:
         os.write(2, b"fedray: stopped by SIGTERM. Every finished round is kept; the same command goes on from there.\n")
-        os._exit(143)
+        os._exit(0)  # as a job that is to be started again, not as one that failed
 
     here = threading.current_thread() is threading.main_thread()  # elsewhere Python refuses
     before = signal.signal(signal.SIGTERM, stop) if here else None

@@ -13,12 +13,12 @@ from ray import tune
 
 from fedray.backends.actor_pool import ActorPool
 from fedray.backends.commons import SharedStore
-from fedray.display import asking_line
+from fedray.display import wait_line
 from fedray.errors import SpecError
 from fedray.study import Outcome, Study, last_figures
 from fedray.study import Trial as Kept
 from fedray.tuning import exchange
-from fedray.types import Asking, Row
+from fedray.types import Asking, RoundResult, Row, Wait
 
 PATIENCE = 60
 """Seconds to wait for a folder's former run, which was killed, to be gone."""
@@ -115,7 +115,7 @@ class Trial(tune.Trainable):
         if not self._context.study.evolves:
             kept.folder.check(kept.experiment, resume=True)
         for event in self._driver(kept).run():
-            if isinstance(event, Asking):
+            if not isinstance(event, RoundResult):
                 self._note(kept, event)
                 continue
             if event.round == kept.round:  # it has a checkpoint
@@ -124,12 +124,12 @@ class Trial(tune.Trainable):
                 yield event.row
         kept.storage.push()
 
-    def _note(self, kept: Kept, event: Asking) -> None:
+    def _note(self, kept: Kept, event: Wait) -> None:
         """Once a second, and at the end: nobody reads faster."""
         now = time.monotonic()
-        if event.done == event.total or now - self._noted > 1:
+        if now - self._noted > 1 or (isinstance(event, Asking) and event.done == event.total):
             self._noted = now
-            self._context.commons.note.remote(kept.name, asking_line(event))
+            self._context.commons.note.remote(kept.name, wait_line(event))
 
     def _driver(self, kept: Kept) -> Any:
         from fedray.driver import Driver

@@ -5,8 +5,9 @@ import pytest
 
 from analysis.tables import over_seeds, summary
 from fedray.config import Experiment
-from fedray.results import ROUNDS, load_results
+from fedray.results import load_results
 from fedray.spec_file import to_yaml
+from fedray.tables import ROUNDS
 
 
 def write(folder: Path, lam: float | None, accuracy: list[float | None], seed: int = 0) -> None:

@@ -1,0 +1,173 @@
+"""Calls spread over actors: each to whoever is idle, those of a lost actor again to another."""
+
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+
+from fedray.backends.actor_pool import LOST, ActorPool, Post, alive, cluster_resources, first_line
+from fedray.backends.base import Answer, Failure, LateError
+from fedray.errors import LostError, RunError
+from fedray.types import Fault
+
+PATIENCE = 600.0
+"""Seconds to wait where not one actor can be started."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A call that an actor is busy with."""
+
+    call: int
+    post: Post
+    weights: Any
+    kept: Any
+
+
+class Dispatch:
+    """One `map` over the actors of a pool."""
+
+    def __init__(
+        self,
+        pool: ActorPool,
+        begin: Callable[[Post], Post],
+        method: str,
+        calls: Sequence[tuple[Any, ...]],
+        seconds: float | None,
+        faults: list[Fault],
+    ) -> None:
+        """`begin` gives an actor its worker; `faults` is added to."""
+        self._pool, self._begin, self._method, self._calls, self._faults = pool, begin, method, calls, faults
+        self._end = float("inf") if seconds is None else time.monotonic() + seconds
+        self._waiting = deque(range(len(calls)))
+        self._idle = [post for post in pool.posts if post.node]
+        self._coming = {post.begun: post for post in pool.posts if not post.node}
+        self._busy: dict[Any, Errand] = {}
+        self._losses: Counter[int] = Counter()
+        self._lively = time.monotonic()
+
+    def outcomes(self) -> Iterator[Answer | Failure]:
+        """One for each call, as they are done."""
+        while self._waiting or self._busy:
+            self._give_out()
+            done = self._next()
+            if done is None and time.monotonic() >= self._end:
+                yield from self._give_up()
+            elif done in self._coming:
+                self._arrive(self._coming.pop(done))
+            elif done is not None and (outcome := self._finish(done, self._busy.pop(done))) is not None:
+                yield outcome
+
+    def _give_out(self) -> None:
+        while self._waiting and self._idle and len(self._busy) < self._pool.at_once:
+            call = self._waiting.popleft()
+            post = self._idle.pop(self._choose(self._calls[call][0]))
+            made = post.actor.call.options(num_returns=3).remote(self._method, *self._calls[call])
+            self._busy[made[0]] = Errand(call, post, *made[1:])
+
+    def _choose(self, subject: Any) -> int:
+        """The client's own actor if it is idle, else whichever has been idle longest."""
+        posts = self._pool.posts
+        home = posts[(getattr(subject, "client", None) or 0) % len(posts)]
+        return self._idle.index(home) if home in self._idle else 0
+
+    def _next(self) -> Any:
+        """What is done next: an answer, or an actor that has come up. None after a while, or when time is up."""
+        patience = max(0.0, min(5.0, self._end - time.monotonic()))
+        done, _ = ray.wait([*self._busy, *self._coming], num_returns=1, timeout=patience)
+        if done or self._busy:
+            self._lively = time.monotonic()
+        elif time.monotonic() - self._lively > PATIENCE:
+            raise RunError(f"no worker could be started for {PATIENCE / 60:g} minutes: {room()}.")
+        return done[0] if done else None
+
+    def _arrive(self, post: Post) -> None:
+        """A new actor's worker is there; or the actor was lost before."""
+        try:
+            settle(post)
+            self._idle.append(post)
+        except RayActorError as error:
+            self._replace(post, error)
+
+    def _finish(self, answer: Any, errand: Errand) -> Answer | Failure | None:
+        """What came of a call; None where it is to be made again."""
+        try:
+            value = ray.get(answer)
+        except RayActorError as error:
+            return self._again(errand, error)
+        except ObjectLostError as error:
+            raise LostError(str(error).partition("\n")[0]) from error
+        except RayTaskError as error:
+            self._idle.append(errand.post)
+            if isinstance(error.cause, ObjectLostError):
+                raise LostError(str(error.cause).partition("\n")[0]) from error
+            return _failure(errand.call, error)
+        errand.post.losses = 0
+        self._idle.append(errand.post)
+        return Answer(errand.call, value, errand.weights, errand.kept, errand.post.node)
+
+    def _again(self, errand: Errand, error: RayActorError) -> Failure | None:
+        """Make the call again, unless it is what kills its workers."""
+        nodes = alive()
+        node_lost = errand.post.node not in nodes
+        self._losses[errand.call] += not node_lost
+        self._replace(errand.post, error)
+        for post in [post for post in self._idle if post.node not in nodes]:
+            self._idle.remove(post)
+            self._replace(post, error)
+        if self._losses[errand.call] == LOST:
+            return Failure(errand.call, errand.post.name, error, str(error))
+        self._waiting.appendleft(errand.call)
+        subject = _named(self._method, self._calls[errand.call][0])
+        what = "node lost" if node_lost else "worker lost"
+        self._faults.append(Fault(what, subject, errand.post.name, "made again", first_line(error)))
+        return None
+
+    def _replace(self, post: Post, error: Exception | None) -> None:
+        new = self._begin(self._pool.replace(post, error))
+        self._coming[new.begun] = new
+
+    def _give_up(self) -> Iterator[Failure]:
+        """Time is up: nobody waits for those who have not answered."""
+        for errand in self._busy.values():
+            self._replace(errand.post, None)
+            yield Failure(errand.call, errand.post.name, LateError("it was not done in time"))
+        for call in self._waiting:
+            yield Failure(call, "none", LateError("it was not begun in time"))
+        self._busy.clear()
+        self._waiting.clear()
+
+
+def settle(post: Post) -> None:
+    """Note where an actor has come up. Raises RayActorError where it was lost, and what its worker raised."""
+    try:
+        post.node, post.name = ray.get(post.begun)
+    except RayTaskError as error:
+        raise error.cause from None
+
+
+def room() -> str:
+    """What the cluster has, and what of it nobody has taken."""
+    have, free = cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    each = [f"{free.get(kind, 0):g} of {have[kind]:g} {name}" for kind, name in KINDS.items() if have.get(kind)]
+    return f"the cluster has {' and '.join(each) or 'nothing'} free"
+
+
+KINDS = {"CPU": "cores", "GPU": "GPUs"}
+
+
+def _failure(call: int, error: RayTaskError) -> Failure:
+    text = str(error)  # Ray's, with the remote traceback
+    node = re.search(r"ip=([^,)]+)", text)
+    return Failure(call, node[1] if node else "unknown", error.cause, text)
+
+
+def _named(method: str, subject: Any) -> str:
+    """`client 3` for its training, `evaluate (0, 1000)` for the rest."""
+    client = getattr(subject, "client", None)
+    return f"client {client}" if method == "train" else f"{method} {subject}"
