@@ -1,9 +1,11 @@
-"""The command `fedray`. Exit codes: 0 done or stopped by SIGTERM, 1 a run failed, 2 an unusable spec, 130 Ctrl-C.
+"""The command `fedray`. Exit codes: 0 done or stopped by SIGTERM, 1 a run failed (doctor: something
+must be fixed), 2 the spec cannot be used, 130 Ctrl-C.
 
 Each command imports what it needs when it runs, so that `fedray --help` answers at once.
 """
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -127,6 +129,42 @@ def plan(
             planning.probe(planned, make_backend, lambda line: print(line, file=sys.stderr))
             estimate.keep(study, planned.seconds)
     print_plan(study, planned)
+
+
+@app.command()
+def doctor(
+    spec: Annotated[
+        Path | None, typer.Argument(help="YAML of an experiment, or of a base and a space of axes.", show_default=False)
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Of a Ray cluster; else RAY_ADDRESS, or this machine.", show_default=False
+        ),
+    ] = None,
+    results: Annotated[
+        str | None, typer.Option(metavar="DIR_OR_URI", help="Where results are to go.", show_default=False)
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray prints.")] = False,
+) -> None:
+    """Say what is wrong with a cluster, node by node, before anything runs on it."""
+    from fedray.cluster import start_ray
+    from fedray.doctor.demand import demand
+    from fedray.doctor.findings import judge
+    from fedray.doctor_display import print_examination
+
+    wanted = demand(spec, overrides or []) if spec else None
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    start_ray(verbose=verbose)
+    from fedray.doctor.examination import examine
+
+    facts = examine(results, wanted)
+    findings = judge(facts)
+    print_examination(facts, findings)
+    if any(finding.must for finding in findings):
+        raise SystemExit(1)
 
 
 @app.command("results")

@@ -13,24 +13,21 @@ from typing import Any
 import torch
 
 from fedray import checkpoint, costs, lessons, rows
-from fedray.aggregation import ExactMean
 from fedray.asking import Asker, Costs
-from fedray.backends.base import Answer, Backend, Failure, Handle, LateError
+from fedray.backends.base import Backend, Handle
 from fedray.backends.plan import draw_cohort
+from fedray.cohort import Cohort
 from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.federation import Federation, ReadSets, read_sets
 from fedray.environment import environment
-from fedray.errors import LostError, RefusedError, RunError, SpecError
+from fedray.errors import LostError, RunError, SpecError
 from fedray.evaluation import Tally
 from fedray.folder import Folder
 from fedray.models.weights import check_weights, nbytes
 from fedray.tables import Tables
 from fedray.teachers.bank import Bank
 from fedray.types import (
-    ClientFailure,
-    ClientTask,
-    ClientUpdate,
     Event,
     Fault,
     RoundResult,
@@ -55,7 +52,7 @@ class Standing:
     """Where a run stands between two rounds."""
 
     state: ServerState
-    kept: Mapping[int, Handle] = field(default_factory=dict)
+    kept: dict[int, Handle] = field(default_factory=dict)
     """Of each client that keeps something: what it begins its next round with."""
 
 
@@ -86,11 +83,12 @@ class Driver:
         self._first_weights = initial_weights(experiment.proxy, self._data, experiment.seed, "proxy")
         lessons.check_assignment(experiment, self._data)
         self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)
+        self._cohort = Cohort(experiment, self._data, self._backend)
         self._asker = Asker(experiment, self._data, self._backend, Bank(cache))
         self._lessons = lessons.Lessons(experiment, self._data, self._backend, self._asker)
         self._standing = Standing(ServerState(0, self._first_weights))
         self._saved = 0
-        self._described = False
+        self._stopped = self._described = False
         self.survived = 0
         """How many faults this driver has got over."""
         self._committing = threading.Lock()
@@ -118,8 +116,10 @@ class Driver:
 
     def stop(self) -> int:
         """Save the last finished round and return its number; no round is finished after this. For any thread."""
-        if self._committing.acquire(timeout=60) and self._saved < self._round:
-            self._save()
+        with self._committing:
+            self._stopped = True
+            if self._saved < self._round:
+                self._save()
         return self._round
 
     @property
@@ -129,7 +129,8 @@ class Driver:
     def _run_rounds(self, tables: Tables) -> Iterator[Event]:
         rounds, losses = self._experiment.training.rounds, 0
         if self._round < rounds:
-            yield from map(Waiting, self._backend.ready())  # so that the first round's seconds are its own
+            for text in self._backend.ready():  # so that the first round's seconds are its own
+                yield Waiting(text)
         if 0 < self._round < rounds:
             self._report(tables, [Fault("interrupted", "run", platform.node(), f"went on from round {self._round}")])
         while self._round < rounds:
@@ -161,6 +162,8 @@ class Driver:
         faults, self._backend.faults = [*self._backend.faults, *report.faults], []
         report.round["retried"] = ", ".join(sorted(f.subject for f in faults if f.response == "made again"))
         with self._committing:
+            if self._stopped:
+                raise RunError("stopped")
             tables.write(report)
             self._standing = standing
             self._report(tables, faults)
@@ -200,55 +203,17 @@ class Driver:
         self, standing: Standing, cohort: Sequence[int], taught: Mapping[int, Handle]
     ) -> tuple[Standing, rows.Report]:
         """Train a cohort on what it is taught, average its proxies, evaluate the average."""
-        mean, kept, outcomes = self._train(cohort, standing, taught)
-        state = ServerState(standing.state.round + 1, mean.mean(like=standing.state.weights))
+        number, weights = standing.state.round + 1, self._share(standing.state)
+        trained = self._cohort.train(number, cohort, weights, taught, standing.kept)
+        state = ServerState(number, trained.mean.mean(like=standing.state.weights))
         due = self._is_due(self._experiment.evaluation.every, state.round)
         tally = self._evaluate(state) if due else None
-        return Standing(state, kept), rows.report(state.round, outcomes, tally, self._data, nbytes(state.weights))
+        report = rows.report(number, trained.outcomes, tally, self._data, nbytes(state.weights))
+        return Standing(state, standing.kept | trained.kept), report
 
     def sample(self, number: int) -> list[int]:
         """The cohort of a round, drawn for (seed, round) among the clients that hold examples."""
         return draw_cohort(self._experiment, self._data.shards, number)
-
-    def _train(
-        self, cohort: Sequence[int], standing: Standing, taught: Mapping[int, Handle]
-    ) -> tuple[ExactMean, Mapping[int, Handle], list[rows.Outcome]]:
-        largest_first = sorted(cohort, key=lambda client: -len(self._data.shards[client]))
-        tasks = [ClientTask(standing.state.round + 1, client) for client in largest_first]
-        weights, training = self._share(standing.state), self._experiment.training
-        calls = [(task, weights, taught.get(task.client), standing.kept.get(task.client)) for task in tasks]
-        total, kept, outcomes = self._backend.total(), dict(standing.kept), list[rows.Outcome]()
-        start = time.perf_counter()
-        for answer in self._backend.map("train", calls, training.deadline if training.late == "drop" else None):
-            outcomes.append(_outcome(tasks[answer.call], answer))
-            self._note_late(tasks[answer.call], time.perf_counter() - start)
-            if isinstance(answer, Answer):
-                total.add(answer, self._weight(answer.value))
-                kept |= {answer.value.client: answer.kept} if self._experiment.strategy.keeps else {}
-            self._tolerate(outcomes, len(cohort))
-        return total.mean(), kept, sorted(outcomes, key=lambda outcome: outcome.client)
-
-    def _note_late(self, task: ClientTask, seconds: float) -> None:
-        training = self._experiment.training
-        if training.late == "wait" and training.deadline is not None and seconds > training.deadline:
-            after = f"after {seconds:.1f} s, the deadline was {training.deadline:g} s"
-            self._backend.faults.append(Fault("client late", f"client {task.client}", "", "waited for", after))
-
-    def _weight(self, update: ClientUpdate) -> int:
-        return update.examples if self._experiment.strategy.weighting == "examples" else 1
-
-    def _tolerate(self, outcomes: Sequence[rows.Outcome], cohort: int) -> None:
-        """Raises RunError as soon as a round has more failures than the spec allows."""
-        failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
-        refused = [failure for failure in failures if not failure.late]
-        training = self._experiment.training
-        if refused and training.failures == "abort":
-            raise RunError(f"{refused[0]}\n{refused[0].traceback}".rstrip())
-        if failures and cohort - len(failures) < training.min_cohort:
-            raise RunError(
-                f"{len(failures)} of {cohort} clients failed, fewer than training.min_cohort={training.min_cohort} "
-                f"are left: {failures[-1]}\n{failures[-1].traceback}".rstrip()
-            )
 
     def _evaluate(self, state: ServerState) -> Tally:
         weights = self._share(state)
@@ -292,16 +257,6 @@ class Driver:
 
 def _parts(count: int) -> list[Range]:
     return [(start, min(start + PART, count)) for start in range(0, count, PART)]
-
-
-def _outcome(task: ClientTask, answer: Answer | Failure) -> rows.Outcome:
-    """The client's update, or why there is none."""
-    if isinstance(answer, Answer):
-        update: ClientUpdate = answer.value
-        return update
-    error, late = answer.error, isinstance(answer.error, LateError)
-    reason = str(error) if late or isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
-    return ClientFailure(task.client, task.round, answer.node, reason, answer.traceback, late)
 
 
 def _backend_of(experiment: Experiment) -> Any:

@@ -1,17 +1,14 @@
 """Start an experiment where its spec says: in this process, or under a driver actor on Ray."""
 
-import logging
 import os
-import signal
-import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fedray.cluster import start_ray
 from fedray.config import Experiment
 from fedray.errors import RunError, SpecError
 from fedray.folder import Folder
@@ -119,7 +116,7 @@ class Session:
 
         driver, self._driver = self._driver, None
         with suppress(Exception):  # it may be gone
-            ray.get(driver.stop.remote(), timeout=60)
+            ray.get(driver.stop.remote(), timeout=30)
         ray.kill(driver)  # and with it the client actors, which it owns
 
 
@@ -130,7 +127,7 @@ def _start_driver() -> Any:
     from fedray.backends.totals import pinned, this_node
 
     actor: Any = ray.remote(DriverActor)
-    return actor.options(num_cpus=0, max_concurrency=2, scheduling_strategy=pinned(this_node())).remote()
+    return actor.options(num_cpus=0, max_concurrency=2, scheduling_strategy=pinned(this_node())).remote(str(Path.cwd()))
 
 
 @contextmanager
@@ -194,8 +191,10 @@ class Here:
 class DriverActor(Here):
     """Holds a driver, and the actors it drives. Importing torch is left to the process it runs in."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        """`folder` is where the command runs: a spec's paths are relative to it."""
         super().__init__()
+        os.chdir(folder)
         from fedray.backends.actor_pool import ActorPool
 
         self._pool = ActorPool()
@@ -206,41 +205,3 @@ class DriverActor(Here):
         from fedray.backends.ray_actors import RayBackend
 
         return partial(RayBackend, pool=self._pool)
-
-
-def start_ray(*, verbose: bool = False) -> None:
-    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine. Once is enough."""
-    # What Ray does anyway from 2.55 on, said aloud so that it does not warn.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = os.environ.get("RAY_ADDRESS", "local")
-    if address != "local" and (Path.home() / ".ray" / "auth_token").exists():
-        # `ray start` has its cluster ask for this token, but a client sends it only when told to.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    import ray
-
-    if not ray.is_initialized():
-        _check_reachable(address)
-        level = logging.INFO if verbose else logging.ERROR
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(address=address, log_to_driver=verbose, logging_level=level)
-        except ConnectionError as error:
-            raise SpecError(
-                f"the Ray cluster at RAY_ADDRESS={address} does not let us in ({error}); if it asks for a token, "
-                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN."
-            ) from error
-        except (RuntimeError, TimeoutError, OSError) as error:
-            raise RunError(f"Ray did not start: {str(error).splitlines()[0]}; is the machine overloaded?") from error
-        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes."""
-    host, colon, port = address.rpartition(":")
-    if not colon or "/" in host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise SpecError(f"no Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}).") from None

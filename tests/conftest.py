@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from fedray.config import Experiment
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 SMALL: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 60, "public_fraction": 0.2},
@@ -51,6 +54,29 @@ def ray_cluster() -> Iterator[None]:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     import ray
 
-    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    _start_ray()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def three_nodes(ray_cluster: None) -> Iterator["Cluster"]:  # noqa: ARG001
+    """A head and two more, a core each, in the place of the one Ray for all."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    _start_ray()
+
+
+def _start_ray() -> None:
+    import ray
+
+    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)

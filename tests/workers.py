@@ -63,6 +63,27 @@ class DyingWorker(Worker):
         return super().train(task, *others)
 
 
+class DyingWorkers(Worker):
+    """The processes of clients 0, 1 and 3 are killed once each, in round 2."""
+
+    marks: Path
+
+    def train(self, task: ClientTask, *others: Any) -> Any:
+        mark = self.marks / f"died {task.client}"
+        if task.round == 2 and task.client != 2 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(task, *others)
+
+
+class HangingWorker(Worker):
+    """Client 2 does not come back in round 2."""
+
+    def train(self, task: ClientTask, *others: Any) -> Any:
+        time.sleep(3600 if (task.round, task.client) == (2, 2) else 0)
+        return super().train(task, *others)
+
+
 class TellingWorker(Worker):
     """Tells where it is."""
 

@@ -1,9 +1,11 @@
 """Actors that hold workers. They outlive an experiment: the next one of a space finds them warm."""
 
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,7 +26,10 @@ Calls are pure: they can be made again."""
 class WorkerActor:
     """A process that has imported what a worker needs, and holds one after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        """`folder` is where the driver runs: a spec's paths are relative to it, on other nodes as well."""
+        with suppress(OSError):
+            os.chdir(folder)
         import fedray.worker  # noqa: F401  torch takes seconds: start on it before the data is there
 
     def begin(
@@ -70,7 +75,7 @@ class ActorPool:
 
     def fit(self, experiment: Experiment, clients: int) -> None:
         """Have the actors that the experiment wants. Raises SpecError where the cluster is too small."""
-        plan = plan_actors(experiment, clients, self._part or cluster_resources())
+        plan = plan_actors(experiment, clients, *self._room())
         self._for = experiment, clients
         if plan != self._plan or len(self.posts) != plan.actors:
             self.close()
@@ -83,7 +88,7 @@ class ActorPool:
         if self._part or self._plan is None:
             return []
         with suppress(SpecError):  # too small for now: who is there goes on
-            plan = plan_actors(*self._for, cluster_resources())
+            plan = plan_actors(*self._for, *self._room())
             self.at_once = plan.at_once
             for post in [post for post in self.posts if not post.node][: max(0, len(self.posts) - plan.actors)]:
                 self._drop(post)
@@ -109,10 +114,18 @@ class ActorPool:
             self._drop(post)
         self._plan = None
 
+    def _room(self) -> tuple[Mapping[str, float], Sequence[Mapping[str, float]]]:
+        """What there is in all, and on each node."""
+        if self._part:
+            return self._part, ()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        return {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}, nodes
+
     def _start(self) -> Post:
         assert self._plan is not None, "fit comes before start"
         actor: Any = ray.remote(WorkerActor)
-        return Post(actor.options(num_cpus=self._plan.cpus_per_actor, num_gpus=self._plan.gpus_per_actor).remote())
+        share = {"num_cpus": self._plan.cpus_per_actor, "num_gpus": self._plan.gpus_per_actor}
+        return Post(actor.options(**share).remote(str(Path.cwd())))
 
     def _drop(self, post: Post) -> None:
         ray.kill(post.actor)

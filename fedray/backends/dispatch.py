@@ -113,20 +113,27 @@ class Dispatch:
 
     def _again(self, errand: Errand, error: RayActorError) -> Failure | None:
         """Make the call again, unless it is what kills its workers."""
-        nodes = alive()
-        node_lost = errand.post.node not in nodes
-        self._losses[errand.call] += not node_lost
+        self._losses[errand.call] += 1
+        what = "worker lost" if errand.post.node in alive() else "node lost"
         self._replace(errand.post, error)
-        for post in [post for post in self._idle if post.node not in nodes]:
-            self._idle.remove(post)
-            self._replace(post, error)
+        self._look_after_the_idle()
         if self._losses[errand.call] == LOST:
             return Failure(errand.call, errand.post.name, error, str(error))
         self._waiting.appendleft(errand.call)
         subject = _named(self._method, self._calls[errand.call][0])
-        what = "node lost" if node_lost else "worker lost"
         self._faults.append(Fault(what, subject, errand.post.name, "made again", first_line(error)))
         return None
+
+    def _look_after_the_idle(self) -> None:
+        """Others may be lost with the same node; a call should not have to find out."""
+        asked = {post.actor.__ray_ready__.remote(): post for post in self._idle}
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=1) if asked else ([], [])
+        for answer in done:
+            try:
+                ray.get(answer)
+            except RayActorError as error:
+                self._idle.remove(asked[answer])
+                self._replace(asked[answer], error)
 
     def _replace(self, post: Post, error: Exception | None) -> None:
         new = self._begin(self._pool.replace(post, error))

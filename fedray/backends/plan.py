@@ -18,8 +18,10 @@ class Plan:
     at_once: int
 
 
-def plan_actors(experiment: Experiment, clients: int, cluster: Mapping[str, float]) -> Plan:
-    """Actors for `clients` on a cluster with so many `CPU` and `GPU`.
+def plan_actors(
+    experiment: Experiment, clients: int, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
+) -> Plan:
+    """Actors for `clients` on a cluster with so many `CPU` and `GPU`; on `nodes`, where an actor is on one of them.
 
     A fraction of a GPU is never overbooked; where more actors are asked for than there are cores,
     each reserves less than its share and they take turns. Raises SpecError where not even one
@@ -32,14 +34,21 @@ def plan_actors(experiment: Experiment, clients: int, cluster: Mapping[str, floa
     if spec.gpus_per_client > gpus:
         raise SpecError(f"resources.gpus_per_client is {spec.gpus_per_client:g}, but the cluster has {gpus:g} GPUs.")
     cohort = cohort_size(clients, experiment.training.participation)
-    fitting_cpus = int(cpus / spec.cpus_per_client)
-    fitting_gpus = int(gpus / spec.gpus_per_client + 1e-9) if spec.gpus_per_client else cohort
+    fitting_cpus = max(1, _fitting(nodes or [cluster], "CPU", spec.cpus_per_client))
+    fitting_gpus = max(1, _fitting(nodes or [cluster], "GPU", spec.gpus_per_client)) if spec.gpus_per_client else cohort
     if spec.clients_per_actor != "auto":
         actors = min(math.ceil(clients / spec.clients_per_actor), fitting_gpus)
     else:
         actors = min(cohort, fitting_gpus, cohort if spec.gpus_per_client else fitting_cpus)
     share = min(spec.cpus_per_client, math.floor(1000 * cpus / actors) / 1000)
+    while _fitting(nodes or [cluster], "CPU", share) < actors:
+        share = math.floor(950 * share) / 1000
     return Plan(actors, share, spec.gpus_per_client, min(actors, fitting_cpus))
+
+
+def _fitting(nodes: Sequence[Mapping[str, float]], kind: str, each: float) -> int:
+    """How many that need `each` there is room for: nobody is on two nodes."""
+    return sum(int(node.get(kind, 0) / each + 1e-9) for node in nodes)
 
 
 def portion(

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,10 +18,11 @@ from ray.tune.error import TuneError
 from fedray.backends.actor_pool import cluster_resources
 from fedray.backends.commons import Commons
 from fedray.backends.plan import plan_actors, portion
+from fedray.backends.totals import pinned, this_node
 from fedray.board import Board
+from fedray.cluster import start_ray
 from fedray.data.federation import count_clients
 from fedray.errors import SpecError
-from fedray.runner import start_ray
 from fedray.storage import DONE, storage_of
 from fedray.study import Study, Trial, last_figures
 from fedray.teachers.bank import cache_folder
@@ -65,8 +67,8 @@ def sweep(study: Study, *, quiet: bool = False, verbose: bool = False) -> list[T
 
 
 def start_commons() -> Any:
-    """The actor that holds what trials share."""
-    return ray.remote(Commons).options(num_cpus=0).remote()
+    """The actor that holds what trials share: on this node, whose loss would end the sweep anyway."""
+    return ray.remote(Commons).options(num_cpus=0, scheduling_strategy=pinned(this_node())).remote()
 
 
 def run(study: Study, todo: Agenda, commons: Any, *, quiet: bool, verbose: bool) -> dict[str, float]:
@@ -101,7 +103,7 @@ def _tuner(study: Study, todo: Agenda, commons: Any, watch: Watch) -> tune.Tuner
             search_alg=None if study.evolves else todo.searcher,
             scheduler=scheduler(search, rounds),
             num_samples=1 if study.evolves else todo.searcher.left,
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=None if search.max_concurrent == "auto" else at_once,  # nodes may join
             reuse_actors=True,
             trial_name_creator=lambda each: str(each.config["trial"]),
             trial_dirname_creator=lambda each: str(each.config["trial"]),
@@ -120,7 +122,8 @@ def _tuner(study: Study, todo: Agenda, commons: Any, watch: Watch) -> tune.Tuner
 
 def _trainable(study: Study, part: Mapping[str, float], commons: Any) -> Any:
     there = Study(study.space, storage_of(study.results).place)  # not relative to where its actors run
-    return tune.with_parameters(trial.Trial, context=trial.Context(there, part, commons, cache_folder(), sys.argv))
+    context = trial.Context(there, part, commons, cache_folder(), sys.argv, str(Path.cwd()))
+    return tune.with_parameters(trial.Trial, context=context)
 
 
 def _bundles(study: Study, part: Mapping[str, float]) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:

@@ -1,9 +1,11 @@
 """One trial under Tune: an actor that holds a driver; a step is a round."""
 
+import os
 import platform
 import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ class Context:
     commons: Any  # the actor `Commons`
     cache: Path
     command: Sequence[str]
+    cwd: str  # where it was given: a spec's paths are relative to it
 
 
 class Trial(tune.Trainable):
@@ -47,6 +50,8 @@ class Trial(tune.Trainable):
 
     def setup(self, config: Row, context: Context) -> None:  # type: ignore[override]  # tune.with_parameters' way
         """Tune's: the first trial of this process."""
+        with suppress(OSError):
+            os.chdir(context.cwd)
         self._context = context
         self._noted = 0.0
         self._store = SharedStore(context.commons)

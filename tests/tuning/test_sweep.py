@@ -4,12 +4,10 @@ import csv
 import io
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -19,6 +17,7 @@ import pandas as pd
 import pytest
 import ray
 import yaml
+from processes import actors, wait_for
 from ray import tune
 from safetensors.numpy import load_file
 
@@ -126,32 +125,6 @@ def rounds(folder: Path) -> int:
     return count
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.02)
-
-
-def actors(root: int) -> dict[int, str]:
-    """Ray's actors among the descendants of a process: their processes, and the names of their classes."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            titles[int(folder.name)] = (folder / "cmdline").read_text()
-        except OSError:
-            continue  # it has just ended
-
-    def descends(process: int) -> bool:
-        while process in parents and process != root:
-            process = parents[process]
-        return process == root
-
-    found = {process: re.match(r"ray::(\w+)", title) for process, title in titles.items() if descends(process)}
-    return {process: match[1] for process, match in found.items() if match}
-
-
 class TuneTrial(SimpleNamespace):
     """What a callback sees of Tune's trial."""
 
@@ -249,7 +222,7 @@ class TestOneProcess:
         opened: list[Any] = []
 
         def give(found: Study, trial: Trial) -> Any:
-            context = Context(found, {"CPU": 1}, commons, tmp_path / "cache", ["fedray"])
+            context = Context(found, {"CPU": 1}, commons, tmp_path / "cache", ["fedray"], str(tmp_path))
             if opened:
                 opened[0]._context = context  # of another sweep, which might have been another process
                 assert opened[0].reset(found.config(trial))

@@ -1,0 +1,104 @@
+"""The Ray that fedray runs on: the cluster that RAY_ADDRESS names, or one on this machine."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from fedray.errors import RunError, SpecError
+
+
+def start_ray(*, verbose: bool = False) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine. Once is enough.
+
+    Raises SpecError where the cluster cannot be joined, RunError where Ray does not start.
+    """
+    # What Ray does anyway from 2.55 on, said aloud so that it does not warn.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS", "local")
+    import ray
+
+    if ray.is_initialized():
+        return
+    if _is_host_and_port(address):
+        _check_admitted(address)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    _init(address, verbose=verbose)
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
+
+
+def _init(address: str, *, verbose: bool) -> None:
+    import ray
+
+    level = logging.INFO if verbose else logging.ERROR
+    try:
+        ray.init(address=address, log_to_driver=verbose, logging_level=level)
+    except ConnectionError as error:
+        raise SpecError(f"the Ray cluster at RAY_ADDRESS={address} does not let us in ({error}).") from error
+    except (RuntimeError, TimeoutError, OSError) as error:
+        if "ersion mismatch" in str(error):
+            raise SpecError(f"the Ray cluster at RAY_ADDRESS={address} is of another version ({error}).") from error
+        raise RunError(f"Ray did not start: {str(error).splitlines()[0]}; is the machine overloaded?") from error
+
+
+def _is_host_and_port(address: str) -> bool:
+    host, colon, port = address.rpartition(":")
+    return bool(colon) and "/" not in host and port.isdigit()
+
+
+PROBE = """
+import os, sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10).values()
+except AuthenticationError:
+    sys.exit(3)
+sys.exit(0 if any(os.path.exists(node.raylet_socket_name) for node in nodes) else 4)
+"""
+"""Asked in a process of its own: a cluster that refuses takes the process with it, or never lets it try again."""
+TOKEN, STRANGER = 3, 4
+
+
+def _check_admitted(address: str) -> None:
+    """Raises SpecError where nobody answers, a token is missing or wrong, or this machine is no node."""
+    _check_reachable(address)
+    answer = TOKEN if _lacks_token() else _probe(address)
+    if answer == TOKEN and "RAY_AUTH_MODE" not in os.environ and not _lacks_token("token"):
+        os.environ["RAY_AUTH_MODE"] = "token"  # the cluster asks for one; the client sends it only when told to
+        answer = _probe(address)
+    if answer == TOKEN:
+        raise SpecError(
+            f"the Ray cluster at RAY_ADDRESS={address} does not let us in: it asks for a token, and ours is none or "
+            "another; "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH."
+        )
+    if answer == STRANGER:
+        raise SpecError(
+            f"this machine is no node of the Ray cluster at RAY_ADDRESS={address}; run fedray on one of its nodes."
+        )
+
+
+def _lacks_token(mode: str | None = None) -> bool:
+    """Whether a token is to be sent, and there is none: Ray would end the process."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    there = bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(named).is_file()
+    return (mode or os.environ.get("RAY_AUTH_MODE")) == "token" and not there
+
+
+def _probe(address: str) -> int:
+    return subprocess.run([sys.executable, "-c", PROBE, address], capture_output=True, check=False).returncode
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise SpecError(f"no Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}).") from None
