@@ -1,3 +1,4 @@
+import pickle
 from fractions import Fraction
 from itertools import permutations
 
@@ -82,3 +83,28 @@ def test_counts_exactly_at_the_edge_of_its_range() -> None:
     """The largest weights, 2²⁵ examples: whole numbers still add up below 2⁵³."""
     updates = [({"w": np.array([2.0**20], np.float32)}, 2**20)] * 32
     assert mean_of(updates)["w"][0] == 2.0**20
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(-1e6, 1e6, width=32), st.integers(1, 100_000)), min_size=2, max_size=6),
+    st.integers(1, 5),
+)
+def test_a_sum_that_travels_gives_the_same_bits(pairs: list[tuple[float, int]], cut: int) -> None:
+    """Whatever it is cut into, and packed for the way."""
+    updates = [({"w": np.array([value, -value], np.float32), "n": np.array(n)}, n) for value, n in pairs]
+    parts = [ExactMean(), ExactMean()]
+    for number, (weights, n) in enumerate(updates):
+        parts[number >= cut].add(weights, n)
+    first, second = (pickle.loads(pickle.dumps(part)) for part in parts)
+    first.merge(second)
+    whole, found = mean_of(updates), first.mean(like=updates[0][0])
+    assert {name: array.tobytes() for name, array in found.items()} == {n: a.tobytes() for n, a in whole.items()}
+
+
+@pytest.mark.parametrize(("value", "bytes_each"), [(0.05, 8), (500.0, 16)])
+def test_a_sum_travels_in_8_bytes_a_parameter_where_it_fits(value: float, bytes_each: int) -> None:
+    mean = ExactMean()
+    for n in range(20):
+        mean.add({"w": np.full(100_000, value * (-1) ** (n // 15), np.float32)}, 500)
+    assert len(pickle.dumps(mean)) == pytest.approx(bytes_each * 100_000, rel=0.01)
