@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all check format clean
+.PHONY: run test test-all test-cluster check format clean
 
 run: .venv/installed
 	$(BIN)/fedray run tune_spaces/quickstart.yaml
@@ -11,13 +11,16 @@ test: .venv/installed
 	$(BIN)/pytest
 
 test-all: .venv/installed
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest -m "not cluster"
+
+test-cluster: .venv/installed
+	$(BIN)/pytest -m cluster tests/cluster
 
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not ray and not slow" -q
+	$(BIN)/pytest -m "not ray and not slow and not cluster" -q
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

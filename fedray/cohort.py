@@ -87,5 +87,7 @@ def _outcome(task: ClientTask, answer: Answer | Failure) -> rows.Outcome:
         update: ClientUpdate = answer.value
         return update
     error, late = answer.error, isinstance(answer.error, LateError)
-    reason = str(error) if late or isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
-    return ClientFailure(task.client, task.round, answer.node, reason, answer.traceback, late)
+    if late or isinstance(error, RefusedError):  # where it was raised says nothing
+        return ClientFailure(task.client, task.round, answer.node, str(error), late=late)
+    reason = f"{type(error).__name__}: {error}"
+    return ClientFailure(task.client, task.round, answer.node, reason, answer.traceback)

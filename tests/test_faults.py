@@ -265,3 +265,34 @@ def test_a_hung_client_is_dropped_at_the_deadline_and_its_actor_replaced(small: 
     clients = pd.read_csv(tmp_path / "clients.csv")
     assert clients[clients["failure"].notna()][["round", "client"]].to_numpy().tolist() == [[2, 2]]
     assert [fault[1:] for fault in faults(tmp_path)] == [["client late", "client 2", "dropped"]]
+
+
+CROWDED = """
+import sys, ray
+from pathlib import Path
+from fedray.config import Experiment
+from fedray.driver import Driver
+
+ray.init(address="local", num_cpus=2, object_store_memory=78_643_200, include_dashboard=False, log_to_driver=False)
+for _ in Driver(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2])).run():
+    pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_an_object_store_that_is_too_small_spills(small: Make, tmp_path: Path) -> None:
+    """Eight private models and eight updates of 8 MB each, in a store of 75 MB."""
+    sections: dict[str, Any] = {
+        "strategy": {"name": "fml"},
+        "data": {"size": 32},
+        "partition": {"kind": "iid", "clients": 8},
+        "training": {"rounds": 2},
+        "teacher": None,
+    }
+    whole = finish(small(**sections), tmp_path / "whole")
+    spec = small(**sections, resources={"backend": "ray"}).model_dump_json()
+    command = [sys.executable, "-c", CROWDED, spec, str(tmp_path / "crowded")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert bits(tmp_path / "crowded") == whole

@@ -466,10 +466,15 @@ class TestOnRay:
     def test_results_that_nodes_do_not_share_are_refused_in_a_sentence(self, say: Say, tmp_path: Path) -> None:
         """This name is another folder for each process, as on nodes that do not share it."""
         write(tmp_path, {"seed": {"grid": [0]}})
-        code, said, _ = say("sweep", "study.yaml", "--results", "/proc/self/cwd/mine")
+        (tmp_path / "mine").mkdir()
+        os.dup2(os.open(tmp_path / "mine", os.O_RDONLY), 777)
+        try:
+            code, said, _ = say("sweep", "study.yaml", "--results", "/proc/self/fd/777")
+        finally:
+            os.close(777)
         assert code == 1
         (line,) = [line for line in said if line.startswith("[")]
-        assert line.startswith("[1/1] seed=0: failed: '/proc/self/cwd/mine/study' is not there on node")
+        assert line.startswith("[1/1] seed=0: failed: '/proc/self/fd/777/study' is not there on node")
         assert line.endswith("choose a --results that all nodes share.")
         assert not list((tmp_path / "mine").rglob("spec.yaml"))
 
