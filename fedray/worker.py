@@ -46,18 +46,11 @@ class Worker:
         self._teachers = Roster(experiment, federation, self._device)
 
     def train(self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None) -> Made:
-        """One client's round: its update, its new weights, and what it keeps.
+        """One client's local epochs, from the global weights and what it kept of its last ones.
 
         `taught` is what the bank says of its examples; None where a teacher sits here, or none is needed. Raises
         RefusedError where the new weights cannot be averaged.
         """
-        made = self.learn(task, weights, taught, kept)
-        if problem := check_weights(made.weights or {}, weights):
-            raise RefusedError(f"its update is refused, {problem}")
-        return made
-
-    def learn(self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None) -> Made:
-        """One client's local epochs, from the global weights and what it kept of its last ones."""
         start = time.perf_counter()
         strategy, training = self._experiment.strategy, self._experiment.training
         first_epoch = (task.round - 1) * training.local_epochs
@@ -73,8 +66,10 @@ class Worker:
             time.perf_counter() - start, platform.node(), str(self._device), peak_bytes(self._device),
             getattr(lessons, "passes", 0), getattr(lessons, "flops", 0), getattr(lessons, "seconds", 0.0),
         )  # fmt: skip
-        kept = get_weights(self._kept_model()) if strategy.keeps else None
-        return Made(update, get_weights(self._model("proxy")), kept)
+        trained = self._trained(task)
+        if problem := check_weights(trained, weights):
+            raise RefusedError(f"its update is refused, {problem}")
+        return Made(update, trained, get_weights(self._kept_model()) if strategy.keeps else None)
 
     def evaluate(self, part: Range, weights: Weights) -> Made:
         """Count what the proxy with these weights predicts for a part of the test set."""
@@ -117,6 +112,10 @@ class Worker:
         if kept:
             set_weights(projection, kept)
         return {"proxy": self._projected}
+
+    def _trained(self, _: ClientTask) -> Weights:
+        """What the client sends back."""
+        return get_weights(self._model("proxy"))
 
     def _kept_model(self) -> nn.Module:
         return self._model("private") if self._experiment.strategy.keeps == "private" else self._projected.projection

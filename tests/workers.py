@@ -34,21 +34,21 @@ class FailingWorker(Worker):
 class NotFiniteWorker(Worker):
     """Client 1 sends a NaN in round 1."""
 
-    def learn(self, task: ClientTask, *others: Any) -> Any:
-        made = super().learn(task, *others)
+    def _trained(self, task: ClientTask) -> Any:
+        weights = super()._trained(task)
         if (task.round, task.client) == (1, 1):
-            made.weights["classifier.1.bias"][3] = np.nan
-        return made
+            weights["classifier.1.bias"][3] = np.nan
+        return weights
 
 
 class MisshapenWorker(Worker):
     """Client 3 sends a bias of another shape."""
 
-    def learn(self, task: ClientTask, *others: Any) -> Any:
-        made = super().learn(task, *others)
+    def _trained(self, task: ClientTask) -> Any:
+        weights = super()._trained(task)
         if task.client == 3:
-            made.weights["classifier.1.bias"] = made.weights["classifier.1.bias"][:-1]
-        return made
+            weights["classifier.1.bias"] = weights["classifier.1.bias"][:-1]
+        return weights
 
 
 class DyingWorker(Worker):

@@ -1,0 +1,90 @@
+"""Seconds of a round, by nodes and by clients, on nodes that share this machine.
+
+    .venv/bin/python benchmarks/scaling.py
+    .venv/bin/python benchmarks/scaling.py --nodes 1 2 --clients 10 1000 --rounds 8
+
+Nodes are Ray's, of one core each, and in truth share the cores that there are: more nodes than cores cannot be faster.
+The work of a round is the same however many clients share it, so what grows with clients is what fedray adds.
+Settings take turns, three times over; given are the median of all their rounds but each run's first, and the range of
+the three medians.
+"""
+
+import argparse
+import logging
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+from fedray.config import Experiment
+from fedray.driver import Driver
+from fedray.types import RoundResult
+
+SPEC: dict[str, Any] = {
+    "data": {"train": "digits", "test": "digits"},
+    "proxy": {"name": "cnn"},
+    "training": {"batch_size": 1, "lr": 0.01},
+    "evaluation": {"every": 1000},
+    "checkpoint": {"every": 1000},
+}
+"""Batches of one example, so that a round has as many steps whoever makes them."""
+
+
+def main() -> None:
+    options = arguments()
+    seconds: dict[tuple[int, int], list[list[float]]] = {}
+    for _ in range(options.repeats):
+        for nodes in options.nodes:
+            cluster = begin(nodes)
+            for clients in options.clients:
+                seconds.setdefault((nodes, clients), []).append(rounds(clients, options.rounds))
+            ray.shutdown()
+            cluster.shutdown()
+    show(seconds, options.nodes, options.clients)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--clients", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def begin(nodes: int) -> Cluster:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(nodes - 1):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    return cluster
+
+
+def rounds(clients: int, number: int) -> list[float]:
+    """The seconds of each round but the first."""
+    spec = {**SPEC, "partition": {"kind": "iid", "clients": clients}}
+    spec["training"] = {**SPEC["training"], "rounds": number}
+    with tempfile.TemporaryDirectory() as folder:
+        events = Driver(Experiment.model_validate(spec), Path(folder)).run()
+        return [event.row["seconds"] for event in events if isinstance(event, RoundResult)][1:]
+
+
+def show(seconds: dict[tuple[int, int], list[list[float]]], nodes: Sequence[int], clients: Sequence[int]) -> None:
+    """A row for each number of nodes, a column for each number of clients."""
+    print("s/round".ljust(9) + "".join(f"{count:,} clients".rjust(22) for count in clients))
+    for node in nodes:
+        cells = []
+        for count in clients:
+            repeats = seconds[node, count]
+            medians = [statistics.median(each) for each in repeats]
+            middle = statistics.median(value for each in repeats for value in each)
+            cells.append(f"{middle:.2f} ({min(medians):.2f}-{max(medians):.2f})".rjust(22))
+        print(f"{node} node{'s' if node > 1 else ''}".ljust(9) + "".join(cells))
+
+
+if __name__ == "__main__":
+    main()
