@@ -67,9 +67,9 @@ class Tables:
 
     def __init__(self, folder: Path, losses: Sequence[str], after_round: int) -> None:
         self._folder, self._losses = folder, losses
+        self._open(after_round)
         faults = folder / "faults.csv"
         self.faults = Table(faults, FAULTS, sys.maxsize if faults.exists() else 0)
-        self._open(after_round)
 
     def write(self, report: "Report") -> None:
         """Add one round's rows."""

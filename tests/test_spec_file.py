@@ -242,6 +242,8 @@ OTHERS: dict[str, Any] = {
     "training.channels_last": False,
     "training.failures": "drop",
     "training.min_cohort": 2,
+    "training.deadline": 30.0,
+    "training.late": "drop",
     "evaluation.every": 2,
     "evaluation.batch_size": 499,
 }

@@ -373,9 +373,24 @@ def test_the_commands_say_what_is_wrong_with_a_uri(tmp_path: Path) -> None:
     assert told == (2, "", f"fedray: the results at 'zzz://bucket/a' {why}")
     told = fedray_says("run", "study.yaml", "--results", "zzz://bucket/a", cwd=tmp_path)
     assert told == (2, "", f"fedray: the results at 'zzz://bucket/a/study' {why}")
-    with pytest.raises(SpecError, match="is a URI"):
-        list(fedray.run(of_space(tmp_path, tmp_path).trials()[0].experiment, "s3://bucket/a"))
-    assert not (tmp_path / "file:").exists()
+    assert not (tmp_path / "zzz:").exists()
+
+
+def test_a_run_under_a_uri_goes_on_where_another_machine_was(tmp_path: Path, another_machine: Move) -> None:
+    another_machine()
+    experiment = of_space(tmp_path, tmp_path).trials()[0].experiment
+    bucket = tmp_path / "bucket"
+    begun = fedray.run(experiment, bucket.as_uri())
+    next(begun)
+    begun.close()
+    assert Folder(bucket).resumable_from == 1
+    another_machine()
+    with pytest.raises(SpecError, match="unfinished run"):
+        next(fedray.run(experiment, bucket.as_uri()))
+    assert [result.round for result in fedray.run(experiment, bucket.as_uri(), resume=True)] == [2, 3]
+    list(Driver(experiment, tmp_path / "alone").run())
+    assert bits(bucket) == bits(tmp_path / "alone")
+    assert list(fedray.run(experiment, bucket.as_uri())) == []
 
 
 @pytest.mark.ray

@@ -132,9 +132,14 @@ class ActorPool:
         self.posts.remove(post)
 
 
-def alive() -> set[str]:
-    """The ids of the nodes that are there."""
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+def names() -> dict[str, str]:
+    """Of the nodes that are there: their ids, and what they are called."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return {
+        node["NodeID"]: f"{node['NodeManagerHostname']}, {node['NodeManagerAddress']}"
+        for node in nodes
+        if node["Alive"]
+    }
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from fedray.backends.actor_pool import LOST, ActorPool, Post, alive, cluster_resources, first_line
+from fedray.backends.actor_pool import LOST, ActorPool, Post, cluster_resources, first_line, names
 from fedray.backends.base import Answer, Failure, LateError
 from fedray.errors import LostError, RunError
 from fedray.types import Fault
@@ -114,7 +114,7 @@ class Dispatch:
     def _again(self, errand: Errand, error: RayActorError) -> Failure | None:
         """Make the call again, unless it is what kills its workers."""
         self._losses[errand.call] += 1
-        what = "worker lost" if errand.post.node in alive() else "node lost"
+        what = "worker lost" if errand.post.node in names() else "node lost"
         self._replace(errand.post, error)
         self._look_after_the_idle()
         if self._losses[errand.call] == LOST:

@@ -15,14 +15,14 @@ import ray
 from ray import tune
 from ray.tune.error import TuneError
 
-from fedray.backends.actor_pool import cluster_resources
+from fedray.backends.actor_pool import cluster_resources, names
 from fedray.backends.commons import Commons
 from fedray.backends.plan import plan_actors, portion
-from fedray.backends.totals import pinned, this_node
+from fedray.backends.totals import got, pinned, this_node
 from fedray.board import Board
 from fedray.cluster import start_ray
 from fedray.data.federation import count_clients
-from fedray.errors import SpecError
+from fedray.errors import LostError, SpecError
 from fedray.storage import DONE, storage_of
 from fedray.study import Study, Trial, last_figures
 from fedray.teachers.bank import cache_folder
@@ -82,10 +82,35 @@ def run(study: Study, todo: Agenda, commons: Any, *, quiet: bool, verbose: bool)
             board.known(each.label, last_figures(each.history()))
     watch = Watch(study, board, study.trials() or known, commons)
     study.describe(sys.argv)
+    _check_shared(study)
     tuner = _tuner(study, todo, commons, watch)
     with board, _quieter(verbose=verbose), _unwrapped():
         tuner.fit()
     return watch.startup
+
+
+def _check_shared(study: Study) -> None:
+    """Raises SpecError where a node that is there now does not see the study's folder."""
+    if study.storage.found_by_all:
+        return
+    there: Any = ray.remote(lambda path: Path(path).exists()).options(num_cpus=0, max_retries=0)
+    described = str((study.folder / "study.json").absolute())
+    nodes = {node: name for node, name in names().items() if node != this_node()}
+    asked = {there.options(scheduling_strategy=pinned(node)).remote(described): node for node in nodes}
+    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=60) if asked else ([], [])
+    blind = [nodes[asked[answer]] for answer in done if not _answered(answer)]
+    if blind:
+        raise SpecError(
+            f"'{study.folder}' is not there on {len(blind)} of {len(nodes) + 1} nodes ({'; '.join(blind)}): "
+            "choose a --results that is shared by all nodes, or a URI."
+        )
+
+
+def _answered(answer: Any) -> bool:
+    try:
+        return bool(got(answer))
+    except LostError:  # a node that has gone meanwhile makes no trials
+        return True
 
 
 def _tuner(study: Study, todo: Agenda, commons: Any, watch: Watch) -> tune.Tuner:

@@ -13,12 +13,14 @@ from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 
 from fedray.aggregation import ExactMean
+from fedray.backends import dispatch
 from fedray.backends.base import Answer
 from fedray.backends.ray_actors import RayBackend
 from fedray.backends.totals import Adders, pinned
 from fedray.config import Experiment
+from fedray.data import federation
 from fedray.driver import Driver
-from fedray.errors import LostError
+from fedray.errors import LostError, RunError
 from fedray.types import RoundResult, Waiting
 
 pytestmark = pytest.mark.ray
@@ -140,18 +142,43 @@ class TestSums:
         assert total.mean().mean({"w": np.zeros(2**17, np.float32)})["w"].max() == 2.0
 
 
-@pytest.mark.usefixtures("nodes")
-def test_a_taken_cluster_is_waited_for_with_a_word(small: Make, tmp_path: Path) -> None:
+@pytest.fixture
+def takers(nodes: Cluster) -> Iterator[Callable[[], None]]:  # noqa: ARG001
+    """Another job holds all cores. Calling this lets them go."""
+
     class Taker:
         def here(self) -> None:
             pass
 
     takers = [ray.remote(Taker).options(num_cpus=1).remote() for _ in range(3)]
     ray.get([taker.here.remote() for taker in takers])
+
+    def let_go() -> None:
+        while takers:
+            ray.kill(takers.pop())
+
+    yield let_go
+    let_go()
+
+
+def test_a_taken_cluster_is_waited_for_with_a_word(small: Make, takers: Callable[[], None], tmp_path: Path) -> None:
     driver = Driver(small(teacher=None, training={"rounds": 1}, resources={"backend": "ray"}), tmp_path)
     events = driver.run()
     first = next(events)
     assert first == Waiting("3 of 3 workers have not started; the cluster has 0 of 3 cores free")
-    for taker in takers:
-        ray.kill(taker)
+    takers()
     assert [type(event) for event in events if not isinstance(event, Waiting)] == [RoundResult]
+
+
+@pytest.mark.usefixtures("takers")
+def test_a_round_without_workers_ends_the_run_after_a_while(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "PATIENCE", 6.0)
+    experiment = small(teacher=None, resources={"backend": "ray"})
+    backend = RayBackend(experiment, federation.load(experiment))
+    try:
+        with pytest.raises(
+            RunError, match=r"no worker could be started for 0\.1 minutes: the cluster has 0 of 3 cores"
+        ):
+            backend.collect("evaluate", [((0, 10), {})])
+    finally:
+        backend.close()

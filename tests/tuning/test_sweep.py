@@ -566,7 +566,7 @@ def sweeping(folder: Path, *overrides: str) -> subprocess.Popen[str]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_interrupted_and_killed_it_goes_on_where_it_was(say: Say, tmp_path: Path) -> None:
-    """Ctrl-C first, then -9; then to the end, on another Ray."""
+    """Ctrl-C first, then -9, then SIGTERM; then to the end, on another Ray."""
     asha = {"scheduler": "asha", "grace": 30}  # which never gets to stop one
     training = {"rounds": 30, "batch_size": 8, "lr": 0.05, "local_epochs": 2}
     write(tmp_path, {"training.momentum": {"grid": [0.9, 0.0]}}, asha, training=training)
@@ -598,8 +598,19 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(say: Say, tmp_path: Path
     assert process.returncode == -signal.SIGKILL
     assert first.state == "begun"
 
+    killed = first.round
+    process = sweeping(tmp_path)
+    wait_for(lambda: first.round >= killed + 2 or process.poll() is not None)
+    process.terminate()
+    _, complaint = process.communicate(timeout=60)
+    kept = "Every finished round is kept; the same command goes on from there."
+    assert (process.returncode, complaint) == (0, f"fedray: stopped by SIGTERM. {kept}\n")
+    assert first.state == "begun"
+    assert not (found.folder / "DONE").exists()
+
     code, said, complaint = say("sweep", "study.yaml")
     assert (code, complaint) == (0, "")
     assert said[-1] == "2 trials: 2 finished; tables: results/study"
+    assert (found.folder / "DONE").exists()
     for trial in (first, second):
         check_trial(trial, tmp_path / f"alone {trial.name}")
