@@ -93,10 +93,13 @@ def _check_shared(study: Study) -> None:
     """Raises SpecError where a node that is there now does not see the study's folder."""
     if study.storage.found_by_all:
         return
-    there: Any = ray.remote(lambda path: Path(path).exists()).options(num_cpus=0, max_retries=0)
+    there: Any = ray.remote(lambda path: Path(path).exists())
     described = str((study.folder / "study.json").absolute())
     nodes = {node: name for node, name in names().items() if node != this_node()}
-    asked = {there.options(scheduling_strategy=pinned(node)).remote(described): node for node in nodes}
+    asked = {
+        there.options(num_cpus=0, max_retries=0, scheduling_strategy=pinned(node)).remote(described): node
+        for node in nodes
+    }
     done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=60) if asked else ([], [])
     blind = [nodes[asked[answer]] for answer in done if not _answered(answer)]
     if blind:
