@@ -73,9 +73,7 @@ def test_resuming_from_an_older_checkpoint_leaves_no_double_rows(small: Make, tm
     for _ in range(3):
         next(rounds)
     rounds.close()
-    shutil.rmtree(
-        tmp_path / "checkpoint" / "round-00003"
-    )  # as if killed: rows of three, the state of two
+    shutil.rmtree(tmp_path / "checkpoint" / "round-00003")  # as if killed: rows of three, the state of two
     finish(experiment, tmp_path)
     assert table(tmp_path, "rounds.csv")["round"].tolist() == [1, 2, 3, 4, 5]
 

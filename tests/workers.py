@@ -63,6 +63,13 @@ class DyingWorker(Worker):
         return super().train(task, *others)
 
 
+class BrokenWorker(Worker):
+    """Cannot be made."""
+
+    def __init__(self, *_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'torch'")
+
+
 class DyingWorkers(Worker):
     """The processes of clients 0, 1 and 3 are killed once each, in round 2."""
 

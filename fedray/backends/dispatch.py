@@ -12,7 +12,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from fedray.backends.actor_pool import LOST, ActorPool, Post, cluster_resources, first_line, names
 from fedray.backends.base import Answer, Failure, LateError
-from fedray.errors import LostError, RunError
+from fedray.errors import LostError, RunError, SpecError
 from fedray.types import Fault
 
 PATIENCE = 600.0
@@ -155,7 +155,9 @@ def settle(post: Post) -> None:
     try:
         post.node, post.name = ray.get(post.begun)
     except RayTaskError as error:
-        raise error.cause from None
+        if isinstance(error.cause, SpecError | RunError):
+            raise error.cause from None
+        raise RunError(f"a worker could not begin: {type(error.cause).__name__}: {error.cause}\n{error}") from None
 
 
 def room() -> str:

@@ -102,6 +102,15 @@ def test_a_failing_client_is_named_with_its_traceback(small: Make, pool: ActorPo
     assert pd.read_csv(tmp_path / "rounds.csv")["round"].tolist() == [1]
 
 
+def test_a_worker_that_cannot_begin_ends_the_run_with_its_traceback(
+    small: Make, pool: ActorPool, tmp_path: Path
+) -> None:
+    make_backend = partial(RayBackend, pool=pool, worker=workers.BrokenWorker)
+    with pytest.raises(RunError, match=r"a worker could not begin: ModuleNotFoundError: No module") as raised:
+        finish(small(resources={"backend": "ray"}), tmp_path, make_backend)
+    assert "in begin" in str(raised.value)
+
+
 def test_each_client_has_its_own_actor_on_its_share_of_the_gpu(small: Make, pool: ActorPool) -> None:
     experiment = small(resources={"backend": "ray", "gpus_per_client": 0.25, "cpus_per_client": 0.5})
     backend = RayBackend(experiment, federation.load(experiment), pool, worker=workers.TellingWorker)
