@@ -383,6 +383,7 @@ THREE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_three_nodes_of_which_one_is_stuck_and_then_removed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(THREE), str(tmp_path / "results")]

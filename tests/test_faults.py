@@ -90,6 +90,7 @@ class TestTheDisk:
         assert finish(experiment, tmp_path / "full") == whole
         assert pd.read_csv(tmp_path / "full" / "rounds.csv")["round"].tolist() == [1, 2, 3, 4]
 
+    @pytest.mark.slow
     @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
     @pytest.mark.parametrize(
         ("before", "after", "said"),
@@ -197,7 +198,7 @@ class TestTheCommand:
         table = folder / "results" / "spec" / "rounds.csv"
         return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
-    @pytest.mark.parametrize("backend", ["serial", "ray"])
+    @pytest.mark.parametrize("backend", [pytest.param("serial", marks=pytest.mark.slow), "ray"])
     def test_sigterm_saves_the_last_round_and_ends_with_0(
         self, tmp_path: Path, whole: dict[str, bytes], backend: str
     ) -> None:
@@ -219,6 +220,7 @@ class TestTheCommand:
         assert bits(tmp_path / "results" / "spec") == whole
         assert (tmp_path / "results" / "spec" / "DONE").read_text() == "1 of 1 runs\n"
 
+    @pytest.mark.slow
     def test_killed_with_9_it_is_resumed_from_the_last_checkpoint(
         self, tmp_path: Path, whole: dict[str, bytes]
     ) -> None:
@@ -233,6 +235,7 @@ class TestTheCommand:
         assert bits(tmp_path / "results" / "spec") == whole
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_several_clients_killed_at_once(small: Make, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def bits(folder: Path) -> dict[str, bytes]:
     return {f"{file.name}/{k}": v.tobytes() for file in files for k, v in load_file(file).items()}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [pytest.param("fedavg", marks=pytest.mark.slow), "fml"])
 def test_a_node_is_lost_and_another_joins(small: Make, nodes: Cluster, tmp_path: Path, strategy: str) -> None:
     """Lost after round 2, in another's place after round 4: the bits are those of an undisturbed run."""
     experiment = small(strategy=STRATEGIES[strategy], teacher=None, training={"rounds": 6})
@@ -161,6 +161,7 @@ def takers(nodes: Cluster) -> Iterator[Callable[[], None]]:  # noqa: ARG001
     let_go()
 
 
+@pytest.mark.slow
 def test_a_taken_cluster_is_waited_for_with_a_word(small: Make, takers: Callable[[], None], tmp_path: Path) -> None:
     driver = Driver(small(teacher=None, training={"rounds": 1}, resources={"backend": "ray"}), tmp_path)
     events = driver.run()
@@ -170,6 +171,7 @@ def test_a_taken_cluster_is_waited_for_with_a_word(small: Make, takers: Callable
     assert [type(event) for event in events if not isinstance(event, Waiting)] == [RoundResult]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("takers")
 def test_a_round_without_workers_ends_the_run_after_a_while(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "PATIENCE", 6.0)
