@@ -89,8 +89,6 @@ class Driver:
         self._standing = Standing(ServerState(0, self._first_weights))
         self._saved = 0
         self._stopped = self._described = False
-        self.survived = 0
-        """How many faults this driver has got over."""
         self._committing = threading.Lock()
         self._shared: tuple[int, Handle] = (-1, None)
 
@@ -132,7 +130,9 @@ class Driver:
             for text in self._backend.ready():  # so that the first round's seconds are its own
                 yield Waiting(text)
         if 0 < self._round < rounds:
-            self._report(tables, [Fault("interrupted", "run", platform.node(), f"went on from round {self._round}")])
+            tables.report(
+                self._round, [Fault("interrupted", "run", platform.node(), f"went on from round {self._round}")]
+            )
         while self._round < rounds:
             try:
                 result = yield from self._next_round(tables)
@@ -166,7 +166,7 @@ class Driver:
                 raise RunError("stopped")
             tables.write(report)
             self._standing = standing
-            self._report(tables, faults)
+            tables.report(self._round, faults)
             if self._is_due(self._experiment.checkpoint.every, self._round):
                 self._save()
 
@@ -179,11 +179,7 @@ class Driver:
             self._restore()
         tables.go_back(self._round)
         response = f"round {self._round + 1} run again" if self._round + 1 == number else f"back to round {self._round}"
-        self._report(tables, [Fault("node lost", f"round {number}", "unknown", response, str(lost))])
-
-    def _report(self, tables: Tables, faults: Sequence[Fault]) -> None:
-        self.survived += len(faults)
-        tables.report(self._round, faults)
+        tables.report(self._round, [Fault("node lost", f"round {number}", "unknown", response, str(lost))])
 
     def _taught(self, cohort: Sequence[int], before: Costs, report: rows.Report) -> Row:
         """What the teachers did for a round, in the bank's name or beside the clients."""
