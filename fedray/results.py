@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fedray.errors import SpecError
 from fedray.spec_file import flatten, read_yaml
 from fedray.storage import storage_of
+from fedray.tables import FAULTS
 from fedray.types import Row
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ class Results:
     @cached_property
     def faults(self) -> "pd.DataFrame":
         """A row for each thing that went wrong and was got over."""
-        return self._read("faults.csv")
+        import pandas as pd
+
+        written = any((folder / "faults.csv").exists() for folder in self.folders.values())
+        return self._read("faults.csv") if written else pd.DataFrame(columns=["run", *FAULTS])
 
     @cached_property
     def costs(self) -> "pd.DataFrame":

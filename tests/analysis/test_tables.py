@@ -3,11 +3,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.tables import over_seeds, summary
+from analysis.tables import faults, over_seeds, summary
 from fedray.config import Experiment
 from fedray.results import load_results
 from fedray.spec_file import to_yaml
-from fedray.tables import ROUNDS
+from fedray.tables import FAULTS, ROUNDS
 
 
 def write(folder: Path, lam: float | None, accuracy: list[float | None], seed: int = 0) -> None:
@@ -92,3 +92,18 @@ def test_figures_are_of_the_round_that_all_seeds_have(tmp_path: Path) -> None:
     assert row["accuracy"] == pytest.approx(0.5)
     assert row["last ten"] == pytest.approx(0.4)
     assert results.unfinished == ("a", "b")  # 3 rounds of 10
+
+
+def test_faults_are_counted_by_kind(tmp_path: Path) -> None:
+    for name, kinds in (("a", ["node lost", "worker lost", "worker lost"]), ("b", [])):
+        write(tmp_path / name, 0.5, [0.1, 0.2, 0.3])
+        rows = [{"round": 1, "fault": kind} for kind in kinds]
+        pd.DataFrame(rows, columns=list(FAULTS)).to_csv(tmp_path / name / "faults.csv", index=False)
+    results = load_results(tmp_path)
+    assert faults(results, ["a", "b"]) == "faults survived: 3 (worker lost 2, node lost 1)"
+    assert faults(results, ["b"]) == ""
+
+
+def test_runs_from_before_there_were_faults(tmp_path: Path) -> None:
+    write(tmp_path / "a", 0.5, [0.1, 0.2, 0.3])
+    assert faults(load_results(tmp_path), ["a"]) == ""
