@@ -114,6 +114,14 @@ class Trial:
             return []
         return [_numbers(row) for row in rows if int(row["round"]) <= self.round]
 
+    def faults(self) -> list[str]:
+        """What kinds of faults it has got over, one for each time."""
+        try:
+            with (self.folder.path / "faults.csv").open(newline="", encoding="utf-8") as file:
+                return [row["fault"] for row in csv.DictReader(file)]
+        except (OSError, KeyError, csv.Error):
+            return []
+
 
 class Study:
     """The trials of a space below a folder of results."""

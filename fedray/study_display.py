@@ -50,6 +50,9 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
     _print_failures(out, trials)
     if line := held_against_line(study, trials):
         out.print(line)
+    if not study.evolves and (kinds := Counter(kind for trial in trials for kind in trial.faults())):
+        each = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+        out.print(f"faults survived within trials: {kinds.total()} ({each}), see their faults.csv")
     out.print(f"{len(trials)} trials: {counted(trials)}; tables: {study.storage}", soft_wrap=True)
 
 

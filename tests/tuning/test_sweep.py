@@ -611,6 +611,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(say: Say, tmp_path: Path
     code, said, complaint = say("sweep", "study.yaml")
     assert (code, complaint) == (0, "")
     assert said[-1] == "2 trials: 2 finished; tables: results/study"
+    assert said[-2] == "faults survived within trials: 3 (interrupted 3), see their faults.csv"
     assert (found.folder / "DONE").exists()
     for trial in (first, second):
         check_trial(trial, tmp_path / f"alone {trial.name}")
