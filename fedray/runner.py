@@ -48,6 +48,8 @@ class Session:
         if target.finished:
             storage.leave()
             return
+        with target.lock():
+            pass  # the driver will hold it; who comes second is told before Ray has started
         try:
             for event in self._start("run", experiment, target.path.absolute(), sys.argv):
                 if isinstance(event, RoundResult) and event.round == target.resumable_from:
