@@ -32,6 +32,10 @@ def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> 
                 yield event
 
 
+LEAVING = 15
+"""Seconds that the driver of a command which was killed, and is resumed, may take to be gone."""
+
+
 class Session:
     """Runs experiments one after another; the processes that one needed, the next finds warm."""
 
@@ -48,7 +52,7 @@ class Session:
         if target.finished:
             storage.leave()
             return
-        with target.lock():
+        with target.lock(LEAVING if resume else 0):
             pass  # the driver will hold it; who comes second is told before Ray has started
         try:
             for event in self._start("run", experiment, target.path.absolute(), sys.argv):
