@@ -48,7 +48,7 @@ class Cohort:
             outcomes.append(_outcome(tasks[answer.call], answer))
             self._note_late(tasks[answer.call], time.perf_counter() - start)
             if isinstance(answer, Answer):
-                total.add(answer, self._weight(answer.value))
+                total.add(answer, self._strategy.weight(answer.value.examples))
                 keeping |= {answer.value.client: answer.kept} if self._strategy.keeps else {}
             self._tolerate(outcomes, len(clients))
         return Trained(total.mean(), keeping, sorted(outcomes, key=lambda outcome: outcome.client))
@@ -57,9 +57,6 @@ class Cohort:
     def _limit(self) -> float | None:
         """Seconds after which nobody waits any more."""
         return self._training.deadline if self._training.late == "drop" else None
-
-    def _weight(self, update: ClientUpdate) -> int:
-        return update.examples if self._strategy.weighting == "examples" else 1
 
     def _note_late(self, task: ClientTask, seconds: float) -> None:
         deadline = self._training.deadline

@@ -24,8 +24,8 @@ from fedray.environment import environment
 from fedray.errors import LostError, RunError, SpecError
 from fedray.evaluation import Tally
 from fedray.folder import Folder
-from fedray.models.weights import check_weights, nbytes
-from fedray.tables import Tables
+from fedray.models.weights import check_weights, distance, get_weights, nbytes, parameter_names
+from fedray.tables import Tables, write_confusion
 from fedray.teachers.bank import Bank
 from fedray.types import (
     Event,
@@ -36,7 +36,7 @@ from fedray.types import (
     Wait,
     Waiting,
 )
-from fedray.worker import Range, initial_weights
+from fedray.worker import Range, initial_model
 
 PART = 1000
 """How many images one call evaluates; fixed, so that sums do not depend on the workers."""
@@ -80,7 +80,8 @@ class Driver:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._patience = patience
         self._data = federation.load(experiment, read)
-        self._first_weights = initial_weights(experiment.proxy, self._data, experiment.seed, "proxy")
+        proxy = initial_model(experiment.proxy, self._data, experiment.seed, "proxy")
+        self._first_weights, self._parameters = get_weights(proxy), parameter_names(proxy)
         lessons.check_assignment(experiment, self._data)
         self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)
         self._cohort = Cohort(experiment, self._data, self._backend)
@@ -150,7 +151,7 @@ class Driver:
         cohort = self.sample(self._round + 1)
         taught = yield from self._lessons.of_round(self._round + 1, cohort)
         if not self._described:
-            self._describe(self._lessons.accuracy())
+            self._describe(self._lessons.tally())
         standing, report = self.run_round(self._standing, cohort, taught)
         report.round["seconds"] = round(time.perf_counter() - start, 3)
         report.round.update(self._taught(cohort, before, report))
@@ -205,6 +206,8 @@ class Driver:
         due = self._is_due(self._experiment.evaluation.every, state.round)
         tally = self._evaluate(state) if due else None
         report = rows.report(number, trained.outcomes, tally, self._data, nbytes(state.weights))
+        moved = distance(state.weights, standing.state.weights, self._parameters)
+        report.round.update(rows.agreement(self._experiment.strategy, trained.outcomes, moved))
         return Standing(state, standing.kept | trained.kept), report
 
     def sample(self, number: int) -> list[int]:
@@ -218,12 +221,13 @@ class Driver:
         total: Tally = sum(others, start=first)
         return total
 
-    def _describe(self, teacher_accuracy: float | None = None) -> None:
-        """Write what this run is: its spec, its environment, its partition."""
-        self._described = teacher_accuracy is not None or not self._lessons.quantities
+    def _describe(self, taught: Tally | None = None) -> None:
+        """Write what this run is: its spec, its environment, its partition; once it is known, what it is taught."""
+        self._described = taught is not None or not self._lessons.quantities
         facts = environment(self._experiment, self._command)
-        if teacher_accuracy is not None:
-            facts["teacher_accuracy"] = teacher_accuracy
+        if taught is not None:
+            facts["teacher_accuracy"] = taught.accuracy
+            write_confusion(self._folder.path, "teacher", taught.confusion())
         self._folder.describe(self._experiment, facts)
         self._folder.write_partition(self._data)
 

@@ -1,13 +1,15 @@
 """From predictions on the test set to the figures of a round."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedray.types import Indices
+from fedray.types import Indices, Row
 
 RARE = 0.05
 """A class is rare for a client where it makes up less than this share of the client's examples."""
@@ -15,14 +17,32 @@ RARE = 0.05
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts that add up over parts of the test set."""
+    """What was predicted. Adds up over parts of the test set."""
 
-    right: Indices  # [classes], examples of each class predicted rightly
-    examples: Indices  # [classes]
-    loss: float  # summed cross-entropy, nats
+    labels: Indices  # [N], the true classes
+    predicted: Indices  # [N]
+    classes: int
+    loss: float = 0.0  # summed cross-entropy, nats
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.right + other.right, self.examples + other.examples, self.loss + other.loss)
+        labels, predicted = (self.labels, other.labels), (self.predicted, other.predicted)
+        return Tally(np.concatenate(labels), np.concatenate(predicted), self.classes, self.loss + other.loss)
+
+    @cached_property
+    def right(self) -> Indices:
+        """[classes], examples of each class predicted rightly."""
+        return np.bincount(self.labels[self.labels == self.predicted], minlength=self.classes)
+
+    @cached_property
+    def examples(self) -> Indices:
+        """[classes]"""
+        return np.bincount(self.labels, minlength=self.classes)
+
+    def confusion(self) -> Iterator[Row]:
+        """How many examples of each class were taken for which: a row for each pair that occurs."""
+        pairs, counts = np.unique(self.labels * self.classes + self.predicted, return_counts=True)
+        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            yield {"class": pair // self.classes, "predicted": pair % self.classes, "examples": count}
 
     @property
     def accuracy(self) -> float:
@@ -59,11 +79,10 @@ class Tally:
 def tally(model: nn.Module, images: Tensor, labels: Tensor, classes: int, batch_size: int) -> Tally:
     """Count what `model` predicts for normalised float [N, C, S, S] and int64 [N]."""
     model.eval()
-    right, loss = torch.zeros(len(labels), dtype=torch.bool), 0.0
+    predicted, loss = torch.zeros(len(labels), dtype=torch.int64), 0.0
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
         logits = model(images[part])
-        right[part] = (logits.argmax(1) == labels[part]).cpu()
+        predicted[part] = logits.argmax(1).cpu()
         loss += float(nn.functional.cross_entropy(logits.double(), labels[part], reduction="sum"))
-    known = labels.cpu().numpy()
-    return Tally(np.bincount(known[right.numpy()], minlength=classes), np.bincount(known, minlength=classes), loss)
+    return Tally(labels.cpu().numpy(), predicted.numpy(), classes, loss)

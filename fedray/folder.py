@@ -1,6 +1,7 @@
 """The folder of one run.
 
 spec.yaml  environment.json  rounds.csv  clients.csv  classes.csv  partition.csv  faults.csv
+confusion-proxy.csv (on the test set, of the last evaluated round)  confusion-teacher.csv (on clients' examples)
 costs.json  checkpoint/  model.safetensors (the final proxy; it marks a run as finished)
 """
 

@@ -13,6 +13,7 @@ from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.data.views import PLAIN, VIEWS, choose_views
 from fedray.errors import SpecError
+from fedray.evaluation import Tally
 from fedray.teachers.bank import Values
 from fedray.teachers.blend import Blend
 from fedray.teachers.precomputed import PrecomputedTeacher
@@ -64,16 +65,14 @@ class Lessons:
         examples = (len(self._federation.shards[client]) * len(self._members_of(client)) for client in cohort)
         return sum(examples) * self._experiment.training.local_epochs
 
-    def accuracy(self) -> float | None:
-        """How often the teachers are right about the examples that clients hold, seen plain; None if not known."""
+    def tally(self) -> Tally | None:
+        """What the teachers take the examples for that clients hold, seen plain; None if not known."""
         if not self._fixed or "logits" not in self.quantities:
             return None
-        right = held = 0
-        for client, handle in self._fixed.items():
-            own = self._federation.train.labels[self._federation.shards[client]]
-            right += int((self._backend.fetch(handle)["logits"][0].argmax(1) == own).sum())
-            held += len(own)
-        return right / held
+        train, shards = self._federation.train, self._federation.shards
+        labels = np.concatenate([train.labels[shards[client]] for client in self._fixed])
+        logits = (self._backend.fetch(handle)["logits"][0] for handle in self._fixed.values())
+        return Tally(labels, np.concatenate([each.argmax(1) for each in logits]), len(train.classes))
 
     def _views(self, client: int, epochs: Sequence[int]) -> Indices:
         """[E * n], the rows of the views that the client will see."""

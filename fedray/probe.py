@@ -15,9 +15,10 @@ from fedray.aggregation import ExactMean
 from fedray.backends.base import Backend
 from fedray.config import Experiment
 from fedray.data.federation import Federation
+from fedray.models.weights import get_weights
 from fedray.teachers.sections import Adapted, Precomputed, members
 from fedray.types import ClientTask, ClientUpdate, Lesson, Question, ServerState
-from fedray.worker import initial_weights
+from fedray.worker import initial_model
 from fedray.workload import Workload
 
 FEW, MORE = 2, 8
@@ -57,7 +58,7 @@ def measure(experiment: Experiment, data: Federation, make_backend: Any, actors:
     once = experiment.training.model_copy(update={"local_epochs": 1})
     experiment = experiment.model_copy(update={"training": once})
     largest = sorted(range(len(data.shards)), key=lambda client: -len(data.shards[client]))[:actors]
-    weights = initial_weights(experiment.proxy.model_copy(update={"init": "random"}), data, 0, "probe")
+    weights = get_weights(initial_model(experiment.proxy.model_copy(update={"init": "random"}), data, 0, "probe"))
     runs = list[_Trained]()
     for batches in (FEW, MORE):
         cut = replace(data, shards=tuple(shard[: batches * once.batch_size] for shard in data.shards))

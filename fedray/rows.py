@@ -1,5 +1,6 @@
 """From what happened in a round to the rows of its tables."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,6 +22,7 @@ class Report:
     clients: Sequence[Row]
     classes: Sequence[Row]
     faults: Sequence[Fault] = ()
+    confusion: Sequence[Row] = ()
 
 
 def report(number: int, outcomes: Sequence[Outcome], tally: Tally | None, data: Federation, size: int) -> Report:
@@ -41,7 +43,28 @@ def report(number: int, outcomes: Sequence[Outcome], tally: Tally | None, data: 
         [_client_row(outcome) for outcome in outcomes],
         _class_rows(number, tally, data.test.classes) if tally else [],
         [_fault(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)],
+        [{"round": number} | pair for pair in tally.confusion()] if tally else [],
     )
+
+
+def agreement(strategy: Strategy, outcomes: Sequence[Outcome], moved: float) -> Row:
+    """How far clients agree on where to go, from the lengths of their updates Δᵢ and of their mean.
+
+    With pᵢ the weights of the average and `update_norm` = ‖Σ pᵢΔᵢ‖ (`moved`):
+    `update_drift` = (Σ pᵢ‖Δᵢ − mean‖²)^½ = (Σ pᵢ‖Δᵢ‖² − ‖mean‖²)^½, and
+    `update_cosine` = ‖mean‖ / Σ pᵢ‖Δᵢ‖, which is the mean of their cosines to the mean update, each
+    weighted by pᵢ‖Δᵢ‖. Over the proxy's parameters, not its buffers.
+    """
+    updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
+    shares = [(strategy.weight(update.examples), update.metrics["update_norm"]) for update in updates]
+    total = sum(weight for weight, _ in shares) or 1
+    length = math.fsum(weight * norm for weight, norm in shares) / total
+    squares = math.fsum(weight * norm**2 for weight, norm in shares) / total
+    return {
+        "update_norm": moved,
+        "update_drift": math.sqrt(max(squares - moved**2, 0.0)),
+        "update_cosine": min(moved / length, 1.0) if length else math.nan,
+    }
 
 
 def loss_columns(strategy: Strategy) -> list[str]:

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 ROUNDS = (
     "round", "accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy", "clients", "failed",
-    "retried", "seconds", "bytes_down", "bytes_up", "teacher_asked", "teacher_passes",
-    "teacher_flops", "teacher_seconds",
+    "retried", "update_norm", "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up",
+    "teacher_asked", "teacher_passes", "teacher_flops", "teacher_seconds",
 )  # fmt: skip
 CLASSES = ("round", "class", "name", "examples", "accuracy")
 CLIENTS = (
-    "round", "client", "examples", "local_accuracy", "seconds", "teacher_seconds", "node", "device", "peak_bytes",
-    "failure",
+    "round", "client", "examples", "local_accuracy", "update_norm", "seconds", "teacher_seconds",
+    "node", "device", "peak_bytes", "failure",
 )  # fmt: skip
+CONFUSION = ("round", "class", "predicted", "examples")
 FAULTS = ("round", "time", "fault", "subject", "node", "response", "reason")
 
 
@@ -75,6 +76,8 @@ class Tables:
         """Add one round's rows."""
         self.clients.write(report.clients)
         self.classes.write(report.classes)
+        if report.confusion:
+            write_confusion(self._folder, "proxy", report.confusion)
         self.rounds.write([report.round])
 
     def go_back(self, after_round: int) -> None:
@@ -103,6 +106,12 @@ class Tables:
     def __exit__(self, *_: object) -> None:
         self._close()
         self.faults.close()
+
+
+def write_confusion(folder: Path, model: str, rows: Iterable[Row]) -> None:
+    """confusion-MODEL.csv: how many examples of each class were taken for which."""
+    with Table(folder / f"confusion-{model}.csv", CONFUSION) as table:
+        table.write(rows)
 
 
 def _rows_up_to(path: Path, columns: Sequence[str], last_round: int) -> list[list[str]]:

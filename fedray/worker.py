@@ -22,7 +22,7 @@ from fedray.errors import RefusedError
 from fedray.evaluation import tally
 from fedray.models import proxies
 from fedray.models.projection import Projected
-from fedray.models.weights import check_weights, get_weights, set_weights
+from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
 from fedray.seeding import torch_rng
 from fedray.teachers.bank import Values
 from fedray.teachers.roster import Roster, peak_bytes
@@ -61,14 +61,15 @@ class Worker:
             models, strategy.active_objectives(), shard, training,
             first_epoch=first_epoch, seed=self._experiment.seed, client=task.client,
         )  # fmt: skip
-        update = ClientUpdate(
-            task.client, task.round, len(shard), metrics,
-            time.perf_counter() - start, platform.node(), str(self._device), peak_bytes(self._device),
-            getattr(lessons, "passes", 0), getattr(lessons, "flops", 0), getattr(lessons, "seconds", 0.0),
-        )  # fmt: skip
         trained = self._trained(task)
         if problem := check_weights(trained, weights):
             raise RefusedError(f"its update is refused, {problem}")
+        moved = distance(trained, weights, parameter_names(self._model("proxy")))
+        update = ClientUpdate(
+            task.client, task.round, len(shard), metrics | {"update_norm": moved},
+            time.perf_counter() - start, platform.node(), str(self._device), peak_bytes(self._device),
+            getattr(lessons, "passes", 0), getattr(lessons, "flops", 0), getattr(lessons, "seconds", 0.0),
+        )  # fmt: skip
         return Made(update, trained, get_weights(self._kept_model()) if strategy.keeps else None)
 
     def evaluate(self, part: Range, weights: Weights) -> Made:
@@ -137,7 +138,8 @@ class Worker:
         return getattr(self._experiment.strategy, "private", None) or self._experiment.proxy
 
     def _first_private_weights(self, client: int) -> Weights:
-        return initial_weights(self._private_spec, self._federation, self._experiment.seed, "private", client)
+        seed = self._experiment.seed
+        return get_weights(initial_model(self._private_spec, self._federation, seed, "private", client))
 
     def _shard(self, client: int, lessons: Banked | Online | None) -> Shard:
         positions = self._federation.shards[client]
@@ -152,10 +154,10 @@ class Worker:
         )
 
 
-def initial_weights(proxy: proxies.Proxy, federation: Federation, seed: int, *purpose: str | int) -> Weights:
-    """A new model's weights, drawn for (seed, purpose)."""
+def initial_model(proxy: proxies.Proxy, federation: Federation, seed: int, *purpose: str | int) -> nn.Module:
+    """A new model, its weights drawn for (seed, purpose)."""
     with torch_rng(None, seed, *purpose):
-        return get_weights(proxies.build(proxy, federation.train.shape))
+        return proxies.build(proxy, federation.train.shape)
 
 
 def claim_device(experiment: Experiment) -> torch.device:

@@ -36,14 +36,21 @@ def test_tallies_add_up() -> None:
     assert (parts[0] + parts[1]).mean_loss == pytest.approx(whole.mean_loss)
 
 
+def test_confusion_by_hand() -> None:
+    rows = Tally(np.array([0, 2, 0, 2, 0]), np.array([0, 1, 0, 2, 1]), classes=3).confusion()
+    assert [tuple(row.values()) for row in rows] == [(0, 0, 2), (0, 1, 1), (2, 1, 1), (2, 2, 1)]
+
+
 def test_class_accuracy_is_nan_for_a_class_without_examples() -> None:
-    accuracy = Tally(np.array([1, 0]), np.array([2, 0]), 0.0).class_accuracy
+    accuracy = Tally(np.array([0, 0]), np.array([0, 1]), classes=2).class_accuracy
     assert accuracy[0] == 0.5
     assert math.isnan(accuracy[1])
 
 
 def test_rare_accuracy_by_hand() -> None:
-    counts = Tally(right=np.array([9, 5, 1]), examples=np.array([10, 10, 10]), loss=0.0)
+    labels = np.repeat([0, 1, 2], 10)
+    right = np.concatenate([np.arange(10) < n for n in (9, 5, 1)])
+    counts = Tally(labels, np.where(right, labels, (labels + 1) % 3), classes=3)
     held = np.array(
         [
             [96, 4, 0],  # rare: 1 and 2 -> (5 + 1) / 20
@@ -56,4 +63,4 @@ def test_rare_accuracy_by_hand() -> None:
 
 
 def test_rare_accuracy_is_nan_where_nothing_is_rare() -> None:
-    assert math.isnan(Tally(np.array([1, 1]), np.array([2, 2]), 0.0).rare_accuracy(np.array([[5, 5]])))
+    assert math.isnan(Tally(np.array([0, 1]), np.array([0, 1]), 2).rare_accuracy(np.array([[5, 5]])))

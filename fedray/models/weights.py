@@ -1,5 +1,8 @@
 """Between a torch module and the plain arrays that travel."""
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import nn
@@ -35,6 +38,17 @@ def check_weights(weights: Weights, like: Weights) -> str | None:
 
 LARGEST = 2.0**20
 """The largest weight the server accepts: what `aggregation` can still add up exactly."""
+
+
+def parameter_names(model: nn.Module) -> list[str]:
+    """What is trained; the other names are buffers, such as BatchNorm's counters."""
+    return [name for name, _ in model.named_parameters()]
+
+
+def distance(weights: Weights, other: Weights, names: Iterable[str]) -> float:
+    """The Euclidean distance between two models, over the arrays of these names."""
+    squares = (np.square(weights[name] - other[name], dtype=np.float64).sum() for name in names)
+    return math.sqrt(math.fsum(squares))
 
 
 def nbytes(weights: Weights) -> int:

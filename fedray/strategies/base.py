@@ -16,6 +16,10 @@ class Strategy(Section):
     weighting: Literal["examples", "uniform"] = "examples"
     """How the server weighs the updates it averages: by their examples (n_i / n), or all alike."""
 
+    def weight(self, examples: int) -> int:
+        """What an update counts in the average."""
+        return examples if self.weighting == "examples" else 1
+
     @abstractmethod
     def objectives(self) -> Mapping[str, Sequence[Term]]:
         """The terms of each model a client trains; `proxy` is the one that is exchanged."""
