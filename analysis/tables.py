@@ -1,104 +1,134 @@
-"""Tables made from the results of many runs."""
+"""The tables of a report: settings by conditions, over seeds, beside their baselines.
+
+`named` are runs as `naming.name_runs` and `outcomes.outcomes` give them. Accuracies are shares from 0 to 1.
+"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from fedray.results import Results
+from analysis.naming import CONDITIONS, varied
+from analysis.outcomes import rounds_to
+from analysis.paired import holm, paired_p
+
+BASELINES = ("FedAvg", "FedProx")
+ALL = "all"
+"""The condition that stands for all of them together."""
 
 
-def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per run: the fields with several values, and the figures of the last evaluated round.
+def comparison(named: pd.DataFrame, value: str = "last", baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
+    """A row per setting and condition: `seeds`, `mean`, `std` (n - 1) of a figure over seeds, and whether it is `best`.
 
-    `runs` says which runs, in which order; without it all, by name. `difference` is of `last ten`, to the first run.
-
-    Accuracies are shares from 0 to 1. `last ten` is the mean accuracy of the last ten evaluated
-    rounds, which says more than the last where curves swing; `s/round` is the median over rounds.
+    For each baseline that was run too: `difference to B`, the mean over pairs of the same seed, condition and shared
+    fields; `pairs to B`; `p to B`, of a paired t-test over them, Holm-corrected over the settings of a condition.
+    A baseline with several settings (FedProx's μ) is represented by its best one. With several conditions, the
+    rows of `all` average over them: means of seeds that have them all, differences over all pairs.
     """
-    evaluated = results.rounds.dropna(subset="accuracy")
-    last = evaluated.groupby("run").tail(1).set_index("run")
-    last = last.loc[[run for run in runs or results.folders if run in last.index]]
-    seconds = results.rounds.groupby("run")["seconds"].median()
-    varied = _telling(results, last)
-    table = last[varied].rename(columns=_short_names(varied))
-    table["round"] = last["round"]
-    table["accuracy"] = last["accuracy"]
-    table["last ten"] = evaluated.groupby("run")["accuracy"].apply(lambda curve: curve.tail(10).mean())
-    if len(table) > 1:
-        table["difference"] = table["last ten"] - table["last ten"].iloc[0]
-    table["worst class"] = last["worst_class_accuracy"]
-    table["rare classes"] = last["rare_class_accuracy"]
-    table["s/round"] = seconds.reindex(table.index).round(2)
-    return table.reset_index(drop=bool(varied) or len(table) == 1)
+    table = _over_seeds(named, value)
+    for baseline in baselines:
+        pairs = _pairs(named, value, baseline)
+        if len(pairs):
+            table = table.join(_judged(pairs, baseline))
+    table = table.reset_index()
+    highest = table.groupby("condition", observed=True, sort=False)["mean"].transform("max")
+    return table.assign(best=table["mean"].round(4) == highest.round(4))
 
 
-FIGURES = {
-    "accuracy": "accuracy",
-    "last ten": "last ten",
-    "worst class": "worst_class_accuracy",
-    "rare classes": "rare_class_accuracy",
-}
+def to_target(named: pd.DataFrame, rounds: pd.DataFrame, target: float | None = None) -> pd.DataFrame:
+    """A row per setting and condition: `target`, `seeds`, how many `reached` it, and in which round, on `mean`.
 
-
-def over_seeds(results: "Results") -> pd.DataFrame:
-    """One row per setting: mean and standard deviation of each figure over its seeds, in the order of the settings.
-
-    Columns: the fields with several values, `seeds`, `round` (the last that all have evaluated, to which all
-    figures belong), and for each figure of `summary` its mean under its own name and its deviation (n - 1; NaN
-    for one seed) as `... std`.
+    Without a target, it is what FedAvg comes to in the condition (the mean of `last` over seeds), or else what the
+    first setting comes to.
     """
-    evaluated = results.rounds.dropna(subset="accuracy")
-    runs = evaluated.groupby("run").tail(1).set_index("run")
-    fields = [f for f in _telling(results, runs) if f != "seed"]
-    common = _by(fields, runs)["round"].transform("min")
-    evaluated = evaluated[evaluated["round"] <= evaluated["run"].map(common)]
-    runs = evaluated.groupby("run").tail(1).set_index("run")
-    runs["last ten"] = evaluated.groupby("run")["accuracy"].apply(lambda curve: curve.tail(10).mean())
-    groups = _by(fields, runs)
-    table: pd.DataFrame = groups.agg(seeds=("round", "size"), round=("round", "min"))
-    for name, column in FIGURES.items():
-        table[name], table[f"{name} std"] = groups[column].mean(), groups[column].std()
-    return table.reset_index(drop=not fields).rename(columns=_short_names(fields))
+    reference = named[named["algorithm"] == "FedAvg"] if (named["algorithm"] == "FedAvg").any() else named
+    first = reference[reference["setting"] == reference["setting"].min()]
+    own = first.groupby("condition", observed=True)["last"].mean()
+    targets = named["condition"].astype(str).map(own).astype(float) if target is None else named["last"] * 0 + target
+    table = named.assign(target=targets, reached=rounds_to(rounds, targets))
+    grouped = table.groupby(["setting", "condition"], observed=True)
+    return pd.DataFrame(
+        {
+            "target": grouped["target"].first(),
+            "seeds": grouped.size(),
+            "reached": grouped["reached"].count(),
+            "mean": grouped["reached"].mean(),
+        }
+    ).reset_index()
 
 
-def _by(fields: list[str], runs: pd.DataFrame) -> Any:
-    """The runs of each setting."""
-    return runs.groupby(fields, dropna=False, sort=True) if fields else runs.groupby(lambda _: 0)
+def costs(named: pd.DataFrame) -> pd.DataFrame:
+    """A row per setting and condition: means over seeds of what its runs took, and of what came of it."""
+    columns = ["last", "seconds", "bytes", "teacher_flops", "proxy_flops"]
+    present = [column for column in columns if column in named and named[column].notna().any()]
+    grouped = named.groupby(["setting", "condition"], observed=True)
+    return grouped[present].mean().join(grouped.size().rename("seeds")).reset_index()
 
 
-def teacher_work(results: "Results", runs: Sequence[str]) -> str:
-    """How many answers of teachers the runs used, and what was computed for them; empty where none was used."""
-    rounds = results.rounds[results.rounds["run"].isin(runs)]
-    used, made = (int(rounds[column].sum()) for column in ("teacher_asked", "teacher_passes"))
-    if not used:
-        return ""
-    return f"teacher: {used:,} answers used, {made:,} forward passes made, {1 - made / used:.1%} saved"
+def best_of_families(named: pd.DataFrame, value: str = "last") -> pd.DataFrame:
+    """The runs of one setting per family: the best on average over the conditions that its family has."""
+    scores = named.groupby(["family", "setting", "condition"], observed=True)[value].mean()
+    average = scores.groupby(["family", "setting"], observed=True).mean().dropna()
+    chosen = [setting for _, setting in average.groupby("family", observed=True).idxmax()]
+    return named[named["setting"].isin(chosen)]
 
 
-def faults(results: "Results", runs: Sequence[str]) -> str:
-    """How many faults the runs survived, by kind; empty where there was none."""
-    of_runs = results.faults[results.faults["run"].isin(runs)]
-    counts = of_runs["fault"].value_counts()
-    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
-    return f"faults survived: {len(of_runs)} ({kinds})" if len(of_runs) else ""
+def wide(table: pd.DataFrame, cells: "pd.Series[str]") -> pd.DataFrame:
+    """Cells by setting (rows) and condition (columns), in their order; empty where there is no run."""
+    order = list(dict.fromkeys(table["condition"]))
+    known = [str(c) for c in named_order(table["condition"]) if c in order]
+    frame = table.assign(cell=cells).pivot(index="setting", columns="condition", values="cell")
+    return frame.reindex(columns=known).fillna("")
 
 
-def _telling(results: "Results", runs: pd.DataFrame) -> list[str]:
-    """The fields with several values among these runs.
-
-    One that some strategy has and another lacks tells them apart no better than their names.
-    """
-    return [
-        field
-        for field in results.varied.columns
-        if runs[field].nunique() > 1 or (field in results.nullable and runs[field].isna().nunique() > 1)
-    ]
+def named_order(labels: "pd.Series[Any]") -> list[str]:
+    """The labels in their categories' order, what has none last."""
+    categories = list(labels.cat.categories) if isinstance(labels.dtype, pd.CategoricalDtype) else []
+    return [*categories, *(label for label in dict.fromkeys(labels.astype(str)) if label not in categories)]
 
 
-def _short_names(fields: list[str]) -> dict[str, str]:
-    """`strategy.lam` -> `lam`, `strategy.name` -> `strategy`; the whole name where two would clash."""
-    short = {f: f.rsplit(".", 1)[0] if f.endswith((".name", ".kind")) else f.rsplit(".", 1)[-1] for f in fields}
-    names = list(short.values())
-    return {field: name if names.count(name) == 1 else field for field, name in short.items()}
+def _over_seeds(named: pd.DataFrame, value: str) -> pd.DataFrame:
+    frames = [named]
+    if named["condition"].nunique() > 1:
+        conditions = named["condition"].nunique()
+        each = named.groupby(["setting", "seed"], observed=True)
+        whole = each[value].mean()[each["condition"].nunique() == conditions]
+        frames.append(whole.reset_index().assign(condition=ALL))
+    order = [*named["condition"].cat.categories, ALL]
+    rows = pd.concat([frame[["setting", "condition", value]].astype({"condition": "str"}) for frame in frames])
+    rows["condition"] = pd.Categorical(rows["condition"], categories=order, ordered=True)
+    groups = rows.groupby(["setting", "condition"], observed=True)[value]
+    return pd.DataFrame({"seeds": groups.count(), "mean": groups.mean(), "std": groups.std()})
+
+
+def _pairs(named: pd.DataFrame, value: str, baseline: str) -> pd.DataFrame:
+    """A row per run that has a run of the baseline to stand beside it, and their `difference`."""
+    algorithms = ("strategy.", "teacher.")
+    shared = [field for field in varied(named) if not field.startswith((*algorithms, *CONDITIONS))]
+    beside = named["condition"].astype(str)
+    for field in shared:
+        beside = beside + " / " + named[field].astype(str)
+    rows = named.assign(beside=beside)[["algorithm", "setting", "condition", "seed", "beside", value]]
+    own = rows[rows["algorithm"] == baseline]
+    means = own.groupby(["beside", "setting"], observed=True)[value].mean().dropna()
+    chosen = [] if means.empty else list(means.groupby("beside").idxmax())
+    base = own.set_index(["beside", "setting"])
+    base = base.loc[[key for key in chosen if key in base.index]].reset_index()[["beside", "seed", value]]
+    others = rows[rows["algorithm"] != baseline]
+    pairs = others.merge(base, on=["beside", "seed"], suffixes=("", " of baseline"))
+    return pairs.assign(difference=pairs[value] - pairs[f"{value} of baseline"]).dropna(subset="difference")
+
+
+def _judged(pairs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    frames = [pairs] + ([pairs.assign(condition=ALL)] if pairs["condition"].nunique() > 1 else [])
+    rows = pd.concat([frame.astype({"condition": "str"}) for frame in frames])
+    groups = rows.groupby(["setting", "condition"], observed=True)["difference"]
+    ps = groups.apply(lambda differences: paired_p(list(differences)))
+    corrected = ps.groupby("condition").transform(lambda own: pd.Series(holm(list(own)), index=own.index))
+    return pd.DataFrame(
+        {
+            f"difference to {baseline}": groups.mean(),
+            f"pairs to {baseline}": groups.size(),
+            f"p to {baseline}": corrected,
+        }
+    )

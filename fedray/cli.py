@@ -175,7 +175,7 @@ def show_results(
     ] = None,
 ) -> None:
     """Print each setting's figures: mean ± standard deviation over its seeds, in percent."""
-    from analysis.tables import over_seeds
+    from analysis.summary import over_seeds
     from fedray.display import print_over_seeds
     from fedray.results import load_results
 

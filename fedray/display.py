@@ -117,7 +117,7 @@ def wait_line(event: Wait) -> str:
 
 def print_summary(folder: str, runs: Sequence["Run"]) -> None:
     """A row per run of the folder: the last round's figures, and the difference to the first run."""
-    from analysis.tables import faults, summary, teacher_work
+    from analysis.summary import faults, summary, teacher_work
     from fedray.results import load_results
 
     results = load_results(folder)
@@ -133,7 +133,7 @@ def print_summary(folder: str, runs: Sequence["Run"]) -> None:
 
 def print_over_seeds(folder: str | Path) -> None:
     """A row per setting: mean ± standard deviation over its seeds."""
-    from analysis.tables import FIGURES, over_seeds
+    from analysis.summary import FIGURES, over_seeds
     from fedray.results import load_results
 
     results = load_results(folder)

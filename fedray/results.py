@@ -78,9 +78,7 @@ def load_results(path: str | Path) -> Results:
 
     storage = storage_of(path)
     storage.pull(without="*.safetensors")
-    root = storage.folder
-    written = [spec.parent for spec in sorted(root.rglob("spec.yaml")) if _holds_a_run(spec.parent)]
-    folders = {str(folder.relative_to(root)): folder for folder in written}
+    folders = run_folders(storage.folder)
     if not folders:
         raise SpecError(f"'{storage}' holds no results.")
     flat = [flatten(read_yaml(folder / "spec.yaml")) for folder in folders.values()]
@@ -100,6 +98,12 @@ def _last_round(table: Path) -> int | None:
     except (OSError, UnicodeDecodeError):
         return None
     return int(last) if last.isdigit() else None
+
+
+def run_folders(root: Path) -> dict[str, Path]:
+    """Every folder below that holds a run, by its path from there; `.` where it is a run itself."""
+    written = [spec.parent for spec in sorted(root.rglob("spec.yaml")) if _holds_a_run(spec.parent)]
+    return {str(folder.relative_to(root)): folder for folder in written}
 
 
 def _holds_a_run(folder: Path) -> bool:

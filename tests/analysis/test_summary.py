@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.tables import faults, over_seeds, summary
+from analysis.summary import faults, over_seeds, summary
 from fedray.config import Experiment
 from fedray.results import load_results
 from fedray.spec_file import to_yaml

@@ -1,0 +1,1 @@
+"""Figures from DataFrames. A figure that the data has nothing for is None."""

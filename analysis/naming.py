@@ -1,0 +1,199 @@
+"""What varies among runs, and what the parts of a table and of a figure are called.
+
+A run's `setting` (a table's row) is its algorithm with whatever varies but seed, data and partition; its `condition` (a
+table's column) is data and partition; its `family` is the algorithm with its teacher, whatever their parameters.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedray.config import REPEATABLE
+
+ALGORITHMS = {"fedavg": "FedAvg", "fedprox": "FedProx", "fml": "FML", "fedlpfm": "Fed-LPFM"}
+SYMBOLS = {
+    "strategy.lam": "λ", "strategy.mu": "μ", "strategy.temperature": "T", "strategy.alpha": "α", "strategy.beta": "β",
+    "strategy.loss.name": "", "partition.alpha": "α", "proxy.name": "", "partition.kind": "",
+    "partition.classes_per_client": "classes per client", "partition.shards_per_client": "shards per client",
+}  # fmt: skip
+CONDITIONS = ("data.", "partition.")
+KINDS = {
+    "dirichlet": "Dirichlet",
+    "dirichlet_per_client": "Dirichlet per client",
+    "class_split": "classes",
+    "iid": "iid",
+}
+
+
+def name_runs(runs: pd.DataFrame, taught: "pd.Series[bool] | None" = None) -> pd.DataFrame:
+    """`runs` with `algorithm`, `teacher_name`, `family`, `setting` and `condition`.
+
+    `taught` says of each run whether it has asked its teacher, which a spec may name in vain; without it, what has
+    a `strategy.lam` but zero has. Equal labels mean equal specs but for the seed.
+    """
+    named = runs.copy()
+    if taught is None:
+        taught = _column(runs, "strategy.lam").fillna(0).astype(float) > 0
+    named["algorithm"] = [ALGORITHMS.get(str(name), str(name)) for name in runs["strategy.name"]]
+    named["teacher_name"] = [teacher_name(row) if taught[run] else "" for run, row in _rows(runs)]
+    fields = varied(runs)
+    of_setting = [f for f in fields if not f.startswith(CONDITIONS)]
+    teachers = named.loc[taught, "teacher_name"].nunique() > 1
+    named["family"] = [
+        _joined([a, t if teachers else ""]) for a, t in zip(named["algorithm"], named["teacher_name"], strict=True)
+    ]
+    named["setting"] = [
+        _joined([str(named.at[run, "family"]), *_values(row, of_setting, taught=bool(taught[run]))])
+        for run, row in _rows(runs)
+    ]
+    of_condition = [f for f in fields if f.startswith(CONDITIONS)]
+    named["condition"] = [_condition(row, of_condition) for _, row in _rows(runs)]
+    return _in_order(_distinct(named, fields, taught), fields)
+
+
+def _in_order(named: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
+    """Labels as ordered categories: algorithms as the field came to know them, then by value."""
+    ranks = {name: rank for rank, name in enumerate(ALGORITHMS.values())}
+    rows = [row for _, row in _rows(named)]
+
+    def by_value(row: dict[str, Any], start: tuple[str, ...]) -> list[tuple[int, float, str]]:
+        return [_sortable(row[field]) for field in fields if field.startswith(start)]
+
+    def of_setting(row: dict[str, Any]) -> Any:
+        algorithm, rest = row["algorithm"], ("strategy.", "proxy.", "training.", "teacher.")
+        return (ranks.get(algorithm, len(ranks)), algorithm, row["teacher_name"], by_value(row, rest), row["setting"])
+
+    settings = [row["setting"] for row in sorted(rows, key=of_setting)]
+    families = [row["family"] for row in sorted(rows, key=of_setting)]
+    conditions = [row["condition"] for row in sorted(rows, key=lambda row: by_value(row, CONDITIONS))]
+    for column, labels in (("setting", settings), ("family", families), ("condition", conditions)):
+        named[column] = pd.Categorical(named[column], categories=list(dict.fromkeys(labels)), ordered=True)
+    return named
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    """Nothing, numbers by size, and then words."""
+    if not _is_there(value):
+        return 0, 0.0, ""
+    return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
+
+
+def varied(runs: pd.DataFrame) -> list[str]:
+    """The fields, other than the seed, that have several values among the runs that have them at all.
+
+    A field that is null in some and something in others has several; one that only some strategies have does not.
+    """
+    found = []
+    for field in runs.columns:
+        if "." not in field or field.split(".")[0] in (*REPEATABLE, "evaluation"):
+            continue
+        cells = runs[field]
+        present = cells[cells.notna()].astype(str)
+        null = any(cell is None for cell in cells)
+        if present.nunique() > 1 or (null and present.nunique() == 1):
+            found.append(field)
+    return found
+
+
+def teacher_name(run: "dict[str, Any]") -> str:
+    """`ViT-B-32`, `tuned RN50`, `clip-vit-b-32-openai`, `random of ViT-B-32, RN50`."""
+    if run.get("teacher.kind") == "several":
+        members = [_member(run, f"teacher.teachers.{place}.") for place in range(20)]
+        return f"{run.get('teacher.assignment')} of {', '.join(filter(None, members))}"
+    return _member(run, "teacher.")
+
+
+def teacher_method(run: "dict[str, Any]") -> str:
+    """`zero-shot`, `linear_probe`, `fine_tune` or another kind; of several teachers, the first's."""
+    prefix = "teacher.teachers.0." if run.get("teacher.kind") == "several" else "teacher."
+    kind = _text(run.get(f"{prefix}kind"))
+    return _text(run.get(f"{prefix}method")) or kind if kind == "adapted" else kind
+
+
+def backbone(run: "dict[str, Any]") -> str:
+    """A teacher's network, whatever was done to it."""
+    prefix = "teacher.backbone." if run.get("teacher.kind") == "adapted" else "teacher."
+    return _text(run.get(f"{prefix}model"))
+
+
+def _member(run: "dict[str, Any]", prefix: str) -> str:
+    kind = _text(run.get(f"{prefix}kind"))
+    if kind == "precomputed":
+        return Path(_text(run.get(f"{prefix}file"))).stem
+    if kind == "supervised":
+        return "stand-in"
+    if kind == "adapted":
+        how = {"linear_probe": "probed", "fine_tune": "tuned"}.get(_text(run.get(f"{prefix}method")), "adapted")
+        return f"{how} {_text(run.get(f'{prefix}backbone.model'))}"
+    return _text(run.get(f"{prefix}model")) or kind
+
+
+def _values(run: "dict[str, Any]", fields: Sequence[str], *, taught: bool) -> list[str]:
+    """What tells a setting from others of its family."""
+    told = [f for f in fields if f != "strategy.name" and not f.startswith("teacher.")]
+    return [_named(f, run[f]) for f in told if _is_there(run[f]) and (taught or f not in _OF_TEACHING)]
+
+
+_OF_TEACHING = ("strategy.temperature", "strategy.balance", "strategy.loss.name")
+
+
+def _condition(run: "dict[str, Any]", fields: Sequence[str]) -> str:
+    """`Dirichlet α=0.1`, `2 classes per client`, `iid`; only `α=0.1` where the kind is the same everywhere."""
+    kind = _text(run.get("partition.kind"))
+    parts: list[str] = []
+    for field in fields or ["partition.kind", *_PARAMETERS]:
+        value = run.get(field)
+        if field == "partition.kind":
+            parts.insert(0, "" if kind in ("class_split", "shards") else KINDS.get(kind, kind))
+        elif _is_there(value):
+            parts.append(_named(field, value))
+    return " ".join(filter(None, parts))
+
+
+_PARAMETERS = ("partition.alpha", "partition.classes_per_client", "partition.shards_per_client")
+
+
+def _named(field: str, value: Any) -> str:
+    symbol, text = SYMBOLS.get(field, field.rsplit(".", 1)[-1]), _text(value)
+    if field in _PARAMETERS[1:]:
+        return f"{text} {symbol}"
+    return f"{symbol}={text}" if len(symbol) == 1 else f"{symbol} {text}".strip()
+
+
+def _distinct(named: pd.DataFrame, fields: Sequence[str], taught: "pd.Series[bool]") -> pd.DataFrame:
+    """Tell apart what differs in a field that no label speaks of: a teacher's learning rate, say."""
+    told = [f for f in fields if f.startswith("teacher.")]
+    for _, group in named[taught].groupby("setting"):
+        differing = [f for f in told if f in group and group[f].astype(str).nunique() > 1]
+        if differing and group["teacher_name"].nunique() == 1:
+            for run, row in _rows(group):
+                extra = [_named(f, row[f]) for f in differing if _is_there(row[f])]
+                named.loc[run, "setting"] = _joined([str(row["setting"]), *extra])
+    return named
+
+
+def _rows(frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    records: list[dict[str, Any]] = [{str(key): cell for key, cell in row.items()} for row in frame.to_dict("records")]
+    return list(zip(map(str, frame.index), records, strict=True))
+
+
+def _column(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
+    return frame[name] if name in frame else pd.Series(float("nan"), index=frame.index)
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None and value == value  # NaN is not itself
+
+
+def _text(value: Any) -> str:
+    if not _is_there(value):
+        return ""
+    if isinstance(value, float) and value == int(value):
+        return str(int(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return ", ".join(filter(None, parts))

@@ -1,0 +1,85 @@
+"""What came of each run: the figures that tables, figures and diagnosis are made of."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+LAST = 10
+"""How many evaluated rounds an average of the last is over."""
+
+
+def comparable(runs: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """The runs that may stand beside each other, their evaluated rounds, and a sentence on what is left out.
+
+    Those that have come to their last round; where there is none, all, up to the last round that all have.
+    """
+    evaluated = rounds[rounds["accuracy"].notna()]
+    done = evaluated.groupby("run", observed=True)["round"].max().reindex(runs.index)
+    wanted = runs["training.rounds"].astype(float)
+    finished = runs.index[done >= wanted]
+    if len(finished):
+        others = len(runs) - len(finished)
+        left = f"{others} of {len(runs)} runs have not come to their last round and are left out of the tables."
+        return runs.loc[finished], _of(evaluated, finished), left if others else ""
+    begun = runs.index[done.notna()]
+    if not len(begun):
+        return runs.loc[begun], _of(evaluated, begun), "No run has evaluated a round yet."
+    common = int(done[begun].min())
+    said = f"No run has come to its last round yet: the {len(begun)} that have begun are compared at round {common}."
+    return runs.loc[begun], _of(evaluated, begun).query("round <= @common"), said
+
+
+def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int = LAST) -> pd.DataFrame:
+    """`runs` with a run's figures, of its evaluated `rounds`.
+
+    `final`, `best` so far, `last` (mean of the last so many) and `swing` (their standard deviation), `worst_class`
+    and `rare_classes` (means of the same rounds): shares. `cosine` and `drift` of the last rounds' client updates,
+    the drift as a multiple of the mean update's length. `gain`: of the last third of the rounds over the third
+    before. `seconds`, `bytes`, `teacher_flops`: of all rounds. `rounds_done`, `first`.
+    """
+    curves = rounds.groupby("run", observed=True)
+    tail = curves.tail(last).groupby("run", observed=True)
+    figures = pd.DataFrame(
+        {
+            "rounds_done": curves["round"].max(),
+            "first": curves["accuracy"].first(),
+            "final": curves["accuracy"].last(),
+            "best": curves["accuracy"].max(),
+            "last": tail["accuracy"].mean(),
+            "swing": tail["accuracy"].std(),
+            "worst_class": tail["worst_class_accuracy"].mean(),
+            "rare_classes": tail["rare_class_accuracy"].mean(),
+            "cosine": tail["update_cosine"].mean(),
+            "drift": tail["update_drift"].mean() / tail["update_norm"].mean(),
+            "gain": curves["accuracy"].apply(_gain),
+        }
+    )
+    return runs.join(figures)
+
+
+def spent(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Per run, of all its rounds, evaluated or not: `seconds`, `bytes`, `teacher_flops`, `teacher_asked`, `failed`."""
+    spending = rounds.assign(bytes=rounds["bytes_down"] + rounds["bytes_up"])
+    columns = ["seconds", "bytes", "teacher_flops", "teacher_asked", "failed"]
+    return spending.groupby("run", observed=True)[columns].sum()
+
+
+def rounds_to(rounds: pd.DataFrame, targets: "pd.Series[float]") -> "pd.Series[float]":
+    """The first evaluated round in which a run is at least as accurate as its target; NaN where none is."""
+    wanted = rounds["run"].astype(str).map(targets).astype(float)
+    reached = rounds[rounds["accuracy"] >= wanted]
+    return reached.groupby("run", observed=True)["round"].first().reindex(targets.index).astype(float)
+
+
+def _gain(curve: "pd.Series[Any]") -> float:
+    third = len(curve) // 3
+    if third < 2:
+        return float("nan")
+    values = curve.to_numpy(dtype=float)
+    return float(np.mean(values[-third:]) - np.mean(values[-2 * third : -third]))
+
+
+def _of(rounds: pd.DataFrame, runs: "pd.Index[str]") -> pd.DataFrame:
+    kept = rounds[rounds["run"].isin(runs)]
+    return kept.assign(run=kept["run"].cat.remove_unused_categories() if len(kept) else kept["run"])
