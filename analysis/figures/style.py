@@ -74,8 +74,7 @@ def size_of(count: int, panel_height: float = 2.7) -> tuple[float, float]:
 def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write (x, y, text, colour) right of where curves end, moved apart where they would touch."""
     low, high = axes.get_ylim()
-    height = axes.get_position().height * (axes.figure.get_figheight() if axes.figure else 3)
-    gap = (high - low) * 0.15 / max(height * 0.8, 0.5)
+    gap = (high - low) * 0.065
     last = low - gap
     placed = []
     for x, y, text, ink in sorted(ends, key=lambda end: end[1]):
