@@ -192,6 +192,27 @@ def show_results(
 
 
 @app.command()
+def report(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Folders of results, or URIs.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it goes; else reports/STUDY.", show_default=False)
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, help="Accuracies are means of so many last evaluated rounds.")] = 10,
+    target: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Accuracy whose round is looked for; else FedAvg's.", show_default=False),
+    ] = None,
+) -> None:
+    """Write report.html, figures and tables of one study or several, finished or not. Reads files only."""
+    from analysis.report.report import write_report
+
+    made = write_report(studies, out, last=last, target=target, command=["fedray", *sys.argv[1:]])
+    for sentence in (*made.material.missing, *made.material.records.problems):
+        print(f"fedray: {sentence}", file=sys.stderr)
+    print(made.page)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a spec, for editors that check and complete YAML."""
     from fedray import spec_file

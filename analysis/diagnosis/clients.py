@@ -1,0 +1,58 @@
+"""Do clients agree, and is anybody left behind?"""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from analysis.diagnosis.finding import Finding, each, listed, points
+
+APART = 0.5
+"""Below this mean cosine to their mean, clients' updates undo more of each other than they share."""
+
+
+def disagreement(named: pd.DataFrame) -> Iterator[Finding]:
+    """Cosine and drift of client updates, where they agree least. `named` holds one setting per family."""
+    known = named[named["cosine"].notna()]
+    if known.empty:
+        return
+    found = known.groupby(["condition", "family"], observed=True)["cosine"].mean()
+    condition = str(found.groupby("condition", observed=True).min().idxmin())
+    own = known[known["condition"] == condition].groupby("family", observed=True)
+    cosine, drift = own["cosine"].mean().sort_values(), own["drift"].mean()
+    where = f" on {condition}" if known["condition"].nunique() > 1 else ""
+    cosines = each(cosine.map("{:.2f}".format))
+    far = f"{drift.max():.1f} times its length ({drift.idxmax()})"
+    sentence = (
+        f"Client updates{where} have a mean cosine to their mean of {cosines}; they drift from it by up to {far}."
+    )
+    runs = known.index[known["condition"] == condition]
+    yield Finding.of("Clients' updates", sentence, runs, warns=bool(cosine.min() < APART))
+
+
+def spread(named: pd.DataFrame, clients: pd.DataFrame) -> Iterator[Finding]:
+    """How unequal clients' own accuracies are. `clients` as `Records.clients` gives them."""
+    if clients.empty:
+        return
+    own = clients.assign(family=clients["run"].astype(str).map(named["family"].astype(str)))
+    deviations = own.groupby(["run", "family"], observed=True)["local_accuracy"].std().dropna()
+    if deviations.empty:
+        return
+    by_family = deviations.groupby("family").mean().sort_values()
+    deviate = each(by_family.map(points), "points", "with")
+    sentence = f"Clients' accuracies on their own examples in the last round deviate by {deviate}."
+    yield Finding.of("Clients' spread", sentence, own["run"].astype(str).unique(), warns=bool(by_family.max() > 0.1))
+
+
+def left_behind(named: pd.DataFrame) -> Iterator[Finding]:
+    """Settings whose worst class is hardly ever right."""
+    worst = named.groupby(["condition", "setting"], observed=True)["worst_class"].mean().dropna()
+    lost = worst[worst < 0.01]
+    if lost.empty:
+        return
+    where = listed(dict.fromkeys(map(str, lost.index.get_level_values("condition"))))
+    condition, setting = worst.sort_values().index[-1]
+    sentence = (
+        f"{len(lost)} of {len(worst)} settings leave a class under 1 % (on {where}); the best worst class has "
+        f"{points(worst.max())} % ({setting}, {condition})."
+    )
+    yield Finding.of("Worst class", sentence, named.index, warns=True)

@@ -1,0 +1,1 @@
+"""One self-contained page over studies, with its figures and tables as files beside it."""

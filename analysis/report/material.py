@@ -1,0 +1,85 @@
+"""What a report is made from: the runs that may stand beside each other, and what is missing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from analysis.naming import name_runs
+from analysis.outcomes import LAST, comparable, outcomes, spent
+from analysis.records import Records
+from analysis.tables import best_of_families
+
+SHOWN = 10
+"""Of long lists only so many are said aloud."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """`named` are comparable runs with names and outcomes, `rounds` their evaluated rounds."""
+
+    records: Records
+    named: pd.DataFrame
+    rounds: pd.DataFrame
+    missing: list[str]  # sentences
+
+    @classmethod
+    def of(cls, records: Records, last: int = LAST) -> "Material":
+        """Take the figures of the last so many evaluated rounds."""
+        spending = spent(records.rounds)
+        taught = spending["teacher_asked"].reindex(records.runs.index).fillna(0) > 0
+        labelled = name_runs(records.runs, taught)
+        runs, rounds, left_out = comparable(labelled, records.rounds)
+        named = outcomes(runs, rounds, last).join(spending)
+        missing = [*filter(None, [left_out]), *_untold(records.trials), *_holes(labelled, named)]
+        return cls(records, named, rounds, missing)
+
+    @cached_property
+    def best(self) -> pd.DataFrame:
+        """The runs of each family's best setting: what figures with a line per family show."""
+        return best_of_families(self.named)
+
+    @cached_property
+    def clients(self) -> pd.DataFrame:
+        return self.records.clients(self.best.index)
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        return self.records.classes(self.best.index)
+
+    @cached_property
+    def one_seed(self) -> pd.DataFrame:
+        """A run per condition, all of the lowest seed: data are divided alike for every setting."""
+        of_seed: pd.DataFrame = self.named[self.named["seed"] == self.named["seed"].min()]
+        return of_seed.drop_duplicates("condition")
+
+    @cached_property
+    def partition(self) -> pd.DataFrame:
+        return self.records.partition(self.best.index)
+
+
+def _untold(trials: pd.DataFrame) -> Iterator[str]:
+    """What sweeps say of trials that have not come to their end."""
+    for state, own in trials[~trials["state"].isin(["finished", "stopped"])].groupby("state"):
+        reasons = [f" ({reason})" if reason else "" for reason in own["reason"]]
+        names = _some([f"{trial}{reason}" for trial, reason in zip(own["trial"], reasons, strict=True)])
+        yield f"{len(own)} of {len(trials)} trials {'are' if len(own) > 1 else 'is'} {state}: {names}."
+
+
+def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
+    """Seeds that some setting has in some condition, and others lack."""
+    seeds = sorted(labelled["seed"].unique())
+    cells = labelled.groupby(["setting", "condition"], observed=True)
+    lacking = {f"{s} on {c}": [seed for seed in seeds if seed not in _seeds(named, s, c)] for (s, c), _ in cells}
+    if holes := [f"{cell}: {', '.join(map(str, lacked))}" for cell, lacked in lacking.items() if lacked]:
+        yield f"{len(holes)} of {len(lacking)} cells lack seeds that others have ({_some(holes, '; ')})."
+
+
+def _seeds(named: pd.DataFrame, setting: object, condition: object) -> set[int]:
+    return set(named.loc[(named["setting"] == setting) & (named["condition"] == condition), "seed"])
+
+
+def _some(parts: list[str], separator: str = ", ") -> str:
+    more = len(parts) - SHOWN
+    return separator.join(parts[:SHOWN]) + (f" and {more} more" if more > 0 else "")

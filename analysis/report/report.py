@@ -1,0 +1,80 @@
+"""From studies on disk to `report.html`, figures and tables in a folder."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis import records
+from analysis.diagnosis import Finding, diagnose
+from analysis.outcomes import LAST
+from analysis.report import page, svg
+from analysis.report.material import Material
+from analysis.report.plates import Plate, plates
+from analysis.report.sheet import Sheet
+from analysis.report.sheets import sheets
+from fedray.errors import SpecError, writing
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was made of some studies. `drawings` are the figures as SVG, by their names."""
+
+    material: Material
+    sheets: Sequence[Sheet]
+    plates: Sequence[Plate]
+    findings: Sequence[Finding]
+    drawings: dict[str, str]
+    folder: Path
+    command: str
+
+    @property
+    def page(self) -> Path:
+        return self.folder / "report.html"
+
+
+def write_report(
+    places: Sequence[str],
+    out: Path | None = None,
+    *,
+    last: int = LAST,
+    target: float | None = None,
+    command: Sequence[str] = (),
+) -> Report:
+    """Write a report of some studies into `out`, by default `reports/STUDY`.
+
+    `last` is over how many rounds accuracies are averaged, `target` the share of accuracy whose round is looked for.
+    Raises SpecError where there is nothing to report, RunError where the folder cannot be written.
+    """
+    found = records.load(*places)
+    material = Material.of(found, last)
+    if material.named.empty:
+        raise SpecError(f"none of the {len(found.runs)} runs in {', '.join(places)} has evaluated a round yet.")
+    folder = out or Path("reports") / "+".join(dict.fromkeys(_short(study) for study in found.runs["study"]))
+    with writing(folder):
+        report = _make(material, folder, last, target, shlex.join(command))
+        report.page.write_text(page.render(report), encoding="utf-8")
+    return report
+
+
+def _make(material: Material, folder: Path, last: int, target: float | None, command: str) -> Report:
+    for part in ("figures", "tables"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    drawn, made = list(plates(material)), list(sheets(material, last, target))
+    drawings = {plate.name: svg.write(plate.figure, folder / "figures", plate.name) for plate in drawn}
+    for sheet in made:
+        _write_sheet(sheet, folder / "tables")
+    material.named.drop(columns="folder").to_csv(folder / "tables" / "runs.csv")
+    findings = diagnose(material.named, material.rounds, material.clients)
+    return Report(material, made, drawn, findings, drawings, folder, command)
+
+
+def _write_sheet(sheet: Sheet, folder: Path) -> None:
+    sheet.numbers.to_csv(folder / f"{sheet.name}.csv", index=False)
+    (folder / f"{sheet.name}.md").write_text(sheet.markdown(), encoding="utf-8")
+    (folder / f"{sheet.name}.tex").write_text(sheet.latex(), encoding="utf-8")
+
+
+def _short(study: Any) -> str:
+    return str(study).rstrip("/").rpartition("/")[2]

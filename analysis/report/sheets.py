@@ -1,0 +1,164 @@
+"""The tables of a report, in the order in which they are read."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import tables
+from analysis.report.material import Material
+from analysis.report.sheet import Sheet
+
+DIGITS = {
+    "seconds": ("s", 1.0),
+    "bytes": ("MB", 1e6),
+    "proxy_flops": ("proxy Gflop", 1e9),
+    "teacher_flops": ("teacher Gflop", 1e9),
+}
+FIGURES = {
+    "final": "final", "best": "best so far", "last": "mean of last {}", "swing": "swing of last {}",
+    "worst_class": "worst class", "rare_classes": "rare classes",
+}  # fmt: skip
+
+
+def sheets(material: Material, last: int, target: float | None = None) -> Iterator[Sheet]:
+    """Accuracy, differences to baselines, several readings of accuracy, rounds to a target, costs."""
+    compared = _with_runs(tables.comparison(material.named), material.named)
+    yield _accuracy(compared, last)
+    for baseline in tables.BASELINES:
+        if f"difference to {baseline}" in compared:
+            yield _differences(compared, baseline)
+    yield _readings(material, last)
+    yield _to_target(material, target)
+    yield _costs(material)
+
+
+def _accuracy(compared: pd.DataFrame, last: int) -> Sheet:
+    usual = int(compared["seeds"].max())
+    cells = [_mean(row.mean, row.std, "" if row.seeds == usual else f" ({row.seeds})") for row in compared.itertuples()]
+    lacking = "" if (compared["seeds"] == usual).all() else "; in brackets the number of seeds where it is another"
+    deviations = ", ± standard deviation over seeds" if usual > 1 else ""
+    caption = (
+        f"Test accuracy in %, mean of the last {last} evaluated rounds{deviations}. {_seeds(usual)}{lacking}. "
+        "Bold: the best of a column."
+    )
+    return _wide("accuracy", "Accuracy", caption, compared, cells, compared["best"])
+
+
+def _differences(compared: pd.DataFrame, baseline: str) -> Sheet:
+    known = compared[compared[f"difference to {baseline}"].notna()]
+    tested = known[f"p to {baseline}"].notna()
+    rows = zip(known[f"difference to {baseline}"], known[f"p to {baseline}"], strict=True)
+    cells = [f"{100 * difference:+.1f}" + (f" (p {_p(p)})" if p == p else "") for difference, p in rows]
+    pairs = sorted(known[f"pairs to {baseline}"].unique())
+    how = (
+        "p of a paired t-test, Holm-corrected over the settings of a column; bold: p < 0.05"
+        if tested.any()
+        else "too few pairs for a test"
+    )
+    caption = (
+        f"Points of accuracy above {baseline} with the same seed and condition, mean over pairs "
+        f"({' to '.join(str(int(n)) for n in dict.fromkeys([pairs[0], pairs[-1]]))} each); {how}."
+    )
+    bold = known[f"p to {baseline}"] < 0.05
+    return _wide(f"difference-to-{baseline.lower()}", f"Difference to {baseline}", caption, known, cells, bold)
+
+
+def _readings(material: Material, last: int) -> Sheet:
+    grouped = material.named.groupby(["setting", "condition"], observed=True)
+    means, deviations = grouped[list(FIGURES)].mean(), grouped[list(FIGURES)].std()
+    texts = {name.format(last): _means(means[field], deviations[field]) for field, name in FIGURES.items()}
+    cells = pd.DataFrame(texts, means.index)
+    cells.insert(0, "seeds", grouped.size().astype(str))
+    caption = (
+        f"In %, mean ± standard deviation over seeds. “Best so far” looks at the test set to choose a round, so it "
+        f"flatters; “swing” is the standard deviation within the last {last} evaluated rounds; the worst class and the "
+        "rare classes (under 5 % of a client's examples, averaged over clients) are means over the same rounds."
+    )
+    numbers = _with_runs(means.join(deviations, rsuffix="_std").reset_index(), material.named)
+    return _long("readings", "Final, best and average accuracy", caption, numbers, cells)
+
+
+def _to_target(material: Material, target: float | None) -> Sheet:
+    reached = _with_runs(tables.to_target(material.named, material.rounds, target), material.named)
+    cells = [_round(row.mean, row.reached, row.seeds) for row in reached.itertuples()]
+    bold = reached["mean"] == reached.groupby("condition", observed=True)["mean"].transform("min")
+    if target is None:
+        each = reached.groupby("condition", observed=True)["target"].first()
+        levels = ", ".join(f"{100 * value:.1f} % on {condition}" for condition, value in each.items())
+        what = f"what the baseline comes to ({levels})"
+    else:
+        what = f"{100 * target:g} %"
+    caption = (
+        f"The first evaluated round in which test accuracy is at least {what}: mean over the seeds that reach "
+        "it, and how many of them do where not all. Bold: the first of a column."
+    )
+    return _wide("rounds-to-target", "Rounds to a target accuracy", caption, reached, cells, bold)
+
+
+def _costs(material: Material) -> Sheet:
+    spent = tables.costs(material.named)
+    columns = [column for column in DIGITS if column in spent]
+    cells = pd.DataFrame(
+        {DIGITS[column][0]: [_amount(value / DIGITS[column][1]) for value in spent[column]] for column in columns},
+        pd.MultiIndex.from_frame(spent[["setting", "condition"]]),
+    )
+    caption = (
+        "What a run took, mean over seeds: seconds of its rounds on the machine it ran on, bytes down and up between "
+        "server and clients, floating-point operations of proxies and teachers (what the bank held cost nothing)."
+    )
+    return _long("costs", "Costs", caption, _with_runs(spent, material.named), cells)
+
+
+def _wide(
+    name: str, title: str, caption: str, numbers: pd.DataFrame, cells: Sequence[str], bold: "pd.Series[bool]"
+) -> Sheet:
+    texts = tables.wide(numbers, pd.Series(cells, numbers.index, dtype=object))
+    marks = tables.wide(numbers, bold.map({True: "bold", False: ""})) == "bold"
+    return Sheet(name, title, caption, numbers, texts, marks)
+
+
+def _long(name: str, title: str, caption: str, numbers: pd.DataFrame, cells: pd.DataFrame) -> Sheet:
+    several = cells.index.get_level_values("condition").nunique() > 1
+    labels = [f"{setting} · {condition}" if several else str(setting) for setting, condition in cells.index]
+    texts = cells.set_axis(pd.Index(labels, name="setting"))
+    return Sheet(name, title, caption, numbers, texts, pd.DataFrame(False, texts.index, texts.columns))
+
+
+def _with_runs(numbers: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
+    """Each row with the runs that its numbers come from."""
+    every = named.reset_index(names="run").groupby("setting", observed=True)["run"].agg(" ".join)
+    each = named.reset_index(names="run").groupby(["setting", "condition"], observed=True)["run"].agg(" ".join)
+    keys = zip(numbers["setting"], numbers["condition"], strict=True)
+    return numbers.assign(runs=[every[s] if c == tables.ALL else each.get((s, c), "") for s, c in keys])
+
+
+def _means(means: "pd.Series[float]", deviations: "pd.Series[float]") -> list[str]:
+    return [_mean(mean, std) for mean, std in zip(means, deviations, strict=True)]
+
+
+def _mean(mean: Any, std: Any, after: str = "") -> str:
+    """`37.1 ± 1.4`; `37.1` of one seed; a dash where nothing is known."""
+    if mean != mean:  # NaN is not itself
+        return "–"
+    return f"{100 * mean:.1f}{f' ± {100 * std:.1f}' if std == std else ''}{after}"
+
+
+def _round(mean: Any, reached: Any, seeds: Any) -> str:
+    if not reached:
+        return "never"
+    return f"{mean:.1f}" + (f" ({reached} of {seeds})" if reached < seeds else "")
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _amount(value: float) -> str:
+    if value != value:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _seeds(usual: int) -> str:
+    return "One seed" if usual == 1 else f"{usual} seeds"
