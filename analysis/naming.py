@@ -4,6 +4,7 @@ A run's `setting` (a table's row) is its algorithm with whatever varies but seed
 table's column) is data and partition; its `family` is the algorithm with its teacher, whatever their parameters.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ from fedray.config import REPEATABLE
 ALGORITHMS = {"fedavg": "FedAvg", "fedprox": "FedProx", "fml": "FML", "fedlpfm": "Fed-LPFM"}
 SYMBOLS = {
     "strategy.lam": "λ", "strategy.mu": "μ", "strategy.temperature": "T", "strategy.alpha": "α", "strategy.beta": "β",
-    "strategy.loss.name": "", "partition.alpha": "α", "proxy.name": "", "partition.kind": "",
-    "partition.classes_per_client": "classes per client", "partition.shards_per_client": "shards per client",
+    "strategy.loss.name": "", "partition.alpha": "α", "proxy.name": "", "data.train": "",
 }  # fmt: skip
+COUNTED = {"partition.classes_per_client": ("class", "classes"), "partition.shards_per_client": ("shard", "shards")}
 CONDITIONS = ("data.", "partition.")
+CHOOSERS = {"strategy": "strategy.name", "data": "data.train", "partition": "partition.kind"}
+"""Fields that much of their section follows from."""
 KINDS = {
     "dirichlet": "Dirichlet",
     "dirichlet_per_client": "Dirichlet per client",
-    "class_split": "classes",
-    "iid": "iid",
+    "class_split": "",
+    "shards": "",
 }
 
 
@@ -35,11 +38,12 @@ def name_runs(runs: pd.DataFrame, taught: "pd.Series[bool] | None" = None) -> pd
     """
     named = runs.copy()
     if taught is None:
-        taught = _column(runs, "strategy.lam").fillna(0).astype(float) > 0
+        taught = pd.to_numeric(_column(runs, "strategy.lam"), errors="coerce") > 0
     named["algorithm"] = [ALGORITHMS.get(str(name), str(name)) for name in runs["strategy.name"]]
     named["teacher_name"] = [teacher_name(row) if taught[run] else "" for run, row in _rows(runs)]
     fields = varied(runs)
-    of_setting = [f for f in fields if not f.startswith(CONDITIONS)]
+    told = _telling(runs, fields)
+    of_setting = [f for f in told if not f.startswith(CONDITIONS)]
     teachers = named.loc[taught, "teacher_name"].nunique() > 1
     named["family"] = [
         _joined([a, t if teachers else ""]) for a, t in zip(named["algorithm"], named["teacher_name"], strict=True)
@@ -48,8 +52,8 @@ def name_runs(runs: pd.DataFrame, taught: "pd.Series[bool] | None" = None) -> pd
         _joined([str(named.at[run, "family"]), *_values(row, of_setting, taught=bool(taught[run]))])
         for run, row in _rows(runs)
     ]
-    of_condition = [f for f in fields if f.startswith(CONDITIONS)]
-    named["condition"] = [_condition(row, of_condition) for _, row in _rows(runs)]
+    of_condition = [f for f in told if f.startswith(CONDITIONS)]
+    named["condition"] = [_condition(row, of_condition) for _, row in _rows(_with_short_sources(runs))]
     return _in_order(_distinct(named, fields, taught), fields)
 
 
@@ -83,7 +87,8 @@ def _sortable(value: Any) -> tuple[int, float, str]:
 def varied(runs: pd.DataFrame) -> list[str]:
     """The fields, other than the seed, that have several values among the runs that have them at all.
 
-    A field that is null in some and something in others has several; one that only some strategies have does not.
+    A field that is null in some, or in a section that is, and something in others has several; one that only some
+    strategies have does not.
     """
     found = []
     for field in runs.columns:
@@ -91,10 +96,26 @@ def varied(runs: pd.DataFrame) -> list[str]:
             continue
         cells = runs[field]
         present = cells[cells.notna()].astype(str)
-        null = any(cell is None for cell in cells)
+        sections = [field.rsplit(".", depth)[0] for depth in range(field.count("."))]
+        null = any(cell is None for section in sections if section in runs for cell in runs[section])
         if present.nunique() > 1 or (null and present.nunique() == 1):
             found.append(field)
     return found
+
+
+def _telling(runs: pd.DataFrame, fields: Sequence[str]) -> list[str]:
+    """Without what follows from the chooser of its section: FML's weighting, a private model's init, a test set."""
+
+    def follows(field: str) -> bool:
+        section, within = field.split(".")[0], field.rpartition(".")[0]
+        choosers = [CHOOSERS.get(section), f"{within}.name" if within != section else None]
+        return any(
+            chooser in fields and runs.groupby(chooser)[field].nunique(dropna=False).max() == 1
+            for chooser in choosers
+            if chooser != field
+        )
+
+    return [field for field in fields if not follows(field)]
 
 
 def teacher_name(run: "dict[str, Any]") -> str:
@@ -133,33 +154,43 @@ def _member(run: "dict[str, Any]", prefix: str) -> str:
 def _values(run: "dict[str, Any]", fields: Sequence[str], *, taught: bool) -> list[str]:
     """What tells a setting from others of its family."""
     told = [f for f in fields if f != "strategy.name" and not f.startswith("teacher.")]
-    return [_named(f, run[f]) for f in told if _is_there(run[f]) and (taught or f not in _OF_TEACHING)]
+    idle = _OF_TEACHING if not taught and _is_there(run.get("strategy.lam")) else ()
+    return [_named(f, run[f]) for f in told if _is_there(run[f]) and not f.startswith(idle)]
 
 
-_OF_TEACHING = ("strategy.temperature", "strategy.balance", "strategy.loss.name")
+_OF_TEACHING = ("strategy.temperature", "strategy.balance", "strategy.loss.")
 
 
 def _condition(run: "dict[str, Any]", fields: Sequence[str]) -> str:
     """`Dirichlet α=0.1`, `2 classes per client`, `iid`; only `α=0.1` where the kind is the same everywhere."""
-    kind = _text(run.get("partition.kind"))
-    parts: list[str] = []
-    for field in fields or ["partition.kind", *_PARAMETERS]:
-        value = run.get(field)
-        if field == "partition.kind":
-            parts.insert(0, "" if kind in ("class_split", "shards") else KINDS.get(kind, kind))
-        elif _is_there(value):
-            parts.append(_named(field, value))
-    return " ".join(filter(None, parts))
-
-
-_PARAMETERS = ("partition.alpha", "partition.classes_per_client", "partition.shards_per_client")
+    of_data = [f for f in fields if f.startswith("data.")]
+    whole = ["partition.kind", "partition.alpha", *COUNTED] if "partition.kind" in fields or not fields else []
+    of_partition = dict.fromkeys([*whole, *(f for f in fields if f not in of_data)])
+    data, partition = ([_named(f, run[f]) for f in part if _is_there(run.get(f))] for part in (of_data, of_partition))
+    label = _joined([" ".join(filter(None, data)), " ".join(filter(None, partition))])
+    return label or (_condition(run, ()) if fields else "")  # of null, nothing is told
 
 
 def _named(field: str, value: Any) -> str:
-    symbol, text = SYMBOLS.get(field, field.rsplit(".", 1)[-1]), _text(value)
-    if field in _PARAMETERS[1:]:
-        return f"{text} {symbol}"
+    if field == "partition.kind":
+        return KINDS.get(str(value), str(value))
+    known, text = field.removesuffix(".name").removesuffix(".kind").rsplit(".", 1)[-1], _text(value)
+    symbol = SYMBOLS.get(field, known)
+    if field in COUNTED:
+        return f"{text} {COUNTED[field][text != '1']} per client"
     return f"{symbol}={text}" if len(symbol) == 1 else f"{symbol} {text}".strip()
+
+
+def _with_short_sources(runs: pd.DataFrame) -> pd.DataFrame:
+    """Data sets by their names, unless two would have the same."""
+    names = {field: runs[field].map(_source) for field in ("data.train", "data.test") if field in runs}
+    return runs.assign(**{f: own for f, own in names.items() if own.nunique() == runs[f].nunique()})
+
+
+def _source(text: Any) -> str:
+    """`torchvision:CIFAR100` -> `CIFAR100`, `parquet:data/cifar10/train-*.parquet` -> `cifar10`."""
+    parts = Path(str(text).rpartition(":")[2]).parts
+    return next((part for part in reversed(parts) if not re.match("train|test|val", part)), str(text))
 
 
 def _distinct(named: pd.DataFrame, fields: Sequence[str], taught: "pd.Series[bool]") -> pd.DataFrame:
@@ -190,7 +221,7 @@ def _is_there(value: Any) -> bool:
 def _text(value: Any) -> str:
     if not _is_there(value):
         return ""
-    if isinstance(value, float) and value == int(value):
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -9,25 +9,35 @@ LAST = 10
 """How many evaluated rounds an average of the last is over."""
 
 
-def comparable(runs: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """The runs that may stand beside each other, their evaluated rounds, and a sentence on what is left out.
+def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """The named runs that may stand beside each other, their evaluated rounds, and what is left out, in sentences.
 
-    Those that have come to their last round; where there is none, all, up to the last round that all have.
+    Those that have come to their last round; where there is none, all, up to the last round that all have. Of runs
+    of the same setting, condition and seed, which are the same run made twice, the one that has come furthest.
     """
     evaluated = rounds[rounds["accuracy"].notna()]
-    done = evaluated.groupby("run", observed=True)["round"].max().reindex(runs.index)
-    wanted = runs["training.rounds"].astype(float)
-    finished = runs.index[done >= wanted]
+    done = evaluated.groupby("run", observed=True)["round"].max().reindex(named.index)
+    furthest = done.sort_values(ascending=False, kind="stable").index
+    again = named.loc[furthest].duplicated(["setting", "condition", "seed"])
+    runs = named[~again.reindex(named.index)]
+    said = [f"{_of_runs(int(again.sum()), len(named), 'repeats', 'repeat')} another."] if again.any() else []
+    done = done[runs.index]
+    finished = runs.index[done >= runs["training.rounds"].astype(float)]
     if len(finished):
-        others = len(runs) - len(finished)
-        left = f"{others} of {len(runs)} runs have not come to their last round and are left out of the tables."
-        return runs.loc[finished], _of(evaluated, finished), left if others else ""
+        if others := len(runs) - len(finished):
+            left = _of_runs(others, len(runs), "has", "have")
+            said.append(
+                f"{left} not come to the last round and {'is' if others == 1 else 'are'} left out of the tables."
+            )
+        return runs.loc[finished], _of(evaluated, finished), " ".join(said)
     begun = runs.index[done.notna()]
     if not len(begun):
         return runs.loc[begun], _of(evaluated, begun), "No run has evaluated a round yet."
     common = int(done[begun].min())
-    said = f"No run has come to its last round yet: the {len(begun)} that have begun are compared at round {common}."
-    return runs.loc[begun], _of(evaluated, begun).query("round <= @common"), said
+    said.append(
+        f"No run has come to its last round yet: the {len(begun)} that have begun are compared at round {common}."
+    )
+    return runs.loc[begun], _of(evaluated, begun).query("round <= @common"), " ".join(said)
 
 
 def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int = LAST) -> pd.DataFrame:
@@ -67,7 +77,7 @@ def spent(rounds: pd.DataFrame) -> pd.DataFrame:
 
 def rounds_to(rounds: pd.DataFrame, targets: "pd.Series[float]") -> "pd.Series[float]":
     """The first evaluated round in which a run is at least as accurate as its target; NaN where none is."""
-    wanted = rounds["run"].astype(str).map(targets).astype(float)
+    wanted = rounds["run"].map(targets).astype(float)
     reached = rounds[rounds["accuracy"] >= wanted]
     return reached.groupby("run", observed=True)["round"].first().reindex(targets.index).astype(float)
 
@@ -83,3 +93,7 @@ def _gain(curve: "pd.Series[Any]") -> float:
 def _of(rounds: pd.DataFrame, runs: "pd.Index[str]") -> pd.DataFrame:
     kept = rounds[rounds["run"].isin(runs)]
     return kept.assign(run=kept["run"].cat.remove_unused_categories() if len(kept) else kept["run"])
+
+
+def _of_runs(some: int, of: int, singular: str, plural: str) -> str:
+    return f"{some} of {of} runs {singular if some == 1 else plural}"

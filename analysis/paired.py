@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 ENOUGH = 3
 """Fewer pairs are not tested: their deviation says next to nothing."""
+SAME = 1e-9
+"""Differences that lie closer together differ by rounding only."""
 
 
 def paired_p(differences: Sequence[float]) -> float:
@@ -14,12 +16,13 @@ def paired_p(differences: Sequence[float]) -> float:
 
     NaN for fewer than `ENOUGH` pairs, and where all differ by the very same amount, which no t can judge.
     """
-    from scipy import stats
+    from scipy.special import stdtr  # a quarter of the time to import that scipy.stats takes
 
     values = np.asarray(differences, dtype=float)
-    if len(values) < ENOUGH or np.ptp(values) == 0:
+    if len(values) < ENOUGH or np.ptp(values) < SAME:
         return float("nan")
-    return float(stats.ttest_1samp(values, 0.0).pvalue)
+    t = values.mean() / (values.std(ddof=1) / len(values) ** 0.5)
+    return float(2 * stdtr(len(values) - 1, -abs(t)))
 
 
 def holm(ps: Sequence[float]) -> npt.NDArray[np.float64]:

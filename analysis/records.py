@@ -4,7 +4,9 @@ A file that is damaged costs its own rows and no more, and is named with the lin
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,20 +16,24 @@ import numpy as np
 import pandas as pd
 
 from analysis import csv_files
+from analysis.csv_files import Columns
 from fedray.errors import SpecError
 from fedray.results import run_folders
 from fedray.spec_file import flatten, read_yaml
-from fedray.storage import storage_of
+from fedray.storage import is_uri, storage_of
 
-ROUNDS = (
+ROUNDS = Columns((
     "round", "accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy", "failed", "update_norm",
     "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up", "teacher_asked", "teacher_passes",
     "teacher_flops", "teacher_seconds",
-)  # fmt: skip
-SHARES = ("accuracy", "worst_class_accuracy", "rare_class_accuracy", "local_accuracy")
-CLASSES = ("round", "class", "examples", "accuracy")
-CLIENTS = ("round", "client", "examples", "local_accuracy", "update_norm", "seconds")
-CONFUSION = ("class", "predicted", "examples")
+), once=True)  # fmt: skip
+CLASSES = Columns(("round", "class", "examples", "accuracy"), ("name",))
+CLIENTS = Columns(("round", "client", "examples", "local_accuracy", "update_norm", "seconds"))
+CONFUSION = Columns(("class", "predicted", "examples"))
+PARTITION = Columns(("client", "class", "examples"), ("name",))
+TRIALS = Columns((), ("trial", "state", "reason"))
+KNOWN = {"seed": int, "training.rounds": int, "strategy.name": str, "partition.kind": str}
+"""What every spec says, and no run can be understood without."""
 
 
 @dataclass(frozen=True)
@@ -45,71 +51,102 @@ class Records:
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """A row per run and round; `run` is categorical."""
-        frames = {run: self._read(run, "rounds.csv", ROUNDS) for run in self.runs.index}
-        return stacked({run: frame for run, frame in frames.items() if frame is not None}, ROUNDS)
+        return self._stacked(self.runs.index, ROUNDS, lambda run: self._read(run, "rounds.csv", ROUNDS))
 
     def classes(self, runs: Iterable[str]) -> pd.DataFrame:
         """Per class, of the last evaluated round: `class`, `name`, `examples`, `accuracy`."""
-        return self._last(runs, "classes.csv", CLASSES, ("name",))
+        return self._last(runs, "classes.csv", CLASSES)
 
     def clients(self, runs: Iterable[str]) -> pd.DataFrame:
         """Per client of the last round's cohort."""
-        return self._last(runs, "clients.csv", CLIENTS, ())
+        return self._last(runs, "clients.csv", CLIENTS)
 
     def partition(self, runs: Iterable[str]) -> pd.DataFrame:
         """Per client and class that it holds: `client`, `class` (its place), `name`, `examples`."""
-        frames = {run: csv_files.read_counts(self.folder(run) / "partition.csv", self.problems) for run in runs}
-        return stacked(
-            {run: frame for run, frame in frames.items() if frame is not None}, ("client", "class", "examples")
+        return self._stacked(
+            runs, PARTITION, lambda run: csv_files.read_counts(self.folder(run) / "partition.csv", self.problems)
         )
 
     def confusion(self, runs: Iterable[str], model: str) -> pd.DataFrame:
         """Per class and what it was taken for by the `proxy` (test set) or the `teacher` (clients' examples)."""
-        frames = {run: self._read(run, f"confusion-{model}.csv", CONFUSION, quiet=True) for run in runs}
-        return stacked({run: frame for run, frame in frames.items() if frame is not None}, CONFUSION)
+        name = f"confusion-{model}.csv"
+        there = [run for run in runs if (self.folder(run) / name).exists()]
+        return self._stacked(there, CONFUSION, lambda run: self._read(run, name, CONFUSION))
 
     def folder(self, run: str) -> Path:
         return Path(str(self.runs.at[run, "folder"]))
 
-    def _last(self, runs: Iterable[str], name: str, numbers: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
-        found = {run: csv_files.read_last_round(self.folder(run) / name, numbers, texts, self.problems) for run in runs}
-        return stacked({run: frame for run, frame in found.items() if frame is not None}, (*numbers, *texts))
+    def _read(self, run: str, name: str, columns: Columns) -> pd.DataFrame | None:
+        return csv_files.read(self.folder(run) / name, columns, self.problems)
 
-    def _read(self, run: str, name: str, numbers: Sequence[str], *, quiet: bool = False) -> pd.DataFrame | None:
-        path = self.folder(run) / name
-        if quiet and not path.exists():
-            return None
-        return csv_files.read(path, numbers, (), self.problems, SHARES)
+    def _last(self, runs: Iterable[str], name: str, columns: Columns) -> pd.DataFrame:
+        """Up to the last round in rounds.csv, which is written when all else of a round is."""
+        whole = self.rounds.groupby("run", observed=True)["round"].max()
+        return self._stacked(
+            runs,
+            columns,
+            lambda run: csv_files.read_last_round(
+                self.folder(run) / name, columns, self.problems, until=whole.get(run, math.inf)
+            ),
+        )
+
+    def _stacked(
+        self, runs: Iterable[str], columns: Columns, read: Callable[[str], pd.DataFrame | None]
+    ) -> pd.DataFrame:
+        frames = {run: read(run) for run in runs}
+        return stacked({run: frame for run, frame in frames.items() if frame is not None}, columns.names)
 
 
 def load(*places: str | Path) -> Records:
     """Every run below some folders or URIs, finished or not.
 
-    Raises SpecError where there is none.
+    Raises SpecError where there is none, or where one is named twice.
     """
     problems: list[str] = []
+    studies = {study: _find(place) for study, place in zip(_names(places), places, strict=True)}
+    _check_once([folder for _, folders in studies.values() for folder in folders.values()])
     rows: dict[str, dict[str, Any]] = {}
     trials: list[pd.DataFrame] = []
-    for place, study in zip(places, _names(places), strict=True):
-        storage = storage_of(place)
-        storage.pull(without="*.safetensors")
-        found = run_folders(storage.folder)
-        if not found:
-            raise SpecError(f"'{storage}' holds no results.")
-        for name, folder in found.items():
+    for study, (root, folders) in studies.items():
+        for name, folder in folders.items():
             if row := _run(study, folder, problems):
                 rows[study if name == "." else f"{study}/{name}" if len(places) > 1 else name] = row
-        trials.append(_trials(study, storage.folder, problems))
+        above = [folder.parent for name, folder in folders.items() if name != "."]
+        trials += [_trials(study, folder, problems) for folder in dict.fromkeys([root, *above])]
     if not rows:
         raise SpecError(f"no run can be read: {problems[0]}")
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run").infer_objects()
-    return Records(table, pd.concat(trials, ignore_index=True), problems)
+    return Records(_table(rows), pd.concat(trials, ignore_index=True), problems)
+
+
+def _find(place: str | Path) -> tuple[Path, dict[str, Path]]:
+    """Where a study is on this machine, and the folders of its runs."""
+    storage = storage_of(place)
+    storage.pull(without="*.safetensors")
+    if not (found := run_folders(storage.folder)):
+        raise SpecError(f"'{storage}' holds no results.")
+    return storage.folder, found
+
+
+def _check_once(folders: Sequence[Path]) -> None:
+    seen: set[Path] = set()
+    for folder in map(Path.resolve, folders):
+        if folder in seen:
+            raise SpecError(f"'{folder}' is named twice.")
+        seen.add(folder)
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """A column that is null somewhere holds objects: null is a value, and no run that lacks the field has it."""
+    table = pd.DataFrame(list(rows.values()), index=pd.Index(rows, name="run"), dtype=object)
+    typed = [str(column) for column in table if not any(cell is None for cell in table[column])]
+    table[typed] = table[typed].infer_objects()
+    return table
 
 
 def stacked(frames: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
     """One below the other, with a categorical column `run`."""
     if not frames:
-        return pd.DataFrame(columns=["run", *columns])
+        return pd.DataFrame({"run": pd.Categorical([]), **{column: np.empty(0) for column in columns}})
     table = pd.concat(list(frames.values()), ignore_index=True)
     codes = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames.values()])
     runs = pd.Series(pd.Categorical.from_codes(codes, pd.Index(list(frames), dtype="str")), name="run")
@@ -118,9 +155,7 @@ def stacked(frames: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataF
 
 def _names(places: Sequence[str | Path]) -> list[str]:
     """What the studies are called: the last parts of their paths that tell them apart."""
-    paths = [
-        Path(str(place).rstrip("/")).absolute() if "://" not in str(place) else Path(str(place)) for place in places
-    ]
+    paths = [Path(str(place).partition("?")[0] if is_uri(place) else Path(place).absolute()) for place in places]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len({*names}) == len(names):
@@ -134,6 +169,9 @@ def _run(study: str, folder: Path, problems: list[str]) -> dict[str, Any] | None
     except SpecError as error:
         problems.append(f"{str(error).rstrip('.')}: the run is left out.")
         return None
+    if unknown := [field for field, kind in KNOWN.items() if not isinstance(spec.get(field), kind)]:
+        problems.append(f"'{folder / 'spec.yaml'}' does not say {', '.join(unknown)}: the run is left out.")
+        return None
     cells = {name: str(cell) if isinstance(cell, list) else cell for name, cell in spec.items()}
     environment = _read_json(folder / "environment.json", problems)
     costs = flatten(_read_json(folder / "costs.json", problems))
@@ -141,10 +179,10 @@ def _run(study: str, folder: Path, problems: list[str]) -> dict[str, Any] | None
         **cells,
         "study": study,
         "folder": str(folder),
-        "command": f"fedray run '{folder / 'spec.yaml'}' --results again",
-        "commit": environment.get("commit"),
-        "teacher_accuracy": environment.get("teacher_accuracy"),
-        "proxy_flops": costs.get("proxy.flops"),
+        "command": f"fedray run {shlex.quote(str(folder / 'spec.yaml'))} --results again",
+        "commit": environment.get("commit") or "",
+        "teacher_accuracy": _number(environment.get("teacher_accuracy")),
+        "proxy_flops": _number(costs.get("proxy.flops")),
     }
 
 
@@ -160,8 +198,11 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _trials(study: str, root: Path, problems: list[str]) -> pd.DataFrame:
-    columns = ("trial", "state", "reason")
     path = root / "trials.csv"
-    table = csv_files.read(path, (), columns, problems) if path.exists() else None
-    return (pd.DataFrame(columns=columns) if table is None else table).assign(study=study)
+    table = csv_files.read(path, TRIALS, problems) if path.exists() else None
+    return (pd.DataFrame(columns=list(TRIALS.names)) if table is None else table).assign(study=study)

@@ -22,8 +22,8 @@ def comparison(named: pd.DataFrame, value: str = "last", baselines: Sequence[str
 
     For each baseline that was run too: `difference to B`, the mean over pairs of the same seed, condition and shared
     fields; `pairs to B`; `p to B`, of a paired t-test over them, Holm-corrected over the settings of a condition.
-    A baseline with several settings (FedProx's μ) is represented by its best one. With several conditions, the
-    rows of `all` average over them: means of seeds that have them all, differences over all pairs.
+    A baseline with several settings (FedProx's μ) is represented by the best of those with most seeds. With several
+    conditions, the rows of `all` average over them: means of seeds that have them all, differences over all pairs.
     """
     table = _over_seeds(named, value)
     for baseline in baselines:
@@ -66,10 +66,9 @@ def costs(named: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_of_families(named: pd.DataFrame, value: str = "last") -> pd.DataFrame:
-    """The runs of one setting per family: the best on average over the conditions that its family has."""
+    """The runs of one setting per family: of those in most of its conditions, the best on average over these."""
     scores = named.groupby(["family", "setting", "condition"], observed=True)[value].mean()
-    average = scores.groupby(["family", "setting"], observed=True).mean().dropna()
-    chosen = [setting for _, setting in average.groupby("family", observed=True).idxmax()]
+    chosen = [setting for _, setting in _best(scores.groupby(["family", "setting"], observed=True), "family")]
     return named[named["setting"].isin(chosen)]
 
 
@@ -85,6 +84,12 @@ def named_order(labels: "pd.Series[Any]") -> list[str]:
     """The labels in their categories' order, what has none last."""
     categories = list(labels.cat.categories) if isinstance(labels.dtype, pd.CategoricalDtype) else []
     return [*categories, *(label for label in dict.fromkeys(labels.astype(str)) if label not in categories)]
+
+
+def _best(groups: Any, within: str) -> list[tuple[str, str]]:
+    """Of each `within`, the group with the highest mean; what has fewer values than others is not considered."""
+    ranked = groups.agg(["count", "mean"]).dropna().sort_values(["count", "mean"], kind="stable")
+    return list(ranked.groupby(within, observed=True).tail(1).index)
 
 
 def _over_seeds(named: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -110,10 +115,8 @@ def _pairs(named: pd.DataFrame, value: str, baseline: str) -> pd.DataFrame:
         beside = beside + " / " + named[field].astype(str)
     rows = named.assign(beside=beside)[["algorithm", "setting", "condition", "seed", "beside", value]]
     own = rows[rows["algorithm"] == baseline]
-    means = own.groupby(["beside", "setting"], observed=True)[value].mean().dropna()
-    chosen = [] if means.empty else list(means.groupby("beside").idxmax())
-    base = own.set_index(["beside", "setting"])
-    base = base.loc[[key for key in chosen if key in base.index]].reset_index()[["beside", "seed", value]]
+    chosen = _best(own.groupby(["beside", "setting"], observed=True)[value], "beside")
+    base = own.set_index(["beside", "setting"]).loc[chosen].reset_index()[["beside", "seed", value]]
     others = rows[rows["algorithm"] != baseline]
     pairs = others.merge(base, on=["beside", "seed"], suffixes=("", " of baseline"))
     return pairs.assign(difference=pairs[value] - pairs[f"{value} of baseline"]).dropna(subset="difference")

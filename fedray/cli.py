@@ -207,7 +207,7 @@ def report(
     from analysis.report.report import write_report
 
     made = write_report(studies, out, last=last, target=target, command=["fedray", *sys.argv[1:]])
-    for sentence in (*made.material.missing, *made.material.records.problems):
+    for sentence in made.material.said():
         print(f"fedray: {sentence}", file=sys.stderr)
     print(made.page)
 

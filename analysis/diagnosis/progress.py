@@ -21,12 +21,15 @@ def not_flat(named: pd.DataFrame) -> Iterator[Finding]:
     rising = gains[gains > RISING]
     runs = named.index[named["gain"].notna()]
     if rising.empty:
-        sentence = f"No curve of {len(gains)} has a last third that lies more than a point above the one before."
+        sentence = (
+            f"None of {counted(len(gains), 'curve')} has a last third that lies more than a point above the one before."
+        )
         yield Finding.of("Curves", sentence, runs)
         return
     setting, condition = rising.sort_values().index[-1]
+    verb = "is" if len(rising) == 1 else "are"
     sentence = (
-        f"{len(rising)} of {counted(len(gains), 'curve')} are not flat yet: the last third of the rounds lies up to "
+        f"{len(rising)} of {counted(len(gains), 'curve')} {verb} not flat yet: the last third of the rounds lies up to "
         f"{points(rising.max())} points above the one before ({setting}, {condition}); "
         "more rounds may change the order."
     )

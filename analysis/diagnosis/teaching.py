@@ -29,9 +29,10 @@ def lambda_at_edge(named: pd.DataFrame) -> Iterator[Finding]:
     if "strategy.lam" not in named:
         return
     swept = named[named["strategy.lam"].notna()].astype({"strategy.lam": float})
-    for teacher, own in swept.groupby("teacher_name"):
+    for teacher in sorted(set(swept["teacher_name"]) - {""}):
+        own = swept[swept["teacher_name"].isin([teacher, ""])]  # at λ = 0 no teacher is asked
         if own["strategy.lam"].nunique() > 2:
-            yield from _edges(str(teacher), own)
+            yield from _edges(teacher, own)
 
 
 def _edges(teacher: str, own: pd.DataFrame) -> Iterator[Finding]:

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -16,15 +19,20 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 INK = "#202124"
 """Text and axes. A report in a dark window shows it light, so nothing else may have this colour."""
 FAINT = "#9aa0a6"
+NEUTRAL = OTHERS[1]
+"""What is of no algorithm: examples, confusions."""
+ACCURACY = "accuracy, mean of last rounds (%)"
 SETTINGS = {
     "svg.fonttype": "none", "svg.hashsalt": "fedray", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "text.color": INK,
     "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.axisbelow": True,
-    "axes.facecolor": "none", "legend.frameon": False, "axes.linewidth": 0.8,
+    "axes.facecolor": "none", "text.parse_math": False, "legend.frameon": False, "axes.linewidth": 0.8,
 }  # fmt: skip
 PANELS = 3
-"""How many panels stand beside each other."""
+"""How many panels stand beside each other at most."""
+WIDTH = 9.0
+"""Inches that a figure of several panels is wide."""
 
 
 def color(algorithm: str) -> str:
@@ -33,14 +41,22 @@ def color(algorithm: str) -> str:
 
 
 def looks(families: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Colour, dash and marker of each (family, algorithm): those of an algorithm differ in dash and marker."""
+    """Colour, dash and marker of each (family, algorithm): those of one colour differ in dash and marker."""
     seen: dict[str, int] = {}
     found: dict[str, dict[str, Any]] = {}
     for family, algorithm in families:
-        place = seen[algorithm] = seen.get(algorithm, -1) + 1
+        ink = color(algorithm)
+        place = seen[ink] = seen.get(ink, -1) + 1
         dash, marker = DASHES[place % len(DASHES)], MARKERS[place % len(MARKERS)]
-        found[family] = {"color": color(algorithm), "linestyle": dash, "marker": marker}
+        found[family] = {"color": ink, "linestyle": dash, "marker": marker}
     return found
+
+
+def ink_on(ground: "Sequence[float] | npt.NDArray[np.float64]") -> str:
+    """Black or white, whichever stands out more on red, green and blue from 0 to 1 (contrast as WCAG 2 has it)."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in ground[:3]]
+    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 @contextmanager
@@ -53,36 +69,65 @@ def drawn(width: float, height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def panels(figure: "Figure", titles: Sequence[str], **shared: Any) -> list["Axes"]:
-    """An axes for each title, at most `PANELS` beside each other."""
-    columns = min(len(titles), PANELS)
+def beside(count: int, most: int = PANELS) -> int:
+    """How many of so many panels stand beside each other: as few as fill as many rows."""
+    return -(-count // -(-count // most))
+
+
+def size_of(count: int, panel_height: float = 2.7, most: int = PANELS) -> tuple[float, float]:
+    """The inches that so many panels take."""
+    return (7.2 if count == 1 else WIDTH), panel_height * -(-count // most) + 0.3
+
+
+def panels(figure: "Figure", titles: Sequence[str], most: int = PANELS, **shared: Any) -> list["Axes"]:
+    """An axes for each title, at most so many beside each other."""
+    columns = beside(len(titles), most)
     grid = figure.subplots(-(-len(titles) // columns), columns, squeeze=False, **shared)
     for axes in list(grid.flat)[len(titles) :]:
         axes.set_axis_off()
-    for axes, title in zip(grid.flat, titles, strict=False):
+    used = list(grid.flat)[: len(titles)]
+    for axes, title in zip(used, titles, strict=True):
         axes.set_title(title, loc="left")
         axes.grid(axis="y", color=FAINT, alpha=0.35, linewidth=0.6)
         axes.tick_params(length=3)
-    return list(grid.flat)[: len(titles)]
+    for axes in _lowest(used):
+        axes.tick_params(labelbottom=True)
+    return used
 
 
-def size_of(count: int, panel_height: float = 2.7) -> tuple[float, float]:
-    """The inches that so many panels take."""
-    return (7.2 if count == 1 else 9.0, panel_height * -(-count // PANELS) + 0.3)
+def label_outer(axes: Sequence["Axes"], x: str, y: str) -> None:
+    """What panels share is said once: below the lowest of each column, and left of the first of each row."""
+    for panel in _lowest(axes):
+        panel.set_xlabel(x)
+    for panel in axes:
+        if panel.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            panel.set_ylabel(y)
 
 
 def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write (x, y, text, colour) right of where curves end, moved apart where they would touch."""
     low, high = axes.get_ylim()
-    gap = (high - low) * 0.065
-    last = low - gap
-    placed = []
-    for x, y, text, ink in sorted(ends, key=lambda end: end[1]):
-        last = max(y, last + gap)
-        placed.append((x, y, last, text, ink))
-    excess = max(0.0, last - high)
-    for x, y, at, text, ink in placed:
+    ends = sorted(ends, key=lambda end: end[1])
+    for (x, y, text, ink), at in zip(ends, _apart([end[1] for end in ends], low, high), strict=True):
         axes.annotate(
-            text, (x, y), xytext=(6, at - excess if at > y else y), textcoords=("offset points", "data"),
-            color=ink, va="center", fontsize=8, annotation_clip=False,
+            text, (x, y), xytext=(8, at), textcoords=("offset points", "data"), color=ink, va="center", fontsize=8,
+            annotation_clip=False,
         )  # fmt: skip
+
+
+def _apart(wanted: Sequence[float], low: float, high: float) -> list[float]:
+    """Rising values moved so that all lie between the limits, a line of text from each other (or as far as may be)."""
+    gap = min(0.055 * (high - low), (high - low) / max(len(wanted) - 1, 1))
+    placed: list[float] = []
+    for value in wanted:
+        placed.append(max(value, placed[-1] + gap) if placed else value)
+    ceiling = high
+    for place in range(len(placed) - 1, -1, -1):
+        placed[place] = min(placed[place], ceiling)
+        ceiling = placed[place] - gap
+    return placed
+
+
+def _lowest(axes: Sequence["Axes"]) -> list["Axes"]:
+    """The last panel of each column."""
+    return list({panel.get_subplotspec().colspan.start: panel for panel in axes}.values())  # type: ignore[union-attr]

@@ -1,16 +1,21 @@
 """What a parameter of the study does to accuracy: λ, and what the teacher is."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.curves import present
+from analysis.figures.families import chosen, looks_of, present, share_legend
 from analysis.naming import backbone, teacher_method
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+METHODS = {"fine_tune": "fine-tuned", "linear_probe": "linearly probed"}
 
 
 def lambda_curves(named: pd.DataFrame) -> "Figure | None":
@@ -18,46 +23,56 @@ def lambda_curves(named: pd.DataFrame) -> "Figure | None":
     swept = _swept(named)
     if swept is None:
         return None
-    conditions = present(swept["condition"])
+    shown, said = chosen(swept[swept["teacher_name"] != ""])
+    looks, conditions = looks_of(named), present(swept["condition"])
     with style.drawn(*style.size_of(len(conditions))) as figure:
-        for axes, condition in zip(style.panels(figure, conditions, sharey=True), conditions, strict=True):
+        for axes, condition in zip(style.panels(figure, conditions, sharey=True, sharex=True), conditions, strict=True):
             own = swept[swept["condition"] == condition]
-            for place, (teacher, points) in enumerate(own.groupby("teacher_name")):
-                spread = points.groupby("strategy.lam")["last"].agg(["mean", "std"]) * 100
+            for family in present(shown["family"]):
+                spread = _of_family(own, family).groupby("strategy.lam")["last"].agg(["mean", "std"]) * 100
                 axes.errorbar(
-                    spread.index, spread["mean"], yerr=spread["std"].fillna(0), capsize=2, markersize=4, label=str(teacher),
-                    color=style.color("Fed-LPFM"), linestyle=style.DASHES[place % 4], marker=style.MARKERS[place % 6],
-                )  # fmt: skip
+                    spread.index, spread["mean"], yerr=spread["std"].fillna(0), capsize=2, markersize=4, **looks[family]
+                )
             _draw_level(axes, named, condition)
-            axes.set_xticks(sorted(own["strategy.lam"].unique()))
-            axes.set_xlabel("λ (weight of the teacher)")
-        figure.axes[0].set_ylabel("accuracy, mean of the last rounds (%)")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=8)
+            _label_lambdas(axes, sorted(swept["strategy.lam"].unique()))
+        style.label_outer(figure.axes[: len(conditions)], "λ (weight of the teacher)", style.ACCURACY)
+        level = {"FedAvg": {"color": style.color("FedAvg"), "linestyle": style.DASHES[1]}}
+        drawn = {family: looks[family] for family in present(shown["family"])}
+        share_legend(figure, drawn | (level if "FedAvg" in set(named["algorithm"]) else {}), said)
         return figure
 
 
 def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
-    """A panel per teacher: λ by condition, the difference to FedAvg in points; without FedAvg, the accuracy in %."""
+    """A panel per teacher: condition by λ, the difference to FedAvg in points; without FedAvg, the accuracy in %.
+
+    The best λ of a condition is framed.
+    """
     swept = _swept(named)
     if swept is None or swept["condition"].nunique() < 2:
         return None
     level = named[named["algorithm"] == "FedAvg"].groupby("condition", observed=True)["last"].mean()
-    teachers = sorted(swept["teacher_name"].unique())
-    grids = {t: _grid(swept[swept["teacher_name"] == t], level) for t in teachers}
-    largest = max(float(grid.abs().max().max()) for grid in grids.values())
-    lowest = -largest if len(level) else min(float(grid.min().min()) for grid in grids.values())
-    with style.drawn(*style.size_of(len(teachers), 2.9)) as figure:
-        for axes, (_, grid) in zip(style.panels(figure, list(grids)), grids.items(), strict=True):
+    taught = swept[swept["teacher_name"] != ""]
+    teachers = dict(zip(taught["teacher_name"], taught["family"].astype(str), strict=True))
+    conditions, lams = present(swept["condition"]), sorted(swept["strategy.lam"].unique())
+    grids = {
+        teacher: _grid(_of_family(swept, family), level).reindex(index=conditions, columns=lams)
+        for teacher, family in sorted(teachers.items())
+    }
+    values = np.stack([grid.to_numpy(dtype=float) for grid in grids.values()])
+    if not np.isfinite(values).any():
+        return None
+    largest = float(np.nanmax(np.abs(values)))
+    lowest = -largest if len(level) else float(np.nanmin(values))
+    form, palette = ("{:+.1f}", "PuOr_r") if len(level) else ("{:.1f}", "cividis")
+    most = min(style.PANELS, max(1, int(7.5 / (0.48 * len(lams)))))
+    with style.drawn(*style.size_of(len(grids), max(2.4, 0.75 + 0.27 * len(conditions)), most)) as figure:
+        for axes, grid in zip(style.panels(figure, list(grids), most, sharey=True), grids.values(), strict=True):
             axes.grid(visible=False)
-            picture = axes.imshow(
-                grid, cmap="PuOr_r" if len(level) else "cividis", vmin=lowest, vmax=largest, aspect="auto"
-            )
-            _write_cells(axes, grid, "{:+.1f}" if len(level) else "{:.1f}", (lowest, largest))
-            axes.set_xlabel("condition")
-            axes.set_ylabel("λ")
-        what = "points above FedAvg" if len(level) else "accuracy (%)"
-        figure.colorbar(picture, ax=figure.axes, label=what, shrink=0.9)
+            picture = axes.imshow(grid, cmap=palette, vmin=lowest, vmax=largest, aspect="auto")
+            _write_cells(axes, grid, form, picture)
+        style.label_outer(figure.axes, "λ (weight of the teacher)", "condition")
+        what = "points above FedAvg" if len(level) else style.ACCURACY
+        figure.colorbar(picture, ax=figure.axes, label=what, shrink=0.9, aspect=30, pad=0.02)
         return figure
 
 
@@ -78,46 +93,52 @@ def one_or_random(named: pd.DataFrame) -> "Figure | None":
 
 
 def _swept(named: pd.DataFrame) -> pd.DataFrame | None:
-    """The runs that have a λ, if it has several values."""
+    """The runs that have a λ, if it has several values and one of them a teacher."""
     if "strategy.lam" not in named:
         return None
     swept = named[named["strategy.lam"].notna()].astype({"strategy.lam": float})
-    return swept if swept["strategy.lam"].nunique() > 1 else None
+    return swept if swept["strategy.lam"].nunique() > 1 and (swept["teacher_name"] != "").any() else None
+
+
+def _of_family(swept: pd.DataFrame, family: str) -> pd.DataFrame:
+    """A family's runs, and those with λ = 0, which no teacher has touched."""
+    return swept[(swept["family"] == family) | (swept["teacher_name"] == "")]
 
 
 def _draw_level(axes: "Axes", named: pd.DataFrame, condition: str) -> None:
     own = named[(named["algorithm"] == "FedAvg") & (named["condition"] == condition)]
     if len(own):
-        axes.axhline(100 * own["last"].mean(), color=style.color("FedAvg"), linestyle=(0, (5, 2)), label="FedAvg")
+        axes.axhline(100 * own["last"].mean(), color=style.color("FedAvg"), linestyle=style.DASHES[1])
+
+
+def _label_lambdas(axes: "Axes", lams: Sequence[float]) -> None:
+    """All of them where they have room, or else round numbers."""
+    if len(lams) <= 6:
+        axes.set_xticks(lams, [f"{lam:g}" for lam in lams])
 
 
 def _grid(swept: pd.DataFrame, level: "pd.Series[float]") -> pd.DataFrame:
-    means = swept.groupby(["strategy.lam", "condition"], observed=True)["last"].mean().unstack("condition")
-    return 100 * (means - level.reindex(means.columns) if len(level) else means)
+    """In %: conditions [rows] by λ [columns]; NaN where there is no run."""
+    means = swept.groupby(["condition", "strategy.lam"], observed=True)["last"].mean().unstack("strategy.lam")
+    return 100 * (means.sub(level.reindex(means.index), axis=0) if len(level) else means)
 
 
-def _write_cells(axes: "Axes", grid: pd.DataFrame, form: str, limits: tuple[float, float]) -> None:
+def _write_cells(axes: "Axes", grid: pd.DataFrame, form: str, picture: "AxesImage") -> None:
     """Each cell's number, the best of a condition bold and framed."""
     from matplotlib.patches import Rectangle
 
-    low, high = limits
-    best = grid.max()
-    for row in range(len(grid)):
-        for column, condition in enumerate(grid.columns):
-            value = float(grid.iloc[row, column])
-            if value != value:  # NaN is not itself: no such run
-                continue
-            is_best = value == best[condition]
-            share = (value - low) / ((high - low) or 1)
-            dark = share < 0.45 if form == "{:.1f}" else abs(share - 0.5) > 0.33
-            ink, weight = ("white" if dark else "black"), ("bold" if is_best else "normal")
-            axes.text(column, row, form.format(value), ha="center", va="center", color=ink, fontweight=weight)
-            if is_best:
-                axes.add_patch(
-                    Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, edgecolor=ink, linewidth=1.5)
-                )
-    axes.set_xticks(range(grid.shape[1]), [str(condition) for condition in grid.columns])
-    axes.set_yticks(range(len(grid)), [f"{lam:g}" for lam in grid.index])
+    values = grid.to_numpy(dtype=float)
+    for row, column in np.argwhere(np.isfinite(values)):
+        value = values[row, column]
+        is_best = value == np.nanmax(values[row])
+        ink = style.ink_on(np.ravel(picture.cmap(picture.norm(value))))
+        weight = "bold" if is_best else "normal"
+        text = form.format(value)
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontweight=weight, fontsize=8)
+        if is_best:
+            axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=ink, linewidth=1.4))
+    axes.set_xticks(range(grid.shape[1]), [f"{lam:g}" for lam in grid.columns])
+    axes.set_yticks(range(len(grid)), [str(condition) for condition in grid.index])
     axes.tick_params(length=0)
 
 
@@ -127,7 +148,7 @@ def _described(named: pd.DataFrame) -> pd.DataFrame:
     rows = [{str(k): v for k, v in row.items()} for row in taught.to_dict("records")]
     return taught.assign(
         backbone=[backbone(row) for row in rows],
-        method=[teacher_method(row).replace("_", "-") for row in rows],
+        method=[METHODS.get(teacher_method(row), teacher_method(row)).replace("_", "-") for row in rows],
         assignment=[
             str(row.get("teacher.assignment")) if row.get("teacher.kind") == "several" else "one" for row in rows
         ],
@@ -143,12 +164,16 @@ def _contrast(runs: pd.DataFrame, compared: str, within: str) -> "Figure":
         axes.grid(axis="x", color=style.FAINT, alpha=0.35)
         rows = range(len(means) - 1, -1, -1)
         axes.hlines(rows, means.min(axis=1), means.max(axis=1), color=style.FAINT, linewidth=1.2)
-        inks = (*style.COLORS.values(), *style.OTHERS)
         for place, kind in enumerate(means.columns):
             axes.plot(
-                means[kind], rows, linestyle="", marker=style.MARKERS[place % 6], color=inks[-1 - place % 8], label=kind
+                means[kind],
+                rows,
+                linestyle="",
+                marker=style.MARKERS[place % 6],
+                color=style.OTHERS[place % 4],
+                label=kind,
             )
         axes.set_yticks(rows, [" · ".join(map(str, key)) for key in means.index])
-        axes.set_xlabel("accuracy, mean of the last rounds (%)")
+        axes.set_xlabel(style.ACCURACY)
         figure.legend(loc="outside upper left", ncols=4, fontsize=8)
         return figure

@@ -35,6 +35,13 @@ class Material:
         missing = [*filter(None, [left_out]), *_untold(records.trials), *_holes(labelled, named)]
         return cls(records, named, rounds, missing)
 
+    def said(self) -> list[str]:
+        """What a reader must know before trusting the rest: what is missing, and what could not be used."""
+        problems = list(dict.fromkeys(self.records.problems))
+        more = len(problems) - SHOWN
+        rest = [f"{more} more rows or files cannot be used."] if more > 0 else []
+        return [*self.missing, *problems[:SHOWN], *rest]
+
     @cached_property
     def best(self) -> pd.DataFrame:
         """The runs of each family's best setting: what figures with a line per family show."""
@@ -73,7 +80,8 @@ def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
     cells = labelled.groupby(["setting", "condition"], observed=True)
     lacking = {f"{s} on {c}": [seed for seed in seeds if seed not in _seeds(named, s, c)] for (s, c), _ in cells}
     if holes := [f"{cell}: {', '.join(map(str, lacked))}" for cell, lacked in lacking.items() if lacked]:
-        yield f"{len(holes)} of {len(lacking)} cells lack seeds that others have ({_some(holes, '; ')})."
+        verb = "lacks" if len(holes) == 1 else "lack"
+        yield f"{len(holes)} of {len(lacking)} cells {verb} seeds that others have ({_some(holes, '; ')})."
 
 
 def _seeds(named: pd.DataFrame, setting: object, condition: object) -> set[int]:

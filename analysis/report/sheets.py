@@ -75,7 +75,7 @@ def _readings(material: Material, last: int) -> Sheet:
         f"flatters; “swing” is the standard deviation within the last {last} evaluated rounds; the worst class and the "
         "rare classes (under 5 % of a client's examples, averaged over clients) are means over the same rounds."
     )
-    numbers = _with_runs(means.join(deviations, rsuffix="_std").reset_index(), material.named)
+    numbers = _with_runs(means.join(deviations.add_suffix("_std")).reset_index(), material.named)
     return _long("readings", "Final, best and average accuracy", caption, numbers, cells)
 
 

@@ -1,0 +1,44 @@
+# %% [markdown]
+# # What can be done with result tables, beside `fedray report`
+#
+# A script in cells: run it whole (`python -m analysis.tour results/quickstart`) or cell by cell in an editor.
+
+# %% Every run below some folders, finished or not
+import sys
+
+from analysis import tables
+from analysis.diagnosis import diagnose
+from analysis.figures import curves, sweeps
+from analysis.naming import name_runs
+from analysis.outcomes import comparable, outcomes, spent
+from analysis.records import load
+
+records = load(*(sys.argv[1:] or ["results/quickstart"]))
+records.runs[["strategy.name", "seed", "commit"]]  # a row per run, each field of its spec a column
+records.rounds.tail()  # a row per run and round
+
+# %% Names for what varies, and what came of each run
+runs, rounds, left_out = comparable(name_runs(records.runs), records.rounds)
+named = outcomes(runs, rounds, last=10).join(spent(records.rounds))
+print(left_out or "every run has come to its last round")
+print(named[["setting", "condition", "seed", "final", "best", "last"]].to_string())
+
+# %% Tables: numbers over seeds, beside baselines
+compared = tables.comparison(named)
+print(compared.to_string())
+print(tables.wide(compared, compared["mean"].map("{:.1%}".format)).to_string())
+print(tables.to_target(named, rounds).to_string())
+
+# %% Sentences
+for finding in diagnose(named, rounds, records.clients(named.index)):
+    print(f"{'!' if finding.warns else ' '} {finding.about}: {finding.sentence}")
+
+# %% Figures: matplotlib's, to be shown or saved; None where there is nothing to show
+best = tables.best_of_families(named)
+figure = curves.accuracy_by_round(best, rounds)
+swept = sweeps.lambda_curves(named)
+if figure is not None:
+    figure.savefig("accuracy-by-round.pdf")
+
+# %% pandas does the rest
+print(named.groupby("family", observed=True)[["last", "worst_class", "seconds"]].describe().T.to_string())

@@ -1,0 +1,109 @@
+import subprocess
+import sys
+
+import pytest
+
+from analysis.figures import style
+
+GROUNDS = ("#ffffff", "#16181c")
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize("color", [*style.COLORS.values(), *style.OTHERS])
+def test_colours_stand_out_on_light_and_dark(color: str, ground: str) -> None:
+    assert contrast(color, ground) >= 3  # WCAG 2.2, 1.4.11: graphics
+
+
+def test_the_colour_that_turns_light_is_only_of_text() -> None:
+    assert style.INK not in {*style.COLORS.values(), *style.OTHERS, style.FAINT}
+
+
+def test_an_algorithm_has_one_colour() -> None:
+    assert style.color("FedAvg") == style.COLORS["FedAvg"]
+    assert style.color("scaffold") == style.color("scaffold")
+    assert style.color("scaffold") in style.OTHERS
+
+
+def test_families_of_one_colour_differ_in_dash_and_marker() -> None:
+    looks = style.looks([("FedAvg", "FedAvg"), *((f"Fed-LPFM, {place}", "Fed-LPFM") for place in range(4))])
+    own = [looks[f"Fed-LPFM, {place}"] for place in range(4)]
+    assert {look["color"] for look in own} == {style.COLORS["Fed-LPFM"]}
+    assert len({str(look["linestyle"]) for look in own}) == 4
+    assert len({look["marker"] for look in own}) == 4
+    assert looks["FedAvg"]["linestyle"] == "-"
+
+
+def test_unknown_algorithms_that_share_a_colour_differ_in_dash() -> None:
+    assert style.color("ab") == style.color("ba")  # the same letters
+    looks = style.looks([("ab", "ab"), ("ba", "ba")])
+    assert looks["ab"]["linestyle"] != looks["ba"]["linestyle"]
+
+
+@pytest.mark.parametrize("color", ["#000000", "#ffffff", "#808080", "#7f3b08", "#e08214", *style.COLORS.values()])
+def test_ink_is_what_stands_out_more(color: str) -> None:
+    ground = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    wanted = "black" if contrast(color, "#000000") > contrast(color, "#ffffff") else "white"
+    assert style.ink_on(ground) == wanted
+
+
+def test_panels_fill_their_rows() -> None:
+    assert [style.beside(count) for count in (1, 2, 3, 4, 5, 6, 7, 10, 12)] == [1, 2, 3, 2, 3, 3, 3, 3, 3]
+    assert style.beside(4, 2) == 2
+    assert style.size_of(7)[1] == pytest.approx(3 * 2.7 + 0.3)
+
+
+def test_outer_panels_are_labelled() -> None:
+    with style.drawn(9, 5) as figure:
+        axes = style.panels(figure, ["A", "B", "C", "D", "E"], sharex=True, sharey=True)
+        style.label_outer(axes, "round", "accuracy (%)")
+    assert [panel.get_title("left") for panel in axes] == ["A", "B", "C", "D", "E"]
+    assert [panel.get_xlabel() for panel in axes] == ["", "", "round", "round", "round"]  # nothing is below the third
+    assert [panel.get_ylabel() for panel in axes] == ["accuracy (%)", "", "", "accuracy (%)", ""]
+    figure.draw_without_rendering()
+    shown = [any(label.get_visible() for label in panel.get_xticklabels()) for panel in axes]
+    assert shown == [False, False, True, True, True]
+    assert not figure.axes[5].axison
+
+
+def test_labels_of_ends_do_not_touch() -> None:
+    ends = [(1.0, 0.5 + place / 1000, f"family {place}", "#0072B2") for place in range(12)]
+    with style.drawn(7.2, 3.6) as figure:
+        (axes,) = style.panels(figure, [""])
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        style.label_ends(axes, [*reversed(ends), (1.0, 0.99, "above", "#D55E00"), (1.0, 0.02, "below", "#D55E00")])
+    heights = {text.get_text(): text.xyann[1] for text in axes.texts}
+    assert [text.get_text() for text in axes.texts] == ["below", *(end[2] for end in ends), "above"]
+    gaps = [after - before for before, after in zip(list(heights.values()), list(heights.values())[1:], strict=False)]
+    assert min(gaps) >= 0.055 - 1e-9
+    assert max(heights.values()) <= 1
+    assert heights["below"] == 0.02
+    assert heights["above"] == 1  # the lowest of the twelve ends at 0.5: they have no room above it
+    assert heights["family 0"] == pytest.approx(1 - 12 * 0.055)
+
+
+def test_too_many_labels_share_what_room_there_is() -> None:
+    with style.drawn(7.2, 3.6) as figure:
+        (axes,) = style.panels(figure, [""])
+        axes.set(ylim=(0, 1))
+        style.label_ends(axes, [(1.0, 0.0, str(place), "#0072B2") for place in range(41)])
+    assert [text.xyann[1] for text in axes.texts] == pytest.approx([place / 40 for place in range(41)])
+
+
+def test_no_pyplot() -> None:
+    program = (
+        "import sys; from analysis.figures import classes, clients, costs, curves, style, sweeps\n"
+        "with style.drawn(3, 3) as figure: style.panels(figure, ['A'])\n"
+        "figure.draw_without_rendering(); sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,184 @@
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studies import write_study
+
+from analysis.diagnosis import Finding, diagnose
+from analysis.diagnosis.finding import counted, listed
+from analysis.diagnosis.heterogeneity import slopes
+from analysis.records import load
+from analysis.report.material import Material
+
+FEDAVG = {"name": "fedavg"}
+TAUGHT = {"name": "fedlpfm", "lam": 0.5}
+Curve = Callable[[Mapping[str, Any], float, int], Sequence[float]]
+
+
+def material(root: Path, strategies: Sequence[Mapping[str, Any]], accuracy: Curve, **more: Any) -> Material:
+    return Material.of(load(write_study(root, strategies, accuracy=accuracy, **more)))
+
+
+def found(material: Material, about: str) -> list[Finding]:
+    findings = diagnose(material.named, material.rounds, material.clients)
+    return [finding for finding in findings if finding.about == about]
+
+
+def falling(strategy: Mapping[str, Any], alpha: float, seed: int) -> list[float]:
+    """FedAvg loses 20 points a decade, the taught one 10, 8 or 12."""
+    start = 0.2 if strategy == FEDAVG else 0.3 + (0, 0.02, -0.02)[seed]
+    return [start if alpha == 0.05 else 0.4] * 12
+
+
+def test_what_heterogeneity_costs_and_what_distillation_saves(tmp_path: Path) -> None:
+    study = material(tmp_path, [FEDAVG, TAUGHT], falling)
+    table = slopes(study.best, "partition.alpha")
+    assert table.loc["FedAvg"].tolist() == pytest.approx([0.2, 0.2, 0.2])
+    assert table.loc["Fed-LPFM"].tolist() == pytest.approx([0.1, 0.08, 0.12])
+    fall, saved = found(study, "Heterogeneity")
+    assert fall.sentence == (
+        "From 0.5 to 0.05 of Dirichlet's α accuracy falls by 10.0 points for Fed-LPFM and 20.0 for FedAvg."
+    )
+    assert fall.warns
+    assert len(fall.runs) == 12
+    # saved 10, 12 and 8 points: t = 0.1 / (0.02 / √3) = 8.66, and with 2 degrees p = 1 - t / √(t² + 2) = 0.013
+    assert saved.sentence == (
+        "Fed-LPFM flattens the fall: a decade costs it 10.0 points less than FedAvg (3 seeds, p = 0.013)."
+    )
+
+
+def test_two_seeds_that_disagree_tell_nothing(tmp_path: Path) -> None:
+    def curve(strategy: Mapping[str, Any], alpha: float, seed: int) -> list[float]:
+        start = 0.2 if strategy == FEDAVG else (0.25, 0.18)[seed]
+        return [start if alpha == 0.05 else 0.4] * 12
+
+    _, saved = found(material(tmp_path, [FEDAVG, TAUGHT], curve, seeds=(0, 1)), "Heterogeneity")
+    assert saved.sentence == (
+        "Whether Fed-LPFM flattens the fall cannot be told: a decade costs it 1.5 points less than FedAvg "
+        "(+5.0 and -2.0 with 2 seeds, too few for a test)."
+    )
+
+
+def test_one_condition_says_nothing_of_heterogeneity(tmp_path: Path) -> None:
+    assert found(material(tmp_path, [FEDAVG], falling, alphas=(0.05,)), "Heterogeneity") == []
+
+
+def test_clients_that_pull_apart(tmp_path: Path) -> None:
+    columns = {"update_cosine": 0.2, "update_norm": 0.5, "update_drift": 2.0}
+    study = material(tmp_path, [FEDAVG], falling, alphas=(0.05,), per_round=columns)
+    (apart,) = found(study, "Clients' updates")
+    assert apart.sentence == (
+        "Client updates have a mean cosine to their mean of 0.20 for FedAvg; "
+        "they drift from it by up to 4.0 times its length (FedAvg)."
+    )
+    assert apart.warns
+    agreeing = material(tmp_path / "b", [FEDAVG], falling, alphas=(0.05,), per_round=columns | {"update_cosine": 0.9})
+    assert not found(agreeing, "Clients' updates")[0].warns
+
+
+def test_spread_over_clients(tmp_path: Path) -> None:
+    study = material(tmp_path, [FEDAVG], falling, alphas=(0.05,), local_accuracy=(0.9, 0.5, 0.9, 0.5))
+    (spread,) = found(study, "Clients' spread")
+    # deviations of 0.2 each: (4 · 0.2² / 3)^½ = 0.231
+    assert spread.sentence == (
+        "Clients' accuracies on their own examples in the last round deviate by 23.1 points with FedAvg."
+    )
+    assert spread.warns
+
+
+def test_classes_left_behind(tmp_path: Path) -> None:
+    study = material(tmp_path, [FEDAVG, TAUGHT], falling, per_round={"worst_class_accuracy": 0.004})
+    (left,) = found(study, "Worst class")
+    assert left.sentence.startswith("4 of 4 settings leave a class under 1 % (on α=0.05 and α=0.5);")
+    assert found(material(tmp_path / "b", [FEDAVG], falling), "Worst class") == []
+
+
+@pytest.mark.parametrize(("right", "warns"), [(0.35, True), (0.89, False)])
+def test_a_teacher_worse_than_its_proxies(right: float, warns: bool, tmp_path: Path) -> None:
+    (teacher,) = found(material(tmp_path, [FEDAVG, TAUGHT], falling, teacher_accuracy=right), "Teacher")
+    assert teacher.warns == warns
+    assert f"right on {100 * right:.1f} %" in teacher.sentence
+    assert teacher.sentence.endswith("40.0 %.")
+    assert len(teacher.runs) == 6  # those that were taught
+
+
+def by_lam(best: float) -> Curve:
+    return lambda strategy, *_: [0.5 - abs(strategy.get("lam", 0) - best) / 4] * 12
+
+
+@pytest.mark.parametrize(
+    ("best", "about", "says", "warns"),
+    [
+        (0.25, "λ at its edge", "the best λ for α=0.05 and α=0.5 is 0.25, the smallest that was tried; smaller", True),
+        (0.75, "λ at its edge", "is 0.75, the largest that was tried; larger ones were not tried.", True),
+        (0.5, "λ", "the best λ is 0.5, inside what was tried (0.25 to 0.75).", False),
+    ],
+)
+def test_lambda_at_its_edge(best: float, about: str, says: str, warns: bool, tmp_path: Path) -> None:
+    strategies = [{"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 0.75)]
+    (edge,) = found(material(tmp_path, strategies, by_lam(best)), about)
+    assert says in edge.sentence
+    assert edge.warns == warns
+
+
+def test_nothing_lies_beyond_a_convex_lambda_of_one(tmp_path: Path) -> None:
+    strategies = [{"name": "fedlpfm", "lam": lam} for lam in (0.0, 0.5, 1.0)]
+    (edge,) = found(material(tmp_path, strategies, by_lam(1.0)), "λ at its edge")
+    assert "there is nothing beyond it" in edge.sentence
+    assert not edge.warns
+
+
+def test_an_additive_lambda_may_be_larger_than_one(tmp_path: Path) -> None:
+    strategies = [{"name": "fedlpfm", "lam": lam, "balance": "additive"} for lam in (0.0, 0.5, 1.0)]
+    (edge,) = found(material(tmp_path, strategies, by_lam(1.0)), "λ at its edge")
+    assert edge.warns
+
+
+def test_curves_that_are_not_flat(tmp_path: Path) -> None:
+    rising = [0.1 + 0.01 * number for number in range(12)]  # thirds of four rounds: four points apart
+    study = material(tmp_path, [FEDAVG], lambda *_: rising, alphas=(0.05,))
+    (curves,) = found(study, "Curves")
+    assert curves.sentence.startswith(
+        "1 of 1 curve is not flat yet: the last third of the rounds lies up to 4.0 points above the one before (FedAvg,"
+    )
+    assert curves.warns
+    (flat,) = found(material(tmp_path / "b", [FEDAVG, TAUGHT], falling), "Curves")
+    assert flat.sentence == "None of 4 curves has a last third that lies more than a point above the one before."
+    assert not flat.warns
+
+
+def test_bytes_that_bring_nothing(tmp_path: Path) -> None:
+    early = [0.1, *[0.3] * 11]  # 20 points for 12 rounds of 8,000 bytes, all of them at once
+    study = material(tmp_path, [FEDAVG], lambda *_: early, alphas=(0.05,))
+    (communication,) = found(study, "Communication")
+    assert communication.sentence == (
+        "A point of accuracy costs 4.8 kB with FedAvg, down and up; "
+        "the last third of the bytes brought 0 % of what was gained."
+    )
+    assert communication.warns
+
+
+def test_few_seeds_are_said(tmp_path: Path) -> None:
+    (few,) = found(material(tmp_path, [FEDAVG], falling, seeds=(0, 1)), "Seeds")
+    assert few.sentence.startswith("2 of 2 cells rest on fewer than 3 seeds")
+    assert found(material(tmp_path / "b", [FEDAVG], falling), "Seeds") == []
+
+
+def test_warnings_come_first(tmp_path: Path) -> None:
+    study = material(tmp_path, [FEDAVG, TAUGHT], falling, teacher_accuracy=0.9)
+    warns = [finding.warns for finding in diagnose(study.named, study.rounds, study.clients)]
+    assert warns == sorted(warns, reverse=True)
+    assert {True, False} == set(warns)
+
+
+def test_nothing_is_said_of_no_runs(tmp_path: Path) -> None:
+    study = material(tmp_path, [FEDAVG], falling)
+    assert diagnose(study.named.iloc[:0], study.rounds.iloc[:0], study.clients.iloc[:0]) == []
+
+
+def test_words() -> None:
+    assert listed("a") == "a"
+    assert listed("ab") == "a and b"
+    assert listed("abc") == "a, b and c"
+    assert [counted(1, "seed"), counted(2, "seed")] == ["1 seed", "2 seeds"]

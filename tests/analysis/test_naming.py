@@ -1,0 +1,243 @@
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from studies import TEACHER, write_run
+
+from analysis.naming import backbone, name_runs, teacher_method, teacher_name, varied
+from analysis.records import load
+
+LPFM = {"name": "fedlpfm", "lam": 0.5}
+PROBED = {"kind": "adapted", "backbone": {"kind": "zero_shot", "model": "RN50"}}
+TUNED = {**PROBED, "method": "fine_tune"}
+TABLE = {"kind": "precomputed", "file": "data/clip-vit-b-32-openai.parquet"}
+
+
+def runs(tmp_path: Path, *specs: dict[str, Any]) -> pd.DataFrame:
+    for place, spec in enumerate(specs):
+        write_run(tmp_path / "s" / f"{place:03d}", **spec)
+    return load(tmp_path / "s").runs
+
+
+def labels(tmp_path: Path, *specs: dict[str, Any], taught: Sequence[bool] | None = None) -> list[tuple[str, str]]:
+    """`setting` and `condition` of each run."""
+    table = runs(tmp_path, *specs)
+    named = name_runs(table, None if taught is None else pd.Series(taught, index=table.index))
+    return list(zip(named["setting"].astype(str), named["condition"].astype(str), strict=True))
+
+
+def settings(tmp_path: Path, *specs: dict[str, Any], taught: Sequence[bool] | None = None) -> list[str]:
+    return [setting for setting, _ in labels(tmp_path, *specs, taught=taught)]
+
+
+def conditions(tmp_path: Path, *specs: dict[str, Any]) -> list[str]:
+    return [condition for _, condition in labels(tmp_path, *specs)]
+
+
+def test_one_run(tmp_path: Path) -> None:
+    assert labels(tmp_path, {"alpha": 0.5}) == [("FedAvg", "Dirichlet α=0.5")]
+
+
+def test_the_four_algorithms(tmp_path: Path) -> None:
+    """FML's weighting is its own, and each has what its only setting is: nothing of it tells anything apart."""
+    specs = [{"strategy": {"name": name}} for name in ("fml", "fedlpfm", "fedprox", "fedavg")]
+    assert settings(tmp_path, *specs) == ["FML", "Fed-LPFM", "FedProx", "FedAvg"]
+
+
+def test_what_varies_is_told(tmp_path: Path) -> None:
+    specs = [{"strategy": {"name": "fedprox", "mu": mu}} for mu in (0.01, 1)] + [{}]
+    assert settings(tmp_path / "a", *specs) == ["FedProx, μ=0.01", "FedProx, μ=1", "FedAvg"]
+    specs = [{"strategy": LPFM | {"lam": lam, "temperature": t}} for lam, t in ((0.25, 1), (0.5, 1), (0.5, 4))]
+    assert settings(tmp_path / "b", *specs) == ["Fed-LPFM, λ=0.25, T=1", "Fed-LPFM, λ=0.5, T=1", "Fed-LPFM, λ=0.5, T=4"]
+    specs = [{"strategy": LPFM | {"loss": {"name": name}}} for name in ("kd", "dkd")]
+    assert settings(tmp_path / "c", *specs) == ["Fed-LPFM, kd", "Fed-LPFM, dkd"]
+    specs = [{"proxy": {"name": "cnn"}}, {"proxy": {"name": "resnet18", "norm": "group"}}]
+    assert settings(tmp_path / "d", *specs) == ["FedAvg, cnn", "FedAvg, resnet18, norm group"]
+    specs = [{"training": {"rounds": 3, "lr": lr}} for lr in (0.1, 0.05)]
+    assert settings(tmp_path / "e", *specs) == ["FedAvg, lr 0.1", "FedAvg, lr 0.05"]
+
+
+def test_a_field_that_goes_with_an_algorithm_is_told(tmp_path: Path) -> None:
+    """Another learning rate for FedAvg than for FedProx is no part of either."""
+    specs = [{"strategy": {"name": name}, "training": {"rounds": 3, "lr": lr}}
+             for name, lr in (("fedavg", 0.1), ("fedprox", 0.01))]  # fmt: skip
+    assert settings(tmp_path, *specs) == ["FedAvg, lr 0.1", "FedProx, lr 0.01"]
+
+
+def test_weighting_is_told_where_it_is_chosen(tmp_path: Path) -> None:
+    specs = [{"strategy": {"name": "fedavg", "weighting": w}} for w in ("examples", "uniform")]
+    assert settings(tmp_path, *specs, {"strategy": {"name": "fml"}}) == [
+        "FedAvg, weighting examples", "FedAvg, weighting uniform", "FML, weighting uniform",
+    ]  # fmt: skip
+
+
+def test_seeds_and_what_decides_no_result_are_not_told(tmp_path: Path) -> None:
+    table = runs(
+        tmp_path,
+        {"seed": 0, "resources": {"backend": "serial"}, "evaluation": {"batch_size": 100}},
+        {"seed": 1, "checkpoint": {"every": 5}},
+    )
+    assert varied(table) == []
+    assert name_runs(table)["setting"].nunique() == 1
+
+
+def test_a_private_model_or_none(tmp_path: Path) -> None:
+    specs = [{"strategy": {"name": "fml"}}, {"strategy": {"name": "fml", "private": {"name": "cnn"}}}]
+    assert settings(tmp_path, *specs) == ["FML", "FML, private cnn"]
+
+
+def test_null_and_a_value(tmp_path: Path) -> None:
+    specs = [{"training": {"rounds": 3, "decay_every": every}} for every in (None, 2)]
+    assert settings(tmp_path, *specs) == ["FedAvg", "FedAvg, decay_every 2"]
+
+
+def test_teachers_are_told_where_there_are_several(tmp_path: Path) -> None:
+    specs = [{"strategy": LPFM, "teacher": teacher} for teacher in (TEACHER, TEACHER | {"model": "RN50"}, TABLE)]
+    assert settings(tmp_path, *specs, {"teacher": TEACHER}, {"teacher": None}) == [
+        "Fed-LPFM, ViT-B-32", "Fed-LPFM, RN50", "Fed-LPFM, clip-vit-b-32-openai", "FedAvg", "FedAvg",
+    ]  # fmt: skip
+
+
+def test_a_teacher_that_is_never_asked_is_not_told(tmp_path: Path) -> None:
+    specs = [{"strategy": LPFM | {"lam": lam}, "teacher": TEACHER | {"model": model}}
+             for lam in (0, 0.5) for model in ("RN50", "ViT-B-32")]  # fmt: skip
+    assert settings(tmp_path, *specs) == [
+        "Fed-LPFM, λ=0", "Fed-LPFM, λ=0", "Fed-LPFM, RN50, λ=0.5", "Fed-LPFM, ViT-B-32, λ=0.5",
+    ]  # fmt: skip
+
+
+def test_temperature_is_idle_without_a_teacher(tmp_path: Path) -> None:
+    specs = [{"strategy": LPFM | {"lam": lam, "temperature": t}} for lam in (0, 0.5) for t in (1, 2)]
+    assert settings(tmp_path, *specs) == ["Fed-LPFM, λ=0"] * 2 + ["Fed-LPFM, λ=0.5, T=1", "Fed-LPFM, λ=0.5, T=2"]
+
+
+def test_who_was_asked_is_known_better_than_guessed(tmp_path: Path) -> None:
+    specs = [{"strategy": LPFM, "teacher": TEACHER | {"model": model}} for model in ("RN50", "ViT-B-32")]
+    assert settings(tmp_path, *specs, taught=[True, False]) == ["Fed-LPFM", "Fed-LPFM"]
+
+
+def test_without_any_lambda(tmp_path: Path) -> None:
+    named = name_runs(runs(tmp_path, {}, {"strategy": {"name": "fedprox"}}))
+    assert named["teacher_name"].tolist() == ["", ""]
+    assert named["family"].tolist() == ["FedAvg", "FedProx"]
+
+
+def test_a_teachers_parameters_are_told_last(tmp_path: Path) -> None:
+    specs = [{"strategy": LPFM, "teacher": PROBED | {"lr": lr}} for lr in (0.1, 0.01)]
+    assert settings(tmp_path / "a", *specs) == ["Fed-LPFM, lr 0.1", "Fed-LPFM, lr 0.01"]
+    specs += [{"strategy": LPFM, "teacher": TUNED | {"lr": 0.01}}]
+    assert settings(tmp_path / "b", *specs) == [
+        "Fed-LPFM, probed RN50, lr 0.1", "Fed-LPFM, probed RN50, lr 0.01", "Fed-LPFM, tuned RN50",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("teacher", "name", "method", "network"),
+    [
+        (TEACHER, "ViT-B-32", "zero_shot", "ViT-B-32"),
+        (TABLE, "clip-vit-b-32-openai", "precomputed", ""),
+        (PROBED, "probed RN50", "linear_probe", "RN50"),
+        (TUNED, "tuned RN50", "fine_tune", "RN50"),
+        ({"kind": "classifier", "model": "swin_tiny"}, "swin_tiny", "classifier", "swin_tiny"),
+        ({"kind": "several", "teachers": [TEACHER, TABLE]}, "all of ViT-B-32, clip-vit-b-32-openai", "zero_shot", ""),
+        ({"kind": "several", "assignment": "random", "teachers": [PROBED, TUNED]},
+         "random of probed RN50, tuned RN50", "linear_probe", ""),
+    ],
+)  # fmt: skip
+def test_names_of_teachers(tmp_path: Path, teacher: dict[str, Any], name: str, method: str, network: str) -> None:
+    (row,) = runs(tmp_path, {"strategy": LPFM, "teacher": teacher}).to_dict("records")
+    assert teacher_name(row) == name
+    assert teacher_method(row) == method
+    assert backbone(row) == network
+
+
+def test_a_stand_in(tmp_path: Path) -> None:
+    data = {"train": "digits", "test": "digits", "public_fraction": 0.2}
+    (row,) = runs(tmp_path, {"strategy": LPFM, "teacher": {"kind": "supervised"}, "data": data}).to_dict("records")
+    assert teacher_name(row) == "stand-in"
+
+
+def test_conditions_of_one_kind(tmp_path: Path) -> None:
+    assert conditions(tmp_path / "a", {"alpha": 1}, {"alpha": 0.05}) == ["α=1", "α=0.05"]
+    per_client = [{"partition": {"kind": "class_split", "classes_per_client": c, "clients": 4}} for c in (1, 2)]
+    assert conditions(tmp_path / "b", *per_client) == ["1 class per client", "2 classes per client"]
+    assert conditions(tmp_path / "c", per_client[1]) == ["2 classes per client"]
+
+
+def test_conditions_of_several_kinds_have_their_parameters(tmp_path: Path) -> None:
+    """Also where no parameter varies: each kind has its own, as axes with `when` give them."""
+    partitions = [
+        {"kind": "dirichlet", "alpha": 0.1},
+        {"kind": "dirichlet_per_client", "alpha": 0.1},
+        {"kind": "class_split", "classes_per_client": 2},
+        {"kind": "shards", "shards_per_client": 3},
+        {"kind": "iid"},
+    ]
+    assert conditions(tmp_path, *({"partition": p | {"clients": 4}} for p in partitions)) == [
+        "Dirichlet α=0.1", "Dirichlet per client α=0.1", "2 classes per client", "3 shards per client", "iid",
+    ]  # fmt: skip
+
+
+def test_data_sets_by_their_names(tmp_path: Path) -> None:
+    sources = [
+        ("torchvision:CIFAR100", "torchvision:CIFAR100"),
+        ("parquet:data/cifar10/train-*.parquet", "parquet:data/cifar10/test-*.parquet"),
+        ("folder:data/office-home/train", "folder:data/office-home/val"),
+        ("digits", "digits"),
+    ]
+    specs = [{"data": {"train": train, "test": test}, "alpha": alpha} for train, test in sources for alpha in (0.1, 1)]
+    assert conditions(tmp_path, *specs[:7]) == [
+        "CIFAR100, α=0.1", "CIFAR100, α=1", "cifar10, α=0.1", "cifar10, α=1", "office-home, α=0.1", "office-home, α=1",
+        "digits, α=0.1",
+    ]  # fmt: skip
+
+
+def test_data_sets_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    data = [{"train": f"folder:{place}/pets/train", "test": "folder:a/pets/test"} for place in ("a", "b")]
+    assert conditions(tmp_path / "a", *({"data": d} for d in data)) == ["folder:a/pets/train", "folder:b/pets/train"]
+    limits = [{"data": {"train": "digits", "test": "digits", "train_limit": limit}} for limit in (None, 200)]
+    assert conditions(tmp_path / "b", *limits) == ["Dirichlet α=0.1", "train_limit 200"]
+
+
+def test_the_order_of_labels(tmp_path: Path) -> None:
+    """As the field came to know the algorithms, and numbers by size, not as texts."""
+    specs = [{"strategy": LPFM | {"lam": lam}, "alpha": 1} for lam in (1, 0.5, 0.25)]
+    specs += [{"strategy": {"name": "fml"}, "alpha": 10}]
+    specs += [{"strategy": {"name": "fedprox", "mu": mu}, "alpha": 0.5} for mu in (10, 2)]
+    named = name_runs(runs(tmp_path, *specs, {"alpha": 2}))
+    assert named["setting"].cat.categories.tolist() == [
+        "FedAvg", "FedProx, μ=2", "FedProx, μ=10", "FML", "Fed-LPFM, λ=0.25", "Fed-LPFM, λ=0.5", "Fed-LPFM, λ=1",
+    ]  # fmt: skip
+    assert named["family"].cat.categories.tolist() == ["FedAvg", "FedProx", "FML", "Fed-LPFM"]
+    assert named["condition"].cat.categories.tolist() == ["α=0.5", "α=1", "α=2", "α=10"]
+
+
+def test_an_algorithm_that_is_not_known_here(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "s" / "a")
+    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text().replace("name: fedavg", "name: scaffold"))
+    named = name_runs(runs(tmp_path, {}, {"strategy": LPFM}))
+    assert named["setting"].cat.categories.tolist() == ["FedAvg", "Fed-LPFM", "scaffold"]
+
+
+def test_equal_labels_are_equal_specs(tmp_path: Path) -> None:
+    """Over a space of axes, some with `when`: as many labels as specs that differ in more than the seed."""
+    strategies: list[dict[str, Any]] = [
+        {"name": "fedavg"},
+        *({"name": "fedprox", "mu": mu} for mu in (0.01, 0.1)),
+        *(
+            {"name": "fml", "beta": beta, "private": private}
+            for beta in (0.1, 0.5)
+            for private in (None, {"name": "cnn"})
+        ),
+        *({"name": "fedlpfm", "lam": lam, "balance": b} for lam in (0.25, 1) for b in ("convex", "additive")),
+    ]
+    partitions = [{"kind": "iid"}, *({"kind": "dirichlet", "alpha": a} for a in (0.1, 1))]
+    norms = (None, "group")
+    points = list(itertools.product(strategies, partitions, norms))
+    specs = [{"strategy": s, "partition": p | {"clients": 4}, "proxy": {"norm": n}} for s, p, n in points]
+    found = labels(tmp_path, *specs, *(spec | {"seed": 1} for spec in specs))
+    assert len(set(found)) == len(points)
+    assert found[: len(points)] == found[len(points) :]

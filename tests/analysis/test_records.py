@@ -1,0 +1,263 @@
+import math
+import shlex
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from studies import PARTITION, write_classes, write_run, write_study, write_trials
+
+from analysis.naming import varied
+from analysis.records import Records, load
+from fedray.errors import SpecError
+
+LPFM = {"name": "fedlpfm", "lam": 0.5}
+
+
+def damaged(tmp_path: Path, name: str, content: bytes | None) -> tuple[Records, Path]:
+    """The records of a sound run `a` and a run `b`, one of whose files is not what it was."""
+    write_run(tmp_path / "s" / "a")
+    path = write_run(tmp_path / "s" / "b", seed=1) / name
+    path.unlink() if content is None else path.write_bytes(content)
+    return load(tmp_path / "s"), path
+
+
+def test_every_table_of_a_run(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "s" / "a", strategy=LPFM, seed=7, alpha=0.3, accuracy=[0.25, None, 0.5], teacher_accuracy=0.875
+    )
+    records = load(tmp_path / "s")
+    assert records.problems == []
+    assert records.runs.index.tolist() == ["a"]
+    row = records.runs.loc["a"]
+    assert (row["seed"], row["strategy.lam"], row["partition.alpha"], row["training.rounds"]) == (7, 0.5, 0.3, 3)
+    assert (row["study"], row["commit"], row["teacher_accuracy"]) == ("s", "abc1234", 0.875)
+    assert row["proxy_flops"] == 1000 * 300 * 3
+    assert records.rounds["run"].tolist() == ["a"] * 3
+    assert records.rounds["accuracy"].tolist() == pytest.approx([0.25, math.nan, 0.5], nan_ok=True)
+    classes, clients = records.classes(["a"]), records.clients(["a"])
+    assert classes[["round", "class", "name", "examples", "accuracy"]].to_numpy().tolist() == [
+        [3, 0, "cat", 10, 0.9], [3, 1, "dog", 10, 0.5], [3, 2, "ship", 10, 0.1],
+    ]  # fmt: skip
+    assert clients[["round", "client", "examples", "local_accuracy"]].to_numpy().tolist() == [
+        [3, 0, 80, 0.8], [3, 1, 40, 0.7], [3, 2, 100, 0.6], [3, 3, 80, 0.5],
+    ]  # fmt: skip
+    partition = records.partition(["a"])
+    assert len(partition) == sum(count > 0 for held in PARTITION for count in held)
+    assert partition["examples"].sum() == 300
+    proxy = records.confusion(["a"], "proxy")
+    assert proxy[["class", "predicted", "examples"]].to_numpy().tolist() == [
+        [0, 0, 9], [0, 1, 1], [1, 1, 5], [1, 2, 5], [2, 2, 1], [2, 0, 9],
+    ]  # fmt: skip
+    assert len(records.confusion(["a"], "teacher")) == 6
+
+
+def test_rows_know_their_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "s" / "a", accuracy=[0.25, 0.5])
+    write_run(tmp_path / "s" / "b", accuracy=[0.75, 0.5, 0.25])
+    write_run(tmp_path / "s" / "c", accuracy=[])
+    records = load(tmp_path / "s")
+    curves = {str(run): own["accuracy"].tolist() for run, own in records.rounds.groupby("run", observed=True)}
+    assert curves == {"a": [0.25, 0.5], "b": [0.75, 0.5, 0.25]}
+    assert records.clients(["b", "c"])["run"].tolist() == ["b"] * 4
+
+
+def test_the_command_repeats_the_run(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "o'brien's studies" / "λ=0.5, α=1")
+    (command,) = load(tmp_path / "o'brien's studies").runs["command"]
+    assert shlex.split(command) == ["fedray", "run", str(folder / "spec.yaml"), "--results", "again"]
+
+
+def test_a_run_by_itself(tmp_path: Path) -> None:
+    write_run(tmp_path / "alone")
+    write_trials(tmp_path, [{"trial": "alone", "state": "finished"}])  # of the study around it
+    records = load(tmp_path / "alone")
+    assert records.runs.index.tolist() == ["alone"]
+    assert records.trials.empty
+    assert records.folder("alone") == tmp_path / "alone"
+
+
+def test_what_sweeps_say_of_their_trials(tmp_path: Path) -> None:
+    write_study(tmp_path / "all" / "s", [LPFM], alphas=[0.1], seeds=[0])
+    write_study(tmp_path / "all" / "t", [LPFM], alphas=[0.1], seeds=[0])
+    trials = [{"trial": "a", "state": "finished"}, {"trial": "b", "state": "failed", "reason": "no room, no hope"}]
+    write_trials(tmp_path / "all" / "s", trials)
+    found = load(tmp_path / "all").trials
+    assert found[["trial", "state", "reason"]].to_numpy().tolist() == [
+        ["a", "finished", ""], ["b", "failed", "no room, no hope"],
+        ["name=fedlpfm,lam=0.5,alpha=0.1,seed=0", "finished", ""],
+    ]  # fmt: skip
+    (tmp_path / "all" / "s" / "trials.csv").write_text("trial,state\nx,waiting\n")
+    records = load(tmp_path / "all" / "s")
+    assert records.trials[["trial", "state", "reason"]].to_numpy().tolist() == [["x", "waiting", ""]]
+    assert records.problems == [f"'{tmp_path / 'all' / 's' / 'trials.csv'}' has no column reason."]
+
+
+def test_null_is_not_the_same_as_nothing(tmp_path: Path) -> None:
+    """`norm: null` is the model's own; FedAvg's lack of a λ says nothing."""
+    write_run(tmp_path / "s" / "a", proxy={"norm": None}, training={"rounds": 3, "deadline": None})
+    write_run(tmp_path / "s" / "b", proxy={"norm": "group"}, training={"rounds": 3, "deadline": 2.5})
+    write_run(tmp_path / "s" / "c", strategy=LPFM, proxy={"norm": "group"}, training={"rounds": 3, "deadline": 2.5})
+    runs = load(tmp_path / "s").runs
+    assert runs["proxy.norm"].tolist() == [None, "group", "group"]
+    assert runs["training.deadline"].tolist() == [None, 2.5, 2.5]
+    assert runs["strategy.lam"].dtype == float
+    assert varied(runs) == ["proxy.norm", "strategy.name", "training.deadline"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, ""),
+        (b"{not json", "is damaged"),
+        (b"\xff\xfe", "is damaged"),
+        (b"", "is damaged"),
+        (b"[1, 2]", ""),
+        (b'{"teacher_accuracy": "high", "commit": null, "proxy": 3}', ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["environment.json", "costs.json"])
+def test_damaged_json(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+    records, path = damaged(tmp_path, name, content)
+    assert records.runs.index.tolist() == ["a", "b"]
+    assert records.runs[["teacher_accuracy", "proxy_flops"]].dtypes.tolist() == [float, float]
+    figure = {"environment.json": "commit", "costs.json": "proxy_flops"}[name]
+    assert records.runs.at["a", figure] == {"commit": "abc1234", "proxy_flops": 900_000}[figure]
+    assert not records.runs.at["b", figure] or math.isnan(records.runs.at["b", figure])
+    assert [problem.partition(" (")[0] for problem in records.problems] == [f"'{path}' {said}"] * bool(said)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: [", "is not valid YAML"),
+        (b"\xff\xfe\xfd", "cannot be read"),
+        (b"seed: 0\0", "is not valid YAML"),
+        (b"", "must hold sections"),
+        (b"- 1\n- 2\n", "must hold sections"),
+        (b"seed: 0\n", "does not say training.rounds, strategy.name, partition.kind"),
+        (b"seed: many\nstrategy: {name: x}\npartition: {kind: iid}\ntraining: {rounds: 3}\n", "does not say seed"),
+    ],
+)
+def test_an_unreadable_spec_costs_its_run(tmp_path: Path, content: bytes, said: str) -> None:
+    records, path = damaged(tmp_path, "spec.yaml", content)
+    assert records.runs.index.tolist() == ["a"]
+    (problem,) = records.problems
+    assert str(path) in problem
+    assert said in problem
+    assert problem.endswith(": the run is left out.")
+
+
+def test_no_spec_can_be_read(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "s" / "a")
+    (folder / "spec.yaml").write_text("a: [")
+    with pytest.raises(SpecError, match=r"^no run can be read: .*spec\.yaml is not valid YAML"):
+        load(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["rounds.csv", "classes.csv", "clients.csv", "partition.csv"])
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 3000, b"\xff,\xfe\n1,2\n"])
+def test_a_damaged_table_costs_its_own_rows(tmp_path: Path, name: str, content: bytes | None) -> None:
+    records, path = damaged(tmp_path, name, content)
+    runs = records.runs.index
+    tables = {
+        "rounds.csv": records.rounds, "classes.csv": records.classes(runs),
+        "clients.csv": records.clients(runs), "partition.csv": records.partition(runs),
+    }  # fmt: skip
+    whole = {"rounds.csv": 3, "classes.csv": 3, "clients.csv": 4, "partition.csv": 9}
+    for other, table in tables.items():
+        counts = table["run"].value_counts()
+        assert counts["a"] == whole[other]
+        assert counts.get("b", 0) == (0 if other == name else whole[other])
+    assert [problem.startswith(f"'{path}' ") for problem in records.problems] == [True]
+
+
+def test_a_bad_row_is_named_with_its_line(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "s" / "a", accuracy=[0.25, 1.7, 0.5])
+    with (folder / "rounds.csv").open("a") as file:
+        file.write("4,0.3\n2,0.5" + "," * 16 + "\n")
+    records = load(tmp_path / "s")
+    assert records.rounds["round"].tolist() == [1, 3]
+    assert records.problems == [
+        f"'{folder / 'rounds.csv'}', line 3: accuracy is 1.7, which is not a share from 0 to 1; the row is left out.",
+        f"'{folder / 'rounds.csv'}', line 5: it has 2 cells, not 18; the row is left out.",
+        f"'{folder / 'rounds.csv'}', line 6: round 2 comes after round 3; the row is left out.",
+    ]
+
+
+def test_rows_beyond_the_last_whole_round_are_not_taken(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "s" / "a", accuracy=[0.25, 0.5])
+    write_classes(folder, [1, 2, 3], [0.7, 0.8, 0.9])
+    classes = load(tmp_path / "s").classes(["a"])
+    assert classes["round"].tolist() == [2, 2, 2]
+
+
+def test_a_run_without_any_round(tmp_path: Path) -> None:
+    write_run(tmp_path / "s" / "a", accuracy=[])
+    records = load(tmp_path / "s")
+    assert records.problems == []
+    assert records.rounds.empty
+    assert records.rounds["run"].dtype == "category"
+    assert records.rounds["accuracy"].dtype == float
+    assert records.classes(["a"]).empty
+    assert records.confusion(["a"], "teacher").columns.tolist() == ["run", "class", "predicted", "examples"]
+
+
+def test_no_results(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("nowhere", ".", "file"):
+        with pytest.raises(SpecError, match="holds no results"):
+            load(tmp_path / name)
+
+
+def test_several_studies(tmp_path: Path) -> None:
+    for name in ("x/study", "y/study"):
+        write_run(tmp_path / name / "a")
+    write_run(tmp_path / "z" / "run")
+    records = load(tmp_path / "x/study", f"{tmp_path}/y/study/", tmp_path / "z" / "run")
+    assert records.runs.index.tolist() == ["x/study/a", "y/study/a", "z/run"]
+    assert records.runs["study"].tolist() == ["x/study", "y/study", "z/run"]
+    assert load(tmp_path / "x/study", tmp_path / "z/run").runs.index.tolist() == ["study/a", "run"]
+
+
+def test_the_same_runs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "s" / "t" / "a")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").symlink_to(tmp_path / "s")
+    for again in ("s", f"{tmp_path}/s/", "./s", "s/../s", "s/t", "other"):
+        with pytest.raises(SpecError, match="is named twice"):
+            load("s", again)
+
+
+def test_a_uri(tmp_path: Path) -> None:
+    write_run(tmp_path / "s" / "a", accuracy=[0.25, 0.5])
+    write_run(tmp_path / "t" / "a", accuracy=[0.75, 0.5])
+    uri = f"file://{tmp_path}/s"
+    records = load(uri, tmp_path / "t")
+    assert records.runs["study"].tolist() == ["s", "t"]
+    assert records.rounds["accuracy"].tolist() == [0.25, 0.5, 0.75, 0.5]
+    assert records.folder("s/a") != tmp_path / "s" / "a"  # a mirror
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(SpecError, match="holds no results"):
+        load(uri)
+    with pytest.raises(SpecError, match="is named twice"):
+        load(f"file://{tmp_path}/t", f"file://{tmp_path}/t/")
+
+
+def test_a_uri_is_called_by_its_path_alone(tmp_path: Path) -> None:
+    """What follows the question mark may hold a secret."""
+    write_run(tmp_path / "s" / "a")
+    (name,) = load(f"file://{tmp_path}/s?key=secret").runs["study"]
+    assert name == "s"
+
+
+def test_lists_and_sections_of_specs(tmp_path: Path) -> None:
+    teachers = [{"kind": "zero_shot", "model": name} for name in ("RN50", "ViT-B-32")]
+    several = {"kind": "several", "teachers": teachers, "assignment": [0, 1, 0, 1]}
+    write_run(tmp_path / "s" / "a", strategy=LPFM, teacher=several)
+    write_run(tmp_path / "s" / "b", strategy=LPFM, teacher={"kind": "zero_shot", "prompts": ["a {}."]})
+    runs = load(tmp_path / "s").runs
+    assert runs.at["a", "teacher.teachers.1.model"] == "ViT-B-32"
+    assert runs.at["a", "teacher.assignment"] == "[0, 1, 0, 1]"
+    assert runs.at["b", "teacher.prompts"] == "['a {}.']"
+    assert pd.isna(runs.at["b", "teacher.assignment"])

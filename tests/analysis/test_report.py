@@ -1,0 +1,222 @@
+import csv
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from studies import write_run, write_study, write_trials
+
+from analysis.report.report import Report, write_report
+from fedray.errors import SpecError
+
+STRATEGIES = [
+    {"name": "fedavg"},
+    {"name": "fedprox", "mu": 0.1},
+    *({"name": "fedlpfm", "lam": x} for x in (0.25, 0.5, 1)),
+]
+TOPS = {"fedavg": 0.3, "fedprox": 0.32, "fedlpfm": 0.4}
+
+
+def accuracy(strategy: Mapping[str, Any], alpha: float, seed: int) -> list[float]:
+    """Rises over two rounds to a level that strategy, α and seed decide, and stays."""
+    top = TOPS[strategy["name"]] + 0.02 * strategy.get("lam", 0) + 0.1 * (alpha == 0.5) + 0.01 * seed
+    return [top / 2, top - 0.004, *[top] * 10]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("a") / "study", STRATEGIES, accuracy=accuracy, teacher_accuracy=0.89)
+
+
+@pytest.fixture(scope="module")
+def report(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return write_report([str(study)], tmp_path_factory.mktemp("b") / "out", command=["fedray", "report", "study"])
+
+
+def cells(report: Report, name: str) -> dict[str, list[str]]:
+    (sheet,) = [sheet for sheet in report.sheets if sheet.name == name]
+    return {label: [text for text, _ in row] for label, row in sheet.rows()}
+
+
+def test_main_table_by_hand(report: Report) -> None:
+    table = cells(report, "accuracy")
+    assert table["FedAvg"] == ["31.0 ± 1.0", "41.0 ± 1.0", "36.0 ± 1.0"]  # 30, 31, 32 %; at α = 0.5 ten more
+    assert table["Fed-LPFM, λ=0.5"] == ["42.0 ± 1.0", "52.0 ± 1.0", "47.0 ± 1.0"]
+    (sheet,) = [sheet for sheet in report.sheets if sheet.name == "accuracy"]
+    assert [label for label, row in sheet.rows() if any(bold for _, bold in row)] == ["Fed-LPFM, λ=1"]
+
+
+def test_differences_by_hand(report: Report) -> None:
+    assert cells(report, "difference-to-fedavg")["FedProx"] == ["+2.0", "+2.0", "+2.0"]  # the same for each seed: no t
+    assert cells(report, "difference-to-fedprox")["Fed-LPFM, λ=1"] == ["+10.0", "+10.0", "+10.0"]
+
+
+def test_readings_by_hand(report: Report) -> None:
+    row = cells(report, "readings")["FedAvg · α=0.05"]
+    assert row == ["3", "31.0 ± 1.0", "31.0 ± 1.0", "31.0 ± 1.0", "0.0 ± 0.0", "15.5 ± 0.5", "23.2 ± 0.8"]
+
+
+def test_rounds_to_target(report: Report, study: Path, tmp_path: Path) -> None:
+    (sheet,) = [sheet for sheet in report.sheets if sheet.name == "rounds-to-target"]
+    assert "what the baseline comes to (31.0 % on α=0.05, 41.0 % on α=0.5)" in sheet.caption
+    table = cells(write_report([str(study)], tmp_path, target=0.315), "rounds-to-target")
+    assert table["FedAvg"] == ["2.0 (1 of 3)", "2.0"]  # 31.6 % with seed 2, and no more with others
+    assert table["FedProx"] == ["2.0", "2.0"]
+
+
+def test_tables_are_written_thrice(report: Report) -> None:
+    folder = report.folder / "tables"
+    with (folder / "accuracy.csv").open(newline="") as file:
+        rows = {(row["setting"], row["condition"]): row for row in csv.DictReader(file)}
+    own = rows["FedAvg", "α=0.05"]
+    assert float(own["mean"]) == pytest.approx(0.31)
+    assert len(own["runs"].split()) == 3
+    assert len(rows["FedAvg", "all"]["runs"].split()) == 6
+    markdown = (folder / "accuracy.md").read_text()
+    assert "| FedAvg | 31.0 ± 1.0 | 41.0 ± 1.0 | 36.0 ± 1.0 |" in markdown
+    assert "| Fed-LPFM, λ=1 | **43.0 ± 1.0** |" in markdown
+    latex = (folder / "accuracy.tex").read_text()
+    assert (
+        r"Fed-LPFM, $\lambda$=1 & \textbf{43.0 $\pm$ 1.0} & \textbf{53.0 $\pm$ 1.0} & \textbf{48.0 $\pm$ 1.0} \\"
+        in latex
+    )
+    assert r"in \%, mean" in latex
+    for name in ("difference-to-fedavg", "readings", "rounds-to-target", "costs"):
+        assert {path.suffix for path in folder.glob(f"{name}.*")} == {".csv", ".md", ".tex"}
+
+
+def test_each_number_leads_to_its_runs(report: Report) -> None:
+    html = report.page.read_text()
+    targets = dict(re.findall(r'<details id="(runs-\d+)"><summary>(.*?)\n', html))
+    found = re.findall(r'<td><a href="#(runs-\d+)">(?:<b>)?([^<]*)', html)
+    assert targets["runs-1"] == "FedAvg · α=0.05"
+    assert ("runs-1", "31.0 ± 1.0") in found
+    assert {target for target, _ in found} <= targets.keys()
+    for run in report.material.named.index:
+        assert f'<th scope="row">{run}</th>' in html
+        command = report.material.named.at[run, "command"]
+        assert command.startswith("fedray run ")
+        assert escape(command) in html
+
+
+def test_figures_are_written_and_shown(report: Report) -> None:
+    names = {plate.name for plate in report.plates}
+    assert {"accuracy-by-round", "heterogeneity", "lambda", "lambda-by-condition", "classes", "confusions"} <= names
+    assert {"clients", "partition", "cost"} <= names
+    for name in names:
+        ElementTree.parse(report.folder / "figures" / f"{name}.svg")
+        assert (report.folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    html = report.page.read_text()
+    assert html.count("<svg") == len(names)
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len({*ids})
+    assert {*re.findall(r"url\(#([^)]+)\)", html), *re.findall(r'xlink:href="#([^"]+)"', html)} <= {*ids}
+
+
+def test_the_same_tables_give_the_same_files(report: Report, study: Path, tmp_path: Path) -> None:
+    again = write_report([str(study)], tmp_path, command=["fedray", "report", "study"])
+    for path in report.folder.rglob("*.*"):
+        assert path.read_bytes() == (again.folder / path.relative_to(report.folder)).read_bytes(), path.name
+
+
+def test_one_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", accuracy=[0.1, 0.2])
+    report = write_report([str(tmp_path / "one")], tmp_path / "out")
+    assert cells(report, "accuracy") == {"FedAvg": ["15.0"]}
+    assert "1 run ·" in report.page.read_text()
+
+
+def test_several_studies(study: Path, tmp_path: Path) -> None:
+    other = write_study(tmp_path / "other", [{"name": "fml"}], accuracy=lambda *_: [0.35] * 12)
+    report = write_report([str(study), str(other)], tmp_path / "out")
+    assert cells(report, "accuracy")["FML"] == ["35.0 ± 0.0", "35.0 ± 0.0", "35.0 ± 0.0"]
+    assert "<h1>study, other</h1>" in report.page.read_text()
+
+
+def test_what_is_missing_is_said(study: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "partial"
+    shutil.copytree(study, partial)
+    gone, half, torn, *_ = sorted(path.parent for path in partial.glob("name=fedavg,*/rounds.csv"))
+    shutil.rmtree(gone)
+    rows = (half / "rounds.csv").read_text().splitlines(keepends=True)
+    (half / "rounds.csv").write_text("".join(rows[:5]))
+    (torn / "rounds.csv").write_text((torn / "rounds.csv").read_text().replace("\n7,", "\n7,not a number,"))
+    write_trials(partial, [{"trial": gone.name, "state": "failed", "reason": "client 3 failed in round 1"}])
+    report = write_report([str(partial)], tmp_path / "out")
+    html = report.page.read_text()
+    said = report.material.said()
+    assert "1 of 29 runs has not come to the last round and is left out of the tables." in said
+    assert "1 of 10 cells lacks seeds that others have (FedAvg on α=0.05: 0, 1)." in said
+    assert any("client 3 failed in round 1" in sentence for sentence in said)
+    assert any(f"{torn.name}/rounds.csv', line 8" in sentence for sentence in said)
+    assert 'id="missing"' in html
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="holds no results"):
+        write_report([str(tmp_path)], tmp_path / "out")
+    write_run(tmp_path / "a", accuracy=[])
+    with pytest.raises(SpecError, match=r"none of the 1 runs in .* has evaluated a round yet"):
+        write_report([str(tmp_path)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+PROBE = """<script>addEventListener("load", () => {
+  const all = (what) => [...document.querySelectorAll(what)];
+  const box = (element) => element.getBoundingClientRect();
+  const seen = {
+    width: innerWidth,
+    page: document.documentElement.scrollWidth,
+    requests: performance.getEntriesByType("resource").map((entry) => entry.name),
+    drawings: all(".drawing svg").map((drawing) => [box(drawing).width, box(drawing).height]),
+    outside: all("body *:not(.wide *)").filter((one) => box(one).right > innerWidth + 1).map((one) => one.tagName),
+    ink: getComputedStyle(document.querySelector(".drawing svg")).color,
+    ground: getComputedStyle(document.body).backgroundColor,
+  };
+  document.body.innerHTML = "<pre>" + JSON.stringify(seen) + "</pre>";
+});</script>"""
+
+
+@pytest.fixture(scope="module")
+def browse(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Sequence[str]], dict[str, Any]]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    page = tmp_path_factory.mktemp("probe") / "report.html"
+    page.write_text(report.page.read_text().replace("</body>", f"{PROBE}</body>"))
+
+    def look(width: int, flags: Sequence[str] = ()) -> dict[str, Any]:
+        command = [
+            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+            f"--window-size={width},900", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000", *flags,
+            page.as_uri(),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert "CONSOLE" not in done.stderr, done.stderr
+        seen = re.search(r"<pre>(.*)</pre>", done.stdout)
+        assert seen is not None, done.stderr
+        return dict(json.loads(seen[1]))
+
+    return look
+
+
+@pytest.mark.parametrize("width", [1280, 500, 420])
+def test_in_a_browser(width: int, browse: Callable[..., dict[str, Any]], report: Report) -> None:
+    seen = browse(width)
+    assert seen["requests"] == []
+    assert seen["page"] <= seen["width"]
+    assert seen["outside"] == []
+    assert len(seen["drawings"]) == len(report.plates)
+    assert all(wide >= 300 and high >= 60 for wide, high in seen["drawings"])
+
+
+def test_light_and_dark_in_a_browser(browse: Callable[..., dict[str, Any]]) -> None:
+    light, dark = browse(1280), browse(1280, ["--blink-settings=preferredColorScheme=0"])
+    assert (light["ink"], light["ground"]) == ("rgb(32, 33, 36)", "rgb(255, 255, 255)")
+    assert (dark["ink"], dark["ground"]) == ("rgb(232, 234, 237)", "rgb(23, 24, 26)")
