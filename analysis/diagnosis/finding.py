@@ -28,8 +28,10 @@ def points(share: float, *, signed: bool = False) -> str:
 
 
 def listed(parts: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *first, last = parts
+    """`a`, `a and b`, `a, b and c`; `a, b; c, d; and e` where parts have commas of their own."""
+    *first, last = parts = list(parts)
+    if any(", " in part for part in parts) and len(parts) > 2:
+        return f"{'; '.join(first)}; and {last}"
     return f"{', '.join(first)} and {last}" if first else last
 
 

@@ -30,7 +30,7 @@ def spread(named: pd.DataFrame, clients: pd.DataFrame) -> "Figure | None":
         return None
     looks = looks_of(named)
     conditions, families = present(own["condition"]), present(own["family"])
-    names = [fill(family, 28) for family in families]
+    names = [_on_lines(family) for family in families]
     row = max(0.36, *(0.08 + 0.16 * len(name.splitlines()) for name in names))
     with style.drawn(*style.size_of(len(conditions), 0.65 + row * len(families))) as figure:
         panels = style.panels(figure, conditions, sharex=True, sharey=True)
@@ -91,6 +91,12 @@ _KEY: dict[str, dict[str, Any]] = {
     "median": {"color": style.INK, "linestyle": "", "marker": "|", "markersize": 9, "markeredgewidth": 1.8},
     "middle half": {"color": style.FAINT, "linestyle": "-", "linewidth": 7, "alpha": 0.45},
 }
+
+
+def _on_lines(family: str) -> str:
+    """A long name with its teacher on lines of their own."""
+    algorithm, comma, teacher = family.partition(", ")
+    return family if len(family) <= 28 or not comma else f"{algorithm},\n{fill(teacher, 28)}"
 
 
 def _draw_strip(axes: "Axes", row: int, accuracy: npt.NDArray[np.float64], color: str) -> None:

@@ -124,7 +124,7 @@ def _draw(axes: "Axes", cost: str, own: pd.DataFrame) -> None:
     axes.scatter(x, y, color=[style.color(_algorithm(setting)) for setting in own.index], s=28, zorder=2, linewidths=0)
     axes.set_xlabel(f"{COSTS[cost][0]} ({unit})")
     _scale(axes, x)
-    axes.margins(x=0.1, y=0.12)
+    axes.margins(x=0.16, y=0.12)
 
 
 def _scale(axes: "Axes", costs: "pd.Series[float]") -> None:
@@ -168,7 +168,7 @@ def _put_labels(axes: "Axes", labels: Sequence[_Label], front: int) -> None:
     taken += [Bbox([np.minimum(a, b) - 1, np.maximum(a, b) + 1]) for a, b in pairwise(steps)]
     room = axes.get_window_extent()
     for place, (label, (x, y)) in enumerate(zip(labels[: max(front, LABELLED)], points, strict=False)):
-        width, height = 4.7 * scale * len(label.text), 9 * scale
+        width, height = 4.5 * scale * len(label.text), 9 * scale
         inside = [spot for spot in _places(x, y, width, height, scale) if _within(spot[0], room)]
         free = [spot for spot in inside if not any(spot[0].overlaps(other) for other in taken)]
         if not free and (place >= front or not inside):

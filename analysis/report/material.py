@@ -69,9 +69,9 @@ class Material:
 def _untold(trials: pd.DataFrame) -> Iterator[str]:
     """What sweeps say of trials that have not come to their end."""
     for state, own in trials[~trials["state"].isin(["finished", "stopped"])].groupby("state"):
-        reasons = [f" ({reason})" if reason else "" for reason in own["reason"]]
-        names = _some([f"{trial}{reason}" for trial, reason in zip(own["trial"], reasons, strict=True)])
-        yield f"{len(own)} of {len(trials)} trials {'are' if len(own) > 1 else 'is'} {state}: {names}."
+        reasons = [f"{t}: {r}" for t, r in zip(own["trial"], own["reason"], strict=True) if r]
+        why = f" ({_some(reasons, '; ')})" if reasons else ""
+        yield f"{len(own)} of {len(trials)} trials {'are' if len(own) > 1 else 'is'} {state}{why}."
 
 
 def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:

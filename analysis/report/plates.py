@@ -37,7 +37,7 @@ Drawn = tuple[str, str, str, "Figure | None", "pd.DataFrame"]
 
 def _drawn(material: Material) -> Iterator[Drawn]:
     named, best = material.named, material.best
-    chosen = f"Of each family the setting that is best on average: {', '.join(present(best['setting']))}."
+    chosen = f"Of each family the setting that is best on average: {'; '.join(present(best['setting']))}."
     yield (
         "accuracy-by-round", "Accuracy by round",
         f"Test accuracy after each evaluated round: mean over seeds, the band is one standard deviation. {chosen}",

@@ -181,4 +181,5 @@ def test_words() -> None:
     assert listed("a") == "a"
     assert listed("ab") == "a and b"
     assert listed("abc") == "a, b and c"
+    assert listed(["a, b", "c", "d"]) == "a, b; c; and d"
     assert [counted(1, "seed"), counted(2, "seed")] == ["1 seed", "2 seeds"]
