@@ -105,9 +105,9 @@ class Trainer:
             loss, values = objective.evaluate(terms, step)
             self._meter.add(step, values)
             losses.append(loss)
-        self._optimizer.zero_grad()
         torch.autograd.backward(losses)
         self._optimizer.step()
+        self._optimizer.zero_grad()
 
 
 def loss_column(model: str, term: str) -> str:

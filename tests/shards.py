@@ -22,16 +22,21 @@ class Told:
 
     def __call__(self, seen: Seen) -> dict[str, torch.Tensor]:
         self.seen.append(seen)
-        return {name: answers[seen.chosen] for name, answers in TAUGHT.items()}
+        return {name: answers.to(seen.chosen.device)[seen.chosen] for name, answers in TAUGHT.items()}
 
 
-def make_shard(lessons: Told | None = None, *, crop_flip: bool = False, mixup: float = 0.0) -> Shard:
+CPU = torch.device("cpu")
+
+
+def make_shard(
+    lessons: Told | None = None, *, crop_flip: bool = False, mixup: float = 0.0, device: torch.device = CPU
+) -> Shard:
     rng = np.random.default_rng(1)
     return Shard(
-        torch.from_numpy(rng.integers(0, 256, (N, 1, 6, 6), dtype=np.uint8)),
-        torch.from_numpy(rng.integers(0, CLASSES, N)),
+        torch.from_numpy(rng.integers(0, 256, (N, 1, 6, 6), dtype=np.uint8)).to(device),
+        torch.from_numpy(rng.integers(0, CLASSES, N)).to(device),
         rng.permutation(100)[:N],
-        Normalization(torch.full((1, 1, 1, 1), 0.5), torch.full((1, 1, 1, 1), 0.25)),
+        Normalization(*(torch.full((1, 1, 1, 1), value, device=device) for value in (0.5, 0.25))),
         lessons,
         crop_flip,
         mixup,

@@ -1,5 +1,6 @@
 """The SGD loop against a second, plainer one."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from shards import CLASSES, TAUGHT, WIDTH, N, Told, make_shard
 from torch import nn
 
+from fedray.arithmetic import memory_format
 from fedray.client import Trainer, learning_rate, local_update
 from fedray.config import Training
+from fedray.models.cnn import SmallCNN
 from fedray.models.projection import Projected
 from fedray.seeding import numpy_rng
 from fedray.shard import Shard
@@ -192,3 +195,95 @@ def test_dropout_depends_on_seed_client_and_epoch_only() -> None:
 
     assert torch.equal(trained(1, client=3), trained(2, client=3))
     assert not torch.equal(trained(1, client=3), trained(1, client=4))
+
+
+TERMS = {"proxy": [Term("cross_entropy"), Term("proximal", 0.1)]}
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_trainer_remembers_nothing_of_the_client_before() -> None:
+    fresh, used, shard = make_model(), make_model(), make_shard()
+    expected = train({"proxy": fresh}, TERMS, shard, TRAINING, first_epoch=0)
+    trainer = Trainer({"proxy": used}, TERMS, TRAINING)
+    local_update(trainer, shard, first_epoch=6, seed=1, client=5)
+    assert not torch.allclose(flat(used), flat(make_model()), atol=1e-2)
+    used.load_state_dict(make_model().state_dict())
+    assert local_update(trainer, shard, first_epoch=0, seed=7, client=3) == expected
+    assert torch.equal(flat(used), flat(fresh))
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """To 8 bits of mantissa, the gradient too."""
+    return x.bfloat16().float()
+
+
+def test_bfloat16_rounds_what_is_multiplied_and_keeps_weights_and_losses_in_float32() -> None:
+    shard, ours, plain = make_shard(), make_model(), make_model()
+    terms = {"proxy": [Term("cross_entropy")]}
+    rough = TRAINING.model_copy(update={"precision": "bfloat16"})
+    metrics = train({"proxy": ours}, terms, shard, rough, first_epoch=3)
+    assert all(p.dtype == torch.float32 for p in ours.parameters())
+
+    class Rounded(nn.Module):
+        """Products of rounded numbers, added up in float32 and rounded."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = plain
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = rounded(x.flatten(1))
+            for place in (1, 3):
+                layer: Any = self.layers[place]
+                x = rounded(x @ rounded(layer.weight).T + rounded(layer.bias))
+                x = x.relu() if place == 1 else x
+            return x
+
+    seen = plain_sgd(Rounded(), shard, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
+    moved = (flat(plain) - flat(make_model())).norm()
+    assert (flat(ours) - flat(plain)).norm() < 0.02 * moved
+    assert metrics["loss_cross_entropy"] == pytest.approx(sum(seen) / (2 * N), rel=2e-3)
+    exact = make_model()
+    train({"proxy": exact}, terms, shard, TRAINING, first_epoch=3)
+    assert (flat(ours) - flat(exact)).norm() > (flat(ours) - flat(plain)).norm()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.2)])
+def test_layouts_agree(precision: str, tolerance: float) -> None:
+    def trained(layout: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        model = SmallCNN(1, 6, CLASSES, nn.BatchNorm2d).to(memory_format=memory_format(layout))
+        start, change = flat(model), {"lr": 0.01, "precision": precision, "memory_format": layout}
+        train({"proxy": model}, TERMS, make_shard(), TRAINING.model_copy(update=change), first_epoch=0)
+        kernel: Any = model.features[4].weight
+        assert kernel.is_contiguous(memory_format=memory_format(layout))
+        return start, flat(model)
+
+    (start, one), (_, other) = trained("contiguous"), trained("channels_last")
+    assert (one - other).norm() < tolerance * (one - start).norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_cuda_graph_changes_no_bit(precision: str) -> None:
+    """Dropout, batch norm, a learning rate that decays, a teacher, and a last batch that is not full."""
+    cuda = torch.device("cuda")
+    training = TRAINING.model_copy(update={"precision": precision, "local_epochs": 3})
+    terms = {"proxy": [*TERMS["proxy"], Term("kd", 0.3, {"temperature": 2.0})]}
+
+    def trained(*, graph: bool) -> list[Any]:
+        torch.manual_seed(0)
+        model = nn.Sequential(SmallCNN(1, 6, 16, nn.BatchNorm2d), nn.Dropout(0.5), nn.Linear(16, CLASSES)).to(cuda)
+        trainer, start = Trainer({"proxy": model}, terms, training, graph=graph), copy.deepcopy(model.state_dict())
+        made = []
+        for client in (1, 2):
+            model.load_state_dict(start)
+            shard = make_shard(Told(), crop_flip=True, device=cuda)
+            made += [local_update(trainer, shard, first_epoch=0, seed=7, client=client), flat(model)]
+        return made
+
+    for eager, graphed in zip(trained(graph=False), trained(graph=True), strict=True):
+        assert torch.equal(eager, graphed) if isinstance(eager, torch.Tensor) else eager == graphed
