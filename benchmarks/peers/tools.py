@@ -5,15 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedray.config import Training
+
 HERE = Path(__file__).parent
+NAMED = "memory_format" in Training.model_fields
+"""Whether a spec names layout and precision: earlier ones said whether channels are last, and knew float32 only."""
+PLAIN = ("training.memory_format=contiguous",) if NAMED else ("training.channels_last=false",)
+LAST = ("training.memory_format=channels_last",) if NAMED else ("training.channels_last=true",)
 CHANGES: Mapping[str, Sequence[str]] = {
-    "nhwc": ("training.channels_last=true",),
-    "fast": ("training.channels_last=true",),
+    "nhwc": LAST,
+    "fast": (*LAST, *(("training.precision=bfloat16",) if NAMED else ())),
     "bank": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=bank"),
     "online": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=online"),
 }
 """`fedray-nhwc-bank` changes what stands here of `nhwc` and of `bank`. `fast` is all that is faster than exact."""
-PLAIN = ("training.channels_last=false",)
 FLOOR = {"nhwc": ("--channels-last",), "fast": ("--channels-last", "--bfloat16")}
 TEACHER = "teacher={{kind: zero_shot, model: ViT-B-32, pretrained: {file}}}"
 

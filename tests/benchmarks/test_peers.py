@@ -14,6 +14,7 @@ from measure import Lines, Measured
 from PIL import Image
 from prepare import prepare
 from report import Run, differences, spread, table
+from tools import PLAIN
 
 import fedray
 from fedray import spec_file
@@ -39,7 +40,7 @@ def test_the_floor_and_fedray_end_in_the_same_losses(tmp_path: Path) -> None:
     overrides = [
         *(f"data.{side}=parquet:{tmp_path}/{side}-*.parquet" for side in ("train", "test")),
         "data.train_limit=200", "data.test_limit=100", "partition.clients=4", "training.rounds=3",
-        "training.participation=0.5", "training.channels_last=false", "resources.backend=serial",
+        "training.participation=0.5", "resources.backend=serial", *PLAIN,
     ]  # fmt: skip
     (found,) = spec_file.load(PEERS / "W1.yaml", overrides)
     rows = [result.row for result in fedray.run(found.experiment, tmp_path / "run")]
