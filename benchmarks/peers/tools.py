@@ -1,0 +1,116 @@
+"""The command that runs a workload with a tool, and what of fedray's spec each of its variants changes."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedray.config import Training
+
+HERE = Path(__file__).parent
+NAMED = "memory_format" in Training.model_fields
+"""Whether a spec names layout and precision: earlier ones said whether channels are last, and knew float32 only."""
+PLAIN = ("training.memory_format=contiguous",) if NAMED else ("training.channels_last=false",)
+LAST = ("training.memory_format=channels_last",) if NAMED else ("training.channels_last=true",)
+CHANGES: Mapping[str, Sequence[str]] = {
+    "nhwc": LAST,
+    "fast": (*LAST, *(("training.precision=bfloat16",) if NAMED else ())),
+    "bank": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=bank"),
+    "online": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=online"),
+}
+"""`fedray-nhwc-bank` changes what stands here of `nhwc` and of `bank`. `fast` is all that is faster than exact."""
+FLOOR = {"nhwc": ("--channels-last",), "fast": ("--channels-last", "--bfloat16")}
+TEACHER = "teacher={{kind: zero_shot, model: ViT-B-32, pretrained: {file}}}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One workload to be run by one tool."""
+
+    spec: Path
+    overrides: Sequence[str]  # of the spec: where the data is
+    folder: Path  # what `prepare` wrote
+    teacher: Path  # the checkpoint
+    rounds: int
+    environments: Path  # one folder for each peer
+    scratch: Path  # empty
+
+
+@dataclass(frozen=True)
+class Command:
+    words: Sequence[str]
+    environment: Mapping[str, str]
+
+
+def command(tool: str, job: Job) -> Command:
+    """Raises SystemExit for a tool that is not known."""
+    name, *words = tool.split("-")
+    known = {"fedray": CHANGES, "floor": FLOOR}.get(name, {})
+    if name not in COMMANDS or not known.keys() >= set(words):
+        raise SystemExit(f"there is no tool {tool}; there are {', '.join(COMMANDS)}, and variants of floor and fedray")
+    return COMMANDS[name](job, words)
+
+
+def is_taught(tool: str) -> bool:
+    """Whether its curve is that of another objective."""
+    return bool({"bank", "online"} & set(tool.split("-")))
+
+
+def results_of(job: Job) -> Path:
+    """Where fedray writes its tables."""
+    return job.scratch / "results" / job.spec.stem
+
+
+def _fedray(job: Job, words: Sequence[str]) -> Command:
+    taught = [TEACHER.format(file=job.teacher)] if {"bank", "online"} & set(words) else []
+    changes = [*PLAIN, *taught, *(change for word in words for change in CHANGES[word])]
+    rounds = f"training.rounds={job.rounds}"
+    run = [sys.executable, "-m", "fedray", "run", str(job.spec), *job.overrides, rounds, *changes]
+    return Command([*run, "--results", str(job.scratch / "results")], {"FEDRAY_CACHE": str(job.scratch / "cache")})
+
+
+def _floor(job: Job, words: Sequence[str]) -> Command:
+    options = [option for word in words for option in FLOOR[word]]
+    return _script(Path(sys.executable), "floor.py", job, *options)
+
+
+def _flower(job: Job, _: Sequence[str]) -> Command:
+    return _script(_python(job, "flower"), "flower_app.py", job)
+
+
+def _pfl(job: Job, _: Sequence[str]) -> Command:
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+    script = _script(_python(job, "pfl"), "pfl_tool.py", job)
+    python, *rest = script.words
+    return Command([python, *torchrun, *rest], {**script.environment, "OMP_NUM_THREADS": "1"})
+
+
+def _fluke(job: Job, _: Sequence[str]) -> Command:
+    return _script(_python(job, "fluke"), "fluke_tool.py", job)
+
+
+def _blazefl(job: Job, _: Sequence[str]) -> Command:
+    script = _script(_python(job, "blazefl"), "blazefl_tool.py", job)
+    return Command(script.words, {**script.environment, "OMP_NUM_THREADS": "1"})
+
+
+COMMANDS: Mapping[str, Callable[[Job, Sequence[str]], Command]] = {
+    "floor": _floor,
+    "fedray": _fedray,
+    "flower": _flower,
+    "pfl": _pfl,
+    "fluke": _fluke,
+    "blazefl": _blazefl,
+}
+
+
+def _script(python: Path, name: str, job: Job, *options: str) -> Command:
+    words = [str(python), str(HERE / name), str(job.folder), str(job.rounds), *options]
+    return Command(words, {"PYTHONPATH": str(HERE)})
+
+
+def _python(job: Job, tool: str) -> Path:
+    python = job.environments / tool / "bin" / "python"
+    if not python.exists():
+        raise SystemExit(f"{tool} has no environment at {python.parent.parent}; README.md says how to make one")
+    return python
