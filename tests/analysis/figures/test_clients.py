@@ -61,7 +61,7 @@ def test_a_hundred_clients_of_a_long_family_name() -> None:
     figure = seen(spread(many, of_clients(a=accuracy, b=accuracy, c=accuracy)))
     (axes,) = panels(figure)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == [
-        f"Fed-LPFM,\nclip-vit-large-patch14-336-\nwith-a-name-that-goes-on-{place}" for place in range(3)
+        f"Fed-LPFM,\nclip-vit-large-\npatch14-336-with-a-name-\nthat-goes-on-{place}" for place in range(3)
     ]
     assert len(dots(axes, COLORS["Fed-LPFM"])) == 300
 
