@@ -43,6 +43,7 @@ def main() -> None:
     if CUDA:
         print(f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}, torch {torch.__version__}")
     else:
+        torch.set_num_threads(1)
         print(f"There is no GPU here: small figures from the CPU, torch {torch.__version__}")
     print(f"\na step of {options.model}, batch {BATCH}, {options.steps} steps an epoch")
     show(steps(options), "eager float32 NCHW")
@@ -53,9 +54,9 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18" if CUDA else "cnn")
-    parser.add_argument("--steps", type=int, default=50 if CUDA else 4)
-    parser.add_argument("--images", type=int, default=20_000 if CUDA else 640)
-    parser.add_argument("--rounds", type=int, default=6 if CUDA else 3)
+    parser.add_argument("--steps", type=int, default=50 if CUDA else 2)
+    parser.add_argument("--images", type=int, default=20_000 if CUDA else 320)
+    parser.add_argument("--rounds", type=int, default=6 if CUDA else 2)
     parser.add_argument("--repeats", type=int, default=5 if CUDA else 3)
     return parser.parse_args()
 

@@ -94,6 +94,14 @@ def wrong(wrong_command: Callable[..., str]) -> Callable[..., str]:
         ("training.lr=fast", "training.lr is 'fast', but must be a valid number"),
         ("training.participation=1.5", "training.participation is 1.5, but must be above 0 and at most 1"),
         ("training.failures=ignore", "training.failures is 'ignore', but must be one of abort, drop"),
+        (
+            "training.precision=bf16",
+            "training.precision is 'bf16', but must be one of float32, bfloat16; did you mean 'bfloat16'?",
+        ),
+        (
+            "training.memory_format=nhwc",
+            "training.memory_format is 'nhwc', but must be one of channels_last, contiguous",
+        ),
         ("resources.clients_per_actor=none", "but must be auto or a valid integer"),
         ("resources.backend=dask", "must be one of ray, serial"),
         ("seed=-1", "seed is -1, but must be at least 0"),

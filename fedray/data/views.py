@@ -27,10 +27,10 @@ def choose_views(examples: Indices, seed: int, epoch: int) -> npt.NDArray[np.int
 def apply_views(images: Tensor, views: Tensor) -> Tensor:
     """uint8 [B, C, S, S] and int64 [B] -> the views, uint8 [B, C, S, S]; outside the image is 0."""
     size = images.shape[-1]
+    padded = F.pad(images, (PAD,) * 4).flatten(2)
     steps = torch.arange(size, device=images.device)
     flip, top, left = views % 2, views // (2 * OFFSETS), views // 2 % OFFSETS
     columns = torch.where(flip[:, None] == 1, steps.flip(0), steps) + left[:, None]
     rows = steps + top[:, None]
-    padded = F.pad(images, (PAD,) * 4)
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    pixels = (rows[:, :, None] * (size + 2 * PAD) + columns[:, None, :]).flatten(1)
+    return padded.gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view(images.shape)

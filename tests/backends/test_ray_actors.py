@@ -73,6 +73,16 @@ def test_packing_and_arrival_order_change_nothing(
     assert bits == serial(small(strategy=STRATEGIES[strategy]))
 
 
+def test_bits_do_not_depend_on_the_backend_in_bfloat16_either(
+    small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
+) -> None:
+    training = {"precision": "bfloat16", "memory_format": "contiguous"}
+    on_ray = small(training=training, resources={"backend": "ray"})
+    bits = finish(on_ray, tmp_path, partial(RayBackend, pool=pool))
+    assert bits == serial(small(training=training))
+    assert bits != serial(small())
+
+
 def test_interrupted_and_resumed_private_models_come_back(
     small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
 ) -> None:
