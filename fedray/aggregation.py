@@ -1,6 +1,6 @@
 """A weighted mean of weights whose bits do not depend on the order of addition."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,11 @@ passes 2⁵³, up to which float64 counts exactly. What is rounded off is at mos
 before the division by the examples: far below half a float32 ulp of any weight that matters.
 """
 
+Sums: TypeAlias = npt.NDArray[np.float64]
+
+BLOCK = 2**13
+"""How many numbers are added at a time: few enough to stay in a core's own cache on the way."""
+
 
 class ExactMean:
     """Fold updates in, in any order, on any node; `mean` gives the same bits.
@@ -27,26 +32,34 @@ class ExactMean:
 
     def __init__(self) -> None:
         self.total = 0
-        self._coarse: dict[str, npt.NDArray[np.float64]] = {}
-        self._fine: dict[str, npt.NDArray[np.float64]] = {}
+        self._coarse: dict[str, Sums] = {}
+        self._fine: dict[str, Sums] = {}
 
     def add(self, weights: Weights, weight: int) -> None:
         """Fold in one update that counts `weight` times."""
         self.total += weight
         for name, array in weights.items():
-            fine = array.astype(np.float64)
-            fine *= weight * COARSE
-            coarse = np.rint(fine)
-            fine -= coarse
-            fine *= FINE
-            np.rint(fine, out=fine)
-            self._accumulate(name, coarse, fine)
+            if name not in self._coarse:
+                self._coarse[name], self._fine[name] = np.zeros(array.shape), np.zeros(array.shape)
+            _add(array.reshape(-1), weight * COARSE, self._coarse[name].reshape(-1), self._fine[name].reshape(-1))
 
     def merge(self, other: "ExactMean") -> None:
         """Fold in all that another mean has folded in."""
         self.total += other.total
         for name, coarse in other._coarse.items():
-            self._accumulate(name, coarse, other._fine[name])
+            if name in self._coarse:
+                self._coarse[name] += coarse
+                self._fine[name] += other._fine[name]
+            else:
+                self._coarse[name], self._fine[name] = coarse.copy(), other._fine[name].copy()
+
+    def fold(self, part: "Weights | ExactMean", weight: int) -> None:
+        """Fold in one update, or the sum of several, that counts `weight` times."""
+        if isinstance(part, ExactMean):
+            assert part.total == weight, "a sum knows what it is a sum of"
+            self.merge(part)
+        else:
+            self.add(part, weight)
 
     def mean(self, like: Weights) -> Weights:
         """The mean, in the types of `like`; integers (BatchNorm's counters) are rounded."""
@@ -63,29 +76,49 @@ class ExactMean:
         self._coarse = {name: coarse for name, (coarse, _) in both.items()}
         self._fine = {name: fine for name, (_, fine) in both.items()}
 
-    def _accumulate(self, name: str, coarse: npt.NDArray[np.float64], fine: npt.NDArray[np.float64]) -> None:
-        if name in self._coarse:
-            self._coarse[name] += coarse
-            self._fine[name] += fine
-        else:
-            self._coarse[name], self._fine[name] = coarse.copy(), fine.copy()
-
     def _mean(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         mean = (self._coarse[name] + self._fine[name] / FINE) / COARSE / self.total + 0.0  # which makes -0 a 0
         return np.asarray(np.rint(mean) if np.issubdtype(dtype, np.integer) else mean).astype(dtype)
 
 
-def _packed(coarse: npt.NDArray[np.float64], fine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], ...]:
+def _add(values: npt.NDArray[Any], scale: float, coarse: Sums, fine: Sums) -> None:
+    """scale · values, onto both sums."""
+    for block in _blocks(len(values)):
+        rest = values[block].astype(np.float64)
+        rest *= scale
+        whole = np.rint(rest)
+        coarse[block] += whole
+        rest -= whole
+        rest *= FINE
+        fine[block] += np.rint(rest, out=rest)
+
+
+def _blocks(size: int) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, size, BLOCK)]
+
+
+def _packed(coarse: Sums, fine: Sums) -> tuple[npt.NDArray[Any], ...]:
     """coarse · 2³⁶ + fine as one whole number, where it fits: the same sum, so the same mean."""
-    carry = np.rint(fine / FINE)
-    coarse, fine = np.asarray(coarse + carry), np.asarray(fine - carry * FINE)
-    if np.abs(coarse).max(initial=0) >= 2**26:
+    if coarse.size and max(abs(coarse.min()), abs(coarse.max())) >= 2**26 - 2**17:  # to which `fine` adds less
         return coarse, fine
-    return (np.asarray(coarse.astype(np.int64) * int(FINE) + fine.astype(np.int64)),)
+    both = np.empty(coarse.shape, np.int64)
+    flat = both.reshape(-1), coarse.reshape(-1), fine.reshape(-1)
+    for block in _blocks(coarse.size):
+        packed, whole, rest = (each[block] for each in flat)
+        packed[:] = whole
+        packed *= int(FINE)
+        packed += rest.astype(np.int64)
+    return (both,)
 
 
-def _unpacked(*packed: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _unpacked(*packed: npt.NDArray[Any]) -> tuple[Sums, Sums]:
     if len(packed) == 2:
         return packed[0], packed[1]
-    coarse = np.asarray((packed[0] + int(FINE) // 2) // int(FINE))
-    return coarse.astype(np.float64), np.asarray(packed[0] - coarse * int(FINE)).astype(np.float64)
+    both = packed[0].reshape(-1)
+    coarse, fine = np.empty(packed[0].shape), np.empty(packed[0].shape)
+    flat = coarse.reshape(-1), fine.reshape(-1)
+    for block in _blocks(both.size):
+        whole = (both[block] + int(FINE) // 2) >> 36
+        flat[0][block] = whole
+        flat[1][block] = both[block] - (whole << 36)
+    return coarse, fine
