@@ -67,7 +67,7 @@ class Made(NamedTuple):
     """What a worker made for one call. Only the answer travels to the driver; the rest stays where it was made."""
 
     answer: Any
-    weights: Weights | None = None  # to be added up
+    weights: Any = None  # `Weights` to be added up, or an `ExactMean` of several
     kept: Weights | None = None  # what the client begins its next round with
 
 

@@ -7,14 +7,17 @@ and goes back with the answer.
 import os
 import platform
 import time
+import traceback
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from fedray.aggregation import ExactMean
 from fedray.client import Normalization, Shard, local_update, memory_format
 from fedray.config import Experiment
 from fedray.data.federation import Federation
@@ -27,7 +30,7 @@ from fedray.seeding import torch_rng
 from fedray.teachers.bank import Values
 from fedray.teachers.roster import Roster, peak_bytes
 from fedray.teachers.served import Banked, Online
-from fedray.types import ClientTask, ClientUpdate, Indices, Made, Question, Weights
+from fedray.types import ClientFailure, ClientTask, ClientUpdate, Indices, Made, Question, Weights
 
 Range = tuple[int, int]
 Taught: TypeAlias = dict[str, npt.NDArray[np.float32]]
@@ -71,6 +74,20 @@ class Worker:
             getattr(lessons, "passes", 0), getattr(lessons, "flops", 0), getattr(lessons, "seconds", 0.0),
         )  # fmt: skip
         return Made(update, trained, get_weights(self._kept_model()) if strategy.keeps else None)
+
+    def train_all(self, tasks: Sequence[ClientTask], weights: Weights, *given: Any) -> Made:
+        """Updates or failures of clients, and their sum. `given` is what each is taught, then what each has kept."""
+        sums, outcomes, made = ExactMean(), list[ClientUpdate | ClientFailure](), Made(None)
+        for task, taught, kept in zip(tasks, given[: len(tasks)], given[len(tasks) :], strict=True):
+            try:
+                made = self.train(task, weights, taught, kept)
+            except Exception as error:  # whatever a client raises is reported with the client's name
+                outcomes.append(_failure(task, error))
+                continue
+            outcomes.append(made.answer)
+            if len(tasks) > 1 and made.weights is not None:
+                sums.fold(made.weights, self._experiment.strategy.weight(made.answer.examples))
+        return Made(outcomes, sums if len(tasks) > 1 else made.weights, made.kept)
 
     def evaluate(self, part: Range, weights: Weights) -> Made:
         """Count what the proxy with these weights predicts for a part of the test set."""
@@ -152,6 +169,13 @@ class Worker:
             crop_flip=self._experiment.data.augment == "crop_flip",
             mixup=self._experiment.strategy.mixup,
         )
+
+
+def _failure(task: ClientTask, error: Exception) -> ClientFailure:
+    if isinstance(error, RefusedError):  # where it was raised says nothing
+        return ClientFailure(task.client, task.round, platform.node(), str(error))
+    reason = f"{type(error).__name__}: {error}"
+    return ClientFailure(task.client, task.round, platform.node(), reason, traceback.format_exc())
 
 
 def initial_model(proxy: proxies.Proxy, federation: Federation, seed: int, *purpose: str | int) -> nn.Module:

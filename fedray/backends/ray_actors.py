@@ -44,6 +44,10 @@ class RayBackend(Backend):
         for post in self._pool.posts:
             self._begin(post)
 
+    @property
+    def at_once(self) -> int:
+        return self._pool.at_once
+
     def share(self, value: Any) -> Any:
         return self._store.put(value)
 
