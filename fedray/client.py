@@ -1,144 +1,35 @@
 """Local training: the only SGD loop in fedray. Clients run it, and so does the stand-in teacher."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedray import objective
+from fedray.arithmetic import autocast
 from fedray.config import Training
-from fedray.data.dataset import Dataset
-from fedray.data.federation import Federation
-from fedray.data.views import apply_views, choose_views
+from fedray.graphed import Graphed
 from fedray.objective import Step
-from fedray.seeding import numpy_rng, torch_rng
-from fedray.types import Indices, Term
+from fedray.seeding import torch_rng
+from fedray.shard import Batch, Shard, batches
+from fedray.types import Term
 
 
-@dataclass(frozen=True)
-class Normalization:
-    """Channel means and deviations, float32 [1, C, 1, 1], for images scaled to 0..1."""
+def local_update(trainer: "Trainer", shard: Shard, *, first_epoch: int, seed: int, client: int) -> dict[str, float]:
+    """Train the trainer's models in place for `training.local_epochs` epochs on one client's examples.
 
-    mean: Tensor
-    deviation: Tensor
-
-    @classmethod
-    def of(cls, federation: Federation, device: torch.device) -> "Normalization":
-        mean, deviation = (
-            torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (federation.mean, federation.deviation)
-        )
-        return cls(mean, deviation)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, S, S] -> float32, mean 0 and deviation 1 over the training set."""
-        return (images.float() / 255 - self.mean) / self.deviation
-
-
-class Lessons(Protocol):
-    """The teacher's answers for a batch of one client's examples."""
-
-    def __call__(self, seen: "Seen") -> Mapping[str, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Which examples a batch is made of, and how they were changed."""
-
-    epoch: int  # counted over all rounds
-    chosen: Tensor  # int64 [B], places in the shard
-    plain: Tensor  # uint8 [B, C, S, S], as they were read
-    views: Tensor  # uint8 [B, C, S, S], cropped and flipped
-    mix: float  # the share of each image; the rest is the image before it in the batch
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One client's examples, on the device that trains."""
-
-    images: Tensor  # uint8 [n, C, S, S], or whatever `normalize` takes
-    labels: Tensor  # int64 [n]
-    examples: Indices  # [n], which training examples these are: a view depends on it
-    normalize: Callable[[Tensor], Tensor]  # -> float32 [B, ...], what the model takes
-    lessons: Lessons | None = None
-    crop_flip: bool = False
-    mixup: float = 0.0  # mixes images by shares drawn from Beta(mixup, mixup); 0 does not
-
-    @classmethod
-    def of(
-        cls,
-        data: Dataset,
-        examples: Indices,
-        normalize: Callable[[Tensor], Tensor],
-        device: torch.device,
-        lessons: Lessons | None = None,
-        *,
-        crop_flip: bool = False,
-        mixup: float = 0.0,
-    ) -> "Shard":
-        """Copy a data set to the device."""
-        images, labels = (torch.from_numpy(array).to(device) for array in (data.images, data.labels))
-        return cls(images, labels, examples, normalize, lessons, crop_flip, mixup)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-
-@dataclass(frozen=True)
-class Batch:
-    images: Tensor  # float32 [B, C, S, S]
-    labels: Tensor  # int64 [B]
-    taught: Mapping[str, Tensor]  # the teacher's `logits` [B, classes] or `features` [B, d]
-
-
-def local_update(
-    models: Mapping[str, nn.Module],
-    objectives: Mapping[str, Sequence[Term]],
-    shard: Shard,
-    training: Training,
-    *,
-    first_epoch: int,
-    seed: int,
-    client: int,
-) -> dict[str, float]:
-    """Train `models` in place for `training.local_epochs` epochs, each on its own objective.
-
-    Models that are trained together see the same batches, and each other's logits as constants.
     Momentum starts at zero. Returns means over the epochs' examples: each term's value
     (`loss_kd`; `loss_private_kd` for a model beside the proxy) and, of the last epoch,
     `local_accuracy`: the share of examples the proxy had right as it trained on them.
     """
-    device = shard.labels.device
-    parameters = {name: list(model.parameters()) for name, model in models.items()}
-    received = {name: [p.detach().clone() for p in own] for name, own in parameters.items()}
-    optimizer = torch.optim.SGD(
-        [p for own in parameters.values() for p in own],
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-    )
-    meter = Meter()
-    for model in models.values():
-        model.train()
-    with torch_rng(device, seed, "dropout", client, first_epoch):
+    training = trainer.training
+    trainer.begin()
+    with torch_rng(shard.device, seed, "dropout", client, first_epoch):
         for epoch in range(first_epoch, first_epoch + training.local_epochs):
-            optimizer.param_groups[0]["lr"] = learning_rate(training, epoch)
-            meter.start_epoch()
+            trainer.begin_epoch(learning_rate(training, epoch))
             for batch in batches(shard, training, seed=seed, client=client, epoch=epoch):
-                logits = {name: model(batch.images) for name, model in models.items()}
-                total = torch.zeros((), device=device)
-                for name, terms in objectives.items():
-                    projected = getattr(models[name], "projected", None)
-                    step = Step(name, logits, batch.labels, batch.taught, projected, parameters[name], received[name])
-                    loss, values = objective.evaluate(terms, step)
-                    meter.add(step, values)
-                    total = total + loss
-                optimizer.zero_grad()
-                total.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-    return meter.means(len(shard), training.local_epochs)
+                trainer.step(batch)
+    return trainer.means(len(shard))
 
 
 def learning_rate(training: Training, epoch: int) -> float:
@@ -147,42 +38,76 @@ def learning_rate(training: Training, epoch: int) -> float:
     return training.lr * training.decay_factor**steps
 
 
-def memory_format(training: Training) -> torch.memory_format:
-    """How images and weights lie in memory."""
-    return torch.channels_last if training.channels_last else torch.contiguous_format
+class Trainer:
+    """Models that learn from the same batches, each on its own objective, and the optimizer that steps them.
 
-
-def batches(shard: Shard, training: Training, *, seed: int, client: int, epoch: int) -> Iterator[Batch]:
-    """One epoch in an order drawn for (seed, client, epoch), augmented and normalised on the device."""
-    order = numpy_rng(seed, "order", client, epoch).permutation(len(shard))
-    shares = numpy_rng(seed, "mixup", client, epoch)
-    for positions in split(order, training.batch_size):
-        chosen = torch.from_numpy(positions).to(shard.labels.device)
-        plain = views = shard.images[chosen]
-        if shard.crop_flip:
-            numbers = choose_views(shard.examples[positions], seed, epoch)
-            views = apply_views(plain, torch.from_numpy(numbers).to(plain.device))
-        share = shares.beta(shard.mixup, shard.mixup) if shard.mixup else 1.0
-        mix = max(share, 1 - share)
-        images = mixed(shard.normalize(views), mix).contiguous(memory_format=memory_format(training))
-        seen = Seen(epoch, chosen, plain, views, mix)
-        yield Batch(images, shard.labels[chosen], shard.lessons(seen) if shard.lessons else {})
-
-
-def mixed(images: Tensor, share: float) -> Tensor:
-    """`share` of each image [B, ...] and the rest of the one before it (mixup, arXiv 1710.09412)."""
-    return images if share == 1 else share * images + (1 - share) * images.roll(1, dims=0)
-
-
-def split(order: Indices, size: int) -> list[Indices]:
-    """Cut into batches of `size`; a last one of a single example joins the one before it.
-
-    BatchNorm cannot be trained on one example.
+    Each sees the others' logits as constants. A trainer is made once and serves client after client: what it
+    keeps between steps stays at its place in memory, as a CUDA graph needs it.
     """
-    cuts = list(range(size, len(order), size))
-    if cuts and len(order) - cuts[-1] == 1 and size > 1:
-        cuts.pop()
-    return np.split(order, cuts)
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        objectives: Mapping[str, Sequence[Term]],
+        training: Training,
+        *,
+        graph: bool = True,
+    ) -> None:
+        self.training = training
+        self._models, self._objectives = models, objectives
+        self._parameters = {name: list(model.parameters()) for name, model in models.items()}
+        everything = [p for own in self._parameters.values() for p in own]
+        self._device = everything[0].device
+        self._lr = torch.tensor(training.lr, device=self._device)
+        self._momenta = [torch.zeros_like(p) for p in everything] if training.momentum else []
+        self._received = {
+            name: [torch.empty_like(p) for p in self._parameters[name]] if objective.is_anchored(terms) else []
+            for name, terms in objectives.items()
+        }
+        self._optimizer = torch.optim.SGD(
+            everything, self._lr, training.momentum, weight_decay=training.weight_decay, fused=True
+        )
+        for parameter, momentum in zip(everything, self._momenta, strict=False):
+            self._optimizer.state[parameter]["momentum_buffer"] = momentum
+        self._meter = Meter(objectives, self._device)
+        graphed = graph and self._device.type == "cuda"
+        self.step: Callable[[Batch], None] = Graphed(self._step, training.batch_size) if graphed else self._step
+
+    def begin(self) -> None:
+        """Forget the last client: the models hold the weights that this one has received."""
+        for model in self._models.values():
+            model.train()
+        for momentum in self._momenta:
+            momentum.zero_()
+        for name, received in self._received.items():
+            for anchor, parameter in zip(received, self._parameters[name], strict=False):
+                anchor.copy_(parameter.detach())
+        self._meter.begin()
+
+    def begin_epoch(self, lr: float) -> None:
+        """The rate of the steps to come; accuracy is counted anew."""
+        self._lr.fill_(lr)
+        self._meter.begin_epoch()
+
+    def means(self, examples: int) -> dict[str, float]:
+        """Of all steps since `begin`, in epochs of so many examples."""
+        return self._meter.means(examples, self.training.local_epochs)
+
+    def _step(self, batch: Batch) -> None:
+        with autocast(self._device, self.training.precision):
+            logits = {name: model(batch.images).float() for name, model in self._models.items()}
+        losses = []
+        for name, terms in self._objectives.items():
+            projected = getattr(self._models[name], "projected", None)
+            step = Step(
+                name, logits, batch.labels, batch.taught, projected, self._parameters[name], self._received[name]
+            )
+            loss, values = objective.evaluate(terms, step)
+            self._meter.add(step, values)
+            losses.append(loss)
+        torch.autograd.backward(losses)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
 
 
 def loss_column(model: str, term: str) -> str:
@@ -193,20 +118,27 @@ def loss_column(model: str, term: str) -> str:
 class Meter:
     """Sums over batches, kept on the device so that no step waits for it."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._right: Tensor | int = 0
+    def __init__(self, objectives: Mapping[str, Sequence[Term]], device: torch.device) -> None:
+        columns = [loss_column(model, term.loss) for model, terms in objectives.items() for term in terms]
+        self._sums = {column: torch.zeros((), dtype=torch.float64, device=device) for column in columns}
+        self._right = torch.zeros((), dtype=torch.float64, device=device)
 
-    def start_epoch(self) -> None:
-        self._right = 0
+    def begin(self) -> None:
+        for total in self._sums.values():
+            total.zero_()
+
+    def begin_epoch(self) -> None:
+        self._right.zero_()
 
     def add(self, step: Step, values: Mapping[str, Tensor]) -> None:
+        """What the terms are for one batch."""
         for name, value in values.items():
-            column = loss_column(step.model, name)
-            self._sums[column] = self._sums.get(column, 0) + value.double() * len(step.labels)
+            self._sums[loss_column(step.model, name)].add_(value, alpha=len(step.labels))
         if step.model == "proxy":
-            self._right = self._right + (step.own_logits.detach().argmax(1) == step.labels).sum()
+            self._right.add_((step.own_logits.detach().argmax(1) == step.labels).sum())
 
     def means(self, examples: int, epochs: int) -> dict[str, float]:
-        means = {name: float(total) / (examples * epochs) for name, total in self._sums.items()}
-        return means | {"local_accuracy": float(self._right) / examples}
+        """Each sum over all examples of all epochs, and the share of one epoch's examples that was right."""
+        *totals, right = torch.stack([*self._sums.values(), self._right]).tolist()
+        means = {name: total / (examples * epochs) for name, total in zip(self._sums, totals, strict=True)}
+        return means | {"local_accuracy": right / examples}

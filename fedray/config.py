@@ -11,6 +11,7 @@ from fedray.strategies import AnyStrategy
 from fedray.strategies.base import Strategy
 from fedray.strategies.fedavg import FedAvg
 from fedray.teachers.sections import AnyTeacher, Several, Supervised, members
+from fedray.types import MemoryFormat, Precision
 
 REPEATABLE = ("resources", "checkpoint")
 """Sections that do not decide a result: a run may be resumed with others."""
@@ -47,8 +48,11 @@ class Training(Section):
     decay_factor: float = Field(0.1, gt=0, le=1)
     participation: float = Field(1.0, gt=0, le=1)
     """The share of clients drawn for each round's cohort (at least one client)."""
-    channels_last: bool = True
-    """Keep images and weights as NHWC in memory: faster convolutions, other rounding."""
+    memory_format: MemoryFormat = "channels_last"
+    """How images and weights lie in memory, NHWC or NCHW (`contiguous`): the first is faster, the rounding differs."""
+    precision: Precision = "float32"
+    """`bfloat16`: convolutions and products of both passes, about twice as fast where the processor has
+    instructions for it and far slower where not. Weights, losses and SGD stay float32."""
     failures: Literal["abort", "drop"] = "abort"
     """What to do when a client fails: stop the run, or go on without its update."""
     min_cohort: int = Field(1, ge=1)

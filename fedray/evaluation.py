@@ -1,13 +1,14 @@
 """From predictions on the test set to the figures of a round."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fedray.types import Indices, Row
 
@@ -76,13 +77,12 @@ class Tally:
 
 
 @torch.inference_mode()
-def tally(model: nn.Module, images: Tensor, labels: Tensor, classes: int, batch_size: int) -> Tally:
-    """Count what `model` predicts for normalised float [N, C, S, S] and int64 [N]."""
-    model.eval()
-    predicted, loss = torch.zeros(len(labels), dtype=torch.int64), 0.0
+def tally(predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, classes: int, batch_size: int) -> Tally:
+    """Count what `predict` makes of images [N, ...] and labels int64 [N]; it gives logits [B, classes]."""
+    predicted, loss = torch.empty_like(labels), torch.zeros((), dtype=torch.float64, device=labels.device)
     for start in range(0, len(labels), batch_size):
         part = slice(start, start + batch_size)
-        logits = model(images[part])
-        predicted[part] = logits.argmax(1).cpu()
-        loss += float(nn.functional.cross_entropy(logits.double(), labels[part], reduction="sum"))
-    return Tally(labels.cpu().numpy(), predicted.numpy(), classes, loss)
+        logits = predict(images[part])
+        predicted[part] = logits.argmax(1)
+        loss += cross_entropy(logits.double(), labels[part], reduction="sum")
+    return Tally(labels.cpu().numpy(), predicted.cpu().numpy(), classes, float(loss))

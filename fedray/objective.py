@@ -19,12 +19,12 @@ class Step:
     """What a term may look at: one batch, seen by one of the client's models."""
 
     model: str  # which of the client's models this objective trains
-    logits: Mapping[str, Tensor]  # [B, C] of each of the client's models
+    logits: Mapping[str, Tensor]  # float32 [B, C] of each of the client's models
     labels: Tensor  # [B]
     taught: Mapping[str, Tensor]  # the frozen teacher's `logits` [B, C] or `features` [B, d]
     projected: Tensor | None  # [B, d], the model's features in the space of the teacher's
     parameters: Sequence[Tensor]  # being trained
-    received: Sequence[Tensor]  # the same, as they were when the round began
+    received: Sequence[Tensor]  # the same, as they were when the round began; empty where no term is anchored
 
     @property
     def own_logits(self) -> Tensor:
@@ -62,6 +62,11 @@ TERMS: Mapping[str, Callable[..., Tensor]] = {
     "mutual": _mutual,
     "proximal": lambda step: losses.proximal(step.parameters, step.received),
 }
+
+
+def is_anchored(terms: Sequence[Term]) -> bool:
+    """Whether a term looks at the weights that the client received."""
+    return any(term.loss == "proximal" for term in terms)
 
 
 def evaluate(terms: Sequence[Term], step: Step) -> tuple[Tensor, dict[str, Tensor]]:

@@ -108,7 +108,8 @@ def _proposed(study: Study) -> list[Trial]:
 def _kind(experiment: Experiment) -> Any:
     """What decides how long a step takes."""
     online = experiment.teacher if getattr(experiment.teacher, "mode", None) == "online" else None
-    training = (experiment.training.batch_size, experiment.training.channels_last)
+    spec = experiment.training
+    training = (spec.batch_size, spec.memory_format, spec.precision)
     strategy = experiment.strategy
     loss = getattr(getattr(strategy, "loss", None), "name", None)
     return (experiment.data, experiment.proxy, strategy.name, loss, online, training, experiment.resources)

@@ -15,6 +15,10 @@ Row: TypeAlias = dict[str, Any]
 Quantity: TypeAlias = Literal["logits", "features", "head"]
 """What can be asked of a teacher; `head` is what a linear probe fits: [classes, d + 1], bias last."""
 
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+MemoryFormat: TypeAlias = Literal["channels_last", "contiguous"]
+"""NHWC or NCHW."""
+
 
 @dataclass(frozen=True)
 class Term:

@@ -15,10 +15,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fedray import allocator
 from fedray.aggregation import ExactMean
-from fedray.client import Normalization, Shard, local_update, memory_format
+from fedray.arithmetic import autocast, memory_format
+from fedray.client import Trainer, local_update
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.errors import RefusedError
@@ -27,6 +29,7 @@ from fedray.models import proxies
 from fedray.models.projection import Projected
 from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
 from fedray.seeding import torch_rng
+from fedray.shard import Normalization, Shard
 from fedray.teachers.bank import Values
 from fedray.teachers.roster import Roster, peak_bytes
 from fedray.teachers.served import Banked, Online
@@ -45,7 +48,9 @@ class Worker:
         self._federation = federation
         self._device = claim_device(experiment)
         self._normalize = Normalization.of(federation, self._device)
+        self._layout = memory_format(experiment.training.memory_format)
         self._models: dict[str, nn.Module] = {}
+        self._trainers: dict[tuple[int, ...], Trainer] = {}
         self._teachers = Roster(experiment, federation, self._device)
 
     def train(self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None) -> Made:
@@ -55,15 +60,13 @@ class Worker:
         RefusedError where the new weights cannot be averaged.
         """
         start = time.perf_counter()
-        strategy, training = self._experiment.strategy, self._experiment.training
-        first_epoch = (task.round - 1) * training.local_epochs
+        strategy = self._experiment.strategy
+        first_epoch = (task.round - 1) * self._experiment.training.local_epochs
         lessons = self._lessons(task.client, taught, first_epoch)
         models = self._begin(task.client, weights, kept, lessons)
         shard = self._shard(task.client, lessons)
-        metrics = local_update(
-            models, strategy.active_objectives(), shard, training,
-            first_epoch=first_epoch, seed=self._experiment.seed, client=task.client,
-        )  # fmt: skip
+        trainer, seed = self._trainer(models), self._experiment.seed
+        metrics = local_update(trainer, shard, first_epoch=first_epoch, seed=seed, client=task.client)
         trained = self._trained(task)
         if problem := check_weights(trained, weights):
             raise RefusedError(f"its update is refused, {problem}")
@@ -91,13 +94,18 @@ class Worker:
 
     def evaluate(self, part: Range, weights: Weights) -> Made:
         """Count what the proxy with these weights predicts for a part of the test set."""
-        proxy = self._model("proxy")
+        proxy = self._model("proxy").eval()
         set_weights(proxy, weights)
         test, size = self._federation.test, self._experiment.evaluation.batch_size
         images = torch.from_numpy(np.array(test.images[slice(*part)])).to(self._device)
         labels = torch.from_numpy(np.array(test.labels[slice(*part)])).to(self._device)
-        pictures = self._normalize(images).contiguous(memory_format=memory_format(self._experiment.training))
-        return Made(tally(proxy, pictures, labels, len(test.classes), size))
+
+        def predict(some: Tensor) -> Tensor:
+            with autocast(self._device, self._experiment.training.precision):
+                logits: Tensor = proxy(self._normalize(some).contiguous(memory_format=self._layout))
+            return logits
+
+        return Made(tally(predict, images, labels, len(test.classes), size))
 
     def teach(self, question: Question, rows: Indices, features: Values | None) -> Made:
         """A teacher's answers for some rows, or the head that a probe fits to a client's features."""
@@ -138,6 +146,14 @@ class Worker:
     def _kept_model(self) -> nn.Module:
         return self._model("private") if self._experiment.strategy.keeps == "private" else self._projected.projection
 
+    def _trainer(self, models: dict[str, nn.Module]) -> Trainer:
+        """The one that has these models' parameters: every client's, but where projections differ in width."""
+        parameters = tuple(id(p) for model in models.values() for p in model.parameters())
+        if parameters not in self._trainers:
+            objectives = self._experiment.strategy.active_objectives()
+            self._trainers[parameters] = Trainer(models, objectives, self._experiment.training)
+        return self._trainers[parameters]
+
     @cached_property
     def _projected(self) -> Projected:
         return Projected(self._model("proxy"), len(self._federation.train.classes))
@@ -147,7 +163,7 @@ class Worker:
             spec = self._experiment.proxy if name == "proxy" else self._private_spec
             spec = spec.model_copy(update={"init": "random"})  # its weights are overwritten before each use
             model = proxies.build(spec, self._federation.train.shape).to(self._device)
-            self._models[name] = model.to(memory_format=memory_format(self._experiment.training))
+            self._models[name] = model.to(memory_format=self._layout)
         return self._models[name]
 
     @property
@@ -191,10 +207,12 @@ def claim_device(experiment: Experiment) -> torch.device:
     """
     resources = experiment.resources
     torch.set_num_threads(resources.threads)
+    allocator.keep_freed_memory()
     if resources.gpus_per_client == 0 or not torch.cuda.is_available():
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     if resources.gpus_per_client < 1:
         torch.cuda.set_per_process_memory_fraction(resources.gpus_per_client, 0)

@@ -1,53 +1,22 @@
 """The SGD loop against a second, plainer one."""
 
-import math
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from shards import CLASSES, TAUGHT, WIDTH, N, Told, make_shard
 from torch import nn
 
-from fedray.client import Normalization, Seen, Shard, batches, learning_rate, local_update, mixed, split
+from fedray.arithmetic import memory_format
+from fedray.client import Trainer, learning_rate, local_update
 from fedray.config import Training
-from fedray.data.views import apply_views, choose_views
+from fedray.models.cnn import SmallCNN
 from fedray.models.projection import Projected
 from fedray.seeding import numpy_rng
+from fedray.shard import Shard
 from fedray.types import Term
-
-N, CLASSES = 23, 3
-
-
-WIDTH = 4
-RNG = np.random.default_rng(2)
-TAUGHT = {
-    "logits": torch.from_numpy(RNG.normal(size=(N, CLASSES)).astype(np.float32)),
-    "features": torch.from_numpy(RNG.normal(size=(N, WIDTH)).astype(np.float32)),
-}
-
-
-class Told:
-    """Lessons that look up what is taught, and remember what they were asked."""
-
-    def __init__(self) -> None:
-        self.seen: list[Seen] = []
-
-    def __call__(self, seen: Seen) -> dict[str, torch.Tensor]:
-        self.seen.append(seen)
-        return {name: answers[seen.chosen] for name, answers in TAUGHT.items()}
-
-
-def make_shard(lessons: Told | None = None, *, crop_flip: bool = False, mixup: float = 0.0) -> Shard:
-    rng = np.random.default_rng(1)
-    return Shard(
-        torch.from_numpy(rng.integers(0, 256, (N, 1, 6, 6), dtype=np.uint8)),
-        torch.from_numpy(rng.integers(0, CLASSES, N)),
-        rng.permutation(100)[:N],
-        Normalization(torch.full((1, 1, 1, 1), 0.5), torch.full((1, 1, 1, 1), 0.25)),
-        lessons,
-        crop_flip,
-        mixup,
-    )
 
 
 def make_model(seed: int = 0) -> nn.Sequential:
@@ -58,6 +27,11 @@ def make_model(seed: int = 0) -> nn.Sequential:
 TRAINING = Training(
     local_epochs=2, batch_size=5, lr=0.1, momentum=0.9, weight_decay=0.01, decay_every=4, decay_factor=0.5
 )
+
+
+def train(models: Any, objectives: Any, shard: Shard, training: Training, first_epoch: int) -> dict[str, float]:
+    trainer = Trainer(models, objectives, training)
+    return local_update(trainer, shard, first_epoch=first_epoch, seed=7, client=3)
 
 
 def plain_sgd(model: nn.Module, shard: Shard, loss_of: Any, first_epoch: int) -> list[float]:
@@ -82,9 +56,7 @@ def plain_sgd(model: nn.Module, shard: Shard, loss_of: Any, first_epoch: int) ->
 
 def test_cross_entropy_epochs_agree_with_plain_sgd() -> None:
     shard, ours, plain = make_shard(), make_model(), make_model()
-    metrics = local_update(
-        {"proxy": ours}, {"proxy": [Term("cross_entropy")]}, shard, TRAINING, first_epoch=3, seed=7, client=3
-    )
+    metrics = train({"proxy": ours}, {"proxy": [Term("cross_entropy")]}, shard, TRAINING, first_epoch=3)
     seen = plain_sgd(plain, shard, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
@@ -99,7 +71,7 @@ def test_distillation_epochs_agree_with_plain_sgd() -> None:
         return 0.7 * -torch.log_softmax(z, 1)[range(len(y)), y].mean() + 0.3 * 4 * (p * (p / q).log()).sum(1).mean()
 
     terms = [Term("cross_entropy", 0.7), Term("kd", 0.3, {"temperature": 2.0})]
-    local_update({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=0, seed=7, client=3)
+    train({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=0)
     plain_sgd(plain, shard, loss_of, first_epoch=0)
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
@@ -147,7 +119,7 @@ def test_epochs_of_a_feature_loss_agree_with_plain_sgd_on_proxy_and_projection(n
         return 0.6 * supervised + 0.4 * distance(projected, TAUGHT["features"][chosen])
 
     terms = [Term("cross_entropy", 0.6), Term(name, 0.4, {"temperature": 1.0})]
-    metrics = local_update({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=3, seed=7, client=3)
+    metrics = train({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=3)
     seen = plain_sgd(plain, shard, loss_of, first_epoch=3)
     assert torch.allclose(ours.projection.weight, plain.projection.weight, atol=1e-5)
     assert not torch.allclose(ours.projection.weight, start, atol=1e-2)
@@ -164,7 +136,7 @@ def test_mutual_learning_agrees_with_two_separate_backward_passes() -> None:
         "private": [Term("cross_entropy", 0.5), Term("mutual", 0.5)],
     }
     training = Training(local_epochs=1, batch_size=5, lr=0.1, momentum=0.0, weight_decay=0.0)
-    local_update(pair, objectives, shard, training, first_epoch=0, seed=7, client=3)
+    train(pair, objectives, shard, training, first_epoch=0)
 
     meme, local = make_model(0), make_model(1)
     for chosen in np.split(numpy_rng(7, "order", 3, 0).permutation(N), range(5, N, 5)):
@@ -191,7 +163,7 @@ def test_proximal_pulls_towards_the_received_weights() -> None:
         model = make_model()
         terms = [Term("cross_entropy"), Term("proximal", mu)]
         training = Training(local_epochs=5, batch_size=5, lr=0.05)
-        local_update({"proxy": model}, {"proxy": terms}, make_shard(), training, first_epoch=0, seed=7, client=3)
+        train({"proxy": model}, {"proxy": terms}, make_shard(), training, first_epoch=0)
         distances.append(sum(((p - q) ** 2).sum().item() for p, q in zip(model.parameters(), start, strict=True)))
     assert distances[0] > distances[1] > distances[2]
 
@@ -199,9 +171,7 @@ def test_proximal_pulls_towards_the_received_weights() -> None:
 def test_local_accuracy_counts_the_last_epoch_while_it_trains() -> None:
     shard, model = make_shard(), make_model()
     frozen = Training(local_epochs=3, batch_size=5, lr=1e-12, weight_decay=0)
-    metrics = local_update(
-        {"proxy": model}, {"proxy": [Term("cross_entropy")]}, shard, frozen, first_epoch=0, seed=7, client=3
-    )
+    metrics = train({"proxy": model}, {"proxy": [Term("cross_entropy")]}, shard, frozen, first_epoch=0)
     predictions = model((shard.images.float() / 255 - 0.5) / 0.25).argmax(1)
     assert metrics["local_accuracy"] == pytest.approx((predictions == shard.labels).float().mean().item())
 
@@ -215,118 +185,105 @@ def test_learning_rate_decays_by_cumulative_epoch(epoch: int, expected: float) -
     assert learning_rate(Training(lr=0.1), epoch) == 0.1
 
 
-def test_no_batch_holds_a_single_example_unless_it_must() -> None:
-    assert [len(b) for b in split(np.arange(11), 5)] == [5, 6]
-    assert [len(b) for b in split(np.arange(12), 5)] == [5, 5, 2]
-    assert [len(b) for b in split(np.arange(10), 5)] == [5, 5]
-    assert [len(b) for b in split(np.arange(1), 5)] == [1]
-    assert [len(b) for b in split(np.arange(3), 1)] == [1, 1, 1]
-
-
-def test_batches_show_every_example_once_in_its_view_of_the_epoch() -> None:
-    shard = make_shard(crop_flip=True)
-    views = apply_views(shard.images, torch.from_numpy(choose_views(shard.examples, seed=7, epoch=4)))
-    expected = {((v.float() / 255 - 0.5) / 0.25).numpy().tobytes() for v in views}
-    seen = list(batches(shard, TRAINING, seed=7, client=3, epoch=4))
-    images = [image.contiguous().numpy().tobytes() for batch in seen for image in batch.images]
-    assert len(images) == N
-    assert set(images) == expected
-
-
-def test_lessons_are_asked_about_plain_images_and_the_views_that_the_proxy_sees() -> None:
-    lessons = Told()
-    shard = make_shard(lessons, crop_flip=True)
-    seen = list(batches(shard, TRAINING, seed=7, client=3, epoch=4))
-    assert len(lessons.seen) == len(seen) == 5
-    for asked, batch in zip(lessons.seen, seen, strict=True):
-        assert (asked.epoch, asked.mix) == (4, 1.0)
-        assert torch.equal(asked.plain, shard.images[asked.chosen])
-        views = choose_views(shard.examples[asked.chosen.numpy()], seed=7, epoch=4)
-        assert torch.equal(asked.views, apply_views(asked.plain, torch.from_numpy(views)))
-        assert not torch.equal(asked.views, asked.plain)
-        assert torch.equal(batch.images, (asked.views.float() / 255 - 0.5) / 0.25)
-        assert torch.equal(batch.labels, shard.labels[asked.chosen])
-        assert torch.equal(batch.taught["logits"], TAUGHT["logits"][asked.chosen])
-        assert torch.equal(batch.taught["features"], TAUGHT["features"][asked.chosen])
-    assert sorted(torch.cat([asked.chosen for asked in lessons.seen]).tolist()) == list(range(N))
-
-
-def test_without_crop_and_flip_the_views_are_the_plain_images() -> None:
-    lessons = Told()
-    for _ in batches(make_shard(lessons), TRAINING, seed=7, client=3, epoch=4):
-        assert torch.equal(lessons.seen[-1].views, lessons.seen[-1].plain)
-
-
-def test_without_lessons_nothing_is_taught() -> None:
-    assert all(not batch.taught for batch in batches(make_shard(), TRAINING, seed=7, client=3, epoch=4))
-
-
-@pytest.mark.parametrize("crop_flip", [False, True])
-def test_mixup_gives_each_image_its_share_and_the_rest_to_the_one_before_it(crop_flip: bool) -> None:
-    lessons = Told()
-    shard = make_shard(lessons, crop_flip=crop_flip, mixup=1.0)
-    for batch in batches(shard, TRAINING, seed=7, client=3, epoch=4):
-        asked = lessons.seen[-1]
-        views = (asked.views.numpy().astype(np.float64) / 255 - 0.5) / 0.25
-        expected = np.stack([asked.mix * views[i] + (1 - asked.mix) * views[i - 1] for i in range(len(views))])
-        np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-6)
-        assert torch.equal(batch.labels, shard.labels[asked.chosen])  # the share is at least a half
-
-
-def shares(mixup: float = 1.0, *, seed: int = 7, client: int = 3, epoch: int = 4) -> list[float]:
-    lessons = Told()
-    list(batches(make_shard(lessons, mixup=mixup), TRAINING, seed=seed, client=client, epoch=epoch))
-    return [asked.mix for asked in lessons.seen]
-
-
-def test_shares_are_at_least_a_half_and_drawn_anew_for_each_batch_but_alike_for_seed_client_and_epoch() -> None:
-    drawn = shares()
-    assert all(0.5 <= share < 1 for share in drawn)
-    assert len(set(drawn)) == 5
-    assert shares() == drawn
-    others = [shares(seed=8), shares(client=4), shares(epoch=5), drawn]
-    assert len({share for each in others for share in each}) == 20
-
-
-def test_shares_follow_the_beta_distribution() -> None:
-    even = np.concatenate([shares(1.0, epoch=epoch) for epoch in range(200)])
-    extreme = np.concatenate([shares(0.1, epoch=epoch) for epoch in range(200)])
-    assert even.mean() == pytest.approx(0.75, abs=0.02)  # uniform on [0.5, 1]: 0.0046 is one deviation
-    # The density of Beta(a, a) near 0 is x^(a - 1) Γ(2a) / Γ(a)², and the same near 1.
-    either_end = 2 * 0.01**0.1 / 0.1 * math.gamma(0.2) / math.gamma(0.1) ** 2
-    assert (extreme > 0.99).mean() == pytest.approx(either_end, abs=0.06)  # 0.015 is one deviation
-
-
-def test_mixup_leaves_the_order_of_examples_and_a_batch_of_one_as_they_are() -> None:
-    mixing, plain = Told(), Told()
-    for lessons, mixup in ((mixing, 1.0), (plain, 0.0)):
-        list(batches(make_shard(lessons, mixup=mixup), TRAINING, seed=7, client=3, epoch=4))
-    for a, b in zip(mixing.seen, plain.seen, strict=True):
-        assert torch.equal(a.chosen, b.chosen)
-        assert (b.mix, a.mix < 1) == (1.0, True)
-    alone = torch.rand(1, 3, 4, 4)
-    assert torch.allclose(mixed(alone, 0.6), alone)
-
-
-def test_without_mixup_images_are_not_even_copied() -> None:
-    images = torch.rand(4, 3, 4, 4)
-    assert mixed(images, 1.0) is images
-
-
 def test_dropout_depends_on_seed_client_and_epoch_only() -> None:
     def trained(global_seed: int, client: int) -> torch.Tensor:
         model = nn.Sequential(make_model(), nn.Dropout(0.5))
         torch.manual_seed(global_seed)
-        local_update(
-            {"proxy": model},
-            {"proxy": [Term("cross_entropy")]},
-            make_shard(),
-            TRAINING,
-            first_epoch=0,
-            seed=7,
-            client=client,
-        )
+        trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, TRAINING)
+        local_update(trainer, make_shard(), first_epoch=0, seed=7, client=client)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     assert torch.equal(trained(1, client=3), trained(2, client=3))
     assert not torch.equal(trained(1, client=3), trained(1, client=4))
+
+
+TERMS = {"proxy": [Term("cross_entropy"), Term("proximal", 0.1)]}
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_trainer_remembers_nothing_of_the_client_before() -> None:
+    fresh, used, shard = make_model(), make_model(), make_shard()
+    expected = train({"proxy": fresh}, TERMS, shard, TRAINING, first_epoch=0)
+    trainer = Trainer({"proxy": used}, TERMS, TRAINING)
+    local_update(trainer, shard, first_epoch=6, seed=1, client=5)
+    assert not torch.allclose(flat(used), flat(make_model()), atol=1e-2)
+    used.load_state_dict(make_model().state_dict())
+    assert local_update(trainer, shard, first_epoch=0, seed=7, client=3) == expected
+    assert torch.equal(flat(used), flat(fresh))
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """To 8 bits of mantissa, the gradient too."""
+    return x.bfloat16().float()
+
+
+def test_bfloat16_rounds_what_is_multiplied_and_keeps_weights_and_losses_in_float32() -> None:
+    shard, ours, plain = make_shard(), make_model(), make_model()
+    terms = {"proxy": [Term("cross_entropy")]}
+    rough = TRAINING.model_copy(update={"precision": "bfloat16"})
+    metrics = train({"proxy": ours}, terms, shard, rough, first_epoch=3)
+    assert all(p.dtype == torch.float32 for p in ours.parameters())
+
+    class Rounded(nn.Module):
+        """Products of rounded numbers, added up in float32 and rounded."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = plain
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = rounded(x.flatten(1))
+            for place in (1, 3):
+                layer: Any = self.layers[place]
+                x = rounded(x @ rounded(layer.weight).T + rounded(layer.bias))
+                x = x.relu() if place == 1 else x
+            return x
+
+    seen = plain_sgd(Rounded(), shard, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
+    moved = (flat(plain) - flat(make_model())).norm()
+    assert (flat(ours) - flat(plain)).norm() < 0.02 * moved
+    assert metrics["loss_cross_entropy"] == pytest.approx(sum(seen) / (2 * N), rel=2e-3)
+    exact = make_model()
+    train({"proxy": exact}, terms, shard, TRAINING, first_epoch=3)
+    assert (flat(ours) - flat(exact)).norm() > (flat(ours) - flat(plain)).norm()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.2)])
+def test_layouts_agree(precision: str, tolerance: float) -> None:
+    def trained(layout: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        model = SmallCNN(1, 6, CLASSES, nn.BatchNorm2d).to(memory_format=memory_format(layout))
+        start, change = flat(model), {"lr": 0.01, "precision": precision, "memory_format": layout}
+        train({"proxy": model}, TERMS, make_shard(), TRAINING.model_copy(update=change), first_epoch=0)
+        kernel: Any = model.features[4].weight
+        assert kernel.is_contiguous(memory_format=memory_format(layout))
+        return start, flat(model)
+
+    (start, one), (_, other) = trained("contiguous"), trained("channels_last")
+    assert (one - other).norm() < tolerance * (one - start).norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_cuda_graph_changes_no_bit(precision: str) -> None:
+    """Dropout, batch norm, a learning rate that decays, a teacher, and a last batch that is not full."""
+    cuda = torch.device("cuda")
+    training = TRAINING.model_copy(update={"precision": precision, "local_epochs": 3})
+    terms = {"proxy": [*TERMS["proxy"], Term("kd", 0.3, {"temperature": 2.0})]}
+
+    def trained(*, graph: bool) -> list[Any]:
+        torch.manual_seed(0)
+        model = nn.Sequential(SmallCNN(1, 6, 16, nn.BatchNorm2d), nn.Dropout(0.5), nn.Linear(16, CLASSES)).to(cuda)
+        trainer, start = Trainer({"proxy": model}, terms, training, graph=graph), copy.deepcopy(model.state_dict())
+        made = []
+        for client in (1, 2):
+            model.load_state_dict(start)
+            shard = make_shard(Told(), crop_flip=True, device=cuda)
+            made += [local_update(trainer, shard, first_epoch=0, seed=7, client=client), flat(model)]
+        return made
+
+    for eager, graphed in zip(trained(graph=False), trained(graph=True), strict=True):
+        assert torch.equal(eager, graphed) if isinstance(eager, torch.Tensor) else eager == graphed

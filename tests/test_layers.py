@@ -8,13 +8,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fedray"
 
 LAYERS = [
-    {"errors", "types", "section", "seeding", "losses", "distillation"},
+    {"errors", "types", "section", "seeding", "losses", "distillation", "arithmetic", "allocator"},
     {"models", "teachers.bank", "teachers.blend", "teachers.network", "teachers.published", "objective", "aggregation"},
     {"strategies", "teachers.sections"},
     {"data.partition", "data.dataset", "data.views", "data.sources"},
     {"config", "evaluation", "search"},
     {"spec_errors", "space", "data.federation"},
-    {"client", "spec_file"},
+    {"shard", "spec_file"},
+    {"graphed"},
+    {"client"},
     {"files", "remote", "storage"},
     {"environment"},
     {"teachers", "rows", "stopping", "cluster"},

@@ -16,7 +16,6 @@ from safetensors.numpy import load_file
 
 from fedray.asking import Asker
 from fedray.backends.serial import SerialBackend
-from fedray.client import Seen
 from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.federation import Federation
@@ -24,6 +23,7 @@ from fedray.data.views import apply_views, choose_views
 from fedray.driver import Driver
 from fedray.errors import SpecError
 from fedray.lessons import Lessons
+from fedray.shard import Seen
 from fedray.teachers import adapted, loading
 from fedray.teachers.bank import Bank
 from fedray.teachers.roster import Roster

@@ -11,7 +11,7 @@ from fedray.models.heads import head_name
 class Projected(nn.Module):
     """A proxy that also leaves its projected features behind.
 
-    `projected` [B, width] belongs to the last forward pass in which the proxy was in training.
+    `projected`, float32 [B, width], belongs to the last forward pass in which the proxy was in training.
     """
 
     def __init__(self, proxy: nn.Module, classes: int) -> None:
@@ -22,11 +22,18 @@ class Projected(nn.Module):
         self._features, self._device = head.in_features, head.weight.device
         self.proxy = proxy
         self.projection = nn.Linear(1, 1)
+        self._made: dict[int, nn.Linear] = {}
         self.projected = torch.empty(0)
 
     def begin(self, width: int) -> nn.Linear:
-        """A new projection, for a client whose teacher has features of this width."""
-        self.projection = nn.Linear(self._features, width, bias=False).to(self._device)
+        """A new projection, for a client whose teacher has features of this width.
+
+        Its weights lie where the last ones of this width did, for whoever keeps their place.
+        """
+        drawn = nn.Linear(self._features, width, bias=False)
+        self.projection = self._made.setdefault(width, drawn).to(self._device)
+        with torch.no_grad():
+            self.projection.weight.copy_(drawn.weight)
         return self.projection
 
     def forward(self, images: Tensor) -> Tensor:
@@ -36,4 +43,4 @@ class Projected(nn.Module):
 
     def _project(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
         if head.training:  # evaluation asks the proxy itself, and sets no mode but the proxy's
-            self.projected = self.projection(inputs[0])
+            self.projected = self.projection(inputs[0]).float()

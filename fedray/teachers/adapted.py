@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedray.client import Shard, local_update
+from fedray.client import Trainer, local_update
 from fedray.config import Training
 from fedray.data.dataset import Dataset
+from fedray.shard import Shard
 from fedray.teachers.network import Teacher, frozen
 from fedray.teachers.sections import Adapted
 from fedray.types import Indices, Term
@@ -72,10 +73,10 @@ def _fit(spec: Adapted, model: nn.Module, shard: Shard, seed: int, client: int) 
         lr=spec.lr,
         momentum=spec.momentum,
         weight_decay=spec.weight_decay,
-        channels_last=False,
+        memory_format="contiguous",
     )
-    terms = {"proxy": [Term("cross_entropy")]}
-    local_update({"proxy": model}, terms, shard, training, first_epoch=0, seed=seed, client=client)
+    trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training)
+    local_update(trainer, shard, first_epoch=0, seed=seed, client=client)
 
 
 def _unchanged(images: Tensor) -> Tensor:

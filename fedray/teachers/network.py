@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fedray.arithmetic import autocast
 from fedray.errors import SpecError
+from fedray.types import Precision
 
 Answers = Mapping[str, npt.NDArray[np.float32]]
 """`logits` [N, classes] and `features` [N, d], float32."""
@@ -25,12 +27,12 @@ class Teacher:
     head: nn.Module  # features -> logits [B, classes]
     device: torch.device
     batch_size: int
-    precision: str = "fp32"
+    precision: Precision = "float32"
 
     @torch.no_grad()
     def answer(self, prepared: Tensor) -> dict[str, Tensor]:
         """float32 logits [B, classes] and features [B, d] for images as `prepare` returns them."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device, self.precision):
             features = self.backbone(prepared).float()
         return {"logits": self._logits(features), "features": features}
 

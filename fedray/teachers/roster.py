@@ -6,6 +6,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
+from fedray import allocator
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.data.views import VIEWS, apply_views
@@ -65,7 +66,9 @@ class Roster:
 
     def dismiss(self) -> None:
         """Let all teachers go, and their memory."""
-        self._loaded.clear()
+        if self._loaded:
+            self._loaded.clear()
+            allocator.give_back()
 
     def _teacher(self, member: int, client: int | None) -> Teacher:
         """One of the spec's teachers; an adapted one as it is for its client, or else before."""

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from fedray.models.proxies import Proxy
 from fedray.section import Section
 from fedray.seeding import numpy_rng
+from fedray.types import Precision
 
 SINGLE = ("a photo of a {}.",)
 CIFAR18 = tuple(
@@ -36,8 +37,8 @@ class Network(Served):
     """A teacher that looks at images, and so can be asked about any of them."""
 
     batch_size: int = Field(64, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: about half the time and memory on a GPU, and answers to about two digits."""
+    precision: Precision = "float32"
+    """bfloat16: about half the time and memory on a GPU, and answers to about two digits."""
 
 
 class Supervised(Network):

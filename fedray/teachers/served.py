@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedray.client import Seen, mixed
+from fedray.shard import Seen, mixed
 from fedray.teachers.blend import Blend
 from fedray.teachers.network import Teacher
 from fedray.types import Quantity

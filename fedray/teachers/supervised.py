@@ -5,12 +5,13 @@ It is a small network fitted once, on a public split that no client holds.
 
 import torch
 
-from fedray.client import Normalization, Shard, local_update
+from fedray.client import Trainer, local_update
 from fedray.config import Training
 from fedray.data.federation import Federation
 from fedray.errors import SpecError
 from fedray.models import heads, proxies
 from fedray.seeding import torch_rng
+from fedray.shard import Normalization, Shard
 from fedray.teachers.network import Teacher, frozen
 from fedray.teachers.sections import Supervised
 from fedray.types import Term
@@ -24,14 +25,9 @@ def load(spec: Supervised, federation: Federation, seed: int, device: torch.devi
     with torch_rng(device, seed, "teacher"):
         model = proxies.build(spec.model, federation.train.shape).to(device)
     public = federation.train.take(federation.public)
-    local_update(
-        {"proxy": model},
-        {"proxy": [Term("cross_entropy")]},
-        Shard.of(public, federation.public, normalize, device),
-        Training(local_epochs=spec.epochs, batch_size=spec.batch_size, lr=spec.lr),
-        first_epoch=0,
-        seed=seed,
-        client=-1,
-    )
+    training = Training(local_epochs=spec.epochs, batch_size=spec.batch_size, lr=spec.lr)
+    trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training)
+    shard = Shard.of(public, federation.public, normalize, device)
+    local_update(trainer, shard, first_epoch=0, seed=seed, client=-1)
     backbone, head = heads.split(frozen(model), federation.train.shape.classes)
     return Teacher("the stand-in", normalize, backbone, head, device, spec.batch_size, spec.precision)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedray.models.weights import check_weights, get_weights, nbytes, set_weights
+from fedray.models.weights import PIECE, check_weights, distance, get_weights, nbytes, set_weights
 from fedray.types import Weights
 
 
@@ -138,3 +138,17 @@ def test_bytes_by_hand() -> None:
     assert nbytes(example()) == 2 * 3 * 4 + 8 + 2 * 4
     # Convolution 3*4*3*3 + 4, batch norm 4 times 4, linear 16*2 + 2; all of 4 bytes, and a count of 8.
     assert nbytes(get_weights(model(0))) == 4 * (108 + 4 + 16 + 34) + 8
+
+
+def test_distance_by_hand() -> None:
+    one = {"a": np.array([[1.0, 2.0]], np.float32), "b": np.array(5.0, np.float32), "count": np.array(7)}
+    other = {"a": np.array([[4.0, -2.0]], np.float32), "b": np.array(-7.0, np.float32), "count": np.array(9)}
+    assert distance(one, other, ["a"]) == 5
+    assert distance(one, other, ["a", "b"]) == 13
+
+
+def test_distance_over_several_pieces() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (rng.normal(size=(3, PIECE - 7)).astype(np.float32) for _ in range(2))
+    expected = np.sqrt(((one - other).astype(np.float64) ** 2).sum())
+    assert distance({"a": one}, {"a": other}, ["a"]) == pytest.approx(expected, rel=1e-12)

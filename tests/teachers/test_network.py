@@ -26,7 +26,7 @@ def scaled(images: Tensor) -> Tensor:
     return images.float() / 255 - 0.5
 
 
-def teacher_of(backbone: nn.Module, head: nn.Module, batch_size: int = 4, precision: str = "fp32") -> Teacher:
+def teacher_of(backbone: nn.Module, head: nn.Module, batch_size: int = 4, precision: str = "float32") -> Teacher:
     return Teacher("ours", scaled, frozen(backbone), frozen(head), CPU, batch_size, precision)
 
 
@@ -68,7 +68,7 @@ def bits(teacher: Teacher, images: np.ndarray) -> list[bytes]:
 class TestAnyCompany:
     """An image's answer is the same to the last bit."""
 
-    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     def test_alone_in_another_order_and_at_another_place(self, teacher: Teacher, precision: str) -> None:
         teacher = replace(teacher, precision=precision)
         together = bits(teacher, IMAGES)
@@ -122,7 +122,7 @@ class TestAnswers:
             np.testing.assert_allclose(others[name], answer, rtol=1e-5, atol=1e-6)
 
     def test_bf16_is_close_and_answers_in_float32(self, teacher: Teacher) -> None:
-        exact, rough = teacher.ask(IMAGES), replace(teacher, precision="bf16").ask(IMAGES)
+        exact, rough = teacher.ask(IMAGES), replace(teacher, precision="bfloat16").ask(IMAGES)
         for name, answer in exact.items():
             assert rough[name].dtype == np.float32
             assert not np.array_equal(rough[name], answer)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedray.client import Seen
+from fedray.shard import Seen
 from fedray.teachers.blend import Blend
 from fedray.teachers.network import Teacher
 from fedray.teachers.served import Banked, Online

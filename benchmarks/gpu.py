@@ -1,0 +1,160 @@
+"""What a GPU makes of a client's step, and of ten clients at once.
+
+    python benchmarks/gpu.py
+    python benchmarks/gpu.py --model resnet18 --steps 100 --repeats 7
+
+The step: an epoch of local training, crop and flip included, beside a plain loop in float32 and NCHW whose images
+lie normalised on the device. Settings take turns, epoch by epoch. The clients: rounds of ten clients, a tenth of the
+GPU each, beside the same rounds in one process; whole runs take turns, and their first rounds are not counted.
+Without a GPU it says so and does a little of the same on the CPU, where neither ratio means much.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from teacher_bank import write_images
+from torch.nn.functional import cross_entropy
+
+import fedray
+from fedray.arithmetic import memory_format
+from fedray.client import Trainer, local_update
+from fedray.config import Training
+from fedray.models import proxies
+from fedray.shard import Normalization, Shard
+from fedray.types import Term
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+BATCH, CLASSES, SIZE, CLIENTS = 64, 10, 32, 10
+FAST = {"precision": "bfloat16", "memory_format": "channels_last"}
+PLAIN = {"precision": "float32", "memory_format": "contiguous"}
+Epoch = Callable[[], Any]
+
+
+def main() -> None:
+    options = arguments()
+    if CUDA:
+        print(f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}, torch {torch.__version__}")
+    else:
+        print(f"There is no GPU here: small figures from the CPU, torch {torch.__version__}")
+    print(f"\na step of {options.model}, batch {BATCH}, {options.steps} steps an epoch")
+    show(steps(options), "eager float32 NCHW")
+    print(f"\na round of {CLIENTS} clients with {options.model}, {options.images} images")
+    show(rounds(options), "one process")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet18" if CUDA else "cnn")
+    parser.add_argument("--steps", type=int, default=50 if CUDA else 4)
+    parser.add_argument("--images", type=int, default=20_000 if CUDA else 640)
+    parser.add_argument("--rounds", type=int, default=6 if CUDA else 3)
+    parser.add_argument("--repeats", type=int, default=5 if CUDA else 3)
+    return parser.parse_args()
+
+
+def show(seconds: Mapping[str, Sequence[float]], baseline: str) -> None:
+    """Medians, and ratios to the baseline turn by turn: median, lowest and highest."""
+    for name, spent in seconds.items():
+        ratios = [own / its for own, its in zip(spent, seconds[baseline], strict=True)]
+        middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+        print(f"  {name:36}{statistics.median(spent) * 1000:10.2f} ms   {middle:.3f} ({low:.3f} to {high:.3f})")
+
+
+def steps(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of a step, for each setting and repeat; the first two epochs of each are not counted."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (BATCH * options.steps, 3, SIZE, SIZE), dtype=torch.uint8, device=DEVICE)
+    labels = torch.randint(0, CLASSES, (len(images),), device=DEVICE)
+    epochs: dict[str, Epoch] = {
+        "eager float32 NCHW": bare(options.model, images, labels),
+        "fedray float32 NCHW": ours(options.model, images, labels, PLAIN),
+        "fedray bfloat16 NHWC": ours(options.model, images, labels, FAST),
+    }
+    if CUDA:
+        epochs["fedray bfloat16 NHWC, without graph"] = ours(options.model, images, labels, FAST, graph=False)
+    seconds = {name: list[float]() for name in epochs}
+    for repeat in range(options.repeats + 2):
+        for name, epoch in epochs.items():
+            wait()
+            start = time.perf_counter()
+            epoch()
+            wait()
+            if repeat >= 2:
+                seconds[name].append((time.perf_counter() - start) / options.steps)
+    return seconds
+
+
+def wait() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def make_model(name: str, layout: Any) -> Any:
+    torch.manual_seed(0)
+    model = proxies.build(proxies.Proxy(name=name), proxies.ImageShape(3, SIZE, CLASSES))
+    return model.to(DEVICE, memory_format=memory_format(layout))
+
+
+def ours(
+    name: str, images: torch.Tensor, labels: torch.Tensor, fast: Mapping[str, str], *, graph: bool = True
+) -> Epoch:
+    training = Training.model_validate({"batch_size": BATCH, **fast})
+    normalize = Normalization(*(torch.full((1, 3, 1, 1), value, device=DEVICE) for value in (0.5, 0.25)))
+    shard = Shard(images, labels, np.arange(len(images)), normalize, crop_flip=True)
+    model = make_model(name, training.memory_format)
+    trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training, graph=graph)
+    return lambda: local_update(trainer, shard, first_epoch=0, seed=0, client=0)
+
+
+def bare(name: str, images: torch.Tensor, labels: torch.Tensor) -> Epoch:
+    model, pictures = make_model(name, "contiguous").train(), (images / 255 - 0.5) / 0.25
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def epoch() -> None:
+        for chosen in torch.randperm(len(pictures), device=DEVICE).split(BATCH):
+            loss = cross_entropy(model(pictures[chosen]), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def rounds(options: argparse.Namespace) -> dict[str, list[float]]:
+    """The median seconds of a run's rounds but the first, for each repeat."""
+    seconds: dict[str, list[float]] = {"one process": [], "clients in processes of their own": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_images(folder / "images.parquet", options.images)
+        for repeat in range(options.repeats):
+            for name, backend in zip(seconds, ("serial", "ray"), strict=True):
+                run = fedray.run(experiment(options, folder, backend), folder / f"{backend} {repeat}")
+                seconds[name].append(statistics.median([result.row["seconds"] for result in run][1:]))
+    return seconds
+
+
+def experiment(options: argparse.Namespace, folder: Path, backend: str) -> fedray.Experiment:
+    share = {"serial": 1, "ray": 1 / CLIENTS}[backend] if CUDA else 0
+    return fedray.Experiment.model_validate(
+        {
+            "data": {"train": f"parquet:{folder}/images.parquet", "test": f"parquet:{folder}/images.parquet",
+                     "augment": "crop_flip", "test_limit": 100},
+            "partition": {"kind": "iid", "clients": CLIENTS},
+            "proxy": {"name": options.model},
+            "training": {"rounds": options.rounds, "batch_size": BATCH, **(FAST if CUDA else {})},
+            "evaluation": {"every": 1000},
+            "resources": {"backend": backend, "gpus_per_client": share, "cpus_per_client": 1},
+        }
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
