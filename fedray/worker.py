@@ -26,6 +26,7 @@ from fedray.data.federation import Federation
 from fedray.errors import RefusedError
 from fedray.evaluation import tally
 from fedray.models import proxies
+from fedray.models.flops import training_flops
 from fedray.models.projection import Projected
 from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
 from fedray.seeding import torch_rng
@@ -33,9 +34,8 @@ from fedray.shard import Normalization, Shard
 from fedray.teachers.bank import Values
 from fedray.teachers.roster import Roster, peak_bytes
 from fedray.teachers.served import Banked, Online
-from fedray.types import ClientFailure, ClientTask, ClientUpdate, Indices, Made, Question, Weights
+from fedray.types import Beginning, ClientFailure, ClientTask, ClientUpdate, Indices, Made, Question, Range, Weights
 
-Range = tuple[int, int]
 Taught: TypeAlias = dict[str, npt.NDArray[np.float32]]
 """What the bank says of a client's examples: `logits` [E, n, classes] or `features` [E, n, d]."""
 
@@ -52,6 +52,17 @@ class Worker:
         self._models: dict[str, nn.Module] = {}
         self._trainers: dict[tuple[int, ...], Trainer] = {}
         self._teachers = Roster(experiment, federation, self._device)
+
+    def begin(self, model: str) -> Made:
+        """What a run begins with, its `model` being the proxy."""
+        first = initial_model(self._experiment.proxy, self._federation, self._experiment.seed, model)
+        gpu = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else None
+        return Made(Beginning(get_weights(first), parameter_names(first), gpu))
+
+    def flops(self, model: str) -> Made:
+        """What an example's forward and backward pass through `model` takes."""
+        spec = self._experiment.proxy if model == "proxy" else self._private_spec
+        return Made(training_flops(spec, self._federation.train.shape))
 
     def train(self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None) -> Made:
         """One client's local epochs, from the global weights and what it kept of its last ones.
