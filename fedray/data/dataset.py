@@ -77,7 +77,7 @@ def channel_statistics(dataset: Dataset) -> tuple[npt.NDArray[np.float32], npt.N
     """Mean and standard deviation of each channel, as float32 [channels], images scaled to 0..1."""
     parts = range(0, len(dataset), 64)  # counting takes eight times the memory of what is counted
     counts = [
-        sum(np.bincount(dataset.images[start : start + 64, c].ravel(), minlength=256) for start in parts)
+        np.sum([np.bincount(dataset.images[start : start + 64, c].ravel(), minlength=256) for start in parts], axis=0)
         for c in range(dataset.images.shape[1])
     ]
     levels = np.arange(256) / 255
