@@ -83,7 +83,11 @@ def test_only_those_that_must_import_ray(module: str) -> None:
 
 def test_neither_the_command_nor_the_driver_waits_for_torch() -> None:
     """Each worker imports it; where the driver did, it would take their cores and their memory meanwhile."""
-    for module, heavy in (("cli", "ray|torch|numpy|pandas"), ("runner", "ray|torch|pandas"), ("driver", "torch|pandas")):
+    for module, heavy in (
+        ("cli", "ray|torch|numpy|rich"),
+        ("runner", "ray|torch|pandas"),
+        ("driver", "torch|pandas"),
+    ):
         script = f"import fedray.{module}, sys; print(*sys.modules.keys() & set('{heavy}'.split('|')))"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [], module
