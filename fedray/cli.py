@@ -15,19 +15,17 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedray.errors import RunError, SpecError
 from fedray.stopping import Sigterm
 
-PLAIN: Any = None
-"""Help without rich, whose boxes take twice as long as all the rest of it."""
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=PLAIN)
+# Help in plain text: rich's boxes take twice as long as all the rest of it.
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 teachers = typer.Typer(
-    no_args_is_help=True, help="The bank of teachers' answers, and how good the teachers are.", rich_markup_mode=PLAIN
+    no_args_is_help=True, help="The bank of teachers' answers, and how good the teachers are.", rich_markup_mode=None
 )
 app.add_typer(teachers, name="teachers")
 
