@@ -1,91 +1,128 @@
 """A weighted mean of weights whose bits do not depend on the order of addition."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fedray.types import Weights
 
-COARSE = 2.0**8
-FINE = 2.0**36
-"""n·x is kept as coarse / 2⁸ + fine / 2⁴⁴, both whole numbers.
+Array: TypeAlias = npt.NDArray[Any]
 
-With |x| <= 2²⁰ (what `check_weights` lets through), up to 2²⁵ examples and 2¹⁷ clients neither sum
-passes 2⁵³, up to which float64 counts exactly. What is rounded off is at most 2⁻⁴⁵ per client,
-before the division by the examples: far below half a float32 ulp of any weight that matters.
+UNIT = 2.0**44
+"""Each n·x is counted in units of 2⁻⁴⁴. What is rounded off is at most 2⁻⁴⁵ per client, before the division by the
+examples: far below half a float32 ulp of any weight that matters."""
+
+NARROW = 2.0**18
+"""Up to which sum of n·|x| an int64 surely holds the count."""
+
+FINE = 2.0**36
+"""Beyond it, the count is coarse · 2³⁶ + fine, both whole numbers in float64.
+
+With |x| <= 2²⁰ (what `check_weights` lets through), up to 2²⁵ examples and 2¹⁷ clients neither
+passes 2⁵³, up to which float64 counts exactly.
 """
+
+BLOCK = 2**13
+"""How many numbers are added at a time: few enough to stay in a core's own cache on the way."""
 
 
 class ExactMean:
     """Fold updates in, in any order, on any node; `mean` gives the same bits.
 
     Floating-point sums depend on their order, sums of whole numbers do not. So each weight·x is
-    rounded once to two whole numbers (coarse and fine) and those are added. Memory: 16 bytes for
-    each parameter, however many updates there are.
+    rounded once to whole units and those are added. Memory, and what travels: 8 bytes for each
+    parameter, however many updates there are; 16 where their values are large.
     """
 
     def __init__(self) -> None:
         self.total = 0
-        self._coarse: dict[str, npt.NDArray[np.float64]] = {}
-        self._fine: dict[str, npt.NDArray[np.float64]] = {}
+        self._sums: dict[str, Sum] = {}
 
     def add(self, weights: Weights, weight: int) -> None:
         """Fold in one update that counts `weight` times."""
         self.total += weight
         for name, array in weights.items():
-            fine = array.astype(np.float64)
-            fine *= weight * COARSE
-            coarse = np.rint(fine)
-            fine -= coarse
-            fine *= FINE
-            np.rint(fine, out=fine)
-            self._accumulate(name, coarse, fine)
+            self._sum(name, array.shape).add(array, weight)
 
     def merge(self, other: "ExactMean") -> None:
         """Fold in all that another mean has folded in."""
         self.total += other.total
-        for name, coarse in other._coarse.items():
-            self._accumulate(name, coarse, other._fine[name])
+        for name, each in other._sums.items():
+            self._sum(name, each.shape).merge(each)
+
+    def fold(self, part: "Weights | ExactMean", weight: int) -> None:
+        """Fold in one update, or the sum of several, that counts `weight` times."""
+        if isinstance(part, ExactMean):
+            assert part.total == weight, "a sum knows what it is a sum of"
+            self.merge(part)
+        else:
+            self.add(part, weight)
 
     def mean(self, like: Weights) -> Weights:
         """The mean, in the types of `like`; integers (BatchNorm's counters) are rounded."""
-        return {name: self._mean(name, array.dtype) for name, array in like.items()}
+        return {name: self._sums[name].divided(self.total, array.dtype) for name, array in like.items()}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What travels from node to node: 8 bytes for each parameter where they are enough, else 16."""
-        sums = {name: _packed(coarse, self._fine[name]) for name, coarse in self._coarse.items()}
-        return {"total": self.total, "sums": sums}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.total = state["total"]
-        both = {name: _unpacked(*packed) for name, packed in state["sums"].items()}
-        self._coarse = {name: coarse for name, (coarse, _) in both.items()}
-        self._fine = {name: fine for name, (_, fine) in both.items()}
-
-    def _accumulate(self, name: str, coarse: npt.NDArray[np.float64], fine: npt.NDArray[np.float64]) -> None:
-        if name in self._coarse:
-            self._coarse[name] += coarse
-            self._fine[name] += fine
-        else:
-            self._coarse[name], self._fine[name] = coarse.copy(), fine.copy()
-
-    def _mean(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        mean = (self._coarse[name] + self._fine[name] / FINE) / COARSE / self.total + 0.0  # which makes -0 a 0
-        return np.asarray(np.rint(mean) if np.issubdtype(dtype, np.integer) else mean).astype(dtype)
+    def _sum(self, name: str, shape: tuple[int, ...]) -> "Sum":
+        if name not in self._sums:
+            self._sums[name] = Sum(shape)
+        return self._sums[name]
 
 
-def _packed(coarse: npt.NDArray[np.float64], fine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], ...]:
-    """coarse · 2³⁶ + fine as one whole number, where it fits: the same sum, so the same mean."""
-    carry = np.rint(fine / FINE)
-    coarse, fine = np.asarray(coarse + carry), np.asarray(fine - carry * FINE)
-    if np.abs(coarse).max(initial=0) >= 2**26:
-        return coarse, fine
-    return (np.asarray(coarse.astype(np.int64) * int(FINE) + fine.astype(np.int64)),)
+class Sum:
+    """Of arrays of one shape: how many units there are in each of its numbers."""
 
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self._extent = 0.0  # no number is larger
+        self._count: tuple[Array, ...] = (np.zeros(shape, np.int64),)  # or coarse and fine
 
-def _unpacked(*packed: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    if len(packed) == 2:
-        return packed[0], packed[1]
-    coarse = np.asarray((packed[0] + int(FINE) // 2) // int(FINE))
-    return coarse.astype(np.float64), np.asarray(packed[0] - coarse * int(FINE)).astype(np.float64)
+    def add(self, array: Array, weight: int) -> None:
+        """`weight` times the array."""
+        self._grow(weight * max(-float(array.min()), float(array.max())) if array.size else 0.0)
+        values, count = array.reshape(-1), [part.reshape(-1) for part in self._count]
+        for start in range(0, array.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            units = values[block].astype(np.float64)
+            if len(count) == 1:
+                units *= weight * UNIT
+                count[0][block] += np.rint(units, out=units).astype(np.int64)
+                continue
+            units *= weight * (UNIT / FINE)
+            coarse = np.rint(units)
+            count[0][block] += coarse
+            units -= coarse
+            units *= FINE
+            count[1][block] += np.rint(units, out=units)
+
+    def merge(self, other: "Sum") -> None:
+        """All that another has added."""
+        self._grow(other._extent)
+        theirs = other._count if len(self._count) == 1 else other._wide()
+        for mine, part in zip(self._count, theirs, strict=True):
+            mine += part
+
+    def divided(self, total: int, dtype: np.dtype[Any]) -> Array:
+        """The sum by `total`, in a type."""
+        counted = self._count[0].astype(np.float64) if len(self._count) == 1 else self._joined()
+        counted /= UNIT
+        counted /= total
+        counted += 0.0  # which makes -0 a 0
+        return np.asarray(np.rint(counted) if np.issubdtype(dtype, np.integer) else counted).astype(dtype)
+
+    def _grow(self, extent: float) -> None:
+        self._extent += extent
+        if self._extent >= NARROW:
+            self._count = self._wide()
+
+    def _wide(self) -> tuple[Array, ...]:
+        """Coarse and fine."""
+        if len(self._count) == 2:
+            return self._count
+        (count,) = self._count
+        coarse = (count + 2**35) >> 36
+        return coarse.astype(np.float64), np.asarray(count - (coarse << 36)).astype(np.float64)
+
+    def _joined(self) -> Array:
+        coarse, fine = self._count
+        return np.asarray((coarse + fine / FINE) * FINE)

@@ -10,10 +10,11 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -21,8 +22,11 @@ import typer
 from fedray.errors import RunError, SpecError
 from fedray.stopping import Sigterm
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-teachers = typer.Typer(no_args_is_help=True, help="The bank of teachers' answers, and how good the teachers are.")
+# Help in plain text: rich's boxes take twice as long as all the rest of it.
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+teachers = typer.Typer(
+    no_args_is_help=True, help="The bank of teachers' answers, and how good the teachers are.", rich_markup_mode=None
+)
 app.add_typer(teachers, name="teachers")
 
 
@@ -40,6 +44,8 @@ def main() -> None:
 def about(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Federated learning with foundation-model distillation, on Ray."""
     if show_version:
+        from importlib.metadata import version
+
         print(f"fedray {version('fedray')}")
 
 
@@ -56,12 +62,14 @@ def run(
 ) -> None:
     """Run an experiment, or each experiment of a space in turn, and print what came out."""
     from fedray import spec_file
+    from fedray.cluster import stop_ray
     from fedray.display import Progress, print_summary
     from fedray.runner import Session
     from fedray.storage import DONE, storage_of
 
     runs = spec_file.load(spec, overrides or [])
     storage = storage_of(results).below(spec.stem)
+    _meanwhile(import_module, "analysis.summary")  # which needs pandas
     with _stopping() as stopping, Session(verbose=verbose) as session:
         storage.erase(DONE)
         for each in runs:
@@ -69,9 +77,11 @@ def run(
                 for result in session.run(each.experiment, f"{results}/{each.name}", resume=resume):
                     progress.update(result)
                 progress.end()
+    leaving = _meanwhile(stop_ray)
     if not stopping.received:
         storage.write(DONE, f"{len(runs)} of {len(runs)} runs\n")
         print_summary(str(storage), runs)
+    leaving.join()
 
 
 @app.command()
@@ -286,6 +296,13 @@ def check_teachers(
                     else:
                         progress.update(event)
     print_checked(list(found))
+
+
+def _meanwhile(work: Callable[..., object], *arguments: object) -> Thread:
+    """Begin something that takes its time, and go on."""
+    thread = Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fedray.graphed import Graphed
 from fedray.objective import Step
 from fedray.seeding import torch_rng
 from fedray.shard import Batch, Shard, batches
-from fedray.types import Term
+from fedray.types import Term, loss_column
 
 
 def local_update(trainer: "Trainer", shard: Shard, *, first_epoch: int, seed: int, client: int) -> dict[str, float]:
@@ -108,11 +108,6 @@ class Trainer:
         torch.autograd.backward(losses)
         self._optimizer.step()
         self._optimizer.zero_grad()
-
-
-def loss_column(model: str, term: str) -> str:
-    """How a term's mean is called: `loss_kd`, or `loss_private_kd` for a model beside the proxy."""
-    return f"loss_{term}" if model == "proxy" else f"loss_{model}_{term}"
 
 
 class Meter:

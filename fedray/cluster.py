@@ -19,6 +19,7 @@ def start_ray(*, verbose: bool = False) -> None:
     """
     # What Ray does anyway from 2.55 on, said aloud so that it does not warn.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets its own services, and all others, go first
     address = os.environ.get("RAY_ADDRESS", "local")
     import ray
 
@@ -32,12 +33,21 @@ def start_ray(*, verbose: bool = False) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
 
 
+def stop_ray() -> None:
+    """Leave the cluster, or stop the Ray that was started here; left to the end of the process, that takes longer."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
+
+
 def _init(address: str, *, verbose: bool) -> None:
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
     try:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level)
+        dashboard = False if address == "local" else None  # which a cluster that is joined has or has not
+        ray.init(address=address, log_to_driver=verbose, logging_level=level, include_dashboard=dashboard)
     except ConnectionError as error:
         raise SpecError(f"the Ray cluster at RAY_ADDRESS={address} does not let us in ({error}).") from error
     except (RuntimeError, TimeoutError, OSError) as error:

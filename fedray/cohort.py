@@ -1,16 +1,24 @@
 """The clients of a round: trained, their proxies added up, their failures tolerated or not."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeAlias
 
 from fedray import rows
 from fedray.aggregation import ExactMean
 from fedray.backends.base import Answer, Backend, Failure, Handle, LateError
 from fedray.config import Experiment
 from fedray.data.federation import Federation
-from fedray.errors import RefusedError, RunError
+from fedray.errors import RunError
 from fedray.types import ClientFailure, ClientTask, ClientUpdate, Fault
+
+Bundle: TypeAlias = tuple[ClientTask, ...]
+"""Clients that one call trains."""
+
+CALLS = 64
+"""How many calls a round has for each that is made at a time, where it has so many clients: enough to even out."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +47,70 @@ class Cohort:
         kept: Mapping[int, Handle],
     ) -> Trained:
         """A round. Raises RunError as soon as more fails than the spec allows, LostError as `Backend.map` does."""
-        largest_first = sorted(clients, key=lambda client: -len(self._federation.shards[client]))
-        tasks = [ClientTask(number, client) for client in largest_first]
-        calls = [(task, weights, taught.get(task.client), kept.get(task.client)) for task in tasks]
+        bundles = [tuple(ClientTask(number, client) for client in bundle) for bundle in self._bundles(clients)]
+        given = {client: (taught.get(client), kept.get(client)) for client in clients}
         total, keeping, outcomes = self._backend.total(), dict[int, Handle](), list[rows.Outcome]()
-        start = time.perf_counter()
-        for answer in self._backend.map("train", calls, self._limit):
-            outcomes.append(_outcome(tasks[answer.call], answer))
-            self._note_late(tasks[answer.call], time.perf_counter() - start)
-            if isinstance(answer, Answer):
-                total.add(answer, self._strategy.weight(answer.value.examples))
-                keeping |= {answer.value.client: answer.kept} if self._strategy.keeps else {}
-            self._tolerate(outcomes, len(clients))
+        failed, start = list[ClientFailure](), time.perf_counter()
+        for bundle, answer in self._answers(bundles, weights, given):
+            new = _outcomes(bundle, answer)
+            outcomes += new
+            self._note_late(new, time.perf_counter() - start)
+            if isinstance(answer, Answer) and (updates := [each for each in new if isinstance(each, ClientUpdate)]):
+                total.add(answer, sum(self._strategy.weight(update.examples) for update in updates))
+                keeping |= {updates[0].client: answer.kept} if self._strategy.keeps else {}
+            if failures := [each for each in new if isinstance(each, ClientFailure)]:
+                failed += failures
+                self._tolerate(failed, len(clients))
         return Trained(total.mean(), keeping, sorted(outcomes, key=lambda outcome: outcome.client))
+
+    def _answers(
+        self, bundles: Sequence[Bundle], weights: Handle, given: Mapping[int, tuple[Handle, Handle]]
+    ) -> Iterator[tuple[Bundle, Answer | Failure]]:
+        """As the calls are done. Where several clients have lost their workers together, each is tried by itself."""
+        each = [zip(*(given[task.client] for task in bundle), strict=True) for bundle in bundles]
+        calls = [(bundle, weights, *chain(*pair)) for bundle, pair in zip(bundles, each, strict=True)]
+        lost = list[Bundle]()
+        for answer in self._backend.map("train_all", calls, self._limit):
+            bundle = bundles[answer.call]
+            if isinstance(answer, Failure) and len(bundle) > 1:
+                lost += [(task,) for task in bundle]
+            else:
+                yield bundle, answer
+        if lost:
+            yield from self._answers(lost, weights, given)
+
+    def _bundles(self, clients: Sequence[int]) -> list[list[int]]:
+        """Largest first. Of many small ones several share a call, which costs as much as training a few examples.
+
+        Not where each has something of its own to send or a deadline to meet.
+        """
+        sizes = {client: len(self._federation.shards[client]) for client in clients}
+        alone = bool(self._strategy.keeps) or self._training.deadline is not None
+        enough = 0.0 if alone else sum(sizes.values()) / (CALLS * self._backend.at_once)
+        bundles, room = list[list[int]](), 0.0
+        for client in sorted(clients, key=lambda client: -sizes[client]):
+            if room <= 0:
+                bundles.append([])
+                room = enough
+            bundles[-1].append(client)
+            room -= sizes[client]
+        return bundles
 
     @property
     def _limit(self) -> float | None:
         """Seconds after which nobody waits any more."""
         return self._training.deadline if self._training.late == "drop" else None
 
-    def _note_late(self, task: ClientTask, seconds: float) -> None:
+    def _note_late(self, outcomes: Sequence[rows.Outcome], seconds: float) -> None:
         deadline = self._training.deadline
         if self._training.late == "wait" and deadline is not None and seconds > deadline:
             after = f"after {seconds:.1f} s, the deadline was {deadline:g} s"
-            self._backend.faults.append(Fault("client late", f"client {task.client}", "", "waited for", after))
+            self._backend.faults += [
+                Fault("client late", f"client {outcome.client}", "", "waited for", after) for outcome in outcomes
+            ]
 
-    def _tolerate(self, outcomes: Sequence[rows.Outcome], cohort: int) -> None:
+    def _tolerate(self, failures: Sequence[ClientFailure], cohort: int) -> None:
         """Raises RunError as soon as a round has more failures than the spec allows."""
-        failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
         refused = [failure for failure in failures if not failure.late]
         training = self._training
         if refused and training.failures == "abort":
@@ -78,13 +122,11 @@ class Cohort:
             )
 
 
-def _outcome(task: ClientTask, answer: Answer | Failure) -> rows.Outcome:
-    """The client's update, or why there is none."""
+def _outcomes(bundle: Bundle, answer: Answer | Failure) -> Sequence[rows.Outcome]:
+    """Of each client its update, or why there is none."""
     if isinstance(answer, Answer):
-        update: ClientUpdate = answer.value
-        return update
+        outcomes: Sequence[rows.Outcome] = answer.value
+        return outcomes
     error, late = answer.error, isinstance(answer.error, LateError)
-    if late or isinstance(error, RefusedError):  # where it was raised says nothing
-        return ClientFailure(task.client, task.round, answer.node, str(error), late=late)
-    reason = f"{type(error).__name__}: {error}"
-    return ClientFailure(task.client, task.round, answer.node, reason, answer.traceback)
+    reason = str(error) if late else f"{type(error).__name__}: {error}"
+    return [ClientFailure(task.client, task.round, answer.node, reason, answer.traceback, late=late) for task in bundle]

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedray import checkpoint, costs, lessons, rows
 from fedray.asking import Asker, Costs
 from fedray.backends.base import Backend, Handle
@@ -24,19 +22,20 @@ from fedray.environment import environment
 from fedray.errors import LostError, RunError, SpecError
 from fedray.evaluation import Tally
 from fedray.folder import Folder
-from fedray.models.weights import check_weights, distance, get_weights, nbytes, parameter_names
+from fedray.models.weights import check_weights, distance, nbytes
 from fedray.tables import Tables, write_confusion
 from fedray.teachers.bank import Bank
 from fedray.types import (
+    Beginning,
     Event,
     Fault,
+    Range,
     RoundResult,
     Row,
     ServerState,
     Wait,
     Waiting,
 )
-from fedray.worker import Range, initial_model
 
 PART = 1000
 """How many images one call evaluates; fixed, so that sums do not depend on the workers."""
@@ -73,21 +72,19 @@ class Driver:
         patience: float = 0,
     ) -> None:
         """`patience`: seconds to wait for another run to leave the folder."""
-        torch.set_num_threads(experiment.resources.threads)  # and nothing else: the driver leaves GPUs alone
         self._experiment = experiment
         self._command = command or sys.argv
         self._folder = Folder(folder)
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._patience = patience
         self._data = federation.load(experiment, read)
-        proxy = initial_model(experiment.proxy, self._data, experiment.seed, "proxy")
-        self._first_weights, self._parameters = get_weights(proxy), parameter_names(proxy)
         lessons.check_assignment(experiment, self._data)
         self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)
         self._cohort = Cohort(experiment, self._data, self._backend)
         self._asker = Asker(experiment, self._data, self._backend, Bank(cache))
         self._lessons = lessons.Lessons(experiment, self._data, self._backend, self._asker)
-        self._standing = Standing(ServerState(0, self._first_weights))
+        self._beginning: Beginning
+        self._standing = Standing(ServerState(0, {}))  # until the workers are there
         self._saved = 0
         self._stopped = self._described = False
         self._committing = threading.Lock()
@@ -102,6 +99,9 @@ class Driver:
         losses = rows.loss_columns(self._experiment.strategy)
         try:
             with self._folder.lock(self._patience):
+                for text in self._backend.ready():  # so that the first round's seconds are its own
+                    yield Waiting(text)
+                (self._beginning,) = self._backend.collect("begin", [("proxy",)])
                 self._restore()
                 self._describe()
                 with self._folder.tables(losses, self._round) as tables:
@@ -127,9 +127,6 @@ class Driver:
 
     def _run_rounds(self, tables: Tables) -> Iterator[Event]:
         rounds, losses = self._experiment.training.rounds, 0
-        if self._round < rounds:
-            for text in self._backend.ready():  # so that the first round's seconds are its own
-                yield Waiting(text)
         if 0 < self._round < rounds:
             tables.report(
                 self._round, [Fault("interrupted", "run", platform.node(), f"went on from round {self._round}")]
@@ -143,7 +140,8 @@ class Driver:
             else:
                 losses = 0
                 yield result
-        costs.write(self._folder.path, self._experiment, self._data, self._asker.costs)
+        (flops,) = self._backend.collect("flops", [("proxy",)])
+        costs.write(self._folder.path, self._experiment, self._asker.costs, flops)
         checkpoint.save_weights(self._folder.model, self._standing.state.weights)
 
     def _next_round(self, tables: Tables) -> Generator[Wait, None, RoundResult]:
@@ -206,7 +204,7 @@ class Driver:
         due = self._is_due(self._experiment.evaluation.every, state.round)
         tally = self._evaluate(state) if due else None
         report = rows.report(number, trained.outcomes, tally, self._data, nbytes(state.weights))
-        moved = distance(state.weights, standing.state.weights, self._parameters)
+        moved = distance(state.weights, standing.state.weights, self._beginning.parameters)
         report.round.update(rows.agreement(self._experiment.strategy, trained.outcomes, moved))
         return Standing(state, standing.kept | trained.kept), report
 
@@ -224,7 +222,7 @@ class Driver:
     def _describe(self, taught: Tally | None = None) -> None:
         """Write what this run is: its spec, its environment, its partition; once it is known, what it is taught."""
         self._described = taught is not None or not self._lessons.quantities
-        facts = environment(self._experiment, self._command)
+        facts = environment(self._experiment, self._command, self._beginning.gpu)
         if taught is not None:
             facts["teacher_accuracy"] = taught.accuracy
             write_confusion(self._folder.path, "teacher", taught.confusion())
@@ -245,8 +243,8 @@ class Driver:
     def _restore(self) -> None:
         """Stand where the newest whole checkpoint stands, or at the beginning."""
         found = checkpoint.load(self._folder.checkpoint)
-        state, private = found or (ServerState(0, self._first_weights), {})
-        if problem := check_weights(state.weights, self._first_weights):
+        state, private = found or (ServerState(0, self._beginning.weights), {})
+        if problem := check_weights(state.weights, self._beginning.weights):
             raise SpecError(f"'{self._folder.checkpoint}' does not fit this spec: {problem}")
         kept = {client: self._backend.share(weights) for client, weights in private.items()}
         self._standing, self._saved = Standing(state, kept), state.round

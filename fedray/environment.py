@@ -14,10 +14,8 @@ from fedray.types import Row
 PACKAGES = ("fedray", "ray", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pandas")
 
 
-def environment(experiment: Experiment, command: Sequence[str]) -> Row:
+def environment(experiment: Experiment, command: Sequence[str], gpu: str | None) -> Row:
     """Versions, machine, device and the commit of the checkout that fedray runs from."""
-    import torch
-
     return {
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
@@ -28,7 +26,7 @@ def environment(experiment: Experiment, command: Sequence[str]) -> Row:
         "cores": os.cpu_count(),
         "threads_per_client": experiment.resources.threads,
         "files": named_files(experiment),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "gpu": gpu,
     }
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fedray.types import Indices, Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RARE = 0.05
 """A class is rare for a client where it makes up less than this share of the client's examples."""
@@ -76,13 +77,17 @@ class Tally:
         return float(((rare @ self.right)[with_rare] / examples[with_rare]).mean())
 
 
-@torch.inference_mode()
-def tally(predict: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, classes: int, batch_size: int) -> Tally:
+def tally(
+    predict: "Callable[[Tensor], Tensor]", images: "Tensor", labels: "Tensor", classes: int, batch_size: int
+) -> Tally:
     """Count what `predict` makes of images [N, ...] and labels int64 [N]; it gives logits [B, classes]."""
+    import torch
+
     predicted, loss = torch.empty_like(labels), torch.zeros((), dtype=torch.float64, device=labels.device)
-    for start in range(0, len(labels), batch_size):
-        part = slice(start, start + batch_size)
-        logits = predict(images[part])
-        predicted[part] = logits.argmax(1)
-        loss += cross_entropy(logits.double(), labels[part], reduction="sum")
+    with torch.inference_mode():
+        for start in range(0, len(labels), batch_size):
+            part = slice(start, start + batch_size)
+            logits = predict(images[part])
+            predicted[part] = logits.argmax(1)
+            loss += torch.nn.functional.cross_entropy(logits.double(), labels[part], reduction="sum")
     return Tally(labels.cpu().numpy(), predicted.cpu().numpy(), classes, float(loss))

@@ -1,11 +1,10 @@
 """What each client is taught in a round: which teachers it has, on which views, made into one."""
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fedray.asking import Asker
 from fedray.backends.base import Backend, Handle
@@ -15,10 +14,14 @@ from fedray.data.views import PLAIN, VIEWS, choose_views
 from fedray.errors import SpecError
 from fedray.evaluation import Tally
 from fedray.teachers.bank import Values
-from fedray.teachers.blend import Blend
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.sections import Adapted, Precomputed, Several, members, members_of
 from fedray.types import Indices, Quantity, Question, Wait
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedray.teachers.blend import Blend
 
 Rows: TypeAlias = Mapping[int, Indices]
 """Of each client, which rows: images as they are, or `image * VIEWS + view`."""
@@ -112,6 +115,12 @@ class Lessons:
         new = {client: values for client, values in answers.items() if client not in self._blends}
         if new and self.viewed:
             new = yield from self._of_each("logits", {client: self._plain(client) for client in new})
+        if not new:
+            return
+        import torch
+
+        from fedray.teachers.blend import Blend
+
         for client, values in new.items():
             labels = torch.from_numpy(self._federation.train.labels[self._federation.shards[client]])
             assert isinstance(self._teacher, Several), "one teacher is not blended"
@@ -171,7 +180,9 @@ def check_assignment(experiment: Experiment, federation: Federation) -> None:
         raise SpecError(f"teacher.assignment has {len(teacher.assignment)} entries, but there are {clients} clients.")
 
 
-def _tensors(values: Sequence[Values]) -> list[torch.Tensor]:
+def _tensors(values: Sequence[Values]) -> "list[Tensor]":
+    import torch
+
     return [torch.from_numpy(each) for each in values]
 
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fedray.client import loss_column
 from fedray.data.federation import Federation
 from fedray.evaluation import Tally
 from fedray.strategies.base import Strategy
-from fedray.types import ClientFailure, ClientUpdate, Fault, Row
+from fedray.types import ClientFailure, ClientUpdate, Fault, Row, loss_column
 
 Outcome: TypeAlias = ClientUpdate | ClientFailure
 

@@ -37,9 +37,13 @@ def torch_rng(device: "torch.device | None", root: int, *labels: Label) -> Itera
     """
     import torch
 
-    on_gpu = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        torch.manual_seed(derive_seed(root, *labels))
+    seed = derive_seed(root, *labels)
+    gpu = device if device is not None and device.type == "cuda" else None
+    with torch.random.fork_rng(devices=[gpu] if gpu else []):
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes milliseconds to note it for all GPUs
+        if gpu:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -1,6 +1,6 @@
 """The values that travel between driver, backends and clients. All frozen, none needs torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -11,6 +11,7 @@ Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 """A model's parameters and buffers by their `state_dict` names, C-contiguous."""
 
 Indices: TypeAlias = npt.NDArray[np.int64]
+Range: TypeAlias = tuple[int, int]
 Row: TypeAlias = dict[str, Any]
 Quantity: TypeAlias = Literal["logits", "features", "head"]
 """What can be asked of a teacher; `head` is what a linear probe fits: [classes, d + 1], bias last."""
@@ -27,6 +28,11 @@ class Term:
     loss: str
     weight: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def loss_column(model: str, term: str) -> str:
+    """How a term's mean is called: `loss_kd`, or `loss_private_kd` for a model beside the proxy."""
+    return f"loss_{term}" if model == "proxy" else f"loss_{model}_{term}"
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,17 @@ class Made(NamedTuple):
     """What a worker made for one call. Only the answer travels to the driver; the rest stays where it was made."""
 
     answer: Any
-    weights: Weights | None = None  # to be added up
+    weights: Any = None  # `Weights` to be added up, or an `ExactMean` of several
     kept: Weights | None = None  # what the client begins its next round with
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a run begins with, as a worker finds it."""
+
+    weights: Weights  # the first proxy's
+    parameters: Sequence[str]  # which of them are trained
+    gpu: str | None  # what the worker trains on, where that is one
 
 
 @dataclass(frozen=True)

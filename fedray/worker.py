@@ -7,8 +7,10 @@ and goes back with the answer.
 import os
 import platform
 import time
+import traceback
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedray import allocator
+from fedray.aggregation import ExactMean
 from fedray.arithmetic import autocast, memory_format
 from fedray.client import Trainer, local_update
 from fedray.config import Experiment
@@ -23,6 +26,7 @@ from fedray.data.federation import Federation
 from fedray.errors import RefusedError
 from fedray.evaluation import tally
 from fedray.models import proxies
+from fedray.models.flops import training_flops
 from fedray.models.projection import Projected
 from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
 from fedray.seeding import torch_rng
@@ -30,9 +34,8 @@ from fedray.shard import Normalization, Shard
 from fedray.teachers.bank import Values
 from fedray.teachers.roster import Roster, peak_bytes
 from fedray.teachers.served import Banked, Online
-from fedray.types import ClientTask, ClientUpdate, Indices, Made, Question, Weights
+from fedray.types import Beginning, ClientFailure, ClientTask, ClientUpdate, Indices, Made, Question, Range, Weights
 
-Range = tuple[int, int]
 Taught: TypeAlias = dict[str, npt.NDArray[np.float32]]
 """What the bank says of a client's examples: `logits` [E, n, classes] or `features` [E, n, d]."""
 
@@ -49,6 +52,17 @@ class Worker:
         self._models: dict[str, nn.Module] = {}
         self._trainers: dict[tuple[int, ...], Trainer] = {}
         self._teachers = Roster(experiment, federation, self._device)
+
+    def begin(self, model: str) -> Made:
+        """What a run begins with, its `model` being the proxy."""
+        first = initial_model(self._experiment.proxy, self._federation, self._experiment.seed, model)
+        gpu = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else None
+        return Made(Beginning(get_weights(first), parameter_names(first), gpu))
+
+    def flops(self, model: str) -> Made:
+        """What an example's forward and backward pass through `model` takes."""
+        spec = self._experiment.proxy if model == "proxy" else self._private_spec
+        return Made(training_flops(spec, self._federation.train.shape))
 
     def train(self, task: ClientTask, weights: Weights, taught: Taught | None, kept: Weights | None) -> Made:
         """One client's local epochs, from the global weights and what it kept of its last ones.
@@ -74,6 +88,20 @@ class Worker:
             getattr(lessons, "passes", 0), getattr(lessons, "flops", 0), getattr(lessons, "seconds", 0.0),
         )  # fmt: skip
         return Made(update, trained, get_weights(self._kept_model()) if strategy.keeps else None)
+
+    def train_all(self, tasks: Sequence[ClientTask], weights: Weights, *given: Any) -> Made:
+        """Updates or failures of clients, and their sum. `given` is what each is taught, then what each has kept."""
+        sums, outcomes, made = ExactMean(), list[ClientUpdate | ClientFailure](), Made(None)
+        for task, taught, kept in zip(tasks, given[: len(tasks)], given[len(tasks) :], strict=True):
+            try:
+                made = self.train(task, weights, taught, kept)
+            except Exception as error:  # whatever a client raises is reported with the client's name
+                outcomes.append(_failure(task, error))
+                continue
+            outcomes.append(made.answer)
+            if len(tasks) > 1 and made.weights is not None:
+                sums.fold(made.weights, self._experiment.strategy.weight(made.answer.examples))
+        return Made(outcomes, sums if len(tasks) > 1 else made.weights, made.kept)
 
     def evaluate(self, part: Range, weights: Weights) -> Made:
         """Count what the proxy with these weights predicts for a part of the test set."""
@@ -168,6 +196,13 @@ class Worker:
             crop_flip=self._experiment.data.augment == "crop_flip",
             mixup=self._experiment.strategy.mixup,
         )
+
+
+def _failure(task: ClientTask, error: Exception) -> ClientFailure:
+    if isinstance(error, RefusedError):  # where it was raised says nothing
+        return ClientFailure(task.client, task.round, platform.node(), str(error))
+    reason = f"{type(error).__name__}: {error}"
+    return ClientFailure(task.client, task.round, platform.node(), reason, traceback.format_exc())
 
 
 def initial_model(proxy: proxies.Proxy, federation: Federation, seed: int, *purpose: str | int) -> nn.Module:

@@ -12,10 +12,10 @@ from fedray.asking import Asked, Asker, Wanted
 from fedray.backends.plan import cohort_size, draw_cohort
 from fedray.backends.serial import SerialBackend
 from fedray.config import Experiment
-from fedray.costs import training_flops
 from fedray.data.federation import Federation
 from fedray.lessons import Lessons
 from fedray.models import proxies
+from fedray.models.flops import training_flops
 from fedray.models.proxies import ImageShape, Proxy
 from fedray.models.weights import get_weights, nbytes
 from fedray.seeding import torch_rng

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from fedray.config import Experiment
-from fedray.costs import training_flops
 from fedray.data import federation
 from fedray.data.views import apply_views
 from fedray.driver import Driver
+from fedray.models.flops import training_flops
 from fedray.teachers import loading
 from fedray.teachers.bank import Bank
 from fedray.types import Row

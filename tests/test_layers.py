@@ -1,6 +1,8 @@
 """Dependencies point downward, and only those that must import Ray do."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,18 @@ def test_imports_point_downward(module: str) -> None:
 def test_only_those_that_must_import_ray(module: str) -> None:
     uses = any(target.split(".")[0] == "ray" for target in imports(FILES[module]))
     assert uses == (module in MAY_IMPORT_RAY)
+
+
+def test_neither_the_command_nor_the_driver_waits_for_torch() -> None:
+    """Each worker imports it; where the driver did, it would take their cores and their memory meanwhile."""
+    for module, heavy in (
+        ("cli", "ray|torch|numpy|rich"),
+        ("runner", "ray|torch|pandas"),
+        ("driver", "torch|pandas"),
+    ):
+        script = f"import fedray.{module}, sys; print(*sys.modules.keys() & set('{heavy}'.split('|')))"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [], module
 
 
 def test_analysis_reads_files_only() -> None:

@@ -33,15 +33,16 @@ class WorkerActor:
         import fedray.worker  # noqa: F401  torch takes seconds: start on it before the data is there
 
     def begin(
-        self, worker: type[Any], experiment: Experiment, train: Any, test: Any, rest: dict[str, Any]
+        self, worker: type[Any] | None, experiment: Experiment, train: Any, test: Any, rest: dict[str, Any]
     ) -> tuple[str, str]:
         """Make the worker that `call` speaks to; returns the node's id and name.
 
         The sets come apart: other trials may have put them already.
         """
         from fedray.data.federation import Federation
+        from fedray.worker import Worker
 
-        self._worker = worker(experiment, Federation(train, test, **rest))
+        self._worker = (worker or Worker)(experiment, Federation(train, test, **rest))
         return this_node(), platform.node()
 
     def call(self, method: str, *arguments: Any) -> Made:

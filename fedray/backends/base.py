@@ -18,7 +18,7 @@ class Answer:
 
     call: int  # its place among the calls
     value: Any
-    weights: Handle = None  # stays where it was made, to be added up there
+    weights: Handle = None  # one update, or the sum of several: stays where it was made, to be added up there
     kept: Handle = None  # likewise, until it is fetched or handed to a later call
     where: str = ""  # the node that has them
 
@@ -53,6 +53,11 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         """What went wrong and was made good, since somebody last looked and cleared it."""
+
+    @property
+    @abstractmethod
+    def at_once(self) -> int:
+        """How many calls are made at a time."""
 
     @abstractmethod
     def share(self, value: Any) -> Handle:

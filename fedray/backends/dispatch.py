@@ -73,7 +73,7 @@ class Dispatch:
     def _choose(self, subject: Any) -> int:
         """The client's own actor if it is idle, else whichever has been idle longest."""
         posts = self._pool.posts
-        home = posts[(getattr(subject, "client", None) or 0) % len(posts)]
+        home = posts[next(iter(_clients(subject)), 0) % len(posts)]
         return self._idle.index(home) if home in self._idle else 0
 
     def _next(self) -> Any:
@@ -177,6 +177,14 @@ def _failure(call: int, error: RayTaskError) -> Failure:
 
 
 def _named(method: str, subject: Any) -> str:
-    """`client 3` for its training, `evaluate (0, 1000)` for the rest."""
-    client = getattr(subject, "client", None)
-    return f"client {client}" if method == "train" else f"{method} {subject}"
+    """`client 3`, or `clients 3, 7 and 9`, for their training; `evaluate (0, 1000)` for the rest."""
+    if method != "train_all":
+        return f"{method} {subject}"
+    *others, last = map(str, _clients(subject))
+    return f"clients {', '.join(others)} and {last}" if others else f"client {last}"
+
+
+def _clients(subject: Any) -> list[int]:
+    """Whom a call is about, where it is about clients."""
+    clients = (getattr(one, "client", None) for one in (subject if isinstance(subject, tuple) else (subject,)))
+    return [client for client in clients if client is not None]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError
@@ -14,7 +14,9 @@ from fedray.backends.dispatch import Dispatch, room, settle
 from fedray.backends.totals import Adders, NodeTotal, got
 from fedray.config import Experiment
 from fedray.data.federation import Federation
-from fedray.worker import Worker
+
+if TYPE_CHECKING:
+    from fedray.worker import Worker
 
 STRAGGLERS = 30.0
 """Seconds to wait for the rest of the actors when some are there: they join as they come."""
@@ -33,7 +35,7 @@ class RayBackend(Backend):
         experiment: Experiment,
         federation: Federation,
         pool: ActorPool | None = None,
-        worker: type[Worker] = Worker,
+        worker: "type[Worker] | None" = None,
     ) -> None:
         super().__init__()
         self._pool, self._owns_pool = pool or ActorPool(), pool is None
@@ -43,6 +45,10 @@ class RayBackend(Backend):
         self._adders = Adders()
         for post in self._pool.posts:
             self._begin(post)
+
+    @property
+    def at_once(self) -> int:
+        return self._pool.at_once
 
     def share(self, value: Any) -> Any:
         return self._store.put(value)

@@ -20,6 +20,10 @@ class SerialBackend(Backend):
         super().__init__()
         self._worker = worker(experiment, federation)
 
+    @property
+    def at_once(self) -> int:
+        return 1
+
     def share(self, value: Any) -> Any:
         return value
 
@@ -62,7 +66,7 @@ class LocalTotal:
         self._mean = ExactMean()
 
     def add(self, answer: Answer, weight: int) -> None:
-        self._mean.add(answer.weights, weight)
+        self._mean.fold(answer.weights, weight)
 
     def mean(self) -> ExactMean:
         return self._mean

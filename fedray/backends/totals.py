@@ -20,11 +20,11 @@ class Adder:
         self._sum = -1
         self._mean = ExactMean()
 
-    def add(self, number: int, weights: Weights, weight: int) -> None:
+    def add(self, number: int, part: Weights | ExactMean, weight: int) -> None:
         """Fold in; a new number begins a new sum."""
         if number != self._sum:
             self._sum, self._mean = number, ExactMean()
-        self._mean.add(weights, weight)
+        self._mean.fold(part, weight)
 
     def take(self) -> ExactMean:
         """The sum."""
@@ -68,7 +68,7 @@ class NodeTotal:
 
     def add(self, answer: Answer, weight: int) -> None:
         if answer.where == self._adders.here:
-            self._mean.add(got(answer.weights), weight)
+            self._mean.fold(got(answer.weights), weight)
             return
         adder = self._adders.on(answer.where)
         self._sent.setdefault(answer.where, []).append(adder.add.remote(self._number, answer.weights, weight))

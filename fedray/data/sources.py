@@ -80,38 +80,65 @@ def _parquet(argument: str, side: Side, choose: Choose, size: int | None) -> Dat
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = sorted(glob.glob(str(Path(argument).expanduser())))  # noqa: PTH207  an absolute pattern, which Path.glob refuses
-    if not files:
+    names = sorted(glob.glob(str(Path(argument).expanduser())))  # noqa: PTH207  an absolute pattern, which Path.glob refuses
+    if not names:
         raise SpecError(f"data.{side}: no file matches 'parquet:{argument}'.")
     try:
-        table = pa.concat_tables([pq.read_table(file) for file in files])
+        files = [pq.ParquetFile(name) for name in names]
+        image_column, label_column = _columns([file.schema_arrow for file in files], argument, side)
+        labels = _integers([file.read(columns=[label_column]) for file in files], argument, side)
+        kept = choose(labels)
+        blobs, paths = _cells(files, image_column, kept)
     except (OSError, pa.ArrowException) as error:
         raise SpecError(f"data.{side}: '{argument}' cannot be read as parquet ({error}).") from error
-    image_column = _column(table, ("img", "image"), argument, side)
-    label_column = _column(table, ("label", "fine_label"), argument, side)
-    if not pa.types.is_integer(table.schema.field(label_column).type):
-        raise SpecError(f"data.{side}: '{argument}' has labels that are no integers in its column {label_column}.")
-    if not pa.types.is_struct(table.schema.field(image_column).type):
-        raise SpecError(f"data.{side}: '{argument}' must have a struct of bytes and path in its column {image_column}.")
-    if not len(table):
-        raise SpecError(f"data.{side}: '{argument}' holds no images.")
-    labels = table[label_column].to_numpy().astype(np.int64)
-    kept = choose(labels)
-    cells = table[image_column].take(pa.array(kept)).combine_chunks()
-    paths = cells.field("path").to_pylist()
     return Dataset(
         Path(argument).name,
-        _decode(
-            cells.field("bytes").to_pylist(),
-            [p or f"row {row}" for p, row in zip(paths, kept, strict=True)],
-            side,
-            size,
-        ),
+        _decode(blobs, [path or f"row {row}" for path, row in zip(paths, kept, strict=True)], side, size),
         labels[kept],
         kept,
         None if None in paths else np.array(paths, dtype=np.str_),
-        _class_names(table, label_column, labels),
+        _class_names(files[0].schema_arrow, label_column, labels),
     )
+
+
+def _columns(schemas: Sequence[Any], argument: str, side: Side) -> tuple[str, str]:
+    """Those of images and labels, which all files have alike."""
+    import pyarrow as pa
+
+    image_column = _column(schemas[0], ("img", "image"), argument, side)
+    label_column = _column(schemas[0], ("label", "fine_label"), argument, side)
+    if not all(schema.equals(schemas[0]) for schema in schemas):
+        raise SpecError(f"data.{side}: '{argument}' matches files with other columns than the first of them.")
+    if not pa.types.is_integer(schemas[0].field(label_column).type):
+        raise SpecError(f"data.{side}: '{argument}' has labels that are no integers in its column {label_column}.")
+    if not pa.types.is_struct(schemas[0].field(image_column).type):
+        raise SpecError(f"data.{side}: '{argument}' must have a struct of bytes and path in its column {image_column}.")
+    return image_column, label_column
+
+
+def _integers(tables: Sequence[Any], argument: str, side: Side) -> Indices:
+    """The labels, by way of lists: pyarrow's own way to NumPy waits for pandas."""
+    labels = [label for table in tables for label in table.column(0).to_pylist()]
+    if None in labels:
+        raise SpecError(f"data.{side}: '{argument}' has images without a label.")
+    if not labels:
+        raise SpecError(f"data.{side}: '{argument}' holds no images.")
+    return np.array(labels, dtype=np.int64)
+
+
+def _cells(files: Sequence[Any], column: str, rows: Indices) -> tuple[list[bytes], list[str | None]]:
+    """The images' bytes and paths of some rows, read a few at a time."""
+    blobs, paths = [b""] * len(rows), list[str | None]([None] * len(rows))
+    order = np.argsort(rows)
+    start = 0
+    for batch in (batch for file in files for batch in file.iter_batches(4096, columns=[column])):
+        first, last = np.searchsorted(rows[order], (start, start + len(batch)))
+        images, names = (batch.column(0).field(part) for part in ("bytes", "path"))
+        for place in order[first:last].tolist():
+            row = int(rows[place]) - start
+            blobs[place], paths[place] = images[row].as_py(), names[row].as_py()
+        start += len(batch)
+    return blobs, paths
 
 
 def _folder(argument: str, side: Side, choose: Choose, size: int | None) -> Dataset:
@@ -142,20 +169,22 @@ def _labels(data: Any) -> Any:
     return next((v for v in (getattr(data, n, None) for n in ("targets", "labels", "_labels")) if v is not None), None)
 
 
-def _column(table: Any, names: Sequence[str], argument: str, side: Side) -> str:
+def _column(schema: Any, names: Sequence[str], argument: str, side: Side) -> str:
     for name in names:
-        if name in table.column_names:
+        if name in schema.names:
             return name
-    raise SpecError(
-        f"data.{side}: '{argument}' has no column {' or '.join(names)}; it has {', '.join(table.column_names)}."
-    )
+    raise SpecError(f"data.{side}: '{argument}' has no column {' or '.join(names)}; it has {', '.join(schema.names)}.")
 
 
-def _class_names(table: Any, column: str, labels: Indices) -> tuple[str, ...]:
+def _class_names(schema: Any, column: str, labels: Indices) -> tuple[str, ...]:
     """From the `huggingface` metadata where there is any, else the numbers."""
-    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = metadata.get("info", {}).get("features", {}).get(column, {}).get("names")
     return tuple(names) if names else tuple(map(str, range(int(labels.max()) + 1)))
+
+
+AT_ONCE = 128
+"""How many images a thread decodes before it asks for more."""
 
 
 def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None) -> npt.NDArray[np.uint8]:
@@ -169,8 +198,13 @@ def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, siz
         except (OSError, TypeError, ValueError, SyntaxError) as error:  # Pillow raises all of them for damaged files
             raise SpecError(f"data.{side}: the image '{name}' cannot be decoded ({error}).") from error
 
+    def some(start: int) -> list[npt.NDArray[np.uint8]]:
+        part = slice(start, start + AT_ONCE)
+        return list(map(one, blobs[part], names[part]))
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return _stack(list(threads.map(one, blobs, names)), side)
+        parts = threads.map(some, range(0, len(blobs), AT_ONCE))
+        return _stack([image for part in parts for image in part], side)
 
 
 def _square(image: npt.NDArray[np.uint8], size: int | None) -> npt.NDArray[np.uint8]:

@@ -4,14 +4,16 @@ Padded by 4 and cropped back, an image has 9 x 9 x 2 = 162 views, numbered
 `(top * 9 + left) * 2 + flip`. View 80 = (4 * 9 + 4) * 2 is the plain image.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from fedray.seeding import hash_integers
 from fedray.types import Indices
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAD = 4
 OFFSETS = 2 * PAD + 1
@@ -24,10 +26,12 @@ def choose_views(examples: Indices, seed: int, epoch: int) -> npt.NDArray[np.int
     return (hash_integers(examples, seed, "view", epoch) % np.uint64(VIEWS)).astype(np.int64)
 
 
-def apply_views(images: Tensor, views: Tensor) -> Tensor:
+def apply_views(images: "Tensor", views: "Tensor") -> "Tensor":
     """uint8 [B, C, S, S] and int64 [B] -> the views, uint8 [B, C, S, S]; outside the image is 0."""
+    import torch
+
     size = images.shape[-1]
-    padded = F.pad(images, (PAD,) * 4).flatten(2)
+    padded = torch.nn.functional.pad(images, (PAD,) * 4).flatten(2)
     steps = torch.arange(size, device=images.device)
     flip, top, left = views % 2, views // (2 * OFFSETS), views // 2 % OFFSETS
     columns = torch.where(flip[:, None] == 1, steps.flip(0), steps) + left[:, None]

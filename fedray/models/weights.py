@@ -2,26 +2,31 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
 from fedray.types import Weights
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def get_weights(model: nn.Module) -> Weights:
+
+def get_weights(model: "nn.Module") -> Weights:
     """A copy of all parameters and buffers, on the CPU, C-contiguous."""
+    import torch
+
     return {
         name: value.to("cpu", copy=True, memory_format=torch.contiguous_format).numpy()
         for name, value in model.state_dict().items()
     }
 
 
-def set_weights(model: nn.Module, weights: Weights) -> None:
+def set_weights(model: "nn.Module", weights: Weights) -> None:
     """Overwrite all parameters and buffers. The arrays may be read-only, as Ray's shared ones are."""
+    import torch
+
     for name, value in model.state_dict().items():
         if value.device.type == "cpu":
             np.copyto(value.numpy(), weights[name], casting="no")
@@ -53,7 +58,7 @@ LARGEST = 2.0**20
 PIECE = 2**16
 
 
-def parameter_names(model: nn.Module) -> list[str]:
+def parameter_names(model: "nn.Module") -> list[str]:
     """What is trained; the other names are buffers, such as BatchNorm's counters."""
     return [name for name, _ in model.named_parameters()]
 

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedray.arithmetic import autocast
 from fedray.errors import SpecError
@@ -82,6 +81,8 @@ def frozen(module: nn.Module) -> nn.Module:
 
 def count_flops(work: Callable[[], object]) -> int:
     """Floating-point operations that torch counts while `work` runs: two for a multiplication and addition."""
+    from torch.utils.flop_counter import FlopCounterMode  # which takes its time
+
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it goes uncounted
     try:

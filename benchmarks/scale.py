@@ -1,0 +1,215 @@
+"""What fedray adds for each client of a round, and what memory that takes, by the number of clients.
+
+    .venv/bin/python benchmarks/scale.py
+    .venv/bin/python benchmarks/scale.py --clients 10 1000 --rounds 3 --repeats 1
+    .venv/bin/python benchmarks/scale.py --soak 500      # does memory grow over so many rounds?
+
+A round is always the same work: FedAvg over 10,000 digits of 4x4 pixels, however many clients share them, down to one
+digit each, on one actor. `local_update` is timed in there, call by call: what is added for each client of a round is
+(seconds of the round - seconds of `local_update`) / clients, checkpoint and tables included. Medians over all rounds
+but each run's first, and the range of the runs' medians. Memory is proportional (PSS), of driver and actor after the
+last round. Linux only.
+"""
+
+import argparse
+import io
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import ray
+import yaml
+
+import fedray
+from fedray import worker
+from fedray.backends.ray_actors import RayBackend
+from fedray.client import local_update
+from fedray.config import Experiment
+from fedray.driver import Driver
+from fedray.types import Made, RoundResult
+from fedray.worker import Worker
+
+DIGITS = 10_000
+ROLES = {"ray::Holder": "driver", "ray::DriverActor": "driver", "ray::WorkerActor": "actor"}
+
+
+def main() -> None:
+    options = arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.soak:
+            soak(options.soak, Path(folder))
+            return
+        digits = write_digits(Path(folder) / "digits.parquet")
+        print("clients      ms added for each     s/round, of which SGD   driver MB   actor MB", flush=True)
+        for clients in options.clients:
+            turns = [turn(digits, clients, options.rounds) for _ in range(options.repeats)]
+            added, whole, sgd, driver, actor = zip(*turns, strict=True)
+            print(
+                f"{clients:7,}   {shown(added):>20}   {statistics.median(whole):9.2f} {statistics.median(sgd):13.2f}   "
+                f"{statistics.median(driver):9.0f}   {statistics.median(actor):8.0f}",
+                flush=True,
+            )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--clients", type=int, nargs="+", default=[10, 100, 1000, 10_000])
+    parser.add_argument("--rounds", type=int, default=3, help="of a run, the first of which is not counted")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--soak", type=int, metavar="ROUNDS")
+    return parser.parse_args()
+
+
+def write_digits(file: Path) -> Path:
+    """Real digits, as often as it takes, as a parquet of images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    chosen = np.arange(DIGITS) % len(digits.target)
+    images = []
+    for image in np.round(digits.images * (255 / 16)).astype(np.uint8):
+        Image.fromarray(image).save(target := io.BytesIO(), format="png")
+        images.append({"bytes": target.getvalue(), "path": None})
+    pq.write_table(pa.table({"image": [images[i] for i in chosen], "label": digits.target[chosen]}), file)
+    return file
+
+
+def spec(digits: Path, clients: int, rounds: int) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "data": {"train": f"parquet:{digits}", "test": f"parquet:{digits}", "test_limit": 100, "size": 4},
+            "partition": {"kind": "iid", "clients": clients},
+            "training": {"rounds": rounds, "batch_size": 50, "lr": 0.001},
+            "resources": {"clients_per_actor": clients},
+        }
+    )
+
+
+class TimedWorker(Worker):
+    """A client's seconds are those of its SGD."""
+
+    def train(self, *arguments: Any) -> Made:
+        seconds = list[float]()
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            metrics = local_update(*arguments, **options)
+            seconds.append(time.perf_counter() - start)
+            return metrics
+
+        worker.local_update = timed
+        made = super().train(*arguments)
+        return made._replace(answer=replace(made.answer, seconds=sum(seconds)))
+
+
+class Turn(NamedTuple):
+    """A run: medians of its rounds, and memory at the end."""
+
+    added: float  # ms for each client
+    seconds: float
+    sgd: float
+    driver: float  # MB
+    actor: float
+
+
+def turn(digits: Path, clients: int, rounds: int) -> Turn:
+    """One run; Ray is started for it."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    experiment = spec(digits, clients, rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        driver = ray.remote(Holder).options(num_cpus=0).remote(experiment, folder)
+        whole = [ray.get(driver.round.remote()) for _ in range(rounds)]
+        memory = pss()
+        table = pd.read_csv(Path(folder) / "clients.csv")
+        ray.get(driver.end.remote())
+    ray.shutdown()
+    sgd = table.groupby("round")["seconds"].sum().to_numpy()
+    added = (np.array(whole) - sgd)[1:] / clients * 1000
+    return Turn(float(np.median(added)), statistics.median(whole[1:]), float(np.median(sgd[1:])), *memory)
+
+
+class Holder:
+    """An actor with a driver, as `fedray run` has one."""
+
+    def __init__(self, experiment: Experiment, folder: str) -> None:
+        self._run = Driver(experiment, Path(folder), partial(RayBackend, worker=TimedWorker)).run()
+
+    def round(self) -> float:
+        return next(float(event.row["seconds"]) for event in self._run if isinstance(event, RoundResult))
+
+    def end(self) -> None:
+        self._run.close()
+
+
+def pss() -> tuple[float, float]:
+    """MB of the driver and of the actor."""
+    found = dict.fromkeys(ROLES.values(), 0.0)
+    for process, role in roles():
+        rollup = (process / "smaps_rollup").read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+        found[role] = max(found[role], kilobytes / 1000)
+    return found["driver"], found["actor"]
+
+
+def roles() -> Iterator[tuple[Path, str]]:
+    """Ray's processes below this one that have a part in the run."""
+    parents = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):  # of those that have gone
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(") ")[2].split()[1])
+    for number in parents:
+        ancestor = number
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        with suppress(OSError, IndexError):  # of those that have gone
+            name = (Path("/proc") / str(number) / "cmdline").read_text().partition("\0")[0]
+            if ancestor == os.getpid() and (role := ROLES.get(name.strip().partition(".")[0])):
+                yield Path("/proc") / str(number), role
+
+
+def soak(rounds: int, folder: Path) -> None:
+    """Memory of driver and actor at the beginning, in the middle and at the end, and how fast it grew after a tenth."""
+    sections: dict[str, Any] = yaml.safe_load(SOAK.format(rounds=rounds))
+    grown: dict[str, list[tuple[int, float]]] = {"driver": [], "actor": []}
+    for event in fedray.run(Experiment.model_validate(sections), folder):
+        if event.round % max(1, rounds // 50) == 0:
+            for points, megabytes in zip(grown.values(), pss(), strict=True):
+                points.append((event.round, megabytes))
+    for role, points in grown.items():
+        late = np.array(points[len(points) // 10 :])
+        slope = np.polyfit(late[:, 0], late[:, 1], 1)[0]
+        middle = points[len(points) // 2]
+        print(
+            f"{role}: {points[0][1]:.1f} MB after round {points[0][0]}, {middle[1]:.1f} after {middle[0]}, "
+            f"{points[-1][1]:.1f} after {points[-1][0]}; {1000 * slope:+.2f} kB a round"
+        )
+
+
+SOAK = """
+partition: {{kind: iid, clients: 20}}
+training: {{rounds: {rounds}, batch_size: 32, participation: 0.5}}
+evaluation: {{batch_size: 100}}
+resources: {{clients_per_actor: 20}}
+"""
+
+
+def shown(values: Sequence[float]) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+if __name__ == "__main__":
+    main()
