@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compare
 import measure
 import numpy as np
 import pyarrow as pa
@@ -66,7 +67,7 @@ sys.exit(3)
 """
 
 
-def test_a_daemon_that_left_the_session_is_seen_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_left_the_session_is_seen_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "GRACE", 0.5)
     found = measure.measure([sys.executable, "-c", DAEMON], {}, limit=60)
     assert (found.code, found.processes, found.left) == (3, 2, 1)
@@ -74,6 +75,9 @@ def test_a_daemon_that_left_the_session_is_seen_and_ended(monkeypatch: pytest.Mo
     assert len(found.ends) == 2
     assert found.ends[0] < found.ends[1] < found.wall
     assert (list(found.loss), list(found.accuracy)) == ([2.5], [0.25])
+    compare.write(tmp_path / "log", Run("W1", "floor", 2, found))
+    compare.write(tmp_path / "log", Run("W2", "floor", 2, found))
+    assert compare.read(tmp_path / "log", "W1") == [Run("W1", "floor", 2, found)]
 
 
 def test_a_command_that_takes_too_long_is_ended() -> None:
