@@ -74,7 +74,7 @@ def measure(words: Sequence[str], environment: Mapping[str, str], limit: float) 
         process.stdout.close()
     return Measured(
         code, wall, lines.ends, lines.loss, lines.accuracy,
-        watch.peak_pss, watch.most, cpu, max(0.0, spent - cpu) / wall, left, lines.last,
+        watch.peak_pss, watch.most, cpu, max(0.0, spent - cpu) / wall, left, list(lines.last),
     )  # fmt: skip
 
 

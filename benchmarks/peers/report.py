@@ -45,7 +45,7 @@ class Run:
 
 
 HEADER = (
-    "tool", "runs", "whole command, s", "s/round", "start-up and exit, s", "peak PSS, MB",
+    "tool", "runs", "whole command, s", "s/round", "start-up and exit, s", "CPU, s", "peak PSS, MB",
     "last accuracy", "last loss", "curves differ by", "others, cores",
 )  # fmt: skip
 
@@ -53,10 +53,20 @@ HEADER = (
 def table(runs: Sequence[Run]) -> str:
     """Markdown: a row for each tool of one workload."""
     tools = list(dict.fromkeys(run.tool for run in runs))
-    of = {tool: [run for run in runs if run.tool == tool] for tool in tools}
+    of = {tool: [number for number, run in enumerate(runs) if run.tool == tool] for tool in tools}
+    beside = floors(runs)
     rows = [HEADER, ["---"] * len(HEADER)]
-    rows += [row(tool, of[tool], of.get(REFERENCE, []), of[like(tool, tools)]) for tool in tools]
+    for tool, numbers in of.items():
+        theirs = runs[of[like(tool, tools)][0]]
+        rows.append(row([runs[n] for n in numbers], [beside[n] for n in numbers] if beside else [], theirs))
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+
+
+def floors(runs: Sequence[Run]) -> list[Run]:
+    """For each run, the floor's of its pass: the last one before it, or else the first; none where there is none."""
+    found = [run for run in runs if run.tool == REFERENCE]
+    passed = itertools.accumulate(run.tool == REFERENCE for run in runs)
+    return [found[max(number, 1) - 1] for number in passed] if found else []
 
 
 def like(tool: str, tools: Sequence[str]) -> str:
@@ -65,25 +75,27 @@ def like(tool: str, tools: Sequence[str]) -> str:
     return REFERENCE if REFERENCE in same else same[0]
 
 
-def row(tool: str, runs: Sequence[Run], floor: Sequence[Run], others: Sequence[Run]) -> list[str]:
+def row(runs: Sequence[Run], floor: Sequence[Run], like: Run) -> list[str]:
+    """Of one tool, beside the floor's runs and one with the curve that its own must follow."""
     projected = " (projected)" if any(len(run.measured.ends) < run.rounds for run in runs) else ""
     return [
-        tool,
+        runs[0].tool,
         str(len(runs)),
         spread(runs, floor, lambda run: run.whole) + projected,
         spread(runs, floor, lambda run: run.per_round),
         spread(runs, (), lambda run: run.around),
+        spread(runs, floor, lambda run: run.measured.cpu),
         spread(runs, floor, lambda run: run.megabytes),
         spread(runs, (), lambda run: run.measured.accuracy[-1]),
         spread(runs, (), lambda run: run.measured.loss[-1]),
-        differences(runs[0], others[0]),
+        differences(runs[0], like),
         spread(runs, (), lambda run: run.measured.others),
     ]
 
 
 def spread(runs: Sequence[Run], floor: Sequence[Run], value: Callable[[Run], float]) -> str:
     """`9.31 [9.25-9.40] x1.02 [1.01-1.03]`: the median and range, and those of the ratios to the floor's same pass."""
-    ratios = [value(run) / value(base) for run, base in zip(runs, floor, strict=False)]
+    ratios = [value(run) / value(base) for run, base in zip(runs, floor, strict=bool(floor))]
     return _spread([value(run) for run in runs]) + (f" x{_spread(ratios)}" if ratios else "")
 
 

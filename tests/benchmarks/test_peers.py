@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compare
 import measure
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pytest
 from measure import Lines, Measured
 from PIL import Image
 from prepare import prepare
-from report import Run, differences, spread, table
+from report import Run, differences, floors, spread, table
 from tools import PLAIN
 
 import fedray
@@ -66,7 +67,7 @@ sys.exit(3)
 """
 
 
-def test_a_daemon_that_left_the_session_is_seen_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_left_the_session_is_seen_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "GRACE", 0.5)
     found = measure.measure([sys.executable, "-c", DAEMON], {}, limit=60)
     assert (found.code, found.processes, found.left) == (3, 2, 1)
@@ -74,6 +75,9 @@ def test_a_daemon_that_left_the_session_is_seen_and_ended(monkeypatch: pytest.Mo
     assert len(found.ends) == 2
     assert found.ends[0] < found.ends[1] < found.wall
     assert (list(found.loss), list(found.accuracy)) == ([2.5], [0.25])
+    compare.write(tmp_path / "log", Run("W1", "floor", 2, found))
+    compare.write(tmp_path / "log", Run("W2", "floor", 2, found))
+    assert compare.read(tmp_path / "log", "W1") == [Run("W1", "floor", 2, found)]
 
 
 def test_a_command_that_takes_too_long_is_ended() -> None:
@@ -94,6 +98,12 @@ def test_rounds_that_were_left_out_are_added_at_the_same_pace() -> None:
     assert run("floor", [7.0, 9.0, 11.0], 12.0, [1.0], 20).whole == 12 + 17 * 2
 
 
+def test_a_run_stands_beside_the_floor_of_its_pass() -> None:
+    runs = [run(tool, [], wall, [1.0], 0) for wall, tool in enumerate(("flower", "floor", "pfl", "floor", "flower"))]
+    assert [floor.measured.wall for floor in floors(runs)] == [1, 1, 1, 3, 3]
+    assert floors(runs[:1]) == []
+
+
 def test_ratios_are_taken_pass_by_pass() -> None:
     floor = [run("floor", [], wall, [1.0], 0) for wall in (10.0, 20.0, 40.0)]
     other = [run("fedray", [], wall, [1.0], 0) for wall in (20.0, 30.0, 40.0)]
@@ -107,6 +117,6 @@ def test_curves_are_compared_where_they_are_farthest_apart() -> None:
 def test_a_taught_curve_is_compared_with_a_taught_one() -> None:
     tools = ("fedray-bank", "floor", "fedray", "fedray-online")
     rows = table([run(tool, [1.0, 2.0], 3.0, [float(len(tool))] * 2, 2) for tool in tools]).splitlines()[2:]
-    assert [row.split(" | ")[8] for row in rows] == [
+    assert [row.split(" | ")[9] for row in rows] == [
         "0.0000, 0.00 (fedray-bank)", "0.0000, 0.00 (floor)", "1.0000, 10.00 (floor)", "2.0000, 20.00 (fedray-bank)",
     ]  # fmt: skip
