@@ -1,5 +1,6 @@
 """pfl-research: its FederatedAveraging and SimulatedBackend, in two processes that torchrun starts."""
 
+import math
 import os
 from collections.abc import Iterator
 from itertools import cycle
@@ -95,16 +96,18 @@ def federated(workload: Workload, rounds: int) -> FederatedDataset:
 
 
 class Announcer(TrainingProcessCallback):
-    """pfl evaluates before a round: what follows round 1 is announced as round 1 in its second iteration."""
+    """What pfl says of round 1 is the score of the first weights; it evaluates as often as everybody else."""
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
 
     def after_central_iteration(self, aggregate_metrics: Metrics, *_: object, **of: int) -> tuple[bool, Metrics]:
+        number = of["central_iteration"] + 1
         said = {str(name): value for name, value in aggregate_metrics.to_simple_dict().items()}
         found = {name.rpartition("| ")[2]: value for name, value in said.items() if "Central val" in name}
+        score = Score(found["loss"], found["accuracy"]) if number > 1 else Score(math.nan, math.nan)
         if os.environ.get("RANK", "0") == "0":
-            announce(of["central_iteration"] + 1, self._rounds, Score(found["loss"], found["accuracy"]))
+            announce(number, self._rounds, score)
         return False, Metrics()
 
 

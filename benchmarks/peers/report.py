@@ -107,6 +107,11 @@ def _spread(values: Sequence[float]) -> str:
 def differences(run: Run, other: Run) -> str:
     """How far two curves are apart where they are farthest: nats of loss, and points of accuracy."""
     mine, theirs = run.measured, other.measured
-    loss = max(abs(a - b) for a, b in zip(mine.loss, theirs.loss, strict=False))
-    points = 100 * max(abs(a - b) for a, b in zip(mine.accuracy, theirs.accuracy, strict=False))
-    return f"{loss:.4f}, {points:.2f} ({other.tool})"
+    loss, accuracy = farthest(mine.loss, theirs.loss), farthest(mine.accuracy, theirs.accuracy)
+    return f"{loss:.4f}, {100 * accuracy:.2f} ({other.tool})"
+
+
+def farthest(one: Sequence[float], other: Sequence[float]) -> float:
+    """NaN stands for what a tool does not say."""
+    apart = [abs(a - b) for a, b in zip(one, other, strict=False)]
+    return max((each for each in apart if not math.isnan(each)), default=math.nan)

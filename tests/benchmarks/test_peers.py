@@ -1,6 +1,7 @@
 """The floor that fedray is measured against makes fedray's own steps, and the measuring sees all processes."""
 
 import io
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,9 @@ def test_ratios_are_taken_pass_by_pass() -> None:
 
 
 def test_curves_are_compared_where_they_are_farthest_apart() -> None:
-    assert differences(run("a", [], 1, [2.0, 1.0], 2), run("b", [], 1, [2.1, 1.5], 2)) == "0.5000, 5.00 (b)"
+    theirs = run("b", [], 1, [2.1, 1.5], 2)
+    assert differences(run("a", [], 1, [2.0, 1.0], 2), theirs) == "0.5000, 5.00 (b)"
+    assert differences(run("a", [], 1, [math.nan, 1.4], 2), theirs) == "0.1000, 1.00 (b)"
 
 
 def test_a_taught_curve_is_compared_with_a_taught_one() -> None:
