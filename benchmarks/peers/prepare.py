@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedray.backends.plan import draw_cohort
-from fedray.client import split
+from fedray.shard import split
 from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.federation import Federation
