@@ -144,11 +144,12 @@ class Worker:
         if keeps != "projection":
             return {name: self._model(name) for name in self._experiment.strategy.active_objectives()}
         assert lessons is not None
+        projected = self._projected  # made before the seed is set, for making it draws numbers too
         with torch_rng(None, seed, "projection", client):
-            projection = self._projected.begin(lessons.width)
+            projection = projected.begin(lessons.width)
         if kept:
             set_weights(projection, kept)
-        return {"proxy": self._projected}
+        return {"proxy": projected}
 
     def _trained(self, _: ClientTask) -> Weights:
         """What the client sends back."""
