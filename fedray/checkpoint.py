@@ -26,13 +26,27 @@ def save(folder: Path, state: ServerState, private: Iterable[tuple[int, Weights]
 
     Raises RunError where the disk does not take it.
     """
-    target = folder / f"round-{state.round:05d}"
+    keep(write(folder, state, private))
+
+
+def write(folder: Path, state: ServerState, private: Iterable[tuple[int, Weights]]) -> Path:
+    """Write this round's state to where nobody takes it for one yet: `keep` makes it the newest.
+
+    Raises RunError where the disk does not take it.
+    """
     partial = folder / f"partial-{state.round:05d}"
     with writing(partial):
         _write(partial, state, private)
+    return partial
+
+
+def keep(partial: Path) -> None:
+    """From now on this is the newest state; drop all but the one before."""
+    target = partial.with_name(partial.name.replace("partial", "round"))
+    with writing(partial):
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-    for old in sorted(folder.glob("round-*"))[:-KEPT]:
+    for old in sorted(partial.parent.glob("round-*"))[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
 

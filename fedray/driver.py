@@ -12,7 +12,7 @@ from typing import Any
 
 from fedray import checkpoint, costs, lessons, rows
 from fedray.asking import Asker, Costs
-from fedray.backends.base import Backend, Handle
+from fedray.backends.base import Answer, Backend, Failure, Handle, in_order
 from fedray.backends.plan import draw_cohort
 from fedray.cohort import Cohort
 from fedray.config import Experiment
@@ -84,6 +84,7 @@ class Driver:
         self._asker = Asker(experiment, self._data, self._backend, Bank(cache))
         self._lessons = lessons.Lessons(experiment, self._data, self._backend, self._asker)
         self._beginning: Beginning
+        self._written: Path
         self._standing = Standing(ServerState(0, {}))  # until the workers are there
         self._saved = 0
         self._stopped = self._described = False
@@ -167,7 +168,8 @@ class Driver:
             self._standing = standing
             tables.report(self._round, faults)
             if self._is_due(self._experiment.checkpoint.every, self._round):
-                self._save()
+                checkpoint.keep(self._written)
+                self._saved = self._round
 
     def _go_back(self, tables: Tables, lost: LostError, times: int) -> None:
         """To the last round that is whole: the one in memory, or on disk where clients keep something."""
@@ -201,23 +203,24 @@ class Driver:
         number, weights = standing.state.round + 1, self._share(standing.state)
         trained = self._cohort.train(number, cohort, weights, taught, standing.kept)
         state = ServerState(number, trained.mean.mean(like=standing.state.weights))
-        due = self._is_due(self._experiment.evaluation.every, state.round)
-        tally = self._evaluate(state) if due else None
+        after = Standing(state, standing.kept | trained.kept)
+        evaluated = self._evaluate(state) if self._is_due(self._experiment.evaluation.every, number) else ()
+        moved = distance(state.weights, standing.state.weights, self._beginning.parameters)  # while they evaluate
+        if self._is_due(self._experiment.checkpoint.every, number):
+            self._written = self._write(after)
+        tallies: list[Tally] = in_order(evaluated)
+        tally = sum(tallies[1:], start=tallies[0]) if tallies else None
         report = rows.report(number, trained.outcomes, tally, self._data, nbytes(state.weights))
-        moved = distance(state.weights, standing.state.weights, self._beginning.parameters)
         report.round.update(rows.agreement(self._experiment.strategy, trained.outcomes, moved))
-        return Standing(state, standing.kept | trained.kept), report
+        return after, report
 
     def sample(self, number: int) -> list[int]:
         """The cohort of a round, drawn for (seed, round) among the clients that hold examples."""
         return draw_cohort(self._experiment, self._data.shards, number)
 
-    def _evaluate(self, state: ServerState) -> Tally:
+    def _evaluate(self, state: ServerState) -> Iterator[Answer | Failure]:
         weights = self._share(state)
-        calls = [(part, weights) for part in _parts(len(self._data.test))]
-        first, *others = self._backend.collect("evaluate", calls)
-        total: Tally = sum(others, start=first)
-        return total
+        return self._backend.map("evaluate", [(part, weights) for part in _parts(len(self._data.test))])
 
     def _describe(self, taught: Tally | None = None) -> None:
         """Write what this run is: its spec, its environment, its partition; once it is known, what it is taught."""
@@ -236,9 +239,13 @@ class Driver:
         return self._shared[1]
 
     def _save(self) -> None:
-        private = ((client, self._backend.fetch(handle)) for client, handle in self._standing.kept.items())
-        checkpoint.save(self._folder.checkpoint, self._standing.state, private)
+        checkpoint.keep(self._write(self._standing))
         self._saved = self._round
+
+    def _write(self, standing: Standing) -> Path:
+        """A checkpoint, before it counts as one."""
+        private = ((client, self._backend.fetch(handle)) for client, handle in standing.kept.items())
+        return checkpoint.write(self._folder.checkpoint, standing.state, private)
 
     def _restore(self) -> None:
         """Stand where the newest whole checkpoint stands, or at the beginning."""

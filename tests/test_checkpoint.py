@@ -54,3 +54,15 @@ def test_a_damaged_one_falls_back_to_the_one_before(tmp_path: Path) -> None:
     found = checkpoint.load(tmp_path / "a")
     assert found is not None
     assert found[0].round == 1
+
+
+def test_what_is_written_counts_once_it_is_kept(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, ServerState(1, weights(1)), [])
+    partial = checkpoint.write(tmp_path, ServerState(2, weights(2)), [(0, weights(3))])
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found[0].round == 1
+    checkpoint.keep(partial)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert (found[0].round, found[0].weights["w"][0, 0], found[1][0]["w"][0, 0]) == (2, 2.0, 3.0)

@@ -1,7 +1,7 @@
 """What a backend is: workers somewhere, and a way to spread calls over them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -77,7 +77,8 @@ class Backend(ABC):
     ) -> Iterator[Answer | Failure]:
         """Call a method of `Worker` once for each tuple of arguments; yield as the calls finish.
 
-        Arguments may be handles. Calls are begun in their order, so put the longest first. A call that is not
+        Arguments may be handles. Calls are begun in their order, so put the longest first; where there are other
+        processes, at once, though nobody looks at the outcomes yet. A call that is not
         done after `seconds` is given up: its failure is `LateError`. Raises LostError where what a handle speaks of
         is gone.
         """
@@ -96,9 +97,14 @@ class Backend(ABC):
 
     def collect(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The values of all calls, in the order of the calls. Raises what a call raised."""
-        values: dict[int, Any] = {}
-        for outcome in self.map(method, calls):
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            values[outcome.call] = outcome.value
-        return [values[call] for call in range(len(calls))]
+        return in_order(self.map(method, calls))
+
+
+def in_order(outcomes: Iterable[Answer | Failure]) -> list[Any]:
+    """The values of calls, in the order of the calls. Raises what a call raised."""
+    values: dict[int, Any] = {}
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise outcome.error
+        values[outcome.call] = outcome.value
+    return [values[call] for call in sorted(values)]

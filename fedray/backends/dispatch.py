@@ -50,6 +50,7 @@ class Dispatch:
         self._busy: dict[Any, Errand] = {}
         self._losses: Counter[int] = Counter()
         self._lively = time.monotonic()
+        self._give_out()
 
     def outcomes(self) -> Iterator[Answer | Failure]:
         """One for each call, as they are done."""
