@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from fedray.backends.plan import draw_cohort
-from fedray.shard import split
 from fedray.config import Experiment
 from fedray.data import federation
 from fedray.data.federation import Federation
 from fedray.models.weights import get_weights
 from fedray.seeding import numpy_rng, torch_rng
+from fedray.shard import split
 from fedray.spec_file import to_yaml
 from fedray.worker import initial_model
 
