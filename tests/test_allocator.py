@@ -1,0 +1,49 @@
+"""Page faults and resident memory of a process of its own, for what it changes is the process's."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+
+
+def told(code: str) -> list[int]:
+    prelude = """
+        import os, resource
+        import torch
+        from fedray import allocator
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(64 * 2**18)  # 64 MiB
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        def resident():
+            with open("/proc/self/statm") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """
+    script = textwrap.dedent(prelude) + textwrap.dedent(code)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return [int(word) for word in ran.stdout.split()]
+
+
+def test_memory_that_was_freed_is_used_again_without_a_fault() -> None:
+    by_default, kept = told("""
+        print([faults() for _ in range(8)][-1])
+        allocator.keep_freed_memory()
+        print([faults() for _ in range(8)][-1])  # the first few find their places
+    """)
+    assert kept < 10 < by_default
+
+
+def test_what_is_free_can_be_given_back() -> None:
+    before, after = told("""
+        allocator.keep_freed_memory()
+        faults()
+        print(resident())
+        allocator.give_back()
+        print(resident())
+    """)
+    assert before - after > 60 * 2**20
