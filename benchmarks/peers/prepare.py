@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedray.backends.plan import draw_cohort
 from fedray.config import Experiment
@@ -67,7 +68,7 @@ def orders(experiment: Experiment, sizes: list[int], number: int) -> np.ndarray[
 def check(sizes: list[int], batch_size: int, seed: int) -> None:
     """fedray joins a last batch of one example to the one before; the others train on it, or trip over it."""
     for size in sizes:
-        if len(split(np.arange(size), batch_size)) != -(-size // batch_size):
+        if len(split(torch.arange(size), batch_size)) != -(-size // batch_size):
             raise SystemExit(f"seed {seed} leaves a client with a last batch of one example; take another")
 
 

@@ -57,8 +57,8 @@ def test_the_floor_and_fedray_end_in_the_same_losses(tmp_path: Path) -> None:
 
 DAEMON = """
 import os, subprocess, sys, time
-kept = bytearray(b"x" * 50_000_000)
-child = "import time; kept = bytearray(b'x' * 100_000_000); print('up', flush=True); time.sleep(600)"
+kept = b"x" * 50_000_000
+child = "import time; kept = b'x' * 100_000_000; print('up', flush=True); time.sleep(600)"
 daemon = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, start_new_session=True)
 daemon.stdout.readline()
 print("round 1/2, loss 2.5, accuracy 0.25", flush=True)
