@@ -76,17 +76,19 @@ class TestTheDisk:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    @pytest.mark.parametrize(("size", "what"), [(50_000, r"weights\.safetensors"), (300, r"clients\.csv")])
+    @pytest.mark.parametrize(
+        ("every", "size", "what", "kept"), [(1, 50_000, r"weights\.safetensors", 1), (4, 300, r"clients\.csv", 0)]
+    )
     def test_full_in_the_middle_one_sentence_and_the_run_goes_on_later(
-        self, small: Make, tmp_path: Path, size: int, what: str
+        self, small: Make, tmp_path: Path, every: int, size: int, what: str, kept: int
     ) -> None:
-        experiment = small(training={"rounds": 4}, teacher=None)
+        experiment = small(training={"rounds": 4}, teacher=None, checkpoint={"every": every})
         whole = finish(experiment, tmp_path / "whole")
         rounds = Driver(experiment, tmp_path / "full").run()
         next(rounds)
         with self.full_at(size), pytest.raises(RunError, match=rf"{what}' cannot be written \(.*File too large"):
             next(rounds)
-        assert Folder(tmp_path / "full").resumable_from == 1
+        assert Folder(tmp_path / "full").resumable_from == kept
         assert finish(experiment, tmp_path / "full") == whole
         assert pd.read_csv(tmp_path / "full" / "rounds.csv")["round"].tolist() == [1, 2, 3, 4]
 
