@@ -14,7 +14,7 @@ from analysis.report.material import Material
 from analysis.report.plates import Plate, plates
 from analysis.report.sheet import Sheet
 from analysis.report.sheets import sheets
-from fedray.errors import SpecError, writing
+from fedray.errors import SpecError
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,18 @@ def write_report(
     """Write a report of some studies into `out`, by default `reports/STUDY`.
 
     `last` is over how many rounds accuracies are averaged, `target` the share of accuracy whose round is looked for.
-    Raises SpecError where there is nothing to report, RunError where the folder cannot be written.
+    Raises SpecError where there is nothing to report, or the folder cannot be written.
     """
     found = records.load(*places)
     material = Material.of(found, last)
     if material.named.empty:
         raise SpecError(f"none of the {len(found.runs)} runs in {', '.join(places)} has evaluated a round yet.")
     folder = out or Path("reports") / "+".join(dict.fromkeys(_short(study) for study in found.runs["study"]))
-    with writing(folder):
+    try:
         report = _make(material, folder, last, target, shlex.join(command))
         report.page.write_text(page.render(report), encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"the report cannot be written to '{folder}' ({error.strerror or error}).") from error
     return report
 
 

@@ -167,6 +167,12 @@ def test_nothing_to_report(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_where_nothing_can_be_written(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SpecError, match=r"the report cannot be written to '.*/file' \(Not a directory\)"):
+        write_report([str(study)], tmp_path / "file")
+
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 PROBE = """<script>addEventListener("load", () => {
   const all = (what) => [...document.querySelectorAll(what)];
