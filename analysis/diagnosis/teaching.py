@@ -37,7 +37,7 @@ def lambda_at_edge(named: pd.DataFrame) -> Iterator[Finding]:
 
 def _edges(teacher: str, own: pd.DataFrame) -> Iterator[Finding]:
     means = own.groupby(["condition", "strategy.lam"], observed=True)["last"].mean()
-    best = means.unstack("strategy.lam").idxmax(axis=1).astype(float)
+    best = means.unstack("strategy.lam").dropna().idxmax(axis=1).astype(float)  # of conditions that have every λ
     low, high = own["strategy.lam"].min(), own["strategy.lam"].max()
     edges = [(low, "smaller", "smallest"), (high, "larger", "largest")]
     convex = "strategy.balance" not in own or (own["strategy.balance"] == "convex").all()
@@ -49,7 +49,7 @@ def _edges(teacher: str, own: pd.DataFrame) -> Iterator[Finding]:
             where = "" if len(at) == len(best) == 1 else f" for {listed(at)}"
             sentence = f"With {teacher} the best λ{where} is {lam:g}, the {name} that was tried; {rest}"
             yield Finding.of("λ at its edge", sentence, own.index, warns=not end)
-    if not best.isin([low, high]).any():
+    if len(best) and not best.isin([low, high]).any():
         span = f"{best.min():g}" if best.min() == best.max() else f"{best.min():g} to {best.max():g}"
         sentence = f"With {teacher} the best λ is {span}, inside what was tried ({low:g} to {high:g})."
         yield Finding.of("λ", sentence, own.index)

@@ -60,6 +60,16 @@ def test_two_seeds_that_disagree_tell_nothing(tmp_path: Path) -> None:
     )
 
 
+def test_one_seed_tells_nothing_and_half_a_range_is_not_stretched(tmp_path: Path) -> None:
+    study = material(tmp_path, [FEDAVG, TAUGHT], falling, alphas=(0.05, 0.5, 5.0), seeds=(0,))
+    _, saved = found(study, "Heterogeneity")
+    assert saved.sentence.startswith("Whether Fed-LPFM flattens the fall cannot be told")
+    lacking = study.best[(study.best["family"] != "Fed-LPFM") | (study.best["partition.alpha"] < 5)]
+    table = slopes(lacking, "partition.alpha")
+    assert table.loc["FedAvg"].notna().all()
+    assert table.loc["Fed-LPFM"].isna().all()
+
+
 def test_one_condition_says_nothing_of_heterogeneity(tmp_path: Path) -> None:
     assert found(material(tmp_path, [FEDAVG], falling, alphas=(0.05,)), "Heterogeneity") == []
 
