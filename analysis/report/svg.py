@@ -45,6 +45,7 @@ def write(figure: "Figure", folder: Path, name: str) -> str:
 
     document = svg(figure)
     (folder / f"{name}.svg").write_text(document, encoding="utf-8")
+    figure.set_layout_engine("none")  # it is laid out, which takes as long as drawing it
     with mpl.rc_context(SETTINGS):  # type: ignore[arg-type]
         figure.savefig(folder / f"{name}.png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return document
