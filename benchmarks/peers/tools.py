@@ -5,16 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedray.config import Training
-
 HERE = Path(__file__).parent
-NAMED = "memory_format" in Training.model_fields
-"""Whether a spec names layout and precision: earlier ones said whether channels are last, and knew float32 only."""
-PLAIN = ("training.memory_format=contiguous",) if NAMED else ("training.channels_last=false",)
-LAST = ("training.memory_format=channels_last",) if NAMED else ("training.channels_last=true",)
+PLAIN = ("training.memory_format=contiguous",)
+LAST = ("training.memory_format=channels_last",)
 CHANGES: Mapping[str, Sequence[str]] = {
     "nhwc": LAST,
-    "fast": (*LAST, *(("training.precision=bfloat16",) if NAMED else ())),
+    "fast": (*LAST, "training.precision=bfloat16"),
     "bank": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=bank"),
     "online": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=online"),
 }
