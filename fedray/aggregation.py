@@ -121,7 +121,9 @@ class Sum:
             return self._count
         (count,) = self._count
         coarse = (count + 2**35) >> 36
-        return coarse.astype(np.float64), np.asarray(count - (coarse << 36)).astype(np.float64)
+        return np.asarray(coarse, np.float64), np.asarray(
+            count - (coarse << 36), np.float64
+        )  # numbers without axes too
 
     def _joined(self) -> Array:
         coarse, fine = self._count

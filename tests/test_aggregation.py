@@ -85,6 +85,16 @@ def test_counts_exactly_at_the_edge_of_its_range() -> None:
     assert mean_of(updates)["w"][0] == 2.0**20
 
 
+def test_a_counter_without_axes_that_grows_wide() -> None:
+    """BatchNorm's: 1·1 + 17·17 + 512·512, by 530 examples, is 495.1."""
+    updates = [({"n": np.array(n)}, n) for n in (1, 17, 512)]
+    parts = [ExactMean(), ExactMean()]
+    for number, (weights, n) in enumerate(updates):
+        parts[number % 2].add(weights, n)
+    parts[0].merge(parts[1])
+    assert mean_of(updates)["n"] == parts[0].mean(like=updates[0][0])["n"] == 495
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(-1e6, 1e6, width=32), st.integers(1, 100_000)), min_size=2, max_size=6),
