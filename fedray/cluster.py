@@ -11,6 +11,9 @@ from pathlib import Path
 
 from fedray.errors import RunError, SpecError
 
+_started = threading.Event()
+"""Whether it was us; one who calls us from Python may have a Ray of their own."""
+
 
 def start_ray(*, verbose: bool = False) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine. Once is enough.
@@ -29,15 +32,17 @@ def start_ray(*, verbose: bool = False) -> None:
         _check_admitted(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     _init(address, verbose=verbose)
+    _started.set()
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in its place
 
 
 def stop_ray() -> None:
-    """Leave the cluster, or stop the Ray that was started here; left to the end of the process, that takes longer."""
-    if "ray" in sys.modules:
+    """Undo `start_ray`; left to the end of the process, that takes longer."""
+    if _started.is_set():
         import ray
 
+        _started.clear()
         ray.shutdown()
 
 
