@@ -17,7 +17,7 @@ def told(code: str) -> list[int]:
 
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            torch.ones(64 * 2**18)  # 64 MiB
+            torch.ones(40 * 2**18)  # 40 MiB: blocks under 32 MiB are kept by default too
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         def resident():
@@ -31,9 +31,9 @@ def told(code: str) -> list[int]:
 
 def test_memory_that_was_freed_is_used_again_without_a_fault() -> None:
     by_default, kept = told("""
-        print([faults() for _ in range(8)][-1])
+        print(min(faults() for _ in range(24)))
         allocator.keep_freed_memory()
-        print([faults() for _ in range(8)][-1])  # the first few find their places
+        print(min(faults() for _ in range(24)))  # the first few find their places
     """)
     assert kept < 10 < by_default
 
@@ -46,4 +46,4 @@ def test_what_is_free_can_be_given_back() -> None:
         allocator.give_back()
         print(resident())
     """)
-    assert before - after > 60 * 2**20
+    assert before - after > 36 * 2**20
