@@ -1,12 +1,14 @@
-"""What a proxy's training takes, in floating-point operations."""
+"""Floating-point operations, as torch's formulas count them."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedray.models import proxies
 from fedray.seeding import torch_rng
-from fedray.teachers.network import count_flops
 
 
 def training_flops(proxy: proxies.Proxy, data: proxies.ImageShape) -> int:
@@ -19,3 +21,42 @@ def training_flops(proxy: proxies.Proxy, data: proxies.ImageShape) -> int:
         return model(images).sum().backward()
 
     return count_flops(step) // len(images)
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Floating-point operations while `work` runs: two for a multiplication and addition."""
+    with _without_fast_attention(), Count() as count:
+        work()
+    return int(count.total)
+
+
+class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the base's __init_subclass__
+    """What torch's own FlopCounterMode counts for a whole model, without importing the compiler, which takes 2 s."""
+
+    def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # which imports Triton where there is one
+
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
+        self._formulas: Mapping[Any, Callable[..., int]] = flop_registry
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := self._formulas.get(func.overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+@contextmanager
+def _without_fast_attention() -> Iterator[None]:
+    """It goes uncounted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

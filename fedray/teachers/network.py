@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedray.arithmetic import autocast
 from fedray.errors import SpecError
+from fedray.models.flops import count_flops
 from fedray.types import Precision
 
 Answers = Mapping[str, npt.NDArray[np.float32]]
@@ -77,17 +78,3 @@ class Teacher:
 def frozen(module: nn.Module) -> nn.Module:
     """The module in eval mode, without gradients."""
     return module.eval().requires_grad_(False)
-
-
-def count_flops(work: Callable[[], object]) -> int:
-    """Floating-point operations that torch counts while `work` runs: two for a multiplication and addition."""
-    from torch.utils.flop_counter import FlopCounterMode  # which takes its time
-
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it goes uncounted
-    try:
-        with FlopCounterMode(display=False) as counter:
-            work()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return int(counter.get_total_flops())

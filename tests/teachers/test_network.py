@@ -13,8 +13,9 @@ from tiny_clip import write_clip
 from torch import Tensor, nn
 
 from fedray.errors import SpecError
+from fedray.models.flops import count_flops
 from fedray.teachers import classifier, zero_shot
-from fedray.teachers.network import Teacher, count_flops, frozen
+from fedray.teachers.network import Teacher, frozen
 from fedray.teachers.sections import Classifier, ZeroShot
 
 CPU = torch.device("cpu")

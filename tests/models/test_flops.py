@@ -1,0 +1,58 @@
+"""Operations counted, against torch's own counter; by hand in test_costs.py and test_network.py."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedray.models.flops import count_flops
+
+MODELS = {
+    "residual": lambda: torchvision.models.resnet18(num_classes=10),
+    "depthwise": lambda: torchvision.models.mobilenet_v2(num_classes=10),
+    "attention": lambda: nn.TransformerEncoderLayer(32, 4, 64),
+}
+IMAGES = {"attention": (5, 2, 32)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_of(name: str) -> None:
+    model, images = MODELS[name](), torch.zeros(IMAGES.get(name, (2, 3, 32, 32)))
+
+    def step() -> None:
+        model(images).sum().backward()
+
+    with FlopCounterMode(display=False) as reference:
+        step()
+    assert count_flops(step) == reference.get_total_flops() > 0
+
+
+SCRIPT = """
+import sys
+from fedray.config import Experiment
+from fedray.data import federation
+from fedray.types import ClientTask
+from fedray.worker import Worker
+
+experiment = Experiment.model_validate({
+    "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 60},
+    "partition": {"kind": "iid", "clients": 2}, "training": {"rounds": 1}, "strategy": {"name": "fedprox"},
+})
+worker = Worker(experiment, federation.load(experiment))
+weights = worker.begin("proxy").answer.weights
+made = worker.train_all([ClientTask(1, 0), ClientTask(1, 1)], weights, None, None, None, None)
+worker.evaluate((0, 60), weights)
+worker.flops("proxy")
+assert len(made.answer) == 2
+print("torch._dynamo" in sys.modules, "torch._inductor" in sys.modules, "sympy" in sys.modules)
+"""
+
+
+def test_a_worker_never_imports_the_compiler() -> None:
+    """It takes two seconds and 75 MB in every process."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"] * 3
