@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedray.errors import RunError, SpecError
@@ -51,14 +53,35 @@ def _init(address: str, *, verbose: bool) -> None:
 
     level = logging.INFO if verbose else logging.ERROR
     try:
-        dashboard = False if address == "local" else None  # which a cluster that is joined has or has not
-        ray.init(address=address, log_to_driver=verbose, logging_level=level, include_dashboard=dashboard)
+        with _few_services(logs=verbose):
+            dashboard = False if address == "local" else None  # which a cluster that is joined has or has not
+            ray.init(address=address, log_to_driver=verbose, logging_level=level, include_dashboard=dashboard)
     except ConnectionError as error:
         raise SpecError(f"the Ray cluster at RAY_ADDRESS={address} does not let us in ({error}).") from error
     except (RuntimeError, TimeoutError, OSError) as error:
         if "ersion mismatch" in str(error):
             raise SpecError(f"the Ray cluster at RAY_ADDRESS={address} is of another version ({error}).") from error
         raise RunError(f"Ray did not start: {str(error).splitlines()[0]}; is the machine overloaded?") from error
+
+
+@contextmanager
+def _few_services(*, logs: bool) -> Iterator[None]:
+    """A Ray that is started meanwhile has no autoscaler, no API server and, unless told, no forwarding of logs.
+
+    We need none of them, and each takes half a second of CPU and 60 MB; an end waits a second for the first. Ray has
+    no option for it. One that calls them otherwise, in another version, starts them as it always has.
+    """
+    from ray._private.node import Node
+
+    unneeded = {"start_monitor", "start_api_server", *(() if logs else ("start_log_monitor",))} & vars(Node).keys()
+    before = {name: getattr(Node, name) for name in unneeded}
+    for name in unneeded:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
 
 
 def _is_host_and_port(address: str) -> bool:

@@ -11,19 +11,25 @@ pytestmark = pytest.mark.ray
 
 SCRIPT = """
 import os
+import sys
 from fedray.cluster import start_ray, stop_ray
-start_ray()
+start_ray(verbose=sys.argv[1:] == ["verbose"])
 import ray
 print(ray.get(ray.remote(lambda: os.nice(0)).remote()))
-print(repr(ray._private.worker.global_worker.node.webui_url))
+print(*ray._private.worker.global_worker.node.all_processes)
 stop_ray()
 print(ray.is_initialized())
 """
 
 
-def test_workers_go_first_nobody_serves_a_dashboard_and_it_goes_when_told() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.split() == ["0", "''", "False"]
+@pytest.mark.parametrize("how", [[], ["verbose"]])
+def test_workers_go_first_services_without_a_use_are_left_out_and_it_goes_when_told(how: list[str]) -> None:
+    command = [sys.executable, "-c", SCRIPT, *how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    niceness, *services, still_there = done.stdout.split()
+    assert niceness == "0"
+    assert set(services) - {"reaper"} == {"gcs_server", "raylet"} | ({"log_monitor"} if how else set())
+    assert still_there == "False"
 
 
 @pytest.mark.usefixtures("ray_cluster")
