@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -42,16 +43,22 @@ def read(source: str, side: Side, choose: Choose, size: int | None) -> Dataset:
 
 
 def _digits(_: str, side: Side, choose: Choose, size: int | None) -> Dataset:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    labels = digits.target.astype(np.int64)
+    pixels, labels = _scikit_learns_digits()
     nth = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
     rows = np.flatnonzero((nth % DIGITS_TEST == 0) == (side == "test"))
     kept = rows[choose(labels[rows])]
-    images = np.round(digits.images[kept] * (255 / 16)).astype(np.uint8)
+    images = np.round(pixels[kept] * (255 / 16)).astype(np.uint8)
     pictures = [_square(image, size) for image in images]
     return Dataset("digits", _stack(pictures, side), labels[kept], kept, None, tuple("0123456789"))
+
+
+def _scikit_learns_digits() -> tuple[npt.NDArray[np.float64], Indices]:
+    """Pixels [1797, 8, 8] from 0 to 16, and labels. Importing scikit-learn would take 2 s."""
+    package = find_spec("sklearn")
+    assert package is not None, "it is installed with fedray"
+    folder = next(iter(package.submodule_search_locations or ()))
+    table = np.loadtxt(Path(folder) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def _torchvision(argument: str, side: Side, choose: Choose, size: int | None) -> Dataset:
@@ -185,6 +192,8 @@ def _class_names(schema: Any, column: str, labels: Indices) -> tuple[str, ...]:
 
 AT_ONCE = 128
 """How many images a thread decodes before it asks for more."""
+SMALL = 2**13
+"""Bytes of an image up to which several threads are no faster than one: they mostly wait for Python's lock."""
 
 
 def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None) -> npt.NDArray[np.uint8]:
@@ -202,7 +211,8 @@ def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, siz
         part = slice(start, start + AT_ONCE)
         return list(map(one, blobs[part], names[part]))
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    small = sum(map(len, blobs)) <= SMALL * len(blobs)
+    with ThreadPoolExecutor(1 if small else os.cpu_count()) as threads:
         parts = threads.map(some, range(0, len(blobs), AT_ONCE))
         return _stack([image for part in parts for image in part], side)
 
