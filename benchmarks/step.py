@@ -27,6 +27,7 @@ from fedray.arithmetic import autocast, memory_format
 from fedray.client import Trainer, local_update
 from fedray.config import Training
 from fedray.models import proxies
+from fedray.models.pooling import Halve
 from fedray.shard import Normalization, Shard
 from fedray.types import Term
 
@@ -114,7 +115,9 @@ def serve(pipe: Any, name: str, loop: str, precision: str, layout: str) -> None:
 
 
 def bare(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Training) -> Epoch:
-    """As the scripts do that people write for one experiment."""
+    """As the scripts do that people write for one experiment, with torch's own pooling."""
+    for halving in [name for name, layer in model.named_modules() if isinstance(layer, Halve)]:
+        model.set_submodule(halving, torch.nn.MaxPool2d(2))
     images = (images / 255 - MEAN) / DEVIATION
     model.train()
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from fedray.models.pooling import Halve
+
 
 class SmallCNN(nn.Module):
     """Two 5x5 convolutions (32 and 64 channels), each halved by max-pooling, then 512 units.
@@ -28,4 +30,4 @@ class SmallCNN(nn.Module):
 def _block(inputs: int, outputs: int, norm: Callable[[int], nn.Module] | None) -> list[nn.Module]:
     convolution = nn.Conv2d(inputs, outputs, kernel_size=5, padding=2)
     normalised = [convolution, norm(outputs)] if norm else [convolution]
-    return [*normalised, nn.ReLU(), nn.MaxPool2d(2)]
+    return [*normalised, Halve(), nn.ReLU()]  # as ReLU before it, to the bit, on a quarter of the numbers
