@@ -137,6 +137,7 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypa
 @pytest.mark.ray
 def test_ctrl_c_stops_soon_keeps_rounds_and_says_how_to_resume(tmp_path: Path) -> None:
     write(tmp_path, "ray")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and by its children, where tests run behind a &
     command = [sys.executable, "-m", "fedray", "run", "study.yaml", "training.rounds=500"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
