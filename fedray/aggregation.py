@@ -1,5 +1,6 @@
 """A weighted mean of weights whose bits do not depend on the order of addition."""
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,17 +71,17 @@ class ExactMean:
 
 
 class Sum:
-    """Of arrays of one shape: how many units there are in each of its numbers."""
+    """Of arrays of one shape: how many units there are in each of its numbers, one after another."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self._extent = 0.0  # no number is larger
-        self._count: tuple[Array, ...] = (np.zeros(shape, np.int64),)  # or coarse and fine
+        self._count: tuple[Array, ...] = (np.zeros(math.prod(shape), np.int64),)  # or coarse and fine
 
     def add(self, array: Array, weight: int) -> None:
         """`weight` times the array."""
         self._grow(weight * max(-float(array.min()), float(array.max())) if array.size else 0.0)
-        values, count = array.reshape(-1), [part.reshape(-1) for part in self._count]
+        values, count = array.reshape(-1), self._count
         for start in range(0, array.size, BLOCK):
             block = slice(start, start + BLOCK)
             units = values[block].astype(np.float64)
@@ -108,7 +109,8 @@ class Sum:
         counted /= UNIT
         counted /= total
         counted += 0.0  # which makes -0 a 0
-        return np.asarray(np.rint(counted) if np.issubdtype(dtype, np.integer) else counted).astype(dtype)
+        rounded: Array = np.rint(counted) if np.issubdtype(dtype, np.integer) else counted
+        return rounded.astype(dtype).reshape(self.shape)
 
     def _grow(self, extent: float) -> None:
         self._extent += extent
@@ -121,10 +123,9 @@ class Sum:
             return self._count
         (count,) = self._count
         coarse = (count + 2**35) >> 36
-        return np.asarray(coarse, np.float64), np.asarray(
-            count - (coarse << 36), np.float64
-        )  # numbers without axes too
+        return coarse.astype(np.float64), (count - (coarse << 36)).astype(np.float64)
 
     def _joined(self) -> Array:
         coarse, fine = self._count
-        return np.asarray((coarse + fine / FINE) * FINE)
+        joined: Array = (coarse + fine / FINE) * FINE
+        return joined
