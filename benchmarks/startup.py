@@ -16,8 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peers import measure
-from peers.measure import Measured
+from peers.measure import Measured, measure
 
 BARE_TORCH = "import torch; torch.set_num_threads(1); torch.ones(1)"
 BARE_RAY = """
@@ -42,10 +41,10 @@ training: {rounds: 1}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    measure.INTERVAL = 0.25
+    repeats = parser.parse_args().repeats
     print("                      seconds                    beside bare ray          CPU seconds   peak PSS, MB")
     with tempfile.TemporaryDirectory() as folder:
-        done = [measured(Path(folder) / str(repeat)) for repeat in range(parser.parse_args().repeats)]
+        done = [measured(Path(folder) / str(repeat)) for repeat in range(repeats)]
     for name in done[0]:
         print(line(name, [each[name] for each in done], [each["bare ray"].wall for each in done]))
 
@@ -63,7 +62,7 @@ def measured(folder: Path) -> Mapping[str, Measured]:
         "in one process": [*run, str(folder / "serial"), "resources.backend=serial"],
         "fedray --help": [*fedray, "--help"],
     }
-    done = {name: measure.measure(words, {"FEDRAY_CACHE": str(folder)}, 120) for name, words in commands.items()}
+    done = {name: measure(words, {"FEDRAY_CACHE": str(folder)}, 120, interval=0.25) for name, words in commands.items()}
     for name, each in done.items():
         if each.code:
             raise SystemExit("\n".join([f"{name}: exit code {each.code}", *each.last_lines]))

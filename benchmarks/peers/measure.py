@@ -48,7 +48,7 @@ class Measured:
     last_lines: Sequence[str]
 
 
-def measure(words: Sequence[str], environment: Mapping[str, str], limit: float) -> Measured:
+def measure(words: Sequence[str], environment: Mapping[str, str], limit: float, interval: float = INTERVAL) -> Measured:
     """Run a command to its end, or for `limit` seconds."""
     mark = uuid.uuid4().hex
     busy, start = busy_seconds(), time.perf_counter()
@@ -60,7 +60,7 @@ def measure(words: Sequence[str], environment: Mapping[str, str], limit: float) 
         text=True,
         env={**os.environ, **environment, MARK: mark},
     )
-    with Watch(mark) as watch, Deadline(limit, watch):
+    with Watch(mark, interval) as watch, Deadline(limit, watch):
         lines = Lines(start)
         assert process.stdout is not None
         reader = threading.Thread(target=lines.read, args=(process.stdout,), daemon=True)
@@ -106,7 +106,8 @@ class Lines:
 class Watch:
     """The processes that carry a mark, looked at again and again from a thread."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, interval: float) -> None:
+        self._interval = interval
         self._mark = f"{MARK}={mark}".encode()
         self._strangers: set[Process] = set()
         self._cpu: dict[Process, float] = {}
@@ -138,7 +139,7 @@ class Watch:
         return len(found)
 
     def _look_on(self) -> None:
-        while not self._over.wait(INTERVAL):
+        while not self._over.wait(self._interval):
             found = self._find()
             self.most = max(self.most, len(found))
             resident = sum(rss(pid) for pid, _ in found)
