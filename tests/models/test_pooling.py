@@ -1,5 +1,7 @@
 """Halving, to the bits of torch's max_pool2d and its gradient."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,10 @@ CASES = {
 }
 
 
-def halved(halve: object, images: Tensor) -> tuple[Tensor, Tensor]:
+def halved(halve: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
     """What comes out, and the gradient of what went in."""
     images = images.clone().requires_grad_()
-    out: Tensor = halve(images)  # type: ignore[operator]
+    out = halve(images)
     out.backward(torch.arange(1.0, out.numel() + 1).reshape(out.shape).to(out.dtype))
     assert images.grad is not None
     return out.detach(), images.grad
