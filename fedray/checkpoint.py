@@ -1,27 +1,80 @@
 """A run's state on disk: safetensors and JSON, replaced atomically, never a pickle.
 
-checkpoint/round-00012/state.json
+checkpoint/round-00012/state.json                which private models belong to it
                        weights.safetensors
-                       private/00003.safetensors   one per client that has a private model
+           private/00003-00007.safetensors       what client 3 kept of round 7
+
+A private model is written once, as soon as it is there, however many checkpoints it then belongs to, and read when its
+client is trained again: they are never in memory all at once.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from fedray.errors import writing
+from fedray.errors import RunError, writing
 from fedray.types import ServerState, Weights
+
+Private: TypeAlias = Mapping[int, int]
+"""Of each client that keeps something, the last round it was trained in."""
 
 KEPT = 2
 """How many checkpoints there are: should the newest be damaged, the one before is whole."""
 
+DAMAGED = (OSError, ValueError, KeyError, AttributeError, SafetensorError)
+"""What reading raises where a checkpoint is not whole."""
 
-def save(folder: Path, state: ServerState, private: Iterable[tuple[int, Weights]]) -> None:
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Weights that are on the driver's disk until somebody needs them."""
+
+    path: Path
+
+    def read(self) -> Weights:
+        """Raises RunError where they cannot be."""
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"'{self.path}' cannot be read ({error}).") from error
+
+    def check(self) -> None:
+        """Raises SafetensorError or OSError where it is cut short or not there."""
+        with safe_open(self.path, "numpy"):
+            pass
+
+
+def private(folder: Path, client: int, number: int) -> WeightsFile:
+    """What a client kept of a round."""
+    return WeightsFile(folder / "private" / f"{client:05d}-{number:05d}.safetensors")
+
+
+def save_private(folder: Path, client: int, number: int, weights: Weights) -> None:
+    """What a client keeps of a round: no checkpoint's yet. Raises RunError where the disk does not take it."""
+    (folder / "private").mkdir(parents=True, exist_ok=True)
+    save_weights(private(folder, client, number).path, weights)
+
+
+def sweep(folder: Path, now: Private) -> None:
+    """Drop the private models that belong neither to a checkpoint nor to where the run stands now."""
+    used = {private(folder, *each).path for each in now.items()}
+    for candidate in folder.glob("round-*"):
+        with suppress(*DAMAGED):
+            used |= {private(folder, *each).path for each in _document(candidate)[1].items()}
+    for file in (folder / "private").glob("*"):
+        if file not in used:
+            file.unlink()
+
+
+def save(folder: Path, state: ServerState, private: Private) -> None:
     """Write this round's state, then drop all but the one before. Killed at any moment, one whole state stays.
 
     Raises RunError where the disk does not take it.
@@ -29,7 +82,7 @@ def save(folder: Path, state: ServerState, private: Iterable[tuple[int, Weights]
     keep(write(folder, state, private))
 
 
-def write(folder: Path, state: ServerState, private: Iterable[tuple[int, Weights]]) -> Path:
+def write(folder: Path, state: ServerState, private: Private) -> Path:
     """Write this round's state to where nobody takes it for one yet: `keep` makes it the newest.
 
     Raises RunError where the disk does not take it.
@@ -50,27 +103,27 @@ def keep(partial: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(partial: Path, state: ServerState, private: Iterable[tuple[int, Weights]]) -> None:
+def _write(partial: Path, state: ServerState, private: Private) -> None:
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "private").mkdir(parents=True)
+    partial.mkdir(parents=True)
     save_weights(partial / "weights.safetensors", state.weights)
-    clients = []
-    for client, weights in private:
-        save_weights(partial / "private" / f"{client:05d}.safetensors", weights)
-        clients.append(client)
-    (partial / "state.json").write_text(json.dumps({"round": state.round, "private": clients}))
+    (partial / "state.json").write_text(json.dumps({"round": state.round, "private": private}))
 
 
-def load(folder: Path) -> tuple[ServerState, dict[int, Weights]] | None:
-    """The newest whole state and the private models; None where there is none."""
+def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:
+    """The newest whole state, and which private models belong to it; None where there is none."""
     for candidate in sorted(folder.glob("round-*"), reverse=True):
-        try:
-            document = json.loads((candidate / "state.json").read_text())
-            private = {c: load_file(candidate / "private" / f"{c:05d}.safetensors") for c in document["private"]}
-            return ServerState(document["round"], load_file(candidate / "weights.safetensors")), private
-        except (OSError, ValueError, KeyError, SafetensorError):
-            continue  # damaged: an earlier one may be whole
+        with suppress(*DAMAGED):  # an earlier one may be whole
+            number, kept = _document(candidate)
+            for each in kept.items():
+                private(folder, *each).check()
+            return ServerState(number, load_file(candidate / "weights.safetensors")), kept
     return None
+
+
+def _document(checkpoint: Path) -> tuple[int, dict[int, int]]:
+    document = json.loads((checkpoint / "state.json").read_text())
+    return document["round"], {int(client): number for client, number in document["private"].items()}
 
 
 def save_weights(file: Path, weights: Weights) -> None:

@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TypeAlias
 
-from fedray import rows
+from fedray import checkpoint, rows
 from fedray.aggregation import ExactMean
 from fedray.backends.base import Answer, Backend, Failure, Handle, LateError
 from fedray.config import Experiment
@@ -26,17 +27,18 @@ class Trained:
     """What has come of a round's clients."""
 
     mean: ExactMean
-    kept: dict[int, Handle]  # of those that keep something
+    kept: dict[int, int]  # the round, of those that keep something of it
     outcomes: Sequence[rows.Outcome]  # by client
 
 
 class Cohort:
     """Trains whoever is drawn, on one backend."""
 
-    def __init__(self, experiment: Experiment, federation: Federation, backend: Backend) -> None:
+    def __init__(self, experiment: Experiment, federation: Federation, backend: Backend, folder: Path) -> None:
+        """`folder` is the checkpoints', with the private models."""
         self._strategy, self._training = experiment.strategy, experiment.training
         self._federation = federation
-        self._backend = backend
+        self._backend, self._folder = backend, folder
 
     def train(
         self,
@@ -44,12 +46,13 @@ class Cohort:
         clients: Sequence[int],
         weights: Handle,
         taught: Mapping[int, Handle],
-        kept: Mapping[int, Handle],
+        kept: Mapping[int, int],
     ) -> Trained:
         """A round. Raises RunError as soon as more fails than the spec allows, LostError as `Backend.map` does."""
         bundles = [tuple(ClientTask(number, client) for client in bundle) for bundle in self._bundles(clients)]
-        given = {client: (taught.get(client), kept.get(client)) for client in clients}
-        total, keeping, outcomes = self._backend.total(), dict[int, Handle](), list[rows.Outcome]()
+        private = {client: checkpoint.private(self._folder, client, kept[client]) for client in kept}
+        given = {client: (taught.get(client), private.get(client)) for client in clients}
+        total, keeping, outcomes = self._backend.total(), dict[int, int](), list[rows.Outcome]()
         failed, start = list[ClientFailure](), time.perf_counter()
         for bundle, answer in self._answers(bundles, weights, given):
             new = _outcomes(bundle, answer)
@@ -57,7 +60,9 @@ class Cohort:
             self._note_late(new, time.perf_counter() - start)
             if isinstance(answer, Answer) and (updates := [each for each in new if isinstance(each, ClientUpdate)]):
                 total.add(answer, sum(self._strategy.weight(update.examples) for update in updates))
-                keeping |= {updates[0].client: answer.kept} if self._strategy.keeps else {}
+                if self._strategy.keeps:
+                    checkpoint.save_private(self._folder, bundle[0].client, number, self._backend.fetch(answer.kept))
+                    keeping[bundle[0].client] = number
             if failures := [each for each in new if isinstance(each, ClientFailure)]:
                 failed += failures
                 self._tolerate(failed, len(clients))

@@ -51,8 +51,8 @@ class Standing:
     """Where a run stands between two rounds."""
 
     state: ServerState
-    kept: dict[int, Handle] = field(default_factory=dict)
-    """Of each client that keeps something: what it begins its next round with."""
+    kept: dict[int, int] = field(default_factory=dict)
+    """Of each client that keeps something: the round it last did."""
 
 
 class Driver:
@@ -80,7 +80,7 @@ class Driver:
         self._data = federation.load(experiment, read)
         lessons.check_assignment(experiment, self._data)
         self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)
-        self._cohort = Cohort(experiment, self._data, self._backend)
+        self._cohort = Cohort(experiment, self._data, self._backend, self._folder.checkpoint)
         self._asker = Asker(experiment, self._data, self._backend, Bank(cache))
         self._lessons = lessons.Lessons(experiment, self._data, self._backend, self._asker)
         self._beginning: Beginning
@@ -170,17 +170,16 @@ class Driver:
             if self._is_due(self._experiment.checkpoint.every, self._round):
                 checkpoint.keep(self._written)
                 self._saved = self._round
+            if standing.kept:
+                checkpoint.sweep(self._folder.checkpoint, standing.kept)
 
     def _go_back(self, tables: Tables, lost: LostError, times: int) -> None:
-        """To the last round that is whole: the one in memory, or on disk where clients keep something."""
+        """To the last round that is whole."""
         if times == LOST:
             raise RunError(f"round {self._round + 1} lost a node {LOST} times in a row, at last so: {lost}")
-        number = self._round + 1
-        if self._standing.kept:
-            self._restore()
         tables.go_back(self._round)
-        response = f"round {self._round + 1} run again" if self._round + 1 == number else f"back to round {self._round}"
-        tables.report(self._round, [Fault("node lost", f"round {number}", "unknown", response, str(lost))])
+        lost_round = f"round {self._round + 1}"
+        tables.report(self._round, [Fault("node lost", lost_round, "unknown", f"{lost_round} run again", str(lost))])
 
     def _taught(self, cohort: Sequence[int], before: Costs, report: rows.Report) -> Row:
         """What the teachers did for a round, in the bank's name or beside the clients."""
@@ -244,16 +243,14 @@ class Driver:
 
     def _write(self, standing: Standing) -> Path:
         """A checkpoint, before it counts as one."""
-        private = ((client, self._backend.fetch(handle)) for client, handle in standing.kept.items())
-        return checkpoint.write(self._folder.checkpoint, standing.state, private)
+        return checkpoint.write(self._folder.checkpoint, standing.state, standing.kept)
 
     def _restore(self) -> None:
         """Stand where the newest whole checkpoint stands, or at the beginning."""
         found = checkpoint.load(self._folder.checkpoint)
-        state, private = found or (ServerState(0, self._beginning.weights), {})
+        state, kept = found or (ServerState(0, self._beginning.weights), {})
         if problem := check_weights(state.weights, self._beginning.weights):
             raise SpecError(f"'{self._folder.checkpoint}' does not fit this spec: {problem}")
-        kept = {client: self._backend.share(weights) for client, weights in private.items()}
         self._standing, self._saved = Standing(state, kept), state.round
 
     def _is_due(self, every: int, number: int) -> bool:

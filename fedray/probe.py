@@ -137,7 +137,7 @@ def _driver_seconds(weights: Any) -> tuple[float, float]:
     mean.add(weights, 1)
     added = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), ServerState(1, mean.mean(like=weights)), ())
+        checkpoint.save(Path(folder), ServerState(1, mean.mean(like=weights)), {})
     return added - start, time.perf_counter() - added
 
 

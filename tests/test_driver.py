@@ -116,8 +116,8 @@ def test_cohorts_are_drawn_by_seed_and_round(small: Make, tmp_path: Path) -> Non
     finish(experiment, tmp_path)
     clients = table(tmp_path, "clients.csv")
     assert clients.groupby("round")["client"].apply(list).tolist() == cohorts[:2]
-    private = {file.stem for file in (tmp_path / "checkpoint" / "round-00002" / "private").iterdir()}
-    assert private == {f"{client:05d}" for client in {*cohorts[0], *cohorts[1]}}
+    private = {file.stem for file in (tmp_path / "checkpoint" / "private").iterdir()}
+    assert private == {f"{client:05d}-{number:05d}" for number in (1, 2) for client in cohorts[number - 1]}
 
 
 def test_tables_hold_what_happened(small: Make, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_clients_keep_their_projections_and_never_send_them(small: Make, tmp_pat
     assert weights_of(tmp_path / "cosine").keys() == weights_of(tmp_path / "fedavg").keys()
     sent = [table(tmp_path / name, "rounds.csv")["bytes_up"].tolist() for name in ("cosine", "fedavg")]
     assert sent[0] == sent[1]
-    kept = [load_file(file) for file in sorted((tmp_path / "cosine" / "checkpoint" / "round-00003").glob("*/0*"))]
+    kept = [load_file(file) for file in sorted((tmp_path / "cosine" / "checkpoint" / "private").glob("*-00003.*"))]
     assert [{name: array.shape for name, array in own.items()} for own in kept] == [{"weight": (512, 512)}] * 4
     assert len({own["weight"].tobytes() for own in kept}) == 4
 

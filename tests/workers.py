@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedray.types import ClientTask, Made
+from fedray.types import ClientTask, Made, Weights
 from fedray.worker import Worker
 
 
@@ -100,3 +100,10 @@ class TellingWorker(Worker):
     def owns_images(self, _: ClientTask) -> Any:
         images = self._federation.train.images
         return Made((images.flags.writeable, images.flags.owndata))
+
+
+class AddingWorker(Worker):
+    """Adds up the numbers of weights."""
+
+    def add_up(self, weights: Weights) -> Made:
+        return Made(sum(float(array.sum()) for array in weights.values()))

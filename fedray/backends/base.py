@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from fedray.aggregation import ExactMean
+from fedray.checkpoint import WeightsFile
 from fedray.types import Fault
 
 Handle: TypeAlias = Any
@@ -77,10 +78,10 @@ class Backend(ABC):
     ) -> Iterator[Answer | Failure]:
         """Call a method of `Worker` once for each tuple of arguments; yield as the calls finish.
 
-        Arguments may be handles. Calls are begun in their order, so put the longest first; where there are other
-        processes, at once, though nobody looks at the outcomes yet. A call that is not
-        done after `seconds` is given up: its failure is `LateError`. Raises LostError where what a handle speaks of
-        is gone.
+        Arguments may be handles, or files of weights, which are read when the call begins. Calls are begun in their
+        order, so put the longest first; where there are other processes, at once, though nobody looks at the outcomes
+        yet. A call that is not done after `seconds` is given up: its failure is `LateError`. Raises LostError where
+        what a handle speaks of is gone.
         """
 
     @abstractmethod
@@ -98,6 +99,11 @@ class Backend(ABC):
     def collect(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The values of all calls, in the order of the calls. Raises what a call raised."""
         return in_order(self.map(method, calls))
+
+
+def read(call: Sequence[Any]) -> list[Any]:
+    """The arguments of a call that begins."""
+    return [argument.read() if isinstance(argument, WeightsFile) else argument for argument in call]
 
 
 def in_order(outcomes: Iterable[Answer | Failure]) -> list[Any]:

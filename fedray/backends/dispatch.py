@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from fedray.backends.actor_pool import LOST, ActorPool, Post, cluster_resources, first_line, names
-from fedray.backends.base import Answer, Failure, LateError
+from fedray.backends.base import Answer, Failure, LateError, read
 from fedray.errors import LostError, RunError, SpecError
 from fedray.types import Fault
 
@@ -62,13 +62,14 @@ class Dispatch:
             elif done in self._coming:
                 self._arrive(self._coming.pop(done))
             elif done is not None and (outcome := self._finish(done, self._busy.pop(done))) is not None:
+                self._give_out()  # before whoever looks at this one takes its time
                 yield outcome
 
     def _give_out(self) -> None:
         while self._waiting and self._idle and len(self._busy) < self._pool.at_once:
             call = self._waiting.popleft()
             post = self._idle.pop(self._choose(self._calls[call][0]))
-            made = post.actor.call.options(num_returns=3).remote(self._method, *self._calls[call])
+            made = post.actor.call.options(num_returns=3).remote(self._method, *read(self._calls[call]))
             self._busy[made[0]] = Errand(call, post, *made[1:])
 
     def _choose(self, subject: Any) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fedray.aggregation import ExactMean
-from fedray.backends.base import Answer, Backend, Failure, LateError
+from fedray.backends.base import Answer, Backend, Failure, LateError, read
 from fedray.config import Experiment
 from fedray.data.federation import Federation
 from fedray.worker import Worker
@@ -54,7 +54,7 @@ class SerialBackend(Backend):
 
     def _do(self, index: int, method: str, call: tuple[Any, ...]) -> Answer | Failure:
         try:
-            return Answer(index, *getattr(self._worker, method)(*call))
+            return Answer(index, *getattr(self._worker, method)(*read(call)))
         except Exception as error:  # whatever a client raises is reported with the client's name
             return Failure(index, platform.node(), error, traceback.format_exc())
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.ray
 
 Make = Callable[..., Experiment]
 STRATEGIES = {"fedavg": {"name": "fedavg"}, "fml": {"name": "fml"}}
-"""FML's clients keep private models, which are on the node where they were made."""
+"""FML's clients keep private models, which the driver fetches from the node where they were made."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def serially(experiment: Experiment, folder: Path) -> dict[str, bytes]:
 
 def bits(folder: Path) -> dict[str, bytes]:
     """Of the final weights, and of each private model."""
-    files = [folder / "model.safetensors", *sorted((folder / "checkpoint").glob("round-*/private/*"))]
+    files = [folder / "model.safetensors", *sorted((folder / "checkpoint" / "private").glob("*"))]
     return {f"{file.name}/{k}": v.tobytes() for file in files for k, v in load_file(file).items()}
 
 
