@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/scale.py
     .venv/bin/python benchmarks/scale.py --clients 10 1000 --rounds 3 --repeats 1
+    .venv/bin/python benchmarks/scale.py --clients 1000 --strategy fml   # whose clients keep private models
     .venv/bin/python benchmarks/scale.py --soak 500      # does memory grow over so many rounds?
 
-A round is always the same work: FedAvg over 10,000 digits of 4x4 pixels, however many clients share them, down to one
+A round is always the same work: 10,000 digits of 4x4 pixels, however many clients share them, down to one
 digit each, on one actor. `local_update` is timed in there, call by call: what is added for each client of a round is
 (seconds of the round - seconds of `local_update`) / clients, checkpoint and tables included. Medians over all rounds
 but each run's first, and the range of the runs' medians. Memory is proportional (PSS), of driver and actor after the
@@ -52,7 +53,7 @@ def main() -> None:
         digits = write_digits(Path(folder) / "digits.parquet")
         print("clients      ms added for each     s/round, of which SGD   driver MB   actor MB", flush=True)
         for clients in options.clients:
-            turns = [turn(digits, clients, options.rounds) for _ in range(options.repeats)]
+            turns = [turn(spec(digits, clients, options)) for _ in range(options.repeats)]
             added, whole, sgd, driver, actor = zip(*turns, strict=True)
             print(
                 f"{clients:7,}   {shown(added):>20}   {statistics.median(whole):9.2f} {statistics.median(sgd):13.2f}   "
@@ -66,6 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--rounds", type=int, default=3, help="of a run, the first of which is not counted")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--strategy", default="fedavg", choices=["fedavg", "fedprox", "fml"])
     parser.add_argument("--soak", type=int, metavar="ROUNDS")
     return parser.parse_args()
 
@@ -87,12 +89,13 @@ def write_digits(file: Path) -> Path:
     return file
 
 
-def spec(digits: Path, clients: int, rounds: int) -> Experiment:
+def spec(digits: Path, clients: int, options: argparse.Namespace) -> Experiment:
     return Experiment.model_validate(
         {
             "data": {"train": f"parquet:{digits}", "test": f"parquet:{digits}", "test_limit": 100, "size": 4},
             "partition": {"kind": "iid", "clients": clients},
-            "training": {"rounds": rounds, "batch_size": 50, "lr": 0.001},
+            "training": {"rounds": options.rounds, "batch_size": 50, "lr": 0.001},
+            "strategy": {"name": options.strategy},
             "resources": {"clients_per_actor": clients},
         }
     )
@@ -125,19 +128,18 @@ class Turn(NamedTuple):
     actor: float
 
 
-def turn(digits: Path, clients: int, rounds: int) -> Turn:
+def turn(experiment: Experiment) -> Turn:
     """One run; Ray is started for it."""
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    experiment = spec(digits, clients, rounds)
     with tempfile.TemporaryDirectory() as folder:
         driver = ray.remote(Holder).options(num_cpus=0).remote(experiment, folder)
-        whole = [ray.get(driver.round.remote()) for _ in range(rounds)]
+        whole = [ray.get(driver.round.remote()) for _ in range(experiment.training.rounds)]
         memory = pss()
         table = pd.read_csv(Path(folder) / "clients.csv")
         ray.get(driver.end.remote())
     ray.shutdown()
     sgd = table.groupby("round")["seconds"].sum().to_numpy()
-    added = (np.array(whole) - sgd)[1:] / clients * 1000
+    added = (np.array(whole) - sgd)[1:] / len(set(table["client"])) * 1000
     return Turn(float(np.median(added)), statistics.median(whole[1:]), float(np.median(sgd[1:])), *memory)
 
 
