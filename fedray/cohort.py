@@ -18,8 +18,8 @@ from fedray.types import ClientFailure, ClientTask, ClientUpdate, Fault
 Bundle: TypeAlias = tuple[ClientTask, ...]
 """Clients that one call trains."""
 
-CALLS = 64
-"""How many calls a round has for each that is made at a time, where it has so many clients: enough to even out."""
+PART = 4
+"""A call takes one part in so many of what a worker would have yet to do, if all that is left were spread evenly."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Cohort:
         kept: Mapping[int, int],
     ) -> Trained:
         """A round. Raises RunError as soon as more fails than the spec allows, LostError as `Backend.map` does."""
-        bundles = [tuple(ClientTask(number, client) for client in bundle) for bundle in self._bundles(clients)]
+        sizes = {client: len(self._federation.shards[client]) for client in clients}
+        parts = PART * self._backend.at_once if self._share_calls else None
+        bundles = [tuple(ClientTask(number, client) for client in bundle) for bundle in bundled(sizes, parts)]
         private = {client: checkpoint.private(self._folder, client, kept[client]) for client in kept}
         given = {client: (taught.get(client), private.get(client)) for client in clients}
         total, keeping, outcomes = self._backend.total(), dict[int, int](), list[rows.Outcome]()
@@ -84,22 +86,10 @@ class Cohort:
         if lost:
             yield from self._answers(lost, weights, given)
 
-    def _bundles(self, clients: Sequence[int]) -> list[list[int]]:
-        """Largest first. Of many small ones several share a call, which costs as much as training a few examples.
-
-        Not where each has something of its own to send or a deadline to meet.
-        """
-        sizes = {client: len(self._federation.shards[client]) for client in clients}
-        alone = bool(self._strategy.keeps) or self._training.deadline is not None
-        enough = 0.0 if alone else sum(sizes.values()) / (CALLS * self._backend.at_once)
-        bundles, room = list[list[int]](), 0.0
-        for client in sorted(clients, key=lambda client: -sizes[client]):
-            if room <= 0:
-                bundles.append([])
-                room = enough
-            bundles[-1].append(client)
-            room -= sizes[client]
-        return bundles
+    @property
+    def _share_calls(self) -> bool:
+        """Not where each client has something of its own to send or a deadline to meet."""
+        return not self._strategy.keeps and self._training.deadline is None
 
     @property
     def _limit(self) -> float | None:
@@ -125,6 +115,23 @@ class Cohort:
                 f"{len(failures)} of {cohort} clients failed, fewer than training.min_cohort={training.min_cohort} "
                 f"are left: {failures[-1]}\n{failures[-1].traceback}".rstrip()
             )
+
+
+def bundled(sizes: Mapping[int, int], parts: int | None) -> list[list[int]]:
+    """Clients by their examples, largest first, in bundles that each have a `parts`-th of what is left.
+
+    A call costs as much as training a few examples: so there are few and large ones, and small ones at the end to even
+    out. None: each client by itself.
+    """
+    bundles, room, left = list[list[int]](), 0.0, sum(sizes.values())
+    for client in sorted(sizes, key=lambda client: -sizes[client]):
+        if room <= 0:
+            bundles.append([])
+            room = left / parts if parts else 0.0
+        bundles[-1].append(client)
+        room -= sizes[client]
+        left -= sizes[client]
+    return bundles
 
 
 def _outcomes(bundle: Bundle, answer: Answer | Failure) -> Sequence[rows.Outcome]:

@@ -83,6 +83,15 @@ class DyingWorkers(Worker):
         return super().train(task, *others)
 
 
+class DeadlyWorker(Worker):
+    """Client 2 kills its process whenever it is trained."""
+
+    def train(self, task: ClientTask, *others: Any) -> Any:
+        if task.client == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(task, *others)
+
+
 class HangingWorker(Worker):
     """Client 2 does not come back in round 2."""
 
