@@ -8,7 +8,8 @@ from rich.text import Text
 
 from fedray.display import open_console
 from fedray.doctor.facts import Facts, Node, Place
-from fedray.doctor.findings import Finding, plans, share
+from fedray.doctor.finding import Finding
+from fedray.doctor.findings import plans, share
 from fedray.errors import SpecError
 
 SHOWN = ("python", "fedray", "ray", "torch", "torchvision", "open_clip_torch", "timm", "numpy")

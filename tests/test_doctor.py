@@ -17,7 +17,8 @@ from fedray.config import Experiment
 from fedray.doctor import node as on_node
 from fedray.doctor.demand import demand
 from fedray.doctor.facts import Answer, Facts, File, Gpu, Node, Place, Reach, Software, Wanted
-from fedray.doctor.findings import Finding, judge, plans
+from fedray.doctor.finding import Finding
+from fedray.doctor.findings import judge, plans
 from fedray.doctor_display import first, print_examination
 from fedray.errors import SpecError
 
@@ -198,6 +199,19 @@ def test_gpus_that_torch_does_not_see_matter_where_they_are_asked_for(small: Cal
     finding = only(judge(facts(blind, wanted=wanted(small(resources={"gpus_per_client": 0.5})))))
     assert finding.must
     assert "node b offers Ray 2 GPUs, but torch sees 0" in finding.sentence
+
+
+def test_bfloat16_on_a_processor_without_it_is_told_where_it_is_asked_for(small: Callable[..., Experiment]) -> None:
+    slow = [node(name, answer=replace(ANSWER, bfloat16=False)) for name in ("b", "c")]
+    fast = node("d", answer=replace(ANSWER, bfloat16=True))
+    asked = small(training={"precision": "bfloat16"})
+    found = only(judge(facts(*slow, fast, wanted=wanted(asked))))
+    assert not found.must
+    assert "the processor of nodes b and c has no instructions for it" in found.sentence
+    on_gpus = small(training={"precision": "bfloat16"}, resources={"gpus_per_client": 0.1})
+    for spec in (small(), on_gpus):
+        assert not [f for f in judge(facts(*slow, wanted=wanted(spec))) if "bfloat16" in f.sentence]
+    assert judge(facts(fast, wanted=wanted(asked))) == []
 
 
 def test_full_disks_and_wrong_clocks_and_lost_nodes_are_told() -> None:

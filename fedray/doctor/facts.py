@@ -75,6 +75,8 @@ class Answer:
     """By what the spec calls them: roughly what is there, None if nothing."""
     gpus: Sequence[Gpu] | None = None
     """Those that torch sees; None where nobody has looked."""
+    bfloat16: bool | None = None
+    """Whether its processor has instructions for it; None where it does not say."""
 
 
 @dataclass(frozen=True)

@@ -2,65 +2,33 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from fedray.backends.plan import Plan, plan_actors, portion
 from fedray.config import Experiment
+from fedray.doctor import machines
 from fedray.doctor.facts import SOURCE, Facts, File, Node, Place, Wanted
+from fedray.doctor.finding import Finding, counted, node_names
 from fedray.errors import SpecError
-
-CLOCK = 5.0
-"""Seconds that clocks may differ."""
-SPILLING = 0.05
-"""The share of a disk below which Ray no longer spills to it."""
-ROOM = 1e9
-"""Bytes that should be free where results and teachers' answers go."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One whole sentence: which node, which value, what to do."""
-
-    sentence: str
-    must: bool = True
-    """Whether it must be put right before anything runs well."""
 
 
 def judge(facts: Facts) -> list[Finding]:
     """What must be put right first, then what is worth knowing; each in the order of its weight."""
     found = [
-        *_silent(facts),
-        *_no_actor(facts),
+        *machines.silent(facts),
+        *machines.no_actor(facts),
         *_versions(facts),
         *_results(facts),
         *_files(facts),
         *_fit(facts),
         *_held(facts),
         *_bank(facts),
-        *_gpus(facts),
-        *_disks(facts),
-        *_clocks(facts),
-        *_left(facts),
+        *machines.gpus(facts),
+        *machines.arithmetic(facts),
+        *machines.disks(facts),
+        *machines.clocks(facts),
+        *machines.left(facts),
     ]
     return sorted(found, key=lambda finding: not finding.must)
-
-
-def _silent(facts: Facts) -> Iterator[Finding]:
-    for node in facts.alive:
-        if node.silence:
-            yield Finding(
-                f"node {node.name} ({node.address}) {node.silence}: look at the machine and its Ray logs, "
-                "or stop Ray there, for whatever is placed on it would wait."
-            )
-
-
-def _no_actor(facts: Facts) -> Iterator[Finding]:
-    here = [node.name for node in facts.alive if node.here and not node.silence]
-    if facts.no_actor and here:
-        yield Finding(
-            f"{_nodes(here)} runs tasks, but no actor comes up there ({facts.no_actor}): see its Ray logs; if the "
-            "cluster asks for no token, set RAY_AUTH_MODE=disabled here, for fedray sends the one it finds."
-        )
 
 
 def _versions(facts: Facts) -> Iterator[Finding]:
@@ -84,7 +52,7 @@ def _where(names: Sequence[str], executable: str) -> str:
     """This process has no name."""
     nodes = [name for name in names if name]
     parts = ["in this process"] if "" in names else []
-    return " and ".join([*parts, f"on {_nodes(nodes)} ({executable})"] if nodes else parts)
+    return " and ".join([*parts, f"on {node_names(nodes)} ({executable})"] if nodes else parts)
 
 
 def _version_finding(package: str, version: str, wanted: str, where: str) -> Finding:
@@ -146,7 +114,7 @@ def _apart(place: Place) -> Iterator[tuple[str, str]]:
         if not reach.shared:
             by_reason.setdefault(reach.problem, []).append(name)
     for problem, names in by_reason.items():
-        yield f" ({problem})" if problem else "", _nodes(names)
+        yield f" ({problem})" if problem else "", node_names(names)
 
 
 def _files(facts: Facts) -> Iterator[Finding]:
@@ -155,10 +123,10 @@ def _files(facts: Facts) -> Iterator[Finding]:
         sizes = {name: node.answer.files.get(file.text) for name, node in told.items() if node.answer}
         missing = [name for name, size in sizes.items() if size is None]
         if missing and file.text.startswith("torchvision:"):
-            what = f"{file.field}: {file.text} is not on {_nodes(missing)} yet"
+            what = f"{file.field}: {file.text} is not on {node_names(missing)} yet"
             yield Finding(f"{what}; it will be downloaded there, which needs the internet.", must=False)
         elif missing:
-            what = f"{file.field}: there is no '{file.text}' on {_nodes(missing)}"
+            what = f"{file.field}: there is no '{file.text}' on {node_names(missing)}"
             yield Finding(f"{what}; {_how_to_bring(file, told[missing[0]])}.")
         yield from _other_contents(file, sizes)
 
@@ -178,7 +146,7 @@ def _other_contents(file: File, sizes: Mapping[str, int | None]) -> Iterator[Fin
     other = [name for name, size in there.items() if size != usual[0][0]]
     if other:
         yield Finding(
-            f"{file.field}: '{file.text}' has other contents on {_nodes(other)} than elsewhere; copy it anew."
+            f"{file.field}: '{file.text}' has other contents on {node_names(other)} than elsewhere; copy it anew."
         )
 
 
@@ -195,7 +163,7 @@ def _fit(facts: Facts) -> Iterator[Finding]:
         room = sum(node.fits(plan.cpus_per_actor, plan.gpus_per_actor) for node in facts.alive)
         if room < plan.actors:
             yield Finding(
-                f"the plan is for {_counted(plan.actors, 'actor')} of {share(plan)}, but the nodes have room for "
+                f"the plan is for {counted(plan.actors, 'actor')} of {share(plan)}, but the nodes have room for "
                 f"{room}, as an actor lies on one node and a part of a GPU on one GPU: ask for less per client.",
                 must=room == 0,
             )
@@ -227,74 +195,11 @@ def _held(facts: Facts) -> Iterator[Finding]:
     actors = plan.actors * at_once
     if now < actors:
         yield Finding(
-            f"{sentence}: {now} of {_counted(actors, 'actor')} can start now, the rest when those jobs end.", must=False
+            f"{sentence}: {now} of {counted(actors, 'actor')} can start now, the rest when those jobs end.", must=False
         )
-
-
-def _gpus(facts: Facts) -> Iterator[Finding]:
-    for node in facts.alive:
-        found = node.answer.gpus if node.answer else None
-        if found is not None and len(found) < node.gpus:
-            yield Finding(
-                f"node {node.name} offers Ray {_counted(node.gpus, 'GPU')}, but torch sees {len(found)}: "
-                "install a torch with CUDA and a driver there, or start its Ray with --num-gpus=0.",
-                must=bool(facts.wanted and any(gpus for _, gpus in facts.wanted.shares)),
-            )
-
-
-def _disks(facts: Facts) -> Iterator[Finding]:
-    for node in facts.alive:
-        if node.answer and node.answer.disk[1] < SPILLING * node.answer.disk[0]:
-            total, free = node.answer.disk
-            yield Finding(
-                f"node {node.name} has {free / 1e9:.1f} of {total / 1e9:.0f} GB free at {node.answer.temp}, and Ray "
-                "stops spilling objects there at 5 %: make room, or start Ray with another --temp-dir.",
-                must=False,
-            )
-    for place, name in ((facts.results, "--results"), (facts.bank, "FEDRAY_CACHE")):
-        scarce = (
-            {node: r.free for node, r in place.reached.items() if r.free is not None and r.free < ROOM} if place else {}
-        )
-        if place and scarce:
-            least = min(scarce.values())
-            what = f"{place.path} has {least / 1e9:.2f} GB free on {_nodes(list(scarce))}"
-            yield Finding(f"{what}: make room, or choose another {name}.", must=False)
-
-
-def _clocks(facts: Facts) -> Iterator[Finding]:
-    for node in facts.alive:
-        if node.answer and abs(node.answer.clock) > CLOCK:
-            apart = f"{abs(node.answer.clock):.0f} s {'ahead of' if node.answer.clock > 0 else 'behind'}"
-            yield Finding(
-                f"the clock of node {node.name} is {apart} this one's: have it set (chrony, ntp), for the ages of "
-                "files and the times of faults are wrong.",
-                must=False,
-            )
-
-
-def _left(facts: Facts) -> Iterator[Finding]:
-    there = {node.address for node in facts.alive}
-    for node in facts.nodes:
-        if node.left and not node.meant_to_leave and node.address not in there:
-            yield Finding(
-                f"node {node.name} ({node.address}) has left the cluster ({node.left}): start Ray there again if it "
-                "should take part.",
-                must=False,
-            )
-
-
-def _nodes(names: Sequence[str]) -> str:
-    """`node a`, `nodes a and b`, `nodes a, b and 3 more`."""
-    if len(names) < 3:
-        return f"node{'s' * (len(names) - 1)} {' and '.join(names)}"
-    return f"nodes {names[0]}, {names[1]} and {len(names) - 2} more"
 
 
 def share(plan: Plan) -> str:
     """What an actor reserves: `1 core`, `2 cores and 0.5 GPU`."""
     gpus = f" and {plan.gpus_per_actor:g} GPU" if plan.gpus_per_actor else ""
-    return f"{_counted(plan.cpus_per_actor, 'core')}{gpus}"
-
-
-def _counted(number: float, what: str) -> str:
-    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
+    return f"{counted(plan.cpus_per_actor, 'core')}{gpus}"

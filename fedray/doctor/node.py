@@ -35,6 +35,7 @@ def look(files: list[str]) -> dict[str, Any]:
         "time": time.time(),
         "software": software(),
         "memory": _memory(),
+        "bfloat16": _bfloat16(),
         "temp": temp,
         "disk": shutil.disk_usage(_nearest(Path(temp)))[::2],
         "folder": str(Path.cwd()),
@@ -129,6 +130,16 @@ def _memory() -> tuple[int, int] | None:
         limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
         total, free = min(total, limit), max(0, min(free, limit - used))
     return total, free
+
+
+def _bfloat16() -> bool | None:
+    """Whether its processor has instructions for it; None where /proc does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    return bool(found & {"avx512_bf16", "amx_bf16", "bf16"}) if found else None
 
 
 def _source() -> str:
