@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +32,14 @@ def write(tmp_path: Path, backend: str) -> None:
     (tmp_path / "study.yaml").write_text(SPEC.replace("BACKEND", backend))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sequence[str]]:
+    """Where a study was run in one process, and the lines that it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write(folder, "serial")
+    return folder, fedray("run", "study.yaml", cwd=folder).stdout.splitlines()
+
+
 def test_help_and_version_answer_without_importing_what_they_do_not_need(tmp_path: Path) -> None:
     script = "import sys; from fedray.cli import app; app(['--version'], standalone_mode=False); print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -44,9 +53,8 @@ def test_schema_is_json(tmp_path: Path) -> None:
     assert "partition" in json.loads(fedray("schema", cwd=tmp_path).stdout)["$defs"]["Experiment"]["properties"]
 
 
-def test_a_space_runs_one_experiment_after_another_and_ends_in_a_table(tmp_path: Path) -> None:
-    write(tmp_path, "serial")
-    said = fedray("run", "study.yaml", cwd=tmp_path).stdout.splitlines()
+def test_a_space_runs_one_experiment_after_another_and_ends_in_a_table(finished: tuple[Path, Sequence[str]]) -> None:
+    results, said = finished
     assert [line.split(",")[0] for line in said[:4]] == [
         "strategy=fedavg: round 1/2",
         "strategy=fedavg: round 2/2",
@@ -60,15 +68,13 @@ def test_a_space_runs_one_experiment_after_another_and_ends_in_a_table(tmp_path:
     assert first.split()[0] == "fedavg"
     assert second.split()[0] == "fedprox"
     assert where == "tables: results/study"
-    (folder,) = (tmp_path / "results/study").glob("strategy=fedavg-*")  # and what it is known by
+    (folder,) = (results / "results/study").glob("strategy=fedavg-*")  # and what it is known by
     accuracy = pd.read_csv(folder / "rounds.csv")["accuracy"].iloc[-1]
     assert f"{accuracy:.1%}" in first
 
 
-def test_again_keeps_what_is_finished(tmp_path: Path) -> None:
-    write(tmp_path, "serial")
-    fedray("run", "study.yaml", "--quiet", cwd=tmp_path)
-    said = fedray("run", "study.yaml", cwd=tmp_path).stdout
+def test_again_keeps_what_is_finished(finished: tuple[Path, Sequence[str]]) -> None:
+    said = fedray("run", "study.yaml", cwd=finished[0]).stdout
     assert "strategy=fedavg: finished before, kept as it is" in said
 
 
@@ -77,10 +83,9 @@ def test_quiet_prints_the_table_only(tmp_path: Path) -> None:
     assert len(fedray("run", "study.yaml", "--quiet", cwd=tmp_path).stdout.splitlines()) == 4
 
 
-def test_results_prints_each_setting_and_writes_it(tmp_path: Path) -> None:
-    write(tmp_path, "serial")
-    fedray("run", "study.yaml", "--quiet", cwd=tmp_path)
-    said = fedray("results", "results/study", "--write", "table.csv", "--write", "table.parquet", cwd=tmp_path)
+def test_results_prints_each_setting_and_writes_it(finished: tuple[Path, Sequence[str]], tmp_path: Path) -> None:
+    study = str(finished[0] / "results" / "study")
+    said = fedray("results", study, "--write", "table.csv", "--write", "table.parquet", cwd=tmp_path)
     header, fedavg, fedprox = said.stdout.splitlines()
     assert header.split() == [
         "strategy",
@@ -99,19 +104,18 @@ def test_results_prints_each_setting_and_writes_it(tmp_path: Path) -> None:
         [row.strategy, "1", "2", f"{100 * row.accuracy:.1f}"] for row in table.itertuples()
     ]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), table)
-    wrong = fedray("results", "results/study", "--write", "table.xls", cwd=tmp_path, check=False)
+    wrong = fedray("results", study, "--write", "table.xls", cwd=tmp_path, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "fedray: --write takes a file that ends in .csv or .parquet, not 'table.xls'.\n"
 
 
 @pytest.mark.ray
-def test_ray_gives_the_same_model_through_a_driver_actor(tmp_path: Path) -> None:
-    write(tmp_path, "serial")
-    fedray("run", "study.yaml", "--results", "here", cwd=tmp_path)
-    said = fedray("run", "study.yaml", "resources.backend=ray", "--results", "there", cwd=tmp_path)
+def test_ray_gives_the_same_model_through_a_driver_actor(finished: tuple[Path, Sequence[str]], tmp_path: Path) -> None:
+    write(tmp_path, "ray")
+    said = fedray("run", "study.yaml", cwd=tmp_path)
     assert "round 2/2" in said.stdout
     assert said.stderr == ""
-    here, there = (sorted((tmp_path / side / "study").glob("*/model.safetensors")) for side in ("here", "there"))
+    here, there = (sorted(side.glob("results/study/*/model.safetensors")) for side in (finished[0], tmp_path))
     assert [model.parent.name for model in here] == [model.parent.name for model in there]
     assert [model.parent.name.rpartition("-")[0] for model in here] == ["strategy=fedavg", "strategy=fedprox_mu=0.1"]
     assert [model.read_bytes() for model in here] == [model.read_bytes() for model in there]

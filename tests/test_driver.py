@@ -179,6 +179,7 @@ def test_a_dropped_update_does_not_enter_the_mean(small: Make, tmp_path: Path) -
     assert all(np.isfinite(array).all() for array in load_file(tmp_path / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_distillation_carries_clients_of_one_class_each(small: Make, tmp_path: Path) -> None:
     """The behaviour the whole project is about, on 1,200 digits: a teacher flattens the skew."""
     sections: dict[str, Any] = {

@@ -165,6 +165,7 @@ class TestADeadline:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 class TestTheDriver:
+    @pytest.mark.slow
     def test_killed_in_the_middle_another_goes_on(self, small: Make, tmp_path: Path) -> None:
         """Without the user doing anything."""
         sections: dict[str, Any] = {"strategy": {"name": "fml"}, "teacher": None, "training": {"rounds": 5}}
@@ -200,7 +201,7 @@ class TestTheCommand:
         table = folder / "results" / "spec" / "rounds.csv"
         return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
-    @pytest.mark.parametrize("backend", [pytest.param("serial", marks=pytest.mark.slow), "ray"])
+    @pytest.mark.parametrize("backend", ["serial", pytest.param("ray", marks=pytest.mark.slow)])
     def test_sigterm_saves_the_last_round_and_ends_with_0(
         self, tmp_path: Path, whole: dict[str, bytes], backend: str
     ) -> None:
@@ -256,6 +257,7 @@ def test_several_clients_killed_at_once(small: Make, tmp_path: Path) -> None:
     assert rounds["retried"].tolist() == ["", "client 0, client 1, client 3", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_hung_client_is_dropped_at_the_deadline_and_its_actor_replaced(small: Make, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ class TestHistory:
     """What the bank held before must not change a run, not by one bit."""
 
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("view", ["fixed", "same"])
+    @pytest.mark.parametrize("view", [pytest.param("fixed", marks=pytest.mark.slow), "same"])
     def test_other_runs_before_change_nothing(self, make: Make, tmp_path: Path, kind: str, view: str) -> None:
         sections: dict[str, Any] = {"data": {"augment": "crop_flip"}, "training": {"local_epochs": 2}}
         experiment = make({**KINDS[kind], "view": view}, **sections)

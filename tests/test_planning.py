@@ -125,6 +125,7 @@ class TestMeasured:
         assert 0 < planned.forwards[0].seconds < 5
         assert planned.total > planned.startup + sum(planned.seconds.values()) / 2
 
+    @pytest.mark.slow
     def test_a_larger_proxy_takes_longer_steps(self, small: Make) -> None:
         speeds = []
         for name in ("cnn", "resnet18"):

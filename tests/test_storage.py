@@ -393,6 +393,7 @@ def test_a_run_under_a_uri_goes_on_where_another_machine_was(tmp_path: Path, ano
     assert list(fedray.run(experiment, bucket.as_uri())) == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_sweep_goes_on_where_another_machine_was_and_ends_in_the_same_weights(

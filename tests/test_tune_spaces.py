@@ -58,7 +58,10 @@ SPECIAL: Sequence[tuple[str, Mapping[str, Any]]] = [
     ("cifar10_study", {"partition.alpha": 0.05, "strategy.name": "fedlpfm"}),
 ]
 """Trials that are run besides each file's first: by some of their fields."""
-CASES = [*((name, {}) for name in NAMES), *SPECIAL]
+QUICK = ("quickstart", "lambda", "backbones", "losses", "datasets", "cifar10_study")
+"""Whose first trials are run by `make test`."""
+FIRST = [pytest.param(name, {}, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES]
+CASES = [*FIRST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SPECIAL)]
 
 
 @cache

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -52,6 +53,7 @@ def _digits(_: str, side: Side, choose: Choose, size: int | None) -> Dataset:
     return Dataset("digits", _stack(pictures, side), labels[kept], kept, None, tuple("0123456789"))
 
 
+@cache
 def _scikit_learns_digits() -> tuple[npt.NDArray[np.float64], Indices]:
     """Pixels [1797, 8, 8] from 0 to 16, and labels. Importing scikit-learn would take 2 s."""
     package = find_spec("sklearn")

@@ -119,6 +119,7 @@ def test_figures_are_written_and_shown(report: Report) -> None:
     assert {*re.findall(r"url\(#([^)]+)\)", html), *re.findall(r'xlink:href="#([^"]+)"', html)} <= {*ids}
 
 
+@pytest.mark.slow
 def test_the_same_tables_give_the_same_files(report: Report, study: Path, tmp_path: Path) -> None:
     again = write_report([str(study)], tmp_path, command=["fedray", "report", "study"])
     for path in report.folder.rglob("*.*"):

@@ -62,7 +62,8 @@ def bits(folder: Path) -> dict[str, bytes]:
     return {f"{file.name}/{k}": v.tobytes() for file in files for k, v in load_file(file).items()}
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("fedavg", marks=pytest.mark.slow), "fml"])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fedavg", "fml"])
 def test_a_node_is_lost_and_another_joins(small: Make, nodes: Cluster, tmp_path: Path, strategy: str) -> None:
     """Lost after round 2, in another's place after round 4: the bits are those of an undisturbed run."""
     experiment = small(strategy=STRATEGIES[strategy], teacher=None, training={"rounds": 6})

@@ -61,8 +61,14 @@ def pool() -> Iterator[ActorPool]:
     pool.close()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("packing", PACKINGS)
+CASES = [
+    pytest.param(packing, strategy, marks=[] if strategy == "fml" or packing.startswith("an") else pytest.mark.slow)
+    for packing in PACKINGS
+    for strategy in STRATEGIES
+]
+
+
+@pytest.mark.parametrize(("packing", "strategy"), CASES)
 def test_packing_and_arrival_order_change_nothing(
     small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path, strategy: str, packing: str
 ) -> None:
@@ -73,6 +79,7 @@ def test_packing_and_arrival_order_change_nothing(
     assert bits == serial(small(strategy=STRATEGIES[strategy]))
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_the_backend_in_bfloat16_either(
     small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def write_images(file: Path, count: int) -> None:
     pq.write_table(pa.table({"img": rows, "label": np.arange(count) % 10}), file)
 
 
+@pytest.mark.slow
 def test_the_floor_and_fedray_end_in_the_same_losses(tmp_path: Path) -> None:
     write_images(tmp_path / "train-0.parquet", 200)
     write_images(tmp_path / "test-0.parquet", 100)

@@ -359,6 +359,7 @@ class TestOnRay:
         assert written(found.folder) == before
         assert (found.folder / "study.json").stat().st_mtime_ns == described  # Tune was not even asked
 
+    @pytest.mark.slow
     def test_asha_stops_the_worse_and_what_is_stopped_stays_so(self, tmp_path: Path) -> None:
         """A learning rate of 1e-6 learns nothing, and so is stopped where it is compared first."""
         lrs = {"training.lr": {"grid": [0.1, 1e-6]}}

@@ -85,6 +85,7 @@ def test_of_a_hundred_classes_the_worst_and_the_best() -> None:
     assert said(figure) == "the 10 worst and 10 best of 100 classes"
 
 
+@pytest.mark.slow
 def test_a_panel_for_each_of_twelve_conditions() -> None:
     alphas = [0.01 * 2**power for power in range(12)]
     many = named(*({"strategy": "fedavg", "alpha": alpha} for alpha in alphas))

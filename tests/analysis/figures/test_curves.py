@@ -54,6 +54,7 @@ def test_a_condition_without_rounds_has_no_panel() -> None:
     assert titles(seen(accuracy_by_round(runs, rows(ROUNDS, ["b", 1, 0.5], ["b", 2, 0.5])))) == ["α=0.5"]
 
 
+@pytest.mark.slow
 def test_twelve_conditions_with_twelve_families() -> None:
     alphas = [round(0.01 * 2**power, 2) for power in range(12)]
     strategies = [{"strategy": "fedavg"}, {"strategy": "fedprox"}, {"strategy": "fml"}]

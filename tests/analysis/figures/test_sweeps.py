@@ -105,6 +105,7 @@ def test_heatmap_of_nothing_but_gaps() -> None:
     assert lambda_heatmap(named(taught(0.25, np.nan), taught(0.5, np.nan, 0.5))) is None
 
 
+@pytest.mark.slow
 def test_heatmap_of_many_lambdas_and_conditions() -> None:
     alphas, lams = [0.01 * 2**power for power in range(12)], [place / 10 for place in range(1, 11)]
     runs = named(*(taught(lam, 0.5, alpha, teacher) for alpha in alphas for lam in lams for teacher in ("A", "B")))
