@@ -7,9 +7,7 @@ Each command imports what it needs when it runs, so that `fedray --help` answers
 import json
 import os
 import shlex
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,15 +17,13 @@ from typing import Annotated
 
 import typer
 
+from fedray import cli_teachers
 from fedray.errors import RunError, SpecError
 from fedray.stopping import Sigterm
 
 # Help in plain text: rich's boxes take twice as long as all the rest of it.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-teachers = typer.Typer(
-    no_args_is_help=True, help="The bank of teachers' answers, and how good the teachers are.", rich_markup_mode=None
-)
-app.add_typer(teachers, name="teachers")
+app.add_typer(cli_teachers.app, name="teachers")
 
 
 def main() -> None:
@@ -228,74 +224,6 @@ def schema() -> None:
     from fedray import spec_file
 
     print(json.dumps(spec_file.schema(), indent=2))
-
-
-@teachers.command("list")
-def list_teachers() -> None:
-    """List what the bank holds, the entries used last first."""
-    from fedray.display import print_entries
-    from fedray.teachers.bank import Bank
-
-    print_entries(Bank())
-
-
-@teachers.command("show")
-def show_teacher(key: Annotated[str, typer.Argument(help="The beginning of an entry's key.")]) -> None:
-    """Show what an entry depends on and what computed it, and check every row."""
-    from fedray.teachers.bank import Bank
-
-    entry = Bank().find(key)
-    known, written = entry.known(), entry.written()
-    state = {"rows_known": known, "rows_damaged": written - known, "bytes_on_disk": entry.bytes}
-    print(json.dumps({"folder": str(entry.folder)} | state | entry.facts, indent=2, ensure_ascii=False))
-
-
-@teachers.command("prune")
-def prune_teachers(
-    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", show_default=False)] = None,
-    unused_days: Annotated[float | None, typer.Option(min=0, help="All that nobody has used for so many days.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All entries.")] = False,
-) -> None:
-    """Delete entries from the bank. What is asked again later is computed again."""
-    from fedray.teachers.bank import Bank
-
-    bank = Bank()
-    if [bool(keys), everything, unused_days is not None].count(True) != 1:
-        raise SpecError("say what to delete, in one way: KEY ..., --unused-days N, or --all.")
-    named = {entry.key: entry for entry in map(bank.find, keys or [])}
-    chosen = list(named.values()) or bank.entries()
-    if unused_days is not None:
-        chosen = [entry for entry in chosen if time.time() - entry.last_used > unused_days * 86400]
-    freed = sum(entry.bytes for entry in chosen)
-    for entry in chosen:
-        entry.remove()
-    for folder in bank.unreadable() if everything else ():
-        shutil.rmtree(folder)
-    print(f"deleted {len(chosen)} of the bank's entries, {freed / 1e6:.1f} MB")
-
-
-@teachers.command("check")
-def check_teachers(
-    spec: Annotated[Path, typer.Argument(help="YAML of an experiment, or of a base and a space of axes.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Ray and the actors print.")] = False,
-) -> None:
-    """Print how often a spec's teachers are right about its test set, beside what was published."""
-    from fedray import spec_file
-    from fedray.checking import Checked, once_each
-    from fedray.display import Progress, print_checked
-    from fedray.runner import Session
-
-    found: dict[Checked, None] = {}  # in the order of the spec, each once
-    with Session(verbose=verbose) as session:
-        for each in once_each([run.experiment for run in spec_file.load(spec, overrides or [])]):
-            with Progress("check", quiet=False) as progress:
-                for event in session.check(each):
-                    if isinstance(event, Checked):
-                        found[event] = None
-                    else:
-                        progress.update(event)
-    print_checked(list(found))
 
 
 def _meanwhile(work: Callable[..., object], *arguments: object) -> Thread:

@@ -5,7 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from fedray.config import Experiment
-from fedray.spec_file import FILES, flatten
+from fedray.spec_errors import FILES
+from fedray.spec_file import flatten
 
 
 def named_files(experiment: Experiment) -> dict[str, str]:

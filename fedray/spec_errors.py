@@ -17,6 +17,8 @@ Model: TypeAlias = type[BaseModel]
 Walk: TypeAlias = Callable[[Sequence[str | int]], tuple[list[str], list[Model]]]
 
 BOUNDS = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+FILES = ("file", "pretrained", "init", "model")
+"""Fields that may name a file or folder, as `PATH`, `file:PATH` or `local-dir:PATH`."""
 CHOOSERS = ("name", "kind")
 """The fields that say which of several sections is meant."""
 KINDS = {

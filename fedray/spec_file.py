@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fedray import space
+from fedray import labels, space
 from fedray.config import REPEATABLE, Experiment
 from fedray.errors import SpecError, nearest
 from fedray.search import Search, Searched
@@ -24,8 +24,6 @@ from fedray.spec_errors import CHOOSERS, explain, fields_of, unknown
 
 Tree = dict[str, Any]
 
-FILES = ("file", "pretrained", "init", "model")
-"""Fields that may name a file or folder, as `PATH`, `file:PATH` or `local-dir:PATH`."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Nine times faster where PyYAML was built with libyaml."""
 KEYS = ("base", "space", "search")
@@ -74,9 +72,9 @@ class Space:
         """The experiment of one value for each axis; axes that do not apply are left out."""
         chosen = space.applying(choice, self.axes, flatten(self.base).get)
         values = {axis.field: axis.values for axis in self.axes}
-        label = ", ".join(f"{_short(field)}={_label(value, values[field])}" for field, value in chosen.items())
+        label = ", ".join(f"{labels.short(field)}={labels.of(value, values[field])}" for field, value in chosen.items())
         spec = experiment(_changed(self.base, chosen), f"{self.path} with {label}" if label else str(self.path))
-        name = f"{self.path.stem}/{_folder(label, key(spec))}" if self.axes else self.path.stem
+        name = f"{self.path.stem}/{labels.folder(label, key(spec))}" if self.axes else self.path.stem
         return Run(name, label, spec, chosen)
 
 
@@ -265,43 +263,3 @@ def key(spec: Experiment) -> str:
     """What a trial is known by: a hash of all that decides its result, every default filled in."""
     document = spec.model_dump(mode="json", exclude=set(REPEATABLE))
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _folder(label: str, known_by: str) -> str:
-    """The label as the name of a folder, cut where it is long, and what the trial is known by."""
-    name = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ","))[:100] or "run"
-    return f"{name}-{known_by}"
-
-
-def _short(field: str) -> str:
-    """`strategy.lam` -> `lam`; but `strategy.name` -> `strategy`, and a whole section as it is."""
-    *sections, key = field.split(".")
-    return sections[-1] if key in CHOOSERS and sections else key
-
-
-def _label(value: Any, among: Sequence[Any]) -> str:
-    """Of sections, what tells one from the others; files by their names."""
-    others = [other for other in among if isinstance(other, dict)]
-    if not isinstance(value, dict) or len(others) < 2:
-        return _text(value)
-    telling = {field: told for field, told in value.items() if any(other.get(field) != told for other in others)}
-    short = {f: _stem(told) if f in FILES else told for f, told in telling.items() if not isinstance(told, list)}
-    names = [field for field in short if field in FILES]
-    return str(short[names[0]]) if len(short) == 1 and names else _text(short) or _text(value)
-
-
-def _stem(text: Any) -> str:
-    """The name of a file; of a model the whole name, whose dot tells it from others."""
-    path = Path(str(text))
-    return path.stem if path.suffix in (".parquet", ".csv", ".safetensors", ".pt", ".pth", ".bin") else path.name
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_text, value))}]"
-    if isinstance(value, float):
-        return str(float(f"{value:.6g}"))
-    if not isinstance(value, dict):
-        return str(value)
-    named = [str(v) for k, v in value.items() if k in CHOOSERS]
-    return " ".join([*named, *(f"{k}={_text(v)}" for k, v in value.items() if k not in CHOOSERS)])

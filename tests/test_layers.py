@@ -16,6 +16,7 @@ LAYERS = [
     {"data.partition", "data.dataset", "data.views", "data.sources"},
     {"config", "evaluation", "search"},
     {"spec_errors", "space", "data.federation"},
+    {"labels"},
     {"shard", "spec_file"},
     {"graphed"},
     {"client"},
@@ -35,6 +36,7 @@ LAYERS = [
     {"study_display", "doctor_display"},
     {"plan_display"},
     {"tuning"},
+    {"cli_teachers"},
     {"cli"},
 ]
 MAY_IMPORT_RAY = {

@@ -8,7 +8,8 @@ from fedray.config import Experiment
 from fedray.data.federation import count_clients
 from fedray.doctor.facts import File, Wanted
 from fedray.files import path_in
-from fedray.spec_file import FILES, Space, flatten, read
+from fedray.spec_errors import FILES
+from fedray.spec_file import Space, flatten, read
 
 SUFFIXES = (".bin", ".csv", ".npz", ".parquet", ".pt", ".pth", ".safetensors")
 
