@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "types", "section", "seeding", "losses", "distillation", "arithmetic", "allocator"},
     {"models", "teachers.bank", "teachers.blend", "teachers.network", "teachers.published", "objective", "aggregation"},
     {"strategies", "teachers.sections"},
-    {"data.partition", "data.dataset", "data.views", "data.sources"},
+    {"data.partition", "data.dataset", "data.views", "data.decoded", "data.sources"},
     {"config", "evaluation", "search"},
     {"spec_errors", "space", "data.federation"},
     {"labels"},

@@ -9,6 +9,7 @@ Tools take turns, pass by pass. README.md has the workloads, the tools, their en
 import argparse
 import csv
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from prepare import prepare, write_teacher
 from report import Run, table
 
 from fedray import spec_file
+from fedray.teachers.bank import cache_folder
 
 HERE = Path(__file__).parent
 WORKLOADS = ("W1", "W2", "W3", "W4")
@@ -31,6 +33,7 @@ def main() -> None:
     overrides = data_of(options.data)
     (found,) = spec_file.load(spec, overrides)
     folder = options.work.absolute() / options.workload
+    os.environ["FEDRAY_CACHE"] = str(options.work.absolute() / "cache")
     prepare(found.experiment, folder)
     if any(map(tools.is_taught, options.tools)):
         write_teacher(teacher_of(options.work))
@@ -40,8 +43,8 @@ def main() -> None:
         for tool in options.tools:
             with tempfile.TemporaryDirectory() as scratch:
                 job = tools.Job(
-                    spec, overrides, folder, teacher_of(options.work), options.rounds or rounds,
-                    options.envs.absolute(), Path(scratch),
+                    spec, overrides, folder, cache_folder() / "images", teacher_of(options.work),
+                    options.rounds or rounds, options.envs.absolute(), Path(scratch),
                 )  # fmt: skip
                 runs.append(Run(options.workload, tool, rounds, run(tool, job, options.limit)))
             write(options.log, runs[-1])

@@ -21,12 +21,13 @@ TEACHER = "ViT-B-32"
 
 
 def prepare(experiment: Experiment, folder: Path) -> None:
-    """Write `workload.npz`, unless it is there for this very spec."""
+    """Write `workload.npz`, unless it is there for this very spec. The images are decoded then, for fedray too."""
+    data = federation.load(experiment)
     spec, text = folder / "spec.yaml", to_yaml(experiment)
     if spec.exists() and spec.read_text(encoding="utf-8") == text:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "workload.npz", **arrays(experiment, federation.load(experiment)))
+    np.savez(folder / "workload.npz", **arrays(experiment, data))
     spec.write_text(text, encoding="utf-8")
 
 

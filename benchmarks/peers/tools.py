@@ -26,6 +26,7 @@ class Job:
     spec: Path
     overrides: Sequence[str]  # of the spec: where the data is
     folder: Path  # what `prepare` wrote
+    images: Path  # what it has decoded, which the other tools read, and so does fedray
     teacher: Path  # the checkpoint
     rounds: int
     environments: Path  # one folder for each peer
@@ -62,7 +63,10 @@ def _fedray(job: Job, words: Sequence[str]) -> Command:
     changes = [*PLAIN, *taught, *(change for word in words for change in CHANGES[word])]
     rounds = f"training.rounds={job.rounds}"
     run = [sys.executable, "-m", "fedray", "run", str(job.spec), *job.overrides, rounds, *changes]
-    return Command([*run, "--results", str(job.scratch / "results")], {"FEDRAY_CACHE": str(job.scratch / "cache")})
+    cache = job.scratch / "cache"  # its bank is empty
+    cache.mkdir()
+    (cache / "images").symlink_to(job.images)
+    return Command([*run, "--results", str(job.scratch / "results")], {"FEDRAY_CACHE": str(cache)})
 
 
 def _floor(job: Job, words: Sequence[str]) -> Command:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.data.dataset import Dataset
+from fedray.data.decoded import decoded
 from fedray.errors import SpecError, nearest
 from fedray.types import Indices
 
@@ -199,6 +201,13 @@ SMALL = 2**13
 
 
 def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None) -> npt.NDArray[np.uint8]:
+    how = f"Pillow {version('pillow')}, size {size}"
+    return decoded(blobs, how, lambda: _decode_each(blobs, names, side, size))
+
+
+def _decode_each(
+    blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None
+) -> npt.NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
     def one(blob: bytes, name: str | None) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,105 @@
+"""Decoded images are found again, as long as nothing that decides them has changed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.pictures import picture, png, write_parquet
+
+from fedray.data import decoded as module
+from fedray.data import sources
+from fedray.data.decoded import Images, decoded
+
+BLOBS = [f"image {number}".encode() for number in range(module.FEW)]
+
+
+def images(value: int) -> Images:
+    return np.full((module.FEW, 3, 2, 2), value, np.uint8)
+
+
+def known() -> Images:
+    raise AssertionError("it has been decoded before")
+
+
+@pytest.fixture
+def folder() -> Path:
+    return Path(os.environ["FEDRAY_CACHE"]) / "images"
+
+
+def test_what_was_decoded_is_found_again(folder: Path) -> None:
+    assert decoded(BLOBS, "as it is", lambda: images(1)).tobytes() == images(1).tobytes()
+    again = decoded(BLOBS, "as it is", known)
+    assert (again.shape, again.dtype, again.tobytes()) == ((module.FEW, 3, 2, 2), np.uint8, images(1).tobytes())
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("blobs", "how"),
+    [
+        ([*BLOBS[1:], b"another"], "as it is"),
+        ([BLOBS[1], BLOBS[0], *BLOBS[2:]], "as it is"),
+        ([BLOBS[0] + BLOBS[1][:1], BLOBS[1][1:], *BLOBS[2:]], "as it is"),  # the same bytes, cut elsewhere
+        (BLOBS, "smaller"),
+    ],
+)
+def test_others_are_not_taken_for_them(blobs: list[bytes], how: str) -> None:
+    decoded(BLOBS, "as it is", lambda: images(1))
+    assert decoded(blobs, how, lambda: images(2))[0, 0, 0, 0] == 2
+
+
+def test_few_and_very_many_are_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded(BLOBS[1:], "", lambda: images(1))
+    monkeypatch.setattr(module, "LARGE", images(1).nbytes - 1)
+    decoded(BLOBS, "", lambda: images(1))
+    assert not folder.exists()
+
+
+def test_a_file_that_is_cut_short_is_made_again(folder: Path) -> None:
+    decoded(BLOBS, "", lambda: images(1))
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    for length in (0, 20, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        decoded(BLOBS, "", lambda: images(1))
+        assert file.read_bytes() == whole
+
+
+def test_those_that_were_not_used_for_longest_make_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = images(1).nbytes + 128  # with NumPy's header
+    monkeypatch.setattr(module, "ROOM", 2 * size)
+    for number, how in enumerate(("a", "b")):
+        decoded(BLOBS, how, lambda: images(1))
+        for file in folder.iterdir():
+            if file.stat().st_mtime > 10:
+                os.utime(file, (number, number))
+    decoded(BLOBS, "a", known)  # and so b is the older one
+    decoded(BLOBS, "c", lambda: images(1))
+    assert len(list(folder.iterdir())) == 2
+    decoded(BLOBS, "a", known)
+    decoded(BLOBS, "c", known)
+
+
+def test_where_it_cannot_be_written_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FEDRAY_CACHE", str(tmp_path / "file" / "below"))
+    assert decoded(BLOBS, "", lambda: images(1))[0, 0, 0, 0] == 1
+
+
+def test_a_parquet_is_read_to_the_same_bits_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [png(picture(seed % 7)) for seed in range(module.FEW)]
+    write_parquet(tmp_path / "a.parquet", pictures, [0] * module.FEW)
+
+    def read(count: int, size: int | None) -> sources.Dataset:
+        choose: Callable[[sources.Indices], sources.Indices] = lambda labels: np.arange(len(labels))[-count:]  # noqa: E731
+        return sources.read(f"parquet:{tmp_path}/a.parquet", "train", choose, size)
+
+    first = read(module.FEW, None)
+    assert first.images[8].transpose(1, 2, 0).tobytes() == picture(1).tobytes()
+    smaller, fewer = read(module.FEW, 4), read(module.FEW - 1, None)
+    assert smaller.images.shape == (module.FEW, 3, 4, 4)
+    assert fewer.images.tobytes() == first.images[1:].tobytes()
+    monkeypatch.setattr(sources, "_decode_each", known)
+    assert read(module.FEW, None).images.tobytes() == first.images.tobytes()
+    assert read(module.FEW, 4).images.tobytes() == smaller.images.tobytes()
