@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedray import checkpoint, costs, lessons, rows
+from fedray import allocator, checkpoint, costs, lessons, rows
 from fedray.asking import Asker, Costs
 from fedray.backends.base import Answer, Backend, Failure, Handle, in_order
 from fedray.backends.plan import draw_cohort
@@ -77,9 +77,12 @@ class Driver:
         self._folder = Folder(folder)
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._patience = patience
-        self._data = federation.load(experiment, read)
-        lessons.check_assignment(experiment, self._data)
-        self._backend = (make_backend or _backend_of(experiment))(experiment, self._data)
+        data = federation.load(experiment, read)
+        lessons.check_assignment(experiment, data)
+        self._backend = (make_backend or _backend_of(experiment))(experiment, data)
+        self._data = self._backend.federation
+        del data  # what the images were read from and into, before they were put where workers read them
+        allocator.give_back()
         self._cohort = Cohort(experiment, self._data, self._backend, self._folder.checkpoint)
         self._asker = Asker(experiment, self._data, self._backend, Bank(cache))
         self._lessons = lessons.Lessons(experiment, self._data, self._backend, self._asker)

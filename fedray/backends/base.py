@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from fedray.aggregation import ExactMean
 from fedray.checkpoint import WeightsFile
+from fedray.data.federation import Federation
 from fedray.types import Fault
 
 Handle: TypeAlias = Any
@@ -51,7 +52,9 @@ class Total(Protocol):
 class Backend(ABC):
     """Serial and Ray backends give the same bits; only where and when the work is done differs."""
 
-    def __init__(self) -> None:
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        """As its workers read it: nobody needs another copy of the images."""
         self.faults: list[Fault] = []
         """What went wrong and was made good, since somebody last looked and cleared it."""
 

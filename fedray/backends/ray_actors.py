@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -37,10 +37,11 @@ class RayBackend(Backend):
         pool: ActorPool | None = None,
         worker: "type[Worker] | None" = None,
     ) -> None:
-        super().__init__()
         self._pool, self._owns_pool = pool or ActorPool(), pool is None
         self._store = self._pool.store
-        self._worker = (worker, experiment, *self._put(federation))
+        train, test, rest = self._put(federation)
+        self._worker = (worker, experiment, train, test, rest)
+        super().__init__(replace(federation, train=got(train), test=got(test)))
         self._pool.fit(experiment, len(federation.shards))
         self._adders = Adders()
         for post in self._pool.posts:

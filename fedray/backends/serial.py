@@ -17,7 +17,7 @@ class SerialBackend(Backend):
     """One worker. A handle is the value itself."""
 
     def __init__(self, experiment: Experiment, federation: Federation, worker: type[Worker] = Worker) -> None:
-        super().__init__()
+        super().__init__(federation)
         self._worker = worker(experiment, federation)
 
     @property
