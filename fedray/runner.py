@@ -36,6 +36,10 @@ LEAVING = 15
 """Seconds that the driver of a command which was killed, and is resumed, may take to be gone."""
 
 
+ONE_AHEAD = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
+"""The driver makes one round while the one before is being uploaded, and no more: that one's checkpoint stays."""
+
+
 class Session:
     """Runs experiments one after another; the processes that one needed, the next finds warm."""
 
@@ -54,10 +58,12 @@ class Session:
             return
         with target.lock(LEAVING if resume else 0):
             pass  # the driver will hold it; who comes second is told before Ray has started
+        pushed = target.resumable_from
         try:
             for event in self._start("run", experiment, target.path.absolute(), sys.argv):
-                if isinstance(event, RoundResult) and event.round == target.resumable_from:
+                if isinstance(event, RoundResult) and (newest := target.resumable_from) > pushed:
                     storage.push()
+                    pushed = newest
                 yield event
         finally:
             storage.push()
@@ -105,7 +111,7 @@ class Session:
             self._driver = _start_driver()
         done = False
         try:
-            for reference in getattr(self._driver, method).options(num_returns="streaming").remote(*arguments):
+            for reference in getattr(self._driver, method).options(**ONE_AHEAD).remote(*arguments):
                 yield ray.get(reference)
             done = True
         except RayTaskError as error:

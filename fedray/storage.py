@@ -129,9 +129,13 @@ class Mirror(Storage):
             self.remote.download(name, self.folder / name, there[name][1])
 
     def _here(self) -> Facts:
-        paths = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*")}
-        stats = {name: path.stat() for name, path in paths.items() if _travels(name) and path.is_file()}
-        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+        facts: Facts = {}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            with suppress(FileNotFoundError):  # gone since it was listed: the run goes on meanwhile
+                if _travels(name) and path.is_file():
+                    facts[name] = path.stat().st_size, path.stat().st_mtime_ns
+        return facts
 
     def _there(self) -> Facts:
         return {name: facts for name, facts in self.remote.facts().items() if _travels(name)}

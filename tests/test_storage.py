@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file
 
 import fedray
 from fedray import checkpoint
+from fedray.config import Experiment
 from fedray.driver import Driver
 from fedray.errors import RunError, SpecError
 from fedray.folder import Folder
@@ -74,7 +76,18 @@ class Dying(LocalFileSystem):
         super().rm_file(path)
 
 
+class Slow(LocalFileSystem):
+    """A filesystem that takes a while to open a file for writing."""
+
+    protocol = "slow"
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        time.sleep(0.3 if "w" in mode else 0)
+        return super().open(path, mode, **options)
+
+
 fsspec.register_implementation("dying", Dying, clobber=True)
+fsspec.register_implementation("slow", Slow, clobber=True)
 
 
 @pytest.fixture(params=["file", "mock"])
@@ -391,6 +404,21 @@ def test_a_run_under_a_uri_goes_on_where_another_machine_was(tmp_path: Path, ano
     list(Driver(experiment, tmp_path / "alone").run())
     assert bits(bucket) == bits(tmp_path / "alone")
     assert list(fedray.run(experiment, bucket.as_uri())) == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_does_not_hurry_ahead_of_what_is_uploaded(tmp_path: Path, another_machine: Move) -> None:
+    """Each upload takes as long as several rounds: no checkpoint may be gone before it has been taken there."""
+    another_machine()
+    sections = {**BASE, "strategy": {"name": "fml"}, "training": {**BASE["training"], "rounds": 8}}
+    on_ray = Experiment.model_validate({**sections, "resources": {"backend": "ray"}})
+    for result in fedray.run(on_ray, f"fsspec+slow://{tmp_path}/bucket/run"):
+        found = checkpoint.load(tmp_path / "bucket" / "run" / "checkpoint")
+        assert found is not None
+        assert found[0].round - result.round in (0, 1)  # uploaded before anybody is told of the round
+    list(Driver(Experiment.model_validate(sections), tmp_path / "alone").run())
+    assert bits(tmp_path / "bucket" / "run") == bits(tmp_path / "alone")
 
 
 @pytest.mark.slow
