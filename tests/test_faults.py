@@ -289,11 +289,11 @@ for _ in Driver(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2])).
 @pytest.mark.slow
 @pytest.mark.ray
 def test_an_object_store_that_is_too_small_spills(small: Make, tmp_path: Path) -> None:
-    """Eight private models and eight updates of 8 MB each, in a store of 75 MB."""
+    """Global weights, an update and a private model of 45 MB each, in a store of 75 MB."""
     sections: dict[str, Any] = {
         "strategy": {"name": "fml"},
-        "data": {"size": 32},
-        "partition": {"kind": "iid", "clients": 8},
+        "proxy": {"name": "resnet18", "stem": "cifar"},
+        "partition": {"kind": "iid", "clients": 2},
         "training": {"rounds": 2},
         "teacher": None,
     }
