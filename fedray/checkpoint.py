@@ -59,19 +59,25 @@ def private(folder: Path, client: int, number: int) -> WeightsFile:
 
 def save_private(folder: Path, client: int, number: int, weights: Weights) -> None:
     """What a client keeps of a round: no checkpoint's yet. Raises RunError where the disk does not take it."""
-    (folder / "private").mkdir(parents=True, exist_ok=True)
-    save_weights(private(folder, client, number).path, weights)
+    file = private(folder, client, number).path
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(file, weights)
 
 
 def sweep(folder: Path, now: Private) -> None:
-    """Drop the private models that belong neither to a checkpoint nor to where the run stands now."""
+    """Drop the private models that belong neither to a checkpoint nor to where the run stands now.
+
+    Raises RunError where the disk does not let them go.
+    """
     used = {private(folder, *each).path for each in now.items()}
     for candidate in folder.glob("round-*"):
         with suppress(*DAMAGED):
             used |= {private(folder, *each).path for each in _document(candidate)[1].items()}
-    for file in (folder / "private").glob("*"):
-        if file not in used:
-            file.unlink()
+    with writing(folder):
+        for file in (folder / "private").glob("*"):
+            if file not in used:
+                file.unlink()
 
 
 def save(folder: Path, state: ServerState, private: Private) -> None:
@@ -107,7 +113,7 @@ def _write(partial: Path, state: ServerState, private: Private) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_weights(partial / "weights.safetensors", state.weights)
-    (partial / "state.json").write_text(json.dumps({"round": state.round, "private": private}))
+    (partial / "state.json").write_text(json.dumps({"round": state.round, "private": dict(sorted(private.items()))}))
 
 
 def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:

@@ -104,6 +104,12 @@ def test_a_private_model_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         checkpoint.private(tmp_path, 3, 12).read()
 
 
+def test_where_private_models_cannot_be_written_one_sentence_says_so(tmp_path: Path) -> None:
+    (tmp_path / "private").touch()
+    with pytest.raises(RunError, match=r"00003-00012.safetensors' cannot be written \(File exists\)"):
+        checkpoint.save_private(tmp_path, 3, 12, weights(1))
+
+
 def test_what_is_written_counts_once_it_is_kept(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, ServerState(1, weights(1)), {})
     partial = checkpoint.write(tmp_path, ServerState(2, weights(2)), {})
