@@ -29,7 +29,7 @@ Private: TypeAlias = Mapping[int, int]
 KEPT = 2
 """How many checkpoints there are: should the newest be damaged, the one before is whole."""
 
-DAMAGED = (OSError, ValueError, KeyError, AttributeError, SafetensorError)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 """What reading raises where a checkpoint is not whole."""
 
 
@@ -129,7 +129,7 @@ def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:
 
 def _document(checkpoint: Path) -> tuple[int, dict[int, int]]:
     document = json.loads((checkpoint / "state.json").read_text())
-    return document["round"], {int(client): number for client, number in document["private"].items()}
+    return document["round"], {int(client): number for client, number in dict(document["private"]).items()}
 
 
 def save_weights(file: Path, weights: Weights) -> None:

@@ -34,6 +34,14 @@ def test_the_newest_and_the_one_before_stay(tmp_path: Path) -> None:
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["round-00002", "round-00003"]
 
 
+def test_one_of_an_earlier_version_without_private_models_is_gone_on_from(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, ServerState(4, weights(1)), {})
+    (tmp_path / "round-00004" / "state.json").write_text('{"round": 4, "private": []}')
+    assert (checkpoint.load(tmp_path) or (ServerState(0, {}), {}))[0].round == 4
+    (tmp_path / "round-00004" / "state.json").write_text('{"round": 4, "private": [0, 1]}')  # in another place then
+    assert checkpoint.load(tmp_path) is None
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "nowhere") is None
 
