@@ -52,14 +52,14 @@ class WeightsFile:
             pass
 
 
-def private(folder: Path, client: int, number: int) -> WeightsFile:
+def private_file(folder: Path, client: int, number: int) -> WeightsFile:
     """What a client kept of a round."""
     return WeightsFile(folder / "private" / f"{client:05d}-{number:05d}.safetensors")
 
 
 def save_private(folder: Path, client: int, number: int, weights: Weights) -> None:
     """What a client keeps of a round: no checkpoint's yet. Raises RunError where the disk does not take it."""
-    file = private(folder, client, number).path
+    file = private_file(folder, client, number).path
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     save_weights(file, weights)
@@ -70,10 +70,11 @@ def sweep(folder: Path, now: Private) -> None:
 
     Raises RunError where the disk does not let them go.
     """
-    used = {private(folder, *each).path for each in now.items()}
+    kept = set(now.items())
     for candidate in folder.glob("round-*"):
         with suppress(*DAMAGED):
-            used |= {private(folder, *each).path for each in _document(candidate)[1].items()}
+            kept |= _document(candidate)[1].items()
+    used = {private_file(folder, *each).path for each in kept}
     with writing(folder):
         for file in (folder / "private").glob("*"):
             if file not in used:
@@ -122,7 +123,7 @@ def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:
         with suppress(*DAMAGED):  # an earlier one may be whole
             number, kept = _document(candidate)
             for each in kept.items():
-                private(folder, *each).check()
+                private_file(folder, *each).check()
             return ServerState(number, load_file(candidate / "weights.safetensors")), kept
     return None
 

@@ -52,7 +52,7 @@ class Cohort:
         sizes = {client: len(self._federation.shards[client]) for client in clients}
         parts = PART * self._backend.at_once if self._share_calls else None
         bundles = [tuple(ClientTask(number, client) for client in bundle) for bundle in bundled(sizes, parts)]
-        private = {each: checkpoint.private(self._folder, each, kept[each]) for each in clients if each in kept}
+        private = {each: checkpoint.private_file(self._folder, each, kept[each]) for each in clients if each in kept}
         given = {client: (taught.get(client), private.get(client)) for client in clients}
         total, keeping, outcomes = self._backend.total(), dict[int, int](), list[rows.Outcome]()
         failed, start = list[ClientFailure](), time.perf_counter()

@@ -134,7 +134,8 @@ class Mirror(Storage):
             name = path.relative_to(self.folder).as_posix()
             with suppress(FileNotFoundError):  # gone since it was listed: the run goes on meanwhile
                 if _travels(name) and path.is_file():
-                    facts[name] = path.stat().st_size, path.stat().st_mtime_ns
+                    stat = path.stat()
+                    facts[name] = stat.st_size, stat.st_mtime_ns
         return facts
 
     def _there(self) -> Facts:

@@ -24,7 +24,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert state.weights["n"] == 7
     assert state.weights["n"].dtype == np.int64
     assert private == {3: 12, 0: 7}
-    read = {client: checkpoint.private(tmp_path, client, number).read() for client, number in private.items()}
+    read = {client: checkpoint.private_file(tmp_path, client, number).read() for client, number in private.items()}
     assert {client: w["w"][0, 0] for client, w in read.items()} == {0: 2.5, 3: 1.5}
 
 
@@ -79,14 +79,14 @@ def test_private_models_that_are_cut_short_or_gone_damage_what_they_belong_to(tm
         loaded = checkpoint.load(tmp_path)
         return loaded[0].round if loaded else 0
 
-    newest = checkpoint.private(tmp_path, 5, 2).path
+    newest = checkpoint.private_file(tmp_path, 5, 2).path
     whole = newest.read_bytes()
     assert found() == 2
     newest.write_bytes(whole[:-1])
     assert found() == 1
     newest.unlink()
     assert found() == 1
-    checkpoint.private(tmp_path, 5, 1).path.unlink()
+    checkpoint.private_file(tmp_path, 5, 1).path.unlink()
     assert found() == 0
     newest.write_bytes(whole)
     assert found() == 2
@@ -109,7 +109,7 @@ def test_private_models_go_once_no_checkpoint_has_them(tmp_path: Path) -> None:
 
 def test_a_private_model_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"00003-00012.safetensors' cannot be read"):
-        checkpoint.private(tmp_path, 3, 12).read()
+        checkpoint.private_file(tmp_path, 3, 12).read()
 
 
 def test_where_private_models_cannot_be_written_one_sentence_says_so(tmp_path: Path) -> None:

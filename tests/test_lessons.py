@@ -74,7 +74,7 @@ def finish(experiment: Experiment, folder: Path, worker: type[Worker] = Worker, 
     found = load_file(folder / "model.safetensors")
     _, private = checkpoint.load(folder / "checkpoint") or (None, {})
     for client, number in private.items():
-        own = checkpoint.private(folder / "checkpoint", client, number).read()
+        own = checkpoint.private_file(folder / "checkpoint", client, number).read()
         found |= {f"{client}/{name}": values for name, values in own.items()}
     return found
 

@@ -34,7 +34,8 @@ def decoded(blobs: Sequence[bytes], how: str, decode: Callable[[], Images]) -> I
     file = cache_folder() / "images" / f"{_hash(blobs, how)}.npy"
     with suppress(OSError, ValueError, EOFError):  # not there, or cut short
         images: Images = np.load(file)
-        os.utime(file)
+        with suppress(OSError):  # somebody else's, to be read only
+            os.utime(file)
         return images
     images = decode()
     if images.nbytes <= LARGE:
@@ -57,7 +58,7 @@ def _keep(file: Path, images: Images) -> None:
         np.save(stream, images)
     partial.replace(file)
     room = ROOM
-    for each in sorted(file.parent.glob("*.npy"), key=lambda each: -each.stat().st_mtime_ns):
+    for each in sorted(file.parent.iterdir(), key=lambda each: -each.stat().st_mtime_ns):
         room -= each.stat().st_size
         if room < 0:
             each.unlink()

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -201,7 +200,9 @@ SMALL = 2**13
 
 
 def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None) -> npt.NDArray[np.uint8]:
-    how = f"Pillow {version('pillow')}, size {size}"
+    import PIL
+
+    how = f"Pillow {PIL.__version__}, size {size}"
     return decoded(blobs, how, lambda: _decode_each(blobs, names, side, size))
 
 

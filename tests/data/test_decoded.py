@@ -81,6 +81,15 @@ def test_those_that_were_not_used_for_longest_make_room(folder: Path, monkeypatc
     decoded(BLOBS, "c", known)
 
 
+def test_what_cannot_be_touched_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError
+
+    decoded(BLOBS, "", lambda: images(1))
+    monkeypatch.setattr(os, "utime", refuse)
+    assert decoded(BLOBS, "", known).tobytes() == images(1).tobytes()
+
+
 def test_where_it_cannot_be_written_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FEDRAY_CACHE", str(tmp_path / "file" / "below"))
