@@ -13,6 +13,7 @@ from analysis.tables import best_of_families
 
 SHOWN = 10
 """Of long lists only so many are said aloud."""
+STATES = {"begun": "begun and not ended", "waiting": "not begun"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def _untold(trials: pd.DataFrame) -> Iterator[str]:
     for state, own in trials[~trials["state"].isin(["finished", "stopped"])].groupby("state"):
         reasons = [f"{t}: {r}" for t, r in zip(own["trial"], own["reason"], strict=True) if r]
         why = f" ({_some(reasons, '; ')})" if reasons else ""
-        yield f"{len(own)} of {len(trials)} trials {'are' if len(own) > 1 else 'is'} {state}{why}."
+        verb = "has" if len(own) == 1 else "have"
+        yield f"{len(own)} of {len(trials)} trials {verb} {STATES.get(str(state), state)}{why}."
 
 
 def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:

@@ -49,7 +49,7 @@ def _differences(compared: pd.DataFrame, baseline: str) -> Sheet:
     known = compared[compared[f"difference to {baseline}"].notna()]
     tested = known[f"p to {baseline}"].notna()
     rows = zip(known[f"difference to {baseline}"], known[f"p to {baseline}"], strict=True)
-    cells = [f"{100 * difference:+.1f}" + (f" (p {_p(p)})" if p == p else "") for difference, p in rows]
+    cells = [_difference(difference) + (f" (p {_p(p)})" if p == p else "") for difference, p in rows]
     pairs = sorted(known[f"pairs to {baseline}"].unique())
     how = (
         "p of a paired t-test, Holm-corrected over the settings of a column; bold: p < 0.05"
@@ -144,10 +144,17 @@ def _mean(mean: Any, std: Any, after: str = "") -> str:
     return f"{100 * mean:.1f}{f' ± {100 * std:.1f}' if std == std else ''}{after}"
 
 
+def _difference(share: float) -> str:
+    """`+3.2` points of 0.032; `0.0` has no sign."""
+    points = round(100 * share, 1)
+    return f"{points:+.1f}" if points else "0.0"
+
+
 def _round(mean: Any, reached: Any, seeds: Any) -> str:
+    """`12`, `12.5 (2 of 3)`, `never`."""
     if not reached:
         return "never"
-    return f"{mean:.1f}" + (f" ({reached} of {seeds})" if reached < seeds else "")
+    return f"{mean:.1f}".removesuffix(".0") + (f" ({reached} of {seeds})" if reached < seeds else "")
 
 
 def _p(p: float) -> str:
