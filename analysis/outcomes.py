@@ -69,10 +69,16 @@ def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int = LAST) -> pd.D
 
 
 def spent(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Per run, of all its rounds, evaluated or not: `seconds`, `bytes`, `teacher_flops`, `teacher_asked`, `failed`."""
+    """Per run, of all these rounds: `seconds`, `bytes`, `teacher_flops`, `teacher_asked`, `failed`; NaN if unknown."""
     spending = rounds.assign(bytes=rounds["bytes_down"] + rounds["bytes_up"])
     columns = ["seconds", "bytes", "teacher_flops", "teacher_asked", "failed"]
-    return spending.groupby("run", observed=True)[columns].sum()
+    return spending.groupby("run", observed=True)[columns].sum(min_count=1)
+
+
+def until(rounds: pd.DataFrame, last: "pd.Series[int]") -> pd.DataFrame:
+    """The rounds of the runs in `last`, up to the one that it names."""
+    own = rounds[rounds["run"].isin(last.index)]
+    return own[own["round"] <= own["run"].map(last).astype(int)]
 
 
 def rounds_to(rounds: pd.DataFrame, targets: "pd.Series[float]") -> "pd.Series[float]":

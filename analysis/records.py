@@ -41,7 +41,8 @@ class Records:
     """The tables of many runs. `runs` has a row per run, the others a column `run`.
 
     `runs` has every field of the spec by its dotted name (`strategy.lam`), and `study`, `folder`, `command`
-    (which repeats it), `commit`, `teacher_accuracy`, `proxy_flops`. Accuracies are shares from 0 to 1.
+    (which repeats it), `commit`, `teacher_accuracy`, `client_flops` (of proxies and private models). Accuracies are
+    shares from 0 to 1.
     """
 
     runs: pd.DataFrame
@@ -53,13 +54,16 @@ class Records:
         """A row per run and round; `run` is categorical."""
         return self._stacked(self.runs.index, ROUNDS, lambda run: self._read(run, "rounds.csv", ROUNDS))
 
-    def classes(self, runs: Iterable[str]) -> pd.DataFrame:
-        """Per class, of the last evaluated round: `class`, `name`, `examples`, `accuracy`."""
-        return self._last(runs, "classes.csv", CLASSES)
+    def classes(self, runs: Iterable[str], until: "pd.Series[int] | None" = None) -> pd.DataFrame:
+        """Per class, of the last evaluated round, or the last up to a run's round in `until`.
 
-    def clients(self, runs: Iterable[str]) -> pd.DataFrame:
-        """Per client of the last round's cohort."""
-        return self._last(runs, "clients.csv", CLIENTS)
+        Columns `class`, `name`, `examples`, `accuracy`.
+        """
+        return self._last(runs, "classes.csv", CLASSES, until)
+
+    def clients(self, runs: Iterable[str], until: "pd.Series[int] | None" = None) -> pd.DataFrame:
+        """Per client of the last round's cohort, or of the last up to a run's round in `until`."""
+        return self._last(runs, "clients.csv", CLIENTS, until)
 
     def partition(self, runs: Iterable[str]) -> pd.DataFrame:
         """Per client and class that it holds: `client`, `class` (its place), `name`, `examples`."""
@@ -79,9 +83,9 @@ class Records:
     def _read(self, run: str, name: str, columns: Columns) -> pd.DataFrame | None:
         return csv_files.read(self.folder(run) / name, columns, self.problems)
 
-    def _last(self, runs: Iterable[str], name: str, columns: Columns) -> pd.DataFrame:
-        """Up to the last round in rounds.csv, which is written when all else of a round is."""
-        whole = self.rounds.groupby("run", observed=True)["round"].max()
+    def _last(self, runs: Iterable[str], name: str, columns: Columns, until: "pd.Series[int] | None") -> pd.DataFrame:
+        """At most up to the last round in rounds.csv, which is written when all else of a round is."""
+        whole = self.rounds.groupby("run", observed=True)["round"].max() if until is None else until
         return self._stacked(
             runs,
             columns,
@@ -182,7 +186,7 @@ def _run(study: str, folder: Path, problems: list[str]) -> dict[str, Any] | None
         "command": f"fedray run {shlex.quote(str(folder / 'spec.yaml'))} --results again",
         "commit": environment.get("commit") or "",
         "teacher_accuracy": _number(environment.get("teacher_accuracy")),
-        "proxy_flops": _number(costs.get("proxy.flops")),
+        "client_flops": _number(costs.get("proxy.flops")) + _number(costs.get("private.flops", 0)),
     }
 
 

@@ -21,29 +21,34 @@ def comparison(named: pd.DataFrame, value: str = "last", baselines: Sequence[str
     """A row per setting and condition: `seeds`, `mean`, `std` (n - 1) of a figure over seeds, and whether it is `best`.
 
     For each baseline that was run too: `difference to B`, the mean over pairs of the same seed, condition and shared
-    fields; `pairs to B`; `p to B`, of a paired t-test over them, Holm-corrected over the settings of a condition.
-    A baseline with several settings (FedProx's μ) is represented by the best of those with most seeds. With several
-    conditions, the rows of `all` average over them: means of seeds that have them all, differences over all pairs.
+    fields; `pairs to B`; `p to B`, of a paired t-test over them, Holm-corrected over the settings of a condition; and
+    `B is`, the setting of B that stands for it: of several (FedProx's μ), the best on average. With several conditions,
+    the rows of `all` are of the seeds that have every condition, each seed's conditions averaged first: what seeds
+    share is not counted as often as there are conditions.
     """
     table = _over_seeds(named, value)
     for baseline in baselines:
         pairs = _pairs(named, value, baseline)
         if len(pairs):
-            table = table.join(_judged(pairs, baseline))
+            table = table.join(_judged(pairs, baseline, named["condition"].nunique()))
     table = table.reset_index()
     highest = table.groupby("condition", observed=True, sort=False)["mean"].transform("max")
     return table.assign(best=table["mean"].round(4) == highest.round(4))
 
 
+def reference(named: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose accuracy is a target: FedAvg's, of its best setting, or else those of the first setting."""
+    own = named[named["algorithm"] == "FedAvg"]
+    return best_of_families(own) if len(own) else named[named["setting"] == named["setting"].min()]
+
+
 def to_target(named: pd.DataFrame, rounds: pd.DataFrame, target: float | None = None) -> pd.DataFrame:
     """A row per setting and condition: `target`, `seeds`, how many `reached` it, and in which round, on `mean`.
 
-    Without a target, it is what FedAvg comes to in the condition (the mean of `last` over seeds), or else what the
-    first setting comes to.
+    Without a target, it is what `reference` comes to in the condition (the mean of `last` over seeds); NaN where it
+    was not run.
     """
-    reference = named[named["algorithm"] == "FedAvg"] if (named["algorithm"] == "FedAvg").any() else named
-    first = reference[reference["setting"] == reference["setting"].min()]
-    own = first.groupby("condition", observed=True)["last"].mean()
+    own = reference(named).groupby("condition", observed=True)["last"].mean()
     targets = named["condition"].astype(str).map(own).astype(float) if target is None else named["last"] * 0 + target
     table = named.assign(target=targets, reached=rounds_to(rounds, targets))
     grouped = table.groupby(["setting", "condition"], observed=True)
@@ -59,17 +64,15 @@ def to_target(named: pd.DataFrame, rounds: pd.DataFrame, target: float | None = 
 
 def costs(named: pd.DataFrame) -> pd.DataFrame:
     """A row per setting and condition: means over seeds of what its runs took, and of what came of it."""
-    columns = ["last", "seconds", "bytes", "teacher_flops", "proxy_flops"]
+    columns = ["last", "seconds", "bytes", "teacher_flops", "client_flops"]
     present = [column for column in columns if column in named and named[column].notna().any()]
     grouped = named.groupby(["setting", "condition"], observed=True)
     return grouped[present].mean().join(grouped.size().rename("seeds")).reset_index()
 
 
 def best_of_families(named: pd.DataFrame, value: str = "last") -> pd.DataFrame:
-    """The runs of one setting per family: of those in most of its conditions, the best on average over these."""
-    scores = named.groupby(["family", "setting", "condition"], observed=True)[value].mean()
-    chosen = [setting for _, setting in _best(scores.groupby(["family", "setting"], observed=True), "family")]
-    return named[named["setting"].isin(chosen)]
+    """The runs of one setting per family: the best on average."""
+    return named[named["setting"].isin(_best(named, named["family"].astype(str), value))]
 
 
 def wide(table: pd.DataFrame, cells: "pd.Series[str]") -> pd.DataFrame:
@@ -86,10 +89,19 @@ def named_order(labels: "pd.Series[Any]") -> list[str]:
     return [*categories, *(label for label in dict.fromkeys(labels.astype(str)) if label not in categories)]
 
 
-def _best(groups: Any, within: str) -> list[tuple[str, str]]:
-    """Of each `within`, the group with the highest mean; what has fewer values than others is not considered."""
-    ranked = groups.agg(["count", "mean"]).dropna().sort_values(["count", "mean"], kind="stable")
-    return list(ranked.groupby(within, observed=True).tail(1).index)
+def _best(named: pd.DataFrame, groups: "pd.Series[str]", value: str) -> list[str]:
+    """Of each group of runs, the setting with the highest mean over the cells (seed and condition) of all its rivals.
+
+    A setting with half of the cells of another, or fewer, is no rival: a lucky seed proves nothing.
+    """
+    found: list[str] = []
+    for _, own in named[named[value].notna()].groupby(groups):
+        cells = own.pivot_table(index="setting", columns=["condition", "seed"], values=value, observed=True)
+        counts = cells.count(axis=1)
+        rivals = cells[counts > counts.max() / 2]
+        shared = rivals.dropna(axis=1)
+        found.append(str((rivals if shared.empty else shared).mean(axis=1).idxmax()))
+    return found
 
 
 def _over_seeds(named: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -110,28 +122,32 @@ def _pairs(named: pd.DataFrame, value: str, baseline: str) -> pd.DataFrame:
     """A row per run that has a run of the baseline to stand beside it, and their `difference`."""
     algorithms = ("strategy.", "teacher.")
     shared = [field for field in varied(named) if not field.startswith((*algorithms, *CONDITIONS))]
-    beside = named["condition"].astype(str)
+    training = pd.Series("", named.index)
     for field in shared:
-        beside = beside + " / " + named[field].astype(str)
-    rows = named.assign(beside=beside)[["algorithm", "setting", "condition", "seed", "beside", value]]
+        training = training + " / " + named[field].astype(str)
+    rows = named.assign(training=training)[["algorithm", "setting", "condition", "seed", "training", value]]
     own = rows[rows["algorithm"] == baseline]
-    chosen = _best(own.groupby(["beside", "setting"], observed=True)[value], "beside")
-    base = own.set_index(["beside", "setting"]).loc[chosen].reset_index()[["beside", "seed", value]]
+    base = own[own["setting"].isin(_best(own, own["training"], value))].drop(columns="algorithm")
     others = rows[rows["algorithm"] != baseline]
-    pairs = others.merge(base, on=["beside", "seed"], suffixes=("", " of baseline"))
+    pairs = others.merge(base, on=["condition", "seed", "training"], suffixes=("", " of baseline"))
     return pairs.assign(difference=pairs[value] - pairs[f"{value} of baseline"]).dropna(subset="difference")
 
 
-def _judged(pairs: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    frames = [pairs] + ([pairs.assign(condition=ALL)] if pairs["condition"].nunique() > 1 else [])
-    rows = pd.concat([frame.astype({"condition": "str"}) for frame in frames])
-    groups = rows.groupby(["setting", "condition"], observed=True)["difference"]
-    ps = groups.apply(lambda differences: paired_p(list(differences)))
+def _judged(pairs: pd.DataFrame, baseline: str, conditions: int) -> pd.DataFrame:
+    columns = ["setting", "condition", "difference", "setting of baseline"]
+    frames = [pairs[columns].astype({"condition": "str"})]
+    if conditions > 1:
+        each = pairs.groupby(["setting", "seed", "setting of baseline"], observed=True)
+        whole = each["difference"].mean()[each["condition"].nunique() == conditions]
+        frames.append(whole.reset_index().assign(condition=ALL)[columns])
+    groups = pd.concat(frames).groupby(["setting", "condition"], observed=True)
+    ps = groups["difference"].apply(lambda differences: paired_p(list(differences)))
     corrected = ps.groupby("condition").transform(lambda own: pd.Series(holm(list(own)), index=own.index))
     return pd.DataFrame(
         {
-            f"difference to {baseline}": groups.mean(),
+            f"difference to {baseline}": groups["difference"].mean(),
             f"pairs to {baseline}": groups.size(),
             f"p to {baseline}": corrected,
+            f"{baseline} is": groups["setting of baseline"].first().astype(str),
         }
     )

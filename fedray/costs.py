@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedray.asking import Costs
@@ -9,10 +10,10 @@ from fedray.config import Experiment
 from fedray.types import Row
 
 
-def write(folder: Path, experiment: Experiment, costs: Costs, flops_per_example: int) -> None:
+def write(folder: Path, experiment: Experiment, costs: Costs, flops: Mapping[str, int]) -> None:
     """From the tables of a finished run; `peak_bytes` and `storage_error` of what its last driver computed.
 
-    `flops_per_example` is what the proxy's training takes.
+    `flops` is what an example takes to train the `proxy`, and a `private` model beside it.
     """
     rounds, clients = _read(folder / "rounds.csv"), _read(folder / "clients.csv")
     asked, passes = _sum(rounds, "teacher_asked"), _sum(rounds, "teacher_passes")
@@ -31,13 +32,18 @@ def write(folder: Path, experiment: Experiment, costs: Costs, flops_per_example:
         },
         "proxy": {
             "examples_trained": int(trained),
-            "flops_per_example": flops_per_example,
-            "flops": int(flops_per_example * trained),
+            **_flops(flops["proxy"], trained),
             "seconds": round(_sum(clients, "seconds") - _sum(clients, "teacher_seconds"), 3),
             "peak_bytes": proxy_peak,
         },
     }
+    if "private" in flops:
+        document["private"] = _flops(flops["private"], trained)
     (folder / "costs.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+def _flops(per_example: int, examples: float) -> Row:
+    return {"flops_per_example": per_example, "flops": int(per_example * examples)}
 
 
 def _read(table: Path) -> list[Row]:

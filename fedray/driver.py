@@ -144,8 +144,9 @@ class Driver:
             else:
                 losses = 0
                 yield result
-        (flops,) = self._backend.collect("flops", [("proxy",)])
-        costs.write(self._folder.path, self._experiment, self._asker.costs, flops)
+        models = ["proxy", "private"] if self._experiment.strategy.keeps == "private" else ["proxy"]
+        flops = self._backend.collect("flops", [(model,) for model in models])
+        costs.write(self._folder.path, self._experiment, self._asker.costs, dict(zip(models, flops, strict=True)))
         checkpoint.save_weights(self._folder.model, self._standing.state.weights)
 
     def _next_round(self, tables: Tables) -> Generator[Wait, None, RoundResult]:

@@ -71,6 +71,14 @@ def test_sums_of_the_tables(small: Make, tmp_path: Path) -> None:
     assert proxy["flops"] == used * (FORWARD + BACKWARD)
     assert proxy["seconds"] == pytest.approx(clients["seconds"].sum(), abs=0.001)
     assert proxy["peak_bytes"] == clients["peak_bytes"].max()
+    assert "private" not in costs
+
+
+def test_a_private_model_costs_as_well(small: Make, tmp_path: Path) -> None:
+    fml, _, clients = finish(small(strategy={"name": "fml"}), tmp_path)
+    each = FORWARD + BACKWARD  # of a kind with the proxy
+    assert fml["private"] == {"flops_per_example": each, "flops": each * int(clients["examples"].sum())}
+    assert fml["proxy"]["flops"] == fml["private"]["flops"]
 
 
 def test_what_made_the_answers_is_named_by_its_entry(small: Make, tmp_path: Path) -> None:

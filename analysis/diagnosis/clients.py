@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.diagnosis.finding import Finding, each, listed, points
+from analysis.diagnosis.finding import Finding, alike, counted, each, listed, points
 
 APART = 0.5
 """Below this mean cosine to their mean, clients' updates undo more of each other than they share."""
@@ -19,7 +19,7 @@ def disagreement(named: pd.DataFrame) -> Iterator[Finding]:
     condition = str(found.groupby("condition", observed=True).min().idxmin())
     own = known[known["condition"] == condition].groupby("family", observed=True)
     cosine, drift = own["cosine"].mean().sort_values(), own["drift"].mean()
-    where = f" on {condition}" if known["condition"].nunique() > 1 else ""
+    where = f" on {condition}, where they agree least," if known["condition"].nunique() > 1 else ""
     cosines = each(cosine.map("{:.2f}".format))
     far = f"{drift.max():.1f} times its length ({drift.idxmax()})"
     sentence = (
@@ -33,18 +33,20 @@ def spread(named: pd.DataFrame, clients: pd.DataFrame) -> Iterator[Finding]:
     """How unequal clients' own accuracies are. `clients` as `Records.clients` gives them."""
     if clients.empty:
         return
-    own = clients.assign(family=clients["run"].astype(str).map(named["family"].astype(str)))
+    shared, where = alike(named)
+    families = clients["run"].astype(str).map(shared["family"].astype(str))
+    own = clients.assign(family=families)[families.notna()]
     deviations = own.groupby(["run", "family"], observed=True)["local_accuracy"].std().dropna()
     if deviations.empty:
         return
     by_family = deviations.groupby("family").mean().sort_values()
     deviate = each(by_family.map(points), "points", "with")
-    sentence = f"Clients' accuracies on their own examples in the last round deviate by {deviate}."
+    sentence = f"Clients' accuracies on their own examples in the last round{where} deviate by {deviate}."
     yield Finding.of("Clients' spread", sentence, own["run"].astype(str).unique(), warns=bool(by_family.max() > 0.1))
 
 
 def left_behind(named: pd.DataFrame) -> Iterator[Finding]:
-    """Settings whose worst class is hardly ever right."""
+    """Cells in whose rounds some class or other is hardly ever right."""
     worst = named.groupby(["condition", "setting"], observed=True)["worst_class"].mean().dropna()
     lost = worst[worst < 0.01]
     if lost.empty:
@@ -52,7 +54,7 @@ def left_behind(named: pd.DataFrame) -> Iterator[Finding]:
     where = listed(dict.fromkeys(map(str, lost.index.get_level_values("condition"))))
     condition, setting = worst.sort_values().index[-1]
     sentence = (
-        f"{len(lost)} of {len(worst)} settings leave a class under 1 % (on {where}); the best worst class has "
-        f"{points(worst.max())} % ({setting}, {condition})."
+        f"In {len(lost)} of {counted(len(worst), 'cell')} the worst class of a round is under 1 % on average "
+        f"(on {where}); in the best cell it has {points(worst.max())} % ({setting}, {condition})."
     )
     yield Finding.of("Worst class", sentence, named.index, warns=True)

@@ -22,6 +22,17 @@ class Finding:
         return cls(about, sentence, warns, tuple(map(str, runs)))
 
 
+def alike(named: "pd.DataFrame") -> tuple["pd.DataFrame", str]:
+    """The runs on conditions that every family has, for families are compared on the same; and on which, if not all."""
+    families = named.groupby("condition", observed=True)["family"].nunique()
+    shared = families.index[families == named["family"].nunique()]
+    if len(shared) == len(families):
+        return named, ""
+    if not len(shared):
+        return named, " (families on conditions of their own)"
+    return named[named["condition"].isin(shared)], f" on {listed(map(str, shared))}"
+
+
 def points(share: float, *, signed: bool = False) -> str:
     """`3.2` or `+3.2` of 0.032: accuracies are shares, people speak of points."""
     return f"{100 * share:+.1f}" if signed else f"{100 * share:.1f}"

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.diagnosis.finding import Finding, counted, each, points
+from analysis.diagnosis.finding import Finding, alike, counted, each, points
 from analysis.paired import ENOUGH
 
 RISING = 0.01
@@ -38,15 +38,15 @@ def not_flat(named: pd.DataFrame) -> Iterator[Finding]:
 
 def heavy_communication(named: pd.DataFrame, rounds: pd.DataFrame) -> Iterator[Finding]:
     """Bytes per point of accuracy, and what the last third of them brought. `named` holds one setting per family."""
-    gained = 100 * (named["last"] - named["first"])
-    per_point = (named["bytes"] / gained.where(gained > 0)).groupby(named["family"], observed=True).mean().dropna()
+    own, where = alike(named)
+    per_point = (own["bytes"] / (100 * own["last"])).groupby(own["family"], observed=True).mean().dropna()
     if per_point.empty:
         return
     costs = each(per_point.sort_values().map(megabytes), joint="with")
-    late = _brought_late(named, rounds)
+    late = _brought_late(own, rounds)
     rest = "" if np.isnan(late) else f"; the last third of the bytes brought {100 * late:.0f} % of what was gained"
-    sentence = f"A point of accuracy costs {costs}, down and up{rest}."
-    yield Finding.of("Communication", sentence, named.index, warns=late < 0.05)
+    sentence = f"A point of accuracy{where} costs {costs}, down and up{rest}."
+    yield Finding.of("Communication", sentence, own.index, warns=late < 0.05)
 
 
 def few_seeds(named: pd.DataFrame) -> Iterator[Finding]:

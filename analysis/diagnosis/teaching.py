@@ -2,54 +2,82 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from analysis.diagnosis.finding import Finding, listed, points
 
+LEAD = 0.01
+"""A best λ that leads by less than a point may owe it to chance."""
+
 
 def teacher_or_proxy(named: pd.DataFrame) -> Iterator[Finding]:
-    """Per teacher: how often it is right about clients' examples, beside the best proxy it taught."""
+    """Per teacher: how often it is right about clients' examples, beside the best proxies it taught there."""
     taught = named[(named["teacher_name"] != "") & named["teacher_accuracy"].notna()]
     for teacher, own in taught.groupby("teacher_name"):
-        right, proxy = float(own["teacher_accuracy"].astype(float).mean()), float(own["last"].max())
-        worse = right < proxy
-        verdict = (
-            "is worse than the proxies it teaches and may hold them back: a proxy reaches"
-            if worse
-            else "is better than any proxy it taught: the best reaches"
+        right = own.astype({"teacher_accuracy": float}).groupby("condition", observed=True)["teacher_accuracy"].mean()
+        means = own.groupby(["condition", "setting"], observed=True)["last"].mean()
+        proxy = means.groupby("condition", observed=True).max()
+        worse, nearest = right.index[right < proxy], str((right - proxy).idxmin())
+        where = f" on {nearest}" if len(right) > 1 else ""
+        numbers = (
+            f"right on {points(right.loc[nearest])} % of the examples that clients train on{where}, "
+            f"where the best proxy reaches {points(proxy.loc[nearest])} % of the test set."
         )
-        yield Finding.of(
-            "Teacher", f"{teacher}, right on {points(right)} % of clients' examples, {verdict} {points(proxy)} %.",
-            own.index, warns=worse,
-        )  # fmt: skip
+        verdict = (
+            f"is worse than proxies it teaches (on {listed(map(str, worse))}) and may hold them back"
+            if len(worse)
+            else "is better than any proxy it taught"
+        )
+        yield Finding.of("Teacher", f"{teacher} {verdict}: it is {numbers}", own.index, warns=bool(len(worse)))
 
 
 def lambda_at_edge(named: pd.DataFrame) -> Iterator[Finding]:
-    """Per teacher: in which conditions the best λ is the smallest or largest that was tried."""
+    """Per teacher: in which conditions the best λ is the smallest or largest that was tried. FedAvg is λ = 0."""
     if "strategy.lam" not in named:
         return
-    swept = named[named["strategy.lam"].notna()].astype({"strategy.lam": float})
+    untaught = named["algorithm"] == "FedAvg"
+    swept = named.assign(lam=named["strategy.lam"].where(~untaught, 0.0))
+    swept = swept[swept["lam"].notna()].astype({"lam": float})
     for teacher in sorted(set(swept["teacher_name"]) - {""}):
         own = swept[swept["teacher_name"].isin([teacher, ""])]  # at λ = 0 no teacher is asked
-        if own["strategy.lam"].nunique() > 2:
+        if own.loc[own["lam"] > 0, "lam"].nunique() > 1 and own["lam"].nunique() > 2:
             yield from _edges(teacher, own)
 
 
 def _edges(teacher: str, own: pd.DataFrame) -> Iterator[Finding]:
-    means = own.groupby(["condition", "strategy.lam"], observed=True)["last"].mean()
-    best = means.unstack("strategy.lam").dropna().idxmax(axis=1).astype(float)  # of conditions that have every λ
-    low, high = own["strategy.lam"].min(), own["strategy.lam"].max()
-    edges = [(low, "smaller", "smallest"), (high, "larger", "largest")]
-    convex = "strategy.balance" not in own or (own["strategy.balance"] == "convex").all()
-    for lam, beyond, name in edges:
-        at = [str(condition) for condition in best.index[best == lam]]
-        end = (lam, beyond) in ((0.0, "smaller"), (1.0, "larger")) and convex
-        rest = "there is nothing beyond it." if end else f"{beyond} ones were not tried."
-        if at:
-            where = "" if len(at) == len(best) == 1 else f" for {listed(at)}"
-            sentence = f"With {teacher} the best λ{where} is {lam:g}, the {name} that was tried; {rest}"
-            yield Finding.of("λ at its edge", sentence, own.index, warns=not end)
-    if len(best) and not best.isin([low, high]).any():
-        span = f"{best.min():g}" if best.min() == best.max() else f"{best.min():g} to {best.max():g}"
-        sentence = f"With {teacher} the best λ is {span}, inside what was tried ({low:g} to {high:g})."
-        yield Finding.of("λ", sentence, own.index)
+    best, low, high = _best(own), own["lam"].min(), own["lam"].max()
+    convex = "strategy.balance" not in own or (own["strategy.balance"].dropna() == "convex").all()
+    for lam, name, beyond in ((low, "the smallest", "smaller"), (high, "the largest", "larger")):
+        at = best[best["lam"] == lam]
+        if at.empty:
+            continue
+        end = lam == 0 or (lam == 1 and convex)
+        rest = "there is nothing beyond it" if end else f"{beyond} ones were not tried"
+        what = "0, no teacher at all" if lam == 0 else f"{lam:g}, {name} that was tried"
+        where = _where(at, own)
+        lead = f"by {_span(at['lead'].map(points).astype(float))} points"
+        warns = bool(at["lead"].max() > LEAD) and (lam == 0 or not end)
+        sentence = f"With {teacher} the best λ{where} is {what}, {lead}; {rest}."
+        yield Finding.of("λ at its edge", sentence, own.index, warns=warns)
+    if len(best) and not best["lam"].isin([low, high]).any():
+        inside = f"{_span(best['lam'])}, inside what was tried ({low:g} to {high:g})"
+        yield Finding.of("λ", f"With {teacher} the best λ{_where(best, own)} is {inside}.", own.index)
+
+
+def _best(own: pd.DataFrame) -> pd.DataFrame:
+    """By condition that has every λ: the best setting's `lam`, and its `lead` over the best with another λ."""
+    settings = own.groupby(["condition", "setting"], observed=True).agg(last=("last", "mean"), lam=("lam", "first"))
+    means = settings.pivot_table(index="condition", columns="lam", values="last", aggfunc="max", observed=True).dropna()
+    ranked = np.sort(means.to_numpy(dtype=float), axis=1)
+    return pd.DataFrame({"lam": means.idxmax(axis=1).astype(float), "lead": ranked[:, -1] - ranked[:, -2]}, means.index)
+
+
+def _where(some: pd.DataFrame, own: pd.DataFrame) -> str:
+    """For which conditions, unless there is only one."""
+    return f" for {listed(map(str, some.index))}" if own["condition"].nunique() > 1 else ""
+
+
+def _span(values: "pd.Series[float]") -> str:
+    low, high = f"{values.min():g}", f"{values.max():g}"
+    return low if low == high else f"{low} to {high}"

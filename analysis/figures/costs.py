@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 COSTS = {
-    "proxy_flops": ("operations to train the proxies", "flop"),
+    "client_flops": ("operations to train clients' models", "flop"),
     "teacher_flops": ("operations of the teachers", "flop"),
     "bytes": ("sent between driver and clients", "B"),
     "seconds": ("time of all rounds", "s"),
@@ -42,7 +42,7 @@ def pareto(table: pd.DataFrame) -> "Figure | None":
     """A panel per cost that differs among settings: accuracy against it, and the front of what nothing beats in both.
 
     `table` is `tables.costs` of named runs with what they `spent`: `setting`, `condition`, `last` (a share) and any
-    of `proxy_flops`, `teacher_flops`, `bytes`, `seconds`. Means over the conditions that most settings share; a
+    of `client_flops`, `teacher_flops`, `bytes`, `seconds`. Means over the conditions that most settings share; a
     setting that lacks one of them, or a cost, is left out.
     """
     points, conditions = _averaged(table)

@@ -8,7 +8,8 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.families import chosen, looks_of, present, share_legend
-from analysis.naming import backbone, teacher_method
+from analysis.naming import CONDITIONS, backbone, teacher_method, varied
+from analysis.tables import best_of_families, comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,25 +46,27 @@ def lambda_curves(named: pd.DataFrame) -> "Figure | None":
 def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
     """A panel per teacher: condition by λ, the difference to FedAvg in points; without FedAvg, the accuracy in %.
 
-    The best λ of a condition is framed.
+    Differences are of pairs with the same seed, as in `tables.comparison`. The best λ of a condition is framed.
     """
     swept = _swept(named)
     if swept is None or swept["condition"].nunique() < 2:
         return None
-    level = named[named["algorithm"] == "FedAvg"].groupby("condition", observed=True)["last"].mean()
+    compared = comparison(named, baselines=["FedAvg"])
+    paired = "difference to FedAvg" in compared
+    cells = 100 * compared.set_index(["setting", "condition"])["difference to FedAvg" if paired else "mean"]
     taught = swept[swept["teacher_name"] != ""]
     teachers = dict(zip(taught["teacher_name"], taught["family"].astype(str), strict=True))
     conditions, lams = present(swept["condition"]), sorted(swept["strategy.lam"].unique())
     grids = {
-        teacher: _grid(_of_family(swept, family), level).reindex(index=conditions, columns=lams)
+        teacher: _grid(_of_family(swept, family), cells).reindex(index=conditions, columns=lams)
         for teacher, family in sorted(teachers.items())
     }
     values = np.stack([grid.to_numpy(dtype=float) for grid in grids.values()])
     if not np.isfinite(values).any():
         return None
     largest = float(np.nanmax(np.abs(values)))
-    lowest = -largest if len(level) else float(np.nanmin(values))
-    form, palette = ("{:+.1f}", "PuOr_r") if len(level) else ("{:.1f}", "cividis")
+    lowest = -largest if paired else float(np.nanmin(values))
+    form, palette = ("{:+.1f}", "PuOr_r") if paired else ("{:.1f}", "cividis")
     most = min(style.PANELS, max(1, int(7.5 / (0.48 * len(lams)))))
     with style.drawn(*style.size_of(len(grids), max(2.4, 0.75 + 0.27 * len(conditions)), most)) as figure:
         for axes, grid in zip(style.panels(figure, list(grids), most, sharey=True), grids.values(), strict=True):
@@ -71,7 +74,7 @@ def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
             picture = axes.imshow(grid, cmap=palette, vmin=lowest, vmax=largest, aspect="auto")
             _write_cells(axes, grid, form, picture)
         style.label_outer(figure.axes, "λ (weight of the teacher)", "condition")
-        what = "points above FedAvg" if len(level) else style.ACCURACY
+        what = "points above FedAvg" if paired else style.ACCURACY
         figure.colorbar(picture, ax=figure.axes, label=what, shrink=0.9, aspect=30, pad=0.02)
         return figure
 
@@ -93,10 +96,17 @@ def one_or_random(named: pd.DataFrame) -> "Figure | None":
 
 
 def _swept(named: pd.DataFrame) -> pd.DataFrame | None:
-    """The runs that have a λ, if it has several values and one of them a teacher."""
+    """The runs that have a λ, if it has several values and one of them a teacher.
+
+    Of each family, those that differ from its best setting in λ alone: at another temperature, λ is another thing.
+    """
     if "strategy.lam" not in named:
         return None
     swept = named[named["strategy.lam"].notna()].astype({"strategy.lam": float})
+    told = ("strategy.lam", "strategy.name", "teacher.", *CONDITIONS)
+    for field in [field for field in varied(swept) if not field.startswith(told)]:
+        best = best_of_families(swept).drop_duplicates("family").set_index("family")[field].astype(str)
+        swept = swept[swept[field].astype(str) == swept["family"].map(best).astype(str)]
     return swept if swept["strategy.lam"].nunique() > 1 and (swept["teacher_name"] != "").any() else None
 
 
@@ -117,10 +127,11 @@ def _label_lambdas(axes: "Axes", lams: Sequence[float]) -> None:
         axes.set_xticks(lams, [f"{lam:g}" for lam in lams])
 
 
-def _grid(swept: pd.DataFrame, level: "pd.Series[float]") -> pd.DataFrame:
-    """In %: conditions [rows] by λ [columns]; NaN where there is no run."""
-    means = swept.groupby(["condition", "strategy.lam"], observed=True)["last"].mean().unstack("strategy.lam")
-    return 100 * (means.sub(level.reindex(means.index), axis=0) if len(level) else means)
+def _grid(swept: pd.DataFrame, cells: "pd.Series[float]") -> pd.DataFrame:
+    """Conditions [rows] by λ [columns] of the cells of these settings; NaN where there is no run."""
+    lams = swept.drop_duplicates("setting").set_index("setting")["strategy.lam"].rename("lam")
+    own = cells.rename("cell").reset_index().merge(lams, on="setting")
+    return own.pivot_table(index="condition", columns="lam", values="cell", observed=True)
 
 
 def _write_cells(axes: "Axes", grid: pd.DataFrame, form: str, picture: "AxesImage") -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import pandas as pd
 
 from analysis.naming import name_runs
-from analysis.outcomes import LAST, comparable, outcomes, spent
+from analysis.outcomes import LAST, comparable, outcomes, spent, until
 from analysis.records import Records
 from analysis.tables import best_of_families
 
@@ -28,11 +29,10 @@ class Material:
     @classmethod
     def of(cls, records: Records, last: int = LAST) -> "Material":
         """Take the figures of the last so many evaluated rounds."""
-        spending = spent(records.rounds)
-        taught = spending["teacher_asked"].reindex(records.runs.index).fillna(0) > 0
-        labelled = name_runs(records.runs, taught)
+        labelled = name_runs(records.runs, _taught(records))
         runs, rounds, left_out = comparable(labelled, records.rounds)
-        named = outcomes(runs, rounds, last).join(spending)
+        named = outcomes(runs, rounds, last)
+        named = named.join(spent(until(records.rounds, named["rounds_done"])))
         missing = [*filter(None, [left_out]), *_untold(records.trials), *_holes(labelled, named)]
         return cls(records, named, rounds, missing)
 
@@ -50,11 +50,11 @@ class Material:
 
     @cached_property
     def clients(self) -> pd.DataFrame:
-        return self.records.clients(self.best.index)
+        return self.records.clients(self.best.index, self.best["rounds_done"])
 
     @cached_property
     def classes(self) -> pd.DataFrame:
-        return self.records.classes(self.best.index)
+        return self.records.classes(self.best.index, self.best["rounds_done"])
 
     @cached_property
     def one_seed(self) -> pd.DataFrame:
@@ -67,23 +67,36 @@ class Material:
         return self.records.partition(self.best.index)
 
 
+def _taught(records: Records) -> "pd.Series[bool]":
+    """Which runs have asked their teacher; of those that do not say, the ones whose λ makes them ask."""
+    asked = spent(records.rounds)["teacher_asked"].reindex(records.runs.index)
+    weight = records.runs.get("strategy.lam", pd.Series(float("nan"), records.runs.index))
+    return (asked > 0).where(asked.notna(), pd.to_numeric(weight, errors="coerce") > 0).astype(bool)
+
+
 def _untold(trials: pd.DataFrame) -> Iterator[str]:
     """What sweeps say of trials that have not come to their end."""
     for state, own in trials[~trials["state"].isin(["finished", "stopped"])].groupby("state"):
         reasons = [f"{t}: {r}" for t, r in zip(own["trial"], own["reason"], strict=True) if r]
         why = f" ({_some(reasons, '; ')})" if reasons else ""
-        verb = "has" if len(own) == 1 else "have"
-        yield f"{len(own)} of {len(trials)} trials {verb} {STATES.get(str(state), state)}{why}."
+        yield f"{len(own)} of {len(trials)} trials {_have(list(own['trial']))} {STATES.get(str(state), state)}{why}."
 
 
 def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
-    """Seeds that some setting has in some condition, and others lack."""
-    seeds = sorted(labelled["seed"].unique())
-    cells = labelled.groupby(["setting", "condition"], observed=True)
-    lacking = {f"{s} on {c}": [seed for seed in seeds if seed not in _seeds(named, s, c)] for (s, c), _ in cells}
-    if holes := [f"{cell}: {', '.join(map(str, lacked))}" for cell, lacked in lacking.items() if lacked]:
+    """Cells without a run, and cells that lack seeds which others have."""
+    seeds, found = sorted(named["seed"].unique()), labelled.groupby(["setting", "condition"], observed=True)
+    begun = {cell for cell, _ in found}
+    cells = list(product(labelled["setting"].unique(), labelled["condition"].unique()))
+    if empty := [f"{s} on {c}" for s, c in cells if (s, c) not in begun]:
+        yield f"{len(empty)} of {len(cells)} cells {_have(empty)} no run ({_some(empty, '; ')})."
+    lacking = {(s, c): [seed for seed in seeds if seed not in _seeds(named, s, c)] for s, c in begun}
+    if holes := [f"{s} on {c}: {', '.join(map(str, lacking[s, c]))}" for s, c in cells if lacking.get((s, c))]:
         verb = "lacks" if len(holes) == 1 else "lack"
-        yield f"{len(holes)} of {len(lacking)} cells {verb} seeds that others have ({_some(holes, '; ')})."
+        yield f"{len(holes)} of {len(begun)} cells {verb} seeds that others have ({_some(holes, '; ')})."
+
+
+def _have(some: list[str]) -> str:
+    return "has" if len(some) == 1 else "have"
 
 
 def _seeds(named: pd.DataFrame, setting: object, condition: object) -> set[int]:

@@ -66,7 +66,8 @@ def _of_teaching(named: "pd.DataFrame") -> Iterator[Drawn]:
     )  # fmt: skip
     yield (
         "lambda-by-condition", "λ and heterogeneity",
-        "Mean over seeds by λ and condition; framed: the best λ of a condition.",
+        "By λ and condition: mean points above FedAvg with the same seed or, where there is no FedAvg, accuracy; "
+        "framed: the best λ of a condition.",
         sweeps.lambda_heatmap(named), named,
     )  # fmt: skip
     yield (

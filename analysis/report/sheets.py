@@ -6,13 +6,14 @@ from typing import Any
 import pandas as pd
 
 from analysis import tables
+from analysis.diagnosis.finding import counted, listed
 from analysis.report.material import Material
 from analysis.report.sheet import Sheet
 
 DIGITS = {
     "seconds": ("s", 1.0),
     "bytes": ("MB", 1e6),
-    "proxy_flops": ("proxy Gflop", 1e9),
+    "client_flops": ("client Gflop", 1e9),
     "teacher_flops": ("teacher Gflop", 1e9),
 }
 FIGURES = {
@@ -24,7 +25,7 @@ FIGURES = {
 def sheets(material: Material, last: int, target: float | None = None) -> Iterator[Sheet]:
     """Accuracy, differences to baselines, several readings of accuracy, rounds to a target, costs."""
     compared = _with_runs(tables.comparison(material.named), material.named)
-    yield _accuracy(compared, last)
+    yield _accuracy(compared, _of_last(material, last))
     for baseline in tables.BASELINES:
         if f"difference to {baseline}" in compared:
             yield _differences(compared, baseline)
@@ -33,35 +34,58 @@ def sheets(material: Material, last: int, target: float | None = None) -> Iterat
     yield _costs(material)
 
 
-def _accuracy(compared: pd.DataFrame, last: int) -> Sheet:
+def _accuracy(compared: pd.DataFrame, of_last: str) -> Sheet:
     usual = int(compared["seeds"].max())
     cells = [_mean(row.mean, row.std, "" if row.seeds == usual else f" ({row.seeds})") for row in compared.itertuples()]
     lacking = "" if (compared["seeds"] == usual).all() else "; in brackets the number of seeds where it is another"
     deviations = ", ± standard deviation over seeds" if usual > 1 else ""
-    caption = (
-        f"Test accuracy in %, mean of the last {last} evaluated rounds{deviations}. {_seeds(usual)}{lacking}. "
-        "Bold: the best of a column."
-    )
-    return _wide("accuracy", "Accuracy", caption, compared, cells, compared["best"])
+    caption = f"Test accuracy in %, {of_last}{deviations}. {_seeds(usual)}{lacking}. Bold: the best of a column."
+    return _wide("accuracy", "Accuracy", f"{caption}{_of_all(compared)}", compared, cells, compared["best"])
 
 
 def _differences(compared: pd.DataFrame, baseline: str) -> Sheet:
     known = compared[compared[f"difference to {baseline}"].notna()]
     tested = known[f"p to {baseline}"].notna()
-    rows = zip(known[f"difference to {baseline}"], known[f"p to {baseline}"], strict=True)
-    cells = [_difference(difference) + (f" (p {_p(p)})" if p == p else "") for difference, p in rows]
-    pairs = sorted(known[f"pairs to {baseline}"].unique())
+    each = known[f"pairs to {baseline}"].astype(int)
+    usual = each.max()
+    rows = zip(known[f"difference to {baseline}"], known[f"p to {baseline}"], each, strict=True)
+    cells = [
+        _difference(difference) + (f" (p {_p(p)})" if p == p else "") + ("" if pairs == usual else f" [{pairs}]")
+        for difference, p, pairs in rows
+    ]
     how = (
         "p of a paired t-test, Holm-corrected over the settings of a column; bold: p < 0.05"
         if tested.any()
         else "too few pairs for a test"
     )
+    lacking = "" if (each == usual).all() else ", in square brackets where they are fewer"
     caption = (
-        f"Points of accuracy above {baseline} with the same seed and condition, mean over pairs "
-        f"({' to '.join(str(int(n)) for n in dict.fromkeys([pairs[0], pairs[-1]]))} each); {how}."
+        f"Points of accuracy above {_named(known, baseline)} with the same seed and condition, mean over "
+        f"{counted(usual, 'pair')}{lacking}; {how}.{_of_all(known)}"
     )
     bold = known[f"p to {baseline}"] < 0.05
     return _wide(f"difference-to-{baseline.lower()}", f"Difference to {baseline}", caption, known, cells, bold)
+
+
+def _named(known: pd.DataFrame, baseline: str) -> str:
+    """`FedProx`; `FedProx, μ=0.1 (the best of its settings, by test accuracy)` where there were several."""
+    settings = sorted(set(known[f"{baseline} is"]))
+    chosen = "" if settings == [baseline] else " (the best of its settings on average, by test accuracy)"
+    return f"{listed(settings)}{chosen}"
+
+
+def _of_all(table: pd.DataFrame) -> str:
+    """What the last column is, if it is there."""
+    return (
+        " “All”: the mean over conditions, of seeds that have them all."
+        if tables.ALL in set(table["condition"])
+        else ""
+    )
+
+
+def _of_last(material: Material, last: int) -> str:
+    fewer = material.rounds.groupby("run", observed=True).size().min() < last
+    return f"mean of the last {last} evaluated rounds{' or of all where there are fewer' if fewer else ''}"
 
 
 def _readings(material: Material, last: int) -> Sheet:
@@ -81,19 +105,26 @@ def _readings(material: Material, last: int) -> Sheet:
 
 def _to_target(material: Material, target: float | None) -> Sheet:
     reached = _with_runs(tables.to_target(material.named, material.rounds, target), material.named)
-    cells = [_round(row.mean, row.reached, row.seeds) for row in reached.itertuples()]
-    bold = reached["mean"] == reached.groupby("condition", observed=True)["mean"].transform("min")
-    if target is None:
-        each = reached.groupby("condition", observed=True)["target"].first()
-        levels = ", ".join(f"{100 * value:.1f} % on {condition}" for condition, value in each.items())
-        what = f"what the baseline comes to ({levels})"
-    else:
-        what = f"{100 * target:g} %"
+    cells = [_round(row) for row in reached.itertuples()]
+    whole = reached["mean"].where(reached["reached"] == reached["seeds"])  # a lucky seed is not the first
+    bold = whole == whole.groupby(reached["condition"], observed=True).transform("min")
     caption = (
-        f"The first evaluated round in which test accuracy is at least {what}: mean over the seeds that reach "
-        "it, and how many of them do where not all. Bold: the first of a column."
+        f"The first evaluated round in which test accuracy is at least {_target(material, reached, target)}: mean over "
+        "the seeds that reach it, and how many of them do where not all. Bold: the first of a column, of those whose "
+        "seeds all do."
     )
     return _wide("rounds-to-target", "Rounds to a target accuracy", caption, reached, cells, bold)
+
+
+def _target(material: Material, reached: pd.DataFrame, target: float | None) -> str:
+    if target is not None:
+        return f"{100 * target:g} %"
+    whose = listed(dict.fromkeys(tables.reference(material.named)["setting"].astype(str)))
+    each = reached.groupby("condition", observed=True)["target"].first().dropna()
+    levels = ", ".join(
+        f"{100 * value:.1f} %{f' on {condition}' if condition else ''}" for condition, value in each.items()
+    )
+    return f"what {whose} comes to ({levels})"
 
 
 def _costs(material: Material) -> Sheet:
@@ -105,7 +136,8 @@ def _costs(material: Material) -> Sheet:
     )
     caption = (
         "What a run took, mean over seeds: seconds of its rounds on the machine it ran on, bytes down and up between "
-        "server and clients, floating-point operations of proxies and teachers (what the bank held cost nothing)."
+        "server and clients, floating-point operations of clients' models and of teachers (what the bank held cost "
+        "nothing)."
     )
     return _long("costs", "Costs", caption, _with_runs(spent, material.named), cells)
 
@@ -126,9 +158,12 @@ def _long(name: str, title: str, caption: str, numbers: pd.DataFrame, cells: pd.
 
 
 def _with_runs(numbers: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
-    """Each row with the runs that its numbers come from."""
-    every = named.reset_index(names="run").groupby("setting", observed=True)["run"].agg(" ".join)
-    each = named.reset_index(names="run").groupby(["setting", "condition"], observed=True)["run"].agg(" ".join)
+    """Each row with the runs of its setting and condition; of all conditions, those of the seeds that have them all."""
+    runs = named.reset_index(names="run")
+    conditions = runs.groupby(["setting", "seed"], observed=True)["condition"].transform("nunique")
+    whole = runs[conditions == runs["condition"].nunique()]
+    every = whole.groupby("setting", observed=True)["run"].agg(" ".join)
+    each = runs.groupby(["setting", "condition"], observed=True)["run"].agg(" ".join)
     keys = zip(numbers["setting"], numbers["condition"], strict=True)
     return numbers.assign(runs=[every[s] if c == tables.ALL else each.get((s, c), "") for s, c in keys])
 
@@ -150,11 +185,15 @@ def _difference(share: float) -> str:
     return f"{points:+.1f}" if points else "0.0"
 
 
-def _round(mean: Any, reached: Any, seeds: Any) -> str:
-    """`12`, `12.5 (2 of 3)`, `never`."""
-    if not reached:
+def _round(row: Any) -> str:
+    """`12`, `12.5 (2 of 3)`, `never`; a dash where there is no target."""
+    if row.target != row.target:  # NaN is not itself
+        return "–"
+    if not row.reached:
         return "never"
-    return f"{mean:.1f}".removesuffix(".0") + (f" ({reached} of {seeds})" if reached < seeds else "")
+    return f"{row.mean:.1f}".removesuffix(".0") + (
+        f" ({row.reached} of {row.seeds})" if row.reached < row.seeds else ""
+    )
 
 
 def _p(p: float) -> str:

@@ -22,6 +22,12 @@ def damaged(tmp_path: Path, name: str, content: bytes | None) -> tuple[Records, 
     return load(tmp_path / "s"), path
 
 
+def test_private_models_are_clients_work(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "s" / "a", strategy={"name": "fml"})
+    (run / "costs.json").write_text('{"proxy": {"flops": 10}, "private": {"flops": 5}}')
+    assert load(tmp_path / "s").runs["client_flops"].tolist() == [15]
+
+
 def test_every_table_of_a_run(tmp_path: Path) -> None:
     write_run(
         tmp_path / "s" / "a", strategy=LPFM, seed=7, alpha=0.3, accuracy=[0.25, None, 0.5], teacher_accuracy=0.875
@@ -32,7 +38,7 @@ def test_every_table_of_a_run(tmp_path: Path) -> None:
     row = records.runs.loc["a"]
     assert (row["seed"], row["strategy.lam"], row["partition.alpha"], row["training.rounds"]) == (7, 0.5, 0.3, 3)
     assert (row["study"], row["commit"], row["teacher_accuracy"]) == ("s", "abc1234", 0.875)
-    assert row["proxy_flops"] == 1000 * 300 * 3
+    assert row["client_flops"] == 1000 * 300 * 3
     assert records.rounds["run"].tolist() == ["a"] * 3
     assert records.rounds["accuracy"].tolist() == pytest.approx([0.25, math.nan, 0.5], nan_ok=True)
     classes, clients = records.classes(["a"]), records.clients(["a"])
@@ -120,9 +126,9 @@ def test_null_is_not_the_same_as_nothing(tmp_path: Path) -> None:
 def test_damaged_json(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
     records, path = damaged(tmp_path, name, content)
     assert records.runs.index.tolist() == ["a", "b"]
-    assert records.runs[["teacher_accuracy", "proxy_flops"]].dtypes.tolist() == [float, float]
-    figure = {"environment.json": "commit", "costs.json": "proxy_flops"}[name]
-    assert records.runs.at["a", figure] == {"commit": "abc1234", "proxy_flops": 900_000}[figure]
+    assert records.runs[["teacher_accuracy", "client_flops"]].dtypes.tolist() == [float, float]
+    figure = {"environment.json": "commit", "costs.json": "client_flops"}[name]
+    assert records.runs.at["a", figure] == {"commit": "abc1234", "client_flops": 900_000}[figure]
     assert not records.runs.at["b", figure] or math.isnan(records.runs.at["b", figure])
     assert [problem.partition(" (")[0] for problem in records.problems] == [f"'{path}' {said}"] * bool(said)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from studies import write_run, write_study, write_trials
 
@@ -79,7 +80,7 @@ def test_readings_by_hand(report: Report) -> None:
 
 def test_rounds_to_target(report: Report) -> None:
     (sheet,) = [sheet for sheet in report.sheets if sheet.name == "rounds-to-target"]
-    assert "what the baseline comes to (31.0 % on α=0.05, 41.0 % on α=0.5)" in sheet.caption
+    assert "what FedAvg comes to (31.0 % on α=0.05, 41.0 % on α=0.5)" in sheet.caption
     table = cells(sheets(report.material, last=10, target=0.315), "rounds-to-target")
     assert table["FedAvg"] == ["2 (1 of 3)", "2"]  # 31.6 % with seed 2, and no more with others
     assert table["FedProx"] == ["2", "2"]
@@ -174,6 +175,43 @@ def test_what_is_missing_is_said(study: Path, tmp_path: Path) -> None:
     assert "1 of 2 trials has begun and not ended." in said
     assert any(f"{torn.name}/rounds.csv', line 8" in sentence for sentence in said)
     assert 'id="missing"' in html
+
+
+def test_cells_without_a_run_are_said(tmp_path: Path) -> None:
+    write_study(tmp_path / "a", STRATEGIES[:1], alphas=[0.05, 0.5], seeds=[0])
+    write_study(tmp_path / "b", STRATEGIES[1:2], alphas=[0.5], seeds=[0])
+    assert Material.of(load(tmp_path)).said() == ["1 of 4 cells has no run (FedProx on α=0.05)."]
+
+
+def test_who_does_not_say_whether_a_teacher_was_asked(tmp_path: Path) -> None:
+    """Two teachers, and rounds.csv of an earlier version: λ says that they are asked, and neither run is dropped."""
+    for model in ("ViT-B-32", "RN50"):
+        folder = write_run(tmp_path / model, strategy=STRATEGIES[3], teacher={"kind": "zero_shot", "model": model})
+        pd.read_csv(folder / "rounds.csv").drop(columns="teacher_asked").to_csv(folder / "rounds.csv", index=False)
+    material = Material.of(load(tmp_path))
+    assert set(material.named["teacher_name"]) == {"ViT-B-32", "RN50"}
+    assert not [sentence for sentence in material.said() if "repeats" in sentence]
+    assert material.named["teacher_asked"].isna().all()
+
+
+def test_unfinished_runs_are_compared_at_the_round_that_all_have(tmp_path: Path) -> None:
+    for seed, rounds in ((0, 3), (1, 6)):
+        curve = [0.1 * number for number in range(1, rounds + 1)]
+        write_run(tmp_path / f"{seed}", seed=seed, accuracy=curve, training={"rounds": 10})
+    material = Material.of(load(tmp_path))
+    assert material.named["final"].tolist() == pytest.approx([0.3, 0.3])
+    assert material.named["bytes"].tolist() == [24_000, 24_000]  # of three rounds
+    assert set(material.classes["round"]) == set(material.clients["round"]) == {3}
+
+
+def test_a_lucky_seed_is_not_the_first(tmp_path: Path) -> None:
+    curves = {"fedavg": {0: [0.1, 0.5], 1: [0.1, 0.5]}, "fedprox": {0: [0.5, 0.5], 1: [0.1, 0.1]}}
+    study = write_study(tmp_path, STRATEGIES[:2], [0.1], [0, 1], lambda s, _, seed: curves[s["name"]][seed])
+    (sheet,) = [sheet for sheet in sheets(Material.of(load(study)), 10, 0.5) if sheet.name == "rounds-to-target"]
+    assert [(label, row) for label, row in sheet.rows()] == [
+        ("FedAvg", [("2", True)]),
+        ("FedProx", [("1 (1 of 2)", False)]),
+    ]
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from studies import write_run, write_study
 from analysis.naming import name_runs
 from analysis.outcomes import comparable, outcomes, spent
 from analysis.records import load
-from analysis.tables import best_of_families, comparison, costs, named_order, to_target, wide
+from analysis.tables import best_of_families, comparison, costs, named_order, reference, to_target, wide
 
 FEDAVG, FEDPROX, FML = {"name": "fedavg"}, {"name": "fedprox", "mu": 0.01}, {"name": "fml"}
 LPFM = {"name": "fedlpfm", "lam": 0.5}
@@ -113,7 +113,7 @@ def test_no_seed_in_common(tmp_path: Path) -> None:
 
 
 def test_several_conditions(tmp_path: Path) -> None:
-    """`all` has the seeds that have every condition; its differences are all pairs'."""
+    """`all` has the seeds that have every condition, its differences those that both have."""
     levels = {
         ("fedavg", 0.1): [0.2, 0.3],
         ("fedavg", 1): [0.4, 0.5],
@@ -135,8 +135,22 @@ def test_several_conditions(tmp_path: Path) -> None:
     assert (whole["seeds"], whole["mean"]) == (2, pytest.approx(0.35))
     assert whole["std"] == pytest.approx(math.sqrt(0.005))  # of 0.3 and 0.4
     assert (ours["seeds"], ours["mean"]) == (1, pytest.approx(0.45))  # of seed 0 alone
-    assert (ours["pairs to FedAvg"], ours["difference to FedAvg"]) == (3, pytest.approx(0.5 / 3))  # 0.2, 0.2, 0.1
-    assert ours["p to FedAvg"] == pytest.approx(1 - 5 / math.sqrt(2 + 25))  # t = 5
+    assert (ours["pairs to FedAvg"], ours["difference to FedAvg"]) == (1, pytest.approx(0.15))  # of 0.2 and 0.1
+    assert math.isnan(ours["p to FedAvg"])
+
+
+def test_all_conditions_of_a_seed_are_one_pair(tmp_path: Path) -> None:
+    """Seeds that are easy or hard on every condition: three pairs, not six. Differences 0.1, 0.2, 0.3 on average."""
+    offsets = {0.1: [0.05, 0.2, 0.35], 1: [0.15, 0.2, 0.25]}
+
+    def levels(strategy: Mapping[str, Any], alpha: float, seed: int) -> list[float]:
+        return [0.3 + 0.1 * seed + (offsets[alpha][seed] if strategy == LPFM else 0)]
+
+    named = study(tmp_path, [FEDAVG, LPFM], levels, alphas=[0.1, 1])
+    ours = rows(comparison(named))["Fed-LPFM", "all"]
+    assert (ours["pairs to FedAvg"], ours["difference to FedAvg"]) == (3, pytest.approx(0.2))
+    t = 0.2 / (0.1 / math.sqrt(3))
+    assert ours["p to FedAvg"] == pytest.approx(1 - t / math.sqrt(2 + t * t))
 
 
 def test_conditions_that_a_setting_lacks(tmp_path: Path) -> None:
@@ -185,7 +199,26 @@ def test_the_best_setting_stands_for_a_baseline(tmp_path: Path) -> None:
     table = comparison(read(tmp_path / "s")[0])
     ours = rows(table)["Fed-LPFM", "Dirichlet α=0.1"]
     assert (ours["pairs to FedProx"], ours["difference to FedProx"]) == (3, pytest.approx(0.2))
+    assert ours["FedProx is"] == "FedProx, μ=0.01"
     assert table.loc[table["setting"].astype(str).str.startswith("FedProx"), "difference to FedProx"].isna().all()
+
+
+def test_one_setting_of_a_baseline_for_all_conditions(tmp_path: Path) -> None:
+    """μ=1 is better on both, though it lacks a seed, and wherever it is not the seeds of the other do not help it."""
+    levels = {0.01: {0.1: [0.3, 0.3, 0.6], 1: [0.4, 0.4, 0.4]}, 1.0: {0.1: [0.35, 0.35], 1: [0.5, 0.4, 0.4]}}
+    for mu, conditions in levels.items():
+        for alpha, seeds in conditions.items():
+            for seed, level in enumerate(seeds):
+                strategy, folder = {"name": "fedprox", "mu": mu}, tmp_path / "s" / f"{mu}-{alpha}-{seed}"
+                write_run(folder, strategy=strategy, alpha=alpha, seed=seed, accuracy=[level])
+    for alpha in (0.1, 1):
+        for seed in range(3):
+            write_run(tmp_path / "s" / f"a-{alpha}-{seed}", strategy=LPFM, alpha=alpha, seed=seed, accuracy=[0.6])
+    table = rows(comparison(read(tmp_path / "s")[0]))
+    ours = [table["Fed-LPFM", condition] for condition in ("α=0.1", "α=1", "all")]
+    assert [row["FedProx is"] for row in ours] == ["FedProx, μ=1"] * 3
+    assert [row["pairs to FedProx"] for row in ours] == [2, 3, 2]
+    assert ours[2]["difference to FedProx"] == pytest.approx((0.175 + 0.225) / 2)
 
 
 def test_runs_are_paired_with_runs_of_the_same_training(tmp_path: Path) -> None:
@@ -210,7 +243,7 @@ def test_a_space_with_when_axes(tmp_path: Path) -> None:
     assert table["condition"].cat.categories.tolist() == ["2 classes per client", "Dirichlet α=0.1", "iid", "all"]
     assert len(table) == 6 * 4
     found = table[table["setting"] != "FedAvg"]
-    assert found["pairs to FedAvg"].tolist() == [1, 1, 1, 3] * 5
+    assert found["pairs to FedAvg"].tolist() == [1, 1, 1, 1] * 5
     assert found.loc[found["setting"] == "Fed-LPFM, λ=1", "difference to FedAvg"].tolist() == pytest.approx([0.04] * 4)
 
 
@@ -254,7 +287,7 @@ def test_costs_by_hand(tmp_path: Path) -> None:
         )
     (row,) = costs(read(tmp_path / "s")[0]).to_dict("records")
     assert (row["seeds"], row["last"], row["seconds"]) == (2, pytest.approx(0.35), 3.0)
-    assert (row["bytes"], row["teacher_flops"], row["proxy_flops"]) == (60, 6_000_000, 600_000)
+    assert (row["bytes"], row["teacher_flops"], row["client_flops"]) == (60, 6_000_000, 600_000)
 
 
 def test_the_best_of_each_family(tmp_path: Path) -> None:
@@ -266,6 +299,25 @@ def test_the_best_of_each_family(tmp_path: Path) -> None:
     best = best_of_families(read(tmp_path / "s")[0])
     assert sorted(set(best["setting"].astype(str))) == ["Fed-LPFM, λ=0.5", "FedAvg"]
     assert len(best) == 3
+
+
+def test_the_best_where_both_were_tried(tmp_path: Path) -> None:
+    """λ=0.5 was spared the hardest condition, and is worse on the one that both have."""
+    for lam, levels in {0.25: {0.05: 0.28, 0.1: 0.38}, 0.5: {0.1: 0.31, 0.5: 0.61}}.items():
+        for alpha, level in levels.items():
+            write_run(tmp_path / "s" / f"{lam}-{alpha}", strategy=LPFM | {"lam": lam}, alpha=alpha, accuracy=[level])
+    best = best_of_families(read(tmp_path / "s")[0])
+    assert set(best["setting"].astype(str)) == {"Fed-LPFM, λ=0.25"}
+
+
+def test_no_target_where_fedavg_was_not_run(tmp_path: Path) -> None:
+    write_study(tmp_path / "s" / "a", [FEDAVG], [0.1], [0], lambda *_: [0.4])
+    write_study(tmp_path / "s" / "b", [LPFM], [0.1, 1], [0], lambda *_: [0.5])
+    named, evaluated = read(tmp_path / "s")
+    assert set(reference(named)["setting"].astype(str)) == {"FedAvg"}
+    table = rows(to_target(named, evaluated))
+    assert table["Fed-LPFM", "α=0.1"]["target"] == pytest.approx(0.4)
+    assert math.isnan(table["Fed-LPFM", "α=1"]["target"])
 
 
 def test_the_order_of_cells() -> None:

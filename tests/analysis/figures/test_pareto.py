@@ -18,9 +18,9 @@ def costs(*settings: tuple[str, float, dict[str, float]], condition: str = "α=0
 
 def three(**changes: Any) -> pd.DataFrame:
     return costs(
-        ("FedAvg", 0.3, {"seconds": 60.0, "bytes": 2e9, "teacher_flops": 0.0, "proxy_flops": 1e13}),
-        ("FedProx", 0.2, {"seconds": 90.0, "bytes": 2e9, "teacher_flops": 0.0, "proxy_flops": 1e13}),
-        ("Fed-LPFM, λ=0.5", 0.5, {"seconds": 75.0, "bytes": 2e9, "teacher_flops": 4e13, "proxy_flops": 1e13}),
+        ("FedAvg", 0.3, {"seconds": 60.0, "bytes": 2e9, "teacher_flops": 0.0, "client_flops": 1e13}),
+        ("FedProx", 0.2, {"seconds": 90.0, "bytes": 2e9, "teacher_flops": 0.0, "client_flops": 1e13}),
+        ("Fed-LPFM, λ=0.5", 0.5, {"seconds": 75.0, "bytes": 2e9, "teacher_flops": 4e13, "client_flops": 1e13}),
     ).assign(**changes)
 
 
@@ -44,7 +44,7 @@ def test_accuracy_against_what_it_took() -> None:
     assert {text.get_text(): text.get_color() for text in seconds.texts}["λ=0.5"] == COLORS["Fed-LPFM"]
     assert legend(figure) == ["FedAvg", "FedProx", "Fed-LPFM", "Pareto front"]
     assert said(figure) == (
-        "the same for all: operations to train the proxies 10 Tflop, sent between driver and clients 2 GB"
+        "the same for all: operations to train clients' models 10 Tflop, sent between driver and clients 2 GB"
     )
 
 

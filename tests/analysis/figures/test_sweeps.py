@@ -84,12 +84,21 @@ def test_heatmap_is_the_difference_to_fedavg() -> None:
     figure = seen(lambda_heatmap(swept()))
     rn50, vit = panels(figure)
     assert titles(figure) == ["RN50", "ViT-B-32"]
-    assert cells(rn50) == {("α=0.1", "0.25"): "+15.0", ("α=0.1", "1"): "-5.0", ("α=0.5", "0.25"): "+35.0"}
+    assert cells(rn50) == {("α=0.1", "0.25"): "+5.0", ("α=0.1", "1"): "-5.0", ("α=0.5", "0.25"): "+35.0"}  # of seed 0
     assert cells(vit, rn50) == {("α=0.1", "1"): "-5.0"}
     framed = [patch for patch in rn50.patches if isinstance(patch, Rectangle)]
     assert [(round(p.get_x()), round(p.get_y())) for p in framed] == [(0, 0), (0, 1)]  # λ = 0.25 in both
     assert {"points above FedAvg", "condition", "λ (weight of the teacher)"} == labels(figure)
     assert rn50.images[0].get_clim() == pytest.approx((-35, 35))  # nothing is white where there is a difference
+
+
+def test_at_one_temperature_only() -> None:
+    """T=4 is best at λ=0.5; what T=1 comes to is another curve."""
+    levels = {(0.25, 1): 0.1, (0.5, 1): 0.2, (0.25, 4): 0.3, (0.5, 4): 0.4}
+    spec = {"teacher.kind": "zero_shot", "teacher.model": "RN50"}
+    runs = named(*(taught(lam, x) | {"spec": spec | {"strategy.temperature": t}} for (lam, t), x in levels.items()))
+    (axes,) = panels(seen(lambda_curves(runs)))
+    assert rounded(lines(axes, COLORS["Fed-LPFM"])[0]) == [(0.25, 30), (0.5, 40)]
 
 
 def test_heatmap_without_fedavg_is_accuracy() -> None:
