@@ -19,13 +19,16 @@ KEYS = ("round", "client", "class", "predicted")
 """Columns of whole numbers; they are never empty."""
 LARGEST = 2**53
 """Up to here, every whole number is a float."""
+AMOUNTS = ("seconds", "bytes", "teacher_", "failed", "examples")
+LARGEST_AMOUNT = 1e30
+"""No cost comes near it: infinity is none."""
 
 Cells: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is wanted of a file. Numbers whose name ends in `accuracy` must be shares from 0 to 1."""
+    """What is wanted of a file. Numbers named `accuracy` must be shares from 0 to 1, and amounts not negative."""
 
     numbers: tuple[str, ...]
     texts: tuple[str, ...] = ()
@@ -149,8 +152,8 @@ def _is_sound(cells: Mapping[str, Cells], columns: Columns) -> bool:
         return False
     if "round" in cells and (np.diff(cells["round"], prepend=0) < columns.once).any():
         return False
-    shares = [cells[name] for name in columns.numbers if name in cells and _is_share(name)]
-    return not any(((share < 0) | (share > 1)).any() for share in shares)
+    limited = [(cells[name], _limit(name)) for name in columns.numbers if name in cells]
+    return not any(((cell < 0) | (cell > limit)).any() for cell, limit in limited if limit is not None)
 
 
 def _cells(header: list[str], wanted: Sequence[str], columns: Columns) -> Callable[[list[str]], Sequence[object]]:
@@ -163,7 +166,7 @@ def _cells(header: list[str], wanted: Sequence[str], columns: Columns) -> Callab
         found = {c: row[at] if c in columns.texts else _number(c, row[at]) for c, at in places.items()}
         now = int(found.get("round", last))
         if now < last + columns.once and "round" in found:
-            raise ValueError(f"round {now} comes after round {last}")
+            raise ValueError(f"round {now} comes after round {last}" if last else f"round is {now}, and the first is 1")
         last = now
         return list(found.values())
 
@@ -177,8 +180,10 @@ def _number(column: str, cell: str) -> float:
         value = float(cell)
     except ValueError:
         raise ValueError(f"{column} is '{cell}', which is not a number") from None
-    if _is_share(column) and (value < 0 or value > 1):
-        raise ValueError(f"{column} is {cell}, which is not a share from 0 to 1")
+    limit = _limit(column)
+    if limit is not None and (value < 0 or value > limit):
+        what = "a share from 0 to 1" if limit == 1 else "an amount from 0"
+        raise ValueError(f"{column} is {cell}, which is not {what}")
     return _whole(column, value) if column in KEYS else value
 
 
@@ -188,12 +193,18 @@ def _whole(column: str, value: float) -> int:
     return int(value)
 
 
-def _is_share(column: str) -> bool:
-    return column.endswith("accuracy")
+def _limit(column: str) -> float | None:
+    """What a number may be at most, where it may not be less than 0."""
+    if column.endswith("accuracy"):
+        return 1.0
+    return LARGEST_AMOUNT if column.startswith(AMOUNTS) else None
 
 
 def _header(content: bytes) -> list[str]:
-    return next(csv.reader([_text(content.partition(b"\n")[0])]), [])
+    try:
+        return next(csv.reader([_text(content.partition(b"\n")[0])]), [])
+    except csv.Error:
+        return []
 
 
 def _text(content: bytes) -> str:

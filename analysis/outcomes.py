@@ -1,5 +1,6 @@
 """What came of each run: the figures that tables, figures and diagnosis are made of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import pandas as pd
 
 LAST = 10
 """How many evaluated rounds an average of the last is over."""
+SHOWN = 10
+"""Of long lists only so many are said aloud."""
 
 
 def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
@@ -17,10 +20,14 @@ def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame,
     """
     evaluated = rounds[rounds["accuracy"].notna()]
     done = evaluated.groupby("run", observed=True)["round"].max().reindex(named.index)
-    furthest = done.sort_values(ascending=False, kind="stable").index
-    again = named.loc[furthest].duplicated(["setting", "condition", "seed"])
-    runs = named[~again.reindex(named.index)]
-    said = [f"{_of_runs(int(again.sum()), len(named), 'repeats', 'repeat')} another."] if again.any() else []
+    furthest = named.loc[done.sort_values(ascending=False, kind="stable").index]
+    again = furthest.duplicated(["setting", "condition", "seed"]).reindex(named.index)
+    runs = named[~again]
+    said = []
+    if again.any():
+        repeat = _of_runs(int(again.sum()), len(named), "repeats", "repeat")
+        which = some(list(named.index[again]))
+        said.append(f"{repeat} another of the same setting, condition and seed (left out: {which}).")
     done = done[runs.index]
     finished = runs.index[done >= runs["training.rounds"].astype(float)]
     if len(finished):
@@ -99,6 +106,12 @@ def _gain(curve: "pd.Series[Any]") -> float:
 def _of(rounds: pd.DataFrame, runs: "pd.Index[str]") -> pd.DataFrame:
     kept = rounds[rounds["run"].isin(runs)]
     return kept.assign(run=kept["run"].cat.remove_unused_categories() if len(kept) else kept["run"])
+
+
+def some(parts: Sequence[str], separator: str = ", ") -> str:
+    """The first of many."""
+    more = len(parts) - SHOWN
+    return separator.join(parts[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _of_runs(some: int, of: int, singular: str, plural: str) -> str:

@@ -6,7 +6,7 @@ A file that is damaged costs its own rows and no more, and is named with the lin
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ PARTITION = Columns(("client", "class", "examples"), ("name",))
 TRIALS = Columns((), ("trial", "state", "reason"))
 KNOWN = {"seed": int, "training.rounds": int, "strategy.name": str, "partition.kind": str}
 """What every spec says, and no run can be understood without."""
+NUMBERS = ("strategy.lam", "partition.alpha", "partition.classes_per_client")
+"""What runs are ordered and drawn by, where they have it."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def load(*places: str | Path) -> Records:
         for name, folder in folders.items():
             if row := _run(study, folder, problems):
                 rows[study if name == "." else f"{study}/{name}" if len(places) > 1 else name] = row
+        problems += [f"'{folder}' has rounds.csv and no spec.yaml: it is left out." for folder in _nameless(root)]
         above = [folder.parent for name, folder in folders.items() if name != "."]
         trials += [_trials(study, folder, problems) for folder in dict.fromkeys([root, *above])]
     if not rows:
@@ -124,11 +127,19 @@ def load(*places: str | Path) -> Records:
 
 def _find(place: str | Path) -> tuple[Path, dict[str, Path]]:
     """Where a study is on this machine, and the folders of its runs."""
+    if not is_uri(place) and not (place and Path(place).is_dir()):
+        wrong = "is a file, not a folder of results" if Path(place).is_file() else "does not exist"
+        raise SpecError(f"'{place}' {wrong}.")
     storage = storage_of(place)
     storage.pull(without="*.safetensors")
     if not (found := run_folders(storage.folder)):
         raise SpecError(f"'{storage}' holds no results.")
     return storage.folder, found
+
+
+def _nameless(root: Path) -> Iterator[Path]:
+    """Folders of runs that have lost their spec."""
+    return (rounds.parent for rounds in sorted(root.rglob("rounds.csv")) if not rounds.with_name("spec.yaml").exists())
 
 
 def _check_once(folders: Sequence[Path]) -> None:
@@ -173,8 +184,8 @@ def _run(study: str, folder: Path, problems: list[str]) -> dict[str, Any] | None
     except SpecError as error:
         problems.append(f"{str(error).rstrip('.')}: the run is left out.")
         return None
-    if unknown := [field for field, kind in KNOWN.items() if not isinstance(spec.get(field), kind)]:
-        problems.append(f"'{folder / 'spec.yaml'}' does not say {', '.join(unknown)}: the run is left out.")
+    if unusable := [*_unusable(spec)]:
+        problems.append(f"'{folder / 'spec.yaml'}': {', '.join(unusable)}; the run is left out.")
         return None
     cells = {name: str(cell) if isinstance(cell, list) else cell for name, cell in spec.items()}
     environment = _read_json(folder / "environment.json", problems)
@@ -184,8 +195,8 @@ def _run(study: str, folder: Path, problems: list[str]) -> dict[str, Any] | None
         "study": study,
         "folder": str(folder),
         "command": f"fedray run {shlex.quote(str(folder / 'spec.yaml'))} --results again",
-        "commit": environment.get("commit") or "",
-        "teacher_accuracy": _number(environment.get("teacher_accuracy")),
+        "commit": str(environment.get("commit") or ""),
+        "teacher_accuracy": _share(environment, "teacher_accuracy", folder / "environment.json", problems),
         "client_flops": _number(costs.get("proxy.flops")) + _number(costs.get("private.flops", 0)),
     }
 
@@ -199,11 +210,35 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         problems.append(f"'{path}' is damaged ({error}); what it says is not known.")
         return {}
-    return document if isinstance(document, dict) else {}
+    if not isinstance(document, dict):
+        problems.append(f"'{path}' is damaged (it is no object); what it says is not known.")
+        return {}
+    return document
+
+
+def _unusable(spec: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the fields that reports are made by."""
+    for name, kind in KNOWN.items():
+        if name not in spec:
+            yield f"{name} is missing"
+        elif type(spec[name]) is not kind or (kind is int and spec[name] < (name == "training.rounds")):
+            yield f"{name} is {spec[name]!r}"
+    for name in NUMBERS:
+        if spec.get(name) is not None and not math.isfinite(_number(spec[name])):
+            yield f"{name} is {spec[name]!r}"
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _share(document: dict[str, Any], name: str, path: Path, problems: list[str]) -> float:
+    """NaN where it is not there, or no share from 0 to 1."""
+    value = document.get(name)
+    if value is not None and not 0 <= _number(value) <= 1:
+        problems.append(f"'{path}': {name} is {value!r}, which is not a share from 0 to 1.")
+        return math.nan
+    return _number(value)
 
 
 def _trials(study: str, root: Path, problems: list[str]) -> pd.DataFrame:

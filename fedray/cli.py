@@ -203,7 +203,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where it goes; else reports/STUDY.", show_default=False)
     ] = None,
-    last: Annotated[int, typer.Option(min=1, help="Accuracies are means of so many last evaluated rounds.")] = 10,
+    last: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Accuracies are means of so many last evaluated rounds.")
+    ] = 10,
     target: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Accuracy whose round is looked for; else FedAvg's.", show_default=False),

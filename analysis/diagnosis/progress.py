@@ -56,7 +56,7 @@ def few_seeds(named: pd.DataFrame) -> Iterator[Finding]:
         return
     short = int((seeds < ENOUGH).sum())
     sentence = (
-        f"{short} of {counted(len(seeds), 'cell')} rest on fewer than {ENOUGH} seeds: "
+        f"{short} of {counted(len(seeds), 'cell')} {'rests' if short == 1 else 'rest'} on fewer than {ENOUGH} seeds: "
         "their differences are not tested, and their deviations say little."
     )
     yield Finding.of("Seeds", sentence, named.index, warns=True)

@@ -56,9 +56,10 @@ def accuracy_by_class(named: pd.DataFrame, classes: pd.DataFrame, partition: pd.
                 _mark_rare(axes, rare[condition].reindex(rows, fill_value=100.0))
             if len(rows) < len(names):
                 axes.axhline(MOST // 2 - 0.5, color=style.INK, linewidth=0.8, linestyle=style.DASHES[2])
-        panels[0].set_yticks(range(len(rows)), list(names[rows]))
+        panels[0].set_yticks(range(len(rows)), list(map(style.short, names[rows])))
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         panels[0].set_xlim(-2, (1.28 if len(rare) else 1.05) * max(float(np.nanmax(means)), 10))
+        panels[0].set_xticks([tick for tick in panels[0].get_xticks() if 0 <= tick <= 100])
         style.label_outer(panels, "test accuracy (%)", "class")
         share_legend(figure, {f: looks[f] for f in families}, said, _shade_legend() if len(rare) else None)
         return figure
@@ -85,7 +86,7 @@ def confusions(
             counts = table.pivot_table(index="class", columns="predicted", values="examples", aggfunc="sum")
             grid = counts.reindex(index=labels, columns=labels).fillna(0).to_numpy(dtype=float)
             axes.set_title(f"{title}:\n{100 * np.trace(grid) / grid.sum():.1f} % right", loc="left")
-            picture = _draw_confusion(axes, grid, [named.get(label, str(label)) for label in labels])
+            picture = _draw_confusion(axes, grid, [style.short(named.get(label, str(label))) for label in labels])
         style.label_outer(panels, "taken for", "class")
         figure.colorbar(picture, ax=panels, label="share of the class (%)", shrink=0.85)
         return figure

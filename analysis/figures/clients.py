@@ -74,7 +74,7 @@ def partitions(named: pd.DataFrame, partition: pd.DataFrame) -> "Figure | None":
         for axes, first in zip(panels, firsts.values(), strict=True):
             seen = first[first["client"].isin(clients[:SHOWN]) & first["class"].isin(names.index)]
             _draw_bubbles(axes, seen, list(names.index), diameter**2 / largest)
-        panels[0].set_yticks(range(len(names)), list(names))
+        panels[0].set_yticks(range(len(names)), list(map(style.short, names)))
         panels[0].set_ylim(len(names) - 0.4, -0.6)
         _label_clients(panels[0], clients[:SHOWN])
         style.label_outer(panels, _of("client", len(clients)), _of("class", own["class"].nunique()))

@@ -58,9 +58,10 @@ def pareto(table: pd.DataFrame) -> "Figure | None":
         found = list(dict.fromkeys(map(_algorithm, points.index)))
         algorithms = [name for name in style.COLORS if name in found] + [a for a in found if a not in style.COLORS]
         looks = {name: {"color": style.color(name), "linestyle": "", "marker": "o"} for name in algorithms}
-        front = {"Pareto front": {"color": style.FAINT, "linestyle": "-"}}
-        said = [f"means over {conditions} conditions" if conditions > 1 else "", _same_for_all(costs)]
-        share_legend(figure, looks | front, "; ".join(filter(None, said)))
+        line = any(len(front_of(costs[cost], cost)) > 1 for cost in drawn)
+        front = {"Pareto front": {"color": style.FAINT, "linestyle": "-"}} if line else {}
+        means = f"means over {', '.join(conditions)}" if len(conditions) > 1 else ""
+        share_legend(figure, looks | front, "; ".join(filter(None, [means, _same_for_all(costs)])))
         figure.draw_without_rendering()  # labels are put where there is room, once the panels have their sizes
         for axes, cost in zip(panels, drawn, strict=True):
             _label(axes, cost, costs[cost])
@@ -74,8 +75,8 @@ def front_of(points: pd.DataFrame, cost: str) -> pd.DataFrame:
     return ordered[ordered["last"] > before]
 
 
-def _averaged(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Per setting, means over the conditions that most settings have, and how many these are."""
+def _averaged(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Per setting, means over the conditions that most settings have, and which these are."""
     known = table.dropna(subset="last")
     settings = known.groupby("condition", observed=True)["setting"].nunique()
     shared = settings.index[settings == settings.max()]
@@ -83,7 +84,7 @@ def _averaged(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     grouped = own.groupby("setting", observed=True)
     complete = grouped["condition"].nunique() == len(shared)
     columns = ["last", *(cost for cost in COSTS if cost in own)]
-    return grouped[columns].mean()[complete], len(shared)
+    return grouped[columns].mean()[complete], list(map(str, shared))
 
 
 def _differ(costs: "pd.Series[float]") -> bool:

@@ -76,5 +76,6 @@ def dirichlet(named: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_curve(axes: "Axes", curve: pd.DataFrame, look: dict[str, Any]) -> None:
     mean, std = 100 * curve["mean"], 100 * curve["std"].fillna(0)
-    axes.plot(curve["round"], mean, color=look["color"], linestyle=look["linestyle"], linewidth=1.6)
+    alone = look["marker"] if len(curve) == 1 else ""  # a line needs two points to be seen
+    axes.plot(curve["round"], mean, **look | {"marker": alone}, markersize=5, linewidth=1.6)
     axes.fill_between(curve["round"], mean - std, mean + std, color=look["color"], alpha=0.15, linewidth=0)

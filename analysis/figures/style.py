@@ -31,6 +31,8 @@ SETTINGS = {
 }  # fmt: skip
 PANELS = 3
 """How many panels stand beside each other at most."""
+LETTERS = 24
+"""How much of a class's name is written beside an axis."""
 WIDTH = 9.0
 """Inches that a figure of several panels is wide."""
 
@@ -93,6 +95,11 @@ def panels(figure: "Figure", titles: Sequence[str], most: int = PANELS, **shared
     for axes in _lowest(used):
         axes.tick_params(labelbottom=True)
     return used
+
+
+def short(name: str) -> str:
+    """A long name's beginning."""
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
 
 
 def label_outer(axes: Sequence["Axes"], x: str, y: str) -> None:

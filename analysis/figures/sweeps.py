@@ -20,7 +20,7 @@ METHODS = {"fine_tune": "fine-tuned", "linear_probe": "linearly probed"}
 
 
 def lambda_curves(named: pd.DataFrame) -> "Figure | None":
-    """A panel per condition: accuracy by λ, a line per teacher; FedAvg as a dashed level."""
+    """A panel per condition: accuracy by λ, a line per teacher; FedAvg as a level."""
     swept = _swept(named)
     if swept is None:
         return None
@@ -141,7 +141,7 @@ def _write_cells(axes: "Axes", grid: pd.DataFrame, form: str, picture: "AxesImag
     values = grid.to_numpy(dtype=float)
     for row, column in np.argwhere(np.isfinite(values)):
         value = values[row, column]
-        is_best = value == np.nanmax(values[row])
+        is_best = value == np.nanmax(values[row]) and np.isfinite(values[row]).sum() > 1
         ink = style.ink_on(np.ravel(picture.cmap(picture.norm(value))))
         weight = "bold" if is_best else "normal"
         text = form.format(value)
@@ -166,9 +166,12 @@ def _described(named: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _contrast(runs: pd.DataFrame, compared: str, within: str) -> "Figure":
-    """A row per condition and `within`, a mark per value of `compared`, joined by a line."""
+def _contrast(runs: pd.DataFrame, compared: str, within: str) -> "Figure | None":
+    """A row per condition and `within` that has several values of `compared`: a mark for each, joined by a line."""
     means = 100 * runs.groupby(["condition", within, compared], observed=True)["last"].mean().unstack(compared)
+    means = means[means.notna().sum(axis=1) > 1]
+    if means.empty:
+        return None
     with style.drawn(7.2, 1.3 + 0.32 * len(means)) as figure:
         (axes,) = style.panels(figure, [""])
         axes.grid(visible=False)

@@ -1,6 +1,6 @@
 """What a report is made from: the runs that may stand beside each other, and what is missing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -8,12 +8,12 @@ from itertools import product
 import pandas as pd
 
 from analysis.naming import name_runs
-from analysis.outcomes import LAST, comparable, outcomes, spent, until
+from analysis.outcomes import LAST, SHOWN, comparable, outcomes, some, spent, until
 from analysis.records import Records
 from analysis.tables import best_of_families
 
-SHOWN = 10
-"""Of long lists only so many are said aloud."""
+TORN = 0.1
+"""A run that lacks a larger share of its rounds is not what it was."""
 STATES = {"begun": "begun and not ended", "waiting": "not begun"}
 
 
@@ -29,19 +29,25 @@ class Material:
     @classmethod
     def of(cls, records: Records, last: int = LAST) -> "Material":
         """Take the figures of the last so many evaluated rounds."""
-        labelled = name_runs(records.runs, _taught(records))
+        whole, torn = _whole(records)
+        labelled = name_runs(whole, _taught(records)[whole.index])
         runs, rounds, left_out = comparable(labelled, records.rounds)
         named = outcomes(runs, rounds, last)
         named = named.join(spent(until(records.rounds, named["rounds_done"])))
-        missing = [*filter(None, [left_out]), *_untold(records.trials), *_holes(labelled, named)]
+        missing = [*torn, *filter(None, [left_out]), *_untold(records.trials), *_holes(labelled, named)]
         return cls(records, named, rounds, missing)
 
     def said(self) -> list[str]:
         """What a reader must know before trusting the rest: what is missing, and what could not be used."""
-        problems = list(dict.fromkeys(self.records.problems))
+        problems = self.problems
         more = len(problems) - SHOWN
-        rest = [f"{more} more rows or files cannot be used."] if more > 0 else []
+        rest = [f"{more} more rows or files cannot be used; problems.txt has them all."] if more > 0 else []
         return [*self.missing, *problems[:SHOWN], *rest]
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be used, whole files first."""
+        return sorted(dict.fromkeys(self.records.problems), key=lambda problem: ", line " in problem)
 
     @cached_property
     def best(self) -> pd.DataFrame:
@@ -74,12 +80,35 @@ def _taught(records: Records) -> "pd.Series[bool]":
     return (asked > 0).where(asked.notna(), pd.to_numeric(weight, errors="coerce") > 0).astype(bool)
 
 
+def _whole(records: Records) -> tuple[pd.DataFrame, list[str]]:
+    """The runs whose rounds are all there, or nearly; and what is said of others."""
+    rounds = records.rounds.groupby("run", observed=True)["round"]
+    lacking = {str(run): (int(own.max()) - len(own), int(own.max())) for run, own in rounds if own.max() > len(own)}
+    torn = [run for run, (count, of) in lacking.items() if count > TORN * of]
+    rest = [run for run in lacking if run not in torn]
+    are = "is" if len(torn) == 1 else "are"
+    said = [
+        *_lacking(records, torn, lacking, f"more than {TORN:.0%} of the rounds and {are} left out"),
+        *_lacking(records, rest, lacking, "rounds: means and costs are of the rest"),
+    ]
+    return records.runs.drop(index=torn), said
+
+
+def _lacking(records: Records, runs: list[str], lacking: Mapping[str, tuple[int, int]], what: str) -> Iterator[str]:
+    if runs:
+        each = some([f"{run} {lacking[run][0]} of {lacking[run][1]}" for run in runs])
+        yield f"{len(runs)} of {len(records.runs)} runs {'lacks' if len(runs) == 1 else 'lack'} {what} ({each})."
+
+
 def _untold(trials: pd.DataFrame) -> Iterator[str]:
     """What sweeps say of trials that have not come to their end."""
-    for state, own in trials[~trials["state"].isin(["finished", "stopped"])].groupby("state"):
+    studies = trials["study"].nunique()
+    for name, own in trials[~trials["state"].isin(["finished", "stopped"])].groupby(["study", "state"]):
+        study, state = map(str, name)
         reasons = [f"{t}: {r}" for t, r in zip(own["trial"], own["reason"], strict=True) if r]
-        why = f" ({_some(reasons, '; ')})" if reasons else ""
-        yield f"{len(own)} of {len(trials)} trials {_have(list(own['trial']))} {STATES.get(str(state), state)}{why}."
+        why = f" ({some(reasons, '; ')})" if reasons else ""
+        of = f"{(trials['study'] == study).sum()} trials{f' of {study}' if studies > 1 else ''}"
+        yield f"{len(own)} of {of} {_have(list(own['trial']))} {STATES.get(state, state)}{why}."
 
 
 def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
@@ -88,11 +117,11 @@ def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
     begun = {cell for cell, _ in found}
     cells = list(product(labelled["setting"].unique(), labelled["condition"].unique()))
     if empty := [f"{s} on {c}" for s, c in cells if (s, c) not in begun]:
-        yield f"{len(empty)} of {len(cells)} cells {_have(empty)} no run ({_some(empty, '; ')})."
+        yield f"{len(empty)} of {len(cells)} cells {_have(empty)} no run ({some(empty, '; ')})."
     lacking = {(s, c): [seed for seed in seeds if seed not in _seeds(named, s, c)] for s, c in begun}
     if holes := [f"{s} on {c}: {', '.join(map(str, lacking[s, c]))}" for s, c in cells if lacking.get((s, c))]:
         verb = "lacks" if len(holes) == 1 else "lack"
-        yield f"{len(holes)} of {len(begun)} cells {verb} seeds that others have ({_some(holes, '; ')})."
+        yield f"{len(holes)} of {len(begun)} cells {verb} seeds that others have ({some(holes, '; ')})."
 
 
 def _have(some: list[str]) -> str:
@@ -101,8 +130,3 @@ def _have(some: list[str]) -> str:
 
 def _seeds(named: pd.DataFrame, setting: object, condition: object) -> set[int]:
     return set(named.loc[(named["setting"] == setting) & (named["condition"] == condition), "seed"])
-
-
-def _some(parts: list[str], separator: str = ", ") -> str:
-    more = len(parts) - SHOWN
-    return separator.join(parts[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -53,7 +53,8 @@ def _drawn(material: Material) -> Iterator[Drawn]:
     yield from _of_clients(material, chosen)
     yield (
         "cost", "Cost",
-        "Accuracy against what a run took; a line joins the settings that nothing beats in both (Pareto front).",
+        "Accuracy against what a run took; a line joins the settings that nothing beats in both (Pareto front). "
+        "Seconds are the machine's, with whatever else it did.",
         costs.pareto(tables.costs(named)), named,
     )  # fmt: skip
 
@@ -61,7 +62,7 @@ def _drawn(material: Material) -> Iterator[Drawn]:
 def _of_teaching(named: "pd.DataFrame") -> Iterator[Drawn]:
     yield (
         "lambda", "How much teacher",
-        "Accuracy by λ, mean and standard deviation over seeds, a line per teacher; dashed: FedAvg.",
+        "Accuracy by λ, mean and standard deviation over seeds, a line per teacher; the level is FedAvg's.",
         sweeps.lambda_curves(named), named,
     )  # fmt: skip
     yield (

@@ -8,13 +8,15 @@ from typing import Any
 
 from analysis import records
 from analysis.diagnosis import Finding, diagnose
-from analysis.outcomes import LAST
+from analysis.outcomes import LAST, SHOWN
 from analysis.report import page, svg
 from analysis.report.material import Material
 from analysis.report.plates import Plate, plates
 from analysis.report.sheet import Sheet
 from analysis.report.sheets import sheets
 from fedray.errors import SpecError
+
+MADE = (".svg", ".png", ".csv", ".md", ".tex")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def write_report(
     found = records.load(*places)
     material = Material.of(found, last)
     if material.named.empty:
-        raise SpecError(f"none of the {len(found.runs)} runs in {', '.join(places)} has evaluated a round yet.")
+        why = f" {material.problems[0]}" if material.problems else ""
+        raise SpecError(f"none of the {len(found.runs)} runs in {', '.join(places)} has evaluated a round yet.{why}")
     folder = out or Path("reports") / "+".join(dict.fromkeys(_short(study) for study in found.runs["study"]))
     try:
         report = _make(material, folder, last, target, shlex.join(command))
@@ -61,15 +64,26 @@ def write_report(
 
 
 def _make(material: Material, folder: Path, last: int, target: float | None, command: str) -> Report:
-    for part in ("figures", "tables"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    _clear(folder)
     drawn, made = list(plates(material)), list(sheets(material, last, target))
     drawings = {plate.name: svg.write(plate.figure, folder / "figures", plate.name) for plate in drawn}
     for sheet in made:
         _write_sheet(sheet, folder / "tables")
     material.named.drop(columns="folder").to_csv(folder / "tables" / "runs.csv")
+    if len(material.problems) > SHOWN:
+        (folder / "problems.txt").write_text("\n".join(material.problems) + "\n", encoding="utf-8")
     findings = diagnose(material.named, material.rounds, material.clients)
     return Report(material, made, drawn, findings, drawings, folder, command)
+
+
+def _clear(folder: Path) -> None:
+    """Nothing of an earlier report stays beside this one."""
+    if (folder / "report.html").exists():
+        made = [file for part in ("figures", "tables") for file in (folder / part).glob("*.*") if file.suffix in MADE]
+        for file in [*made, *folder.glob("problems.txt")]:
+            file.unlink()
+    for part in ("figures", "tables"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
 
 
 def _write_sheet(sheet: Sheet, folder: Path) -> None:

@@ -2,6 +2,9 @@
 
 import io
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +24,17 @@ def svg(figure: "Figure") -> str:
 
     with mpl.rc_context(SETTINGS):  # type: ignore[arg-type]
         out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata=METADATA)
+        with _whatever_letters():
+            figure.savefig(out, format="svg", transparent=True, metadata=METADATA)
     return out.getvalue()
+
+
+@contextmanager
+def _whatever_letters() -> Iterator[None]:
+    """A font that lacks a letter shows a box, which need not be said for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def inline(document: str, name: str, alternative: str) -> str:
@@ -46,6 +58,6 @@ def write(figure: "Figure", folder: Path, name: str) -> str:
     document = svg(figure)
     (folder / f"{name}.svg").write_text(document, encoding="utf-8")
     figure.set_layout_engine("none")  # it is laid out, which takes as long as drawing it
-    with mpl.rc_context(SETTINGS):  # type: ignore[arg-type]
+    with mpl.rc_context(SETTINGS), _whatever_letters():  # type: ignore[arg-type]
         figure.savefig(folder / f"{name}.png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return document

@@ -146,7 +146,10 @@ def test_a_run_made_twice_counts_once(tmp_path: Path) -> None:
         "s/name=fedavg,alpha=0.1,seed=0", "s/name=fedavg,alpha=0.1,seed=1",
         "t/name=fedlpfm,lam=0.5,alpha=0.1,seed=0", "t/name=fedlpfm,lam=0.5,alpha=0.1,seed=1",
     ]  # fmt: skip
-    assert said == "2 of 6 runs repeat another."
+    assert said == (
+        "2 of 6 runs repeat another of the same setting, condition and seed "
+        "(left out: t/name=fedavg,alpha=0.1,seed=0, t/name=fedavg,alpha=0.1,seed=1)."
+    )
 
 
 def test_what_repeats_and_what_is_not_done(tmp_path: Path) -> None:
@@ -155,5 +158,6 @@ def test_what_repeats_and_what_is_not_done(tmp_path: Path) -> None:
         *study(tmp_path, {"a": {}, "b": {}, "c": unfinished | {"seed": 1}, "d": unfinished | {"seed": 2}})
     )
     assert said == (
-        "1 of 4 runs repeats another. 2 of 3 runs have not come to the last round and are left out of the tables."
+        "1 of 4 runs repeats another of the same setting, condition and seed (left out: b). "
+        "2 of 3 runs have not come to the last round and are left out of the tables."
     )

@@ -2,9 +2,11 @@ import math
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from studies import PARTITION, write_classes, write_run, write_study, write_trials
 
 from analysis.naming import varied
@@ -118,8 +120,8 @@ def test_null_is_not_the_same_as_nothing(tmp_path: Path) -> None:
         (b"{not json", "is damaged"),
         (b"\xff\xfe", "is damaged"),
         (b"", "is damaged"),
-        (b"[1, 2]", ""),
-        (b'{"teacher_accuracy": "high", "commit": null, "proxy": 3}', ""),
+        (b"[1, 2]", "is damaged"),
+        (b'{"teacher_accuracy": null, "commit": null, "proxy": 3}', ""),
     ],
 )
 @pytest.mark.parametrize("name", ["environment.json", "costs.json"])
@@ -133,6 +135,37 @@ def test_damaged_json(tmp_path: Path, name: str, content: bytes | None, said: st
     assert [problem.partition(" (")[0] for problem in records.problems] == [f"'{path}' {said}"] * bool(said)
 
 
+@pytest.mark.parametrize("value", ["7.5", '"high"', "-1", "true"])
+def test_a_teacher_cannot_be_right_more_often_than_always(tmp_path: Path, value: str) -> None:
+    records, path = damaged(tmp_path, "environment.json", f'{{"teacher_accuracy": {value}}}'.encode())
+    assert records.runs["teacher_accuracy"].isna().all()
+    (problem,) = records.problems
+    assert problem.startswith(f"'{path}': teacher_accuracy is ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("partition.alpha", "lots"), ("training.rounds", 0), ("seed", True), ("strategy.lam", float("nan"))],
+)
+def test_a_spec_that_no_report_can_be_made_by(tmp_path: Path, field: str, value: Any) -> None:
+    sections: dict[str, Any] = {
+        "seed": 0, "strategy": {"name": "fedlpfm", "lam": 1}, "partition": {"kind": "dirichlet", "alpha": 1},
+        "training": {"rounds": 3},
+    }  # fmt: skip
+    section, _, name = field.rpartition(".")
+    (sections[section] if section else sections)[name] = value
+    records, path = damaged(tmp_path, "spec.yaml", yaml.safe_dump(sections).encode())
+    (problem,) = records.problems
+    assert problem.startswith(f"'{path}': {field} is ")
+    assert records.runs.index.tolist() == ["a"]
+
+
+def test_a_run_without_a_spec_is_said(tmp_path: Path) -> None:
+    records, path = damaged(tmp_path, "spec.yaml", None)
+    assert records.runs.index.tolist() == ["a"]
+    assert records.problems == [f"'{path.parent}' has rounds.csv and no spec.yaml: it is left out."]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -141,8 +174,11 @@ def test_damaged_json(tmp_path: Path, name: str, content: bytes | None, said: st
         (b"seed: 0\0", "is not valid YAML"),
         (b"", "must hold sections"),
         (b"- 1\n- 2\n", "must hold sections"),
-        (b"seed: 0\n", "does not say training.rounds, strategy.name, partition.kind"),
-        (b"seed: many\nstrategy: {name: x}\npartition: {kind: iid}\ntraining: {rounds: 3}\n", "does not say seed"),
+        (b"seed: 0\n", ": training.rounds is missing, strategy.name is missing, partition.kind is missing; the run is"),
+        (
+            b"seed: many\nstrategy: {name: x}\npartition: {kind: iid}\ntraining: {rounds: 3}\n",
+            ": seed is 'many'; the run is left out",
+        ),
     ],
 )
 def test_an_unreadable_spec_costs_its_run(tmp_path: Path, content: bytes, said: str) -> None:
@@ -151,7 +187,7 @@ def test_an_unreadable_spec_costs_its_run(tmp_path: Path, content: bytes, said: 
     (problem,) = records.problems
     assert str(path) in problem
     assert said in problem
-    assert problem.endswith(": the run is left out.")
+    assert problem.endswith("the run is left out.")
 
 
 def test_no_spec_can_be_read(tmp_path: Path) -> None:
@@ -211,9 +247,15 @@ def test_a_run_without_any_round(tmp_path: Path) -> None:
 
 def test_no_results(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name in ("nowhere", ".", "file"):
-        with pytest.raises(SpecError, match="holds no results"):
-            load(tmp_path / name)
+    for place, says in {
+        "nowhere": "does not exist",
+        ".": "holds no results",
+        "file": "is a file, not a folder",
+    }.items():
+        with pytest.raises(SpecError, match=says):
+            load(tmp_path / place)
+    with pytest.raises(SpecError, match="'' does not exist"):
+        load("")
 
 
 def test_several_studies(tmp_path: Path) -> None:

@@ -214,6 +214,42 @@ def test_a_lucky_seed_is_not_the_first(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_that_lacks_rounds(tmp_path: Path) -> None:
+    """One of eleven is said; of a run that has lost more than a tenth nothing is compared."""
+    for seed, lost in enumerate([[], [4], [4, 5]]):
+        folder = write_run(tmp_path / f"{len(lost)} lost", seed=seed, accuracy=[0.5] * 11)
+        rounds = pd.read_csv(folder / "rounds.csv")
+        rounds[~rounds["round"].isin(lost)].to_csv(folder / "rounds.csv", index=False)
+    material = Material.of(load(tmp_path))
+    assert material.named.index.tolist() == ["0 lost", "1 lost"]
+    assert material.said()[:2] == [
+        "1 of 3 runs lacks more than 10% of the rounds and is left out (2 lost 2 of 11).",
+        "1 of 3 runs lacks rounds: means and costs are of the rest (1 lost 1 of 11).",
+    ]
+
+
+def test_a_table_that_is_none(tmp_path: Path) -> None:
+    """Bytes at random, and rows whose costs cannot be."""
+    folders = [write_run(tmp_path / "s" / str(seed), seed=seed, accuracy=[0.5] * 11) for seed in range(2)]
+    (folders[0] / "classes.csv").write_bytes(b'\xfa\r\x00,"\r' * 50)
+    rounds = pd.read_csv(folders[1] / "rounds.csv").astype({"seconds": float})
+    rounds.loc[3, "seconds"] = -5
+    rounds.to_csv(folders[1] / "rounds.csv", index=False)
+    said = " ".join(write_report([str(tmp_path / "s")], tmp_path / "out").material.said())
+    assert "classes.csv'" in said
+    assert "rounds.csv', line 5: seconds is -5.0, which is not an amount from 0; the row is left out." in said
+
+
+def test_nothing_of_an_earlier_report_stays(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", accuracy=[0.1, 0.2])
+    figures = write_report([str(tmp_path / "one")], tmp_path / "out").folder / "figures"
+    for name in ("of_before.svg", "mine.txt"):
+        (figures / name).touch()
+    write_report([str(tmp_path / "one")], tmp_path / "out")
+    assert {path.name for path in figures.glob("*.*")} >= {"mine.txt", "accuracy-by-round.svg"}
+    assert not (figures / "of_before.svg").exists()
+
+
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds no results"):
         write_report([str(tmp_path)], tmp_path / "out")

@@ -92,7 +92,8 @@ def test_means_over_the_conditions_that_settings_share() -> None:
     assert set(points(axes)) == {(60, 30), (90, 20), (75, 50)}  # α=0.1 alone has all three
     both = seen(pareto(pd.concat([three().iloc[:2][["setting", "condition", "last", "seconds"]], easy])))
     assert set(points(panels(both)[0])) == {(70, 50), (80, 40)}
-    assert said(both) == "means over 2 conditions"
+    assert said(both) == "means over α=0.1, α=0.5"
+    assert legend(both) == ["FedAvg", "FedProx"]  # nothing for a front of one point
 
 
 def test_of_many_settings_the_front_is_named() -> None:
