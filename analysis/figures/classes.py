@@ -79,14 +79,17 @@ def confusions(
         return None
     named = {int(label): str(name) for label, name in dict(names).items()}
     labels = sorted({*named, *(int(c) for table in known.values() for c in np.unique(table[["class", "predicted"]]))})
+    texts = [style.short(named.get(label, str(label))) for label in labels]
     size = min(4.2, max(2.6, 1.4 + 0.27 * len(labels)))
-    with style.drawn(2 * size + 0.8 if len(known) > 1 else size + 1.2, size + 0.8) as figure:
+    beyond = 0.07 * max(0, max(map(len, texts)) - 10)  # inches that long names take of the squares' room
+    width = 2 * size + 0.8 if len(known) > 1 else size + 1.2
+    with style.drawn(width + beyond, size + 0.8 + beyond) as figure:
         panels = style.panels(figure, [""] * len(known), sharey=True)
         for axes, (title, table) in zip(panels, known.items(), strict=True):
             counts = table.pivot_table(index="class", columns="predicted", values="examples", aggfunc="sum")
             grid = counts.reindex(index=labels, columns=labels).fillna(0).to_numpy(dtype=float)
             axes.set_title(f"{title}:\n{100 * np.trace(grid) / grid.sum():.1f} % right", loc="left")
-            picture = _draw_confusion(axes, grid, [style.short(named.get(label, str(label))) for label in labels])
+            picture = _draw_confusion(axes, grid, texts)
         style.label_outer(panels, "taken for", "class")
         figure.colorbar(picture, ax=panels, label="share of the class (%)", shrink=0.85)
         return figure

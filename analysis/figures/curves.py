@@ -31,6 +31,8 @@ def accuracy_by_round(named: pd.DataFrame, rounds: pd.DataFrame) -> "Figure | No
             curves = over_seeds(own[own["condition"] == condition], "accuracy")
             for family, curve in curves.groupby("family", observed=True):
                 _draw_curve(axes, curve, looks[str(family)])
+            if own["round"].nunique() == 1:
+                axes.set_xlim(own["round"].iloc[0] - 1, own["round"].iloc[0] + 1)
             axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         style.label_outer(figure.axes[: len(conditions)], "round", "test accuracy (%)")
         share_legend(figure, {f: looks[f] | {"marker": ""} for f in present(own["family"])}, said)

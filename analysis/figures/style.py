@@ -98,8 +98,9 @@ def panels(figure: "Figure", titles: Sequence[str], most: int = PANELS, **shared
 
 
 def short(name: str) -> str:
-    """A long name's beginning."""
-    return name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
+    """A long name's beginning and end, on one line."""
+    name = " ".join(name.split())
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 9]}…{name[-8:]}"
 
 
 def label_outer(axes: Sequence["Axes"], x: str, y: str) -> None:

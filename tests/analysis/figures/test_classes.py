@@ -136,6 +136,15 @@ def test_names_as_a_column_and_classes_without_one() -> None:
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["cat", "1"]
 
 
+def test_long_names_are_cut_and_leave_room() -> None:
+    names = {place: f"a very long\nname of a class, number {place}" for place in range(12)}
+    table = rows(["run", "class", "predicted", "examples"], *(("a", place, place, 5) for place in names))
+    figure = seen(confusions(table, table, names))
+    (first, _) = panels(figure)
+    shown = [tick.get_text() for tick in first.get_yticklabels()]
+    assert shown[:2] == ["a very long nam…number 0", "a very long nam…number 1"]
+
+
 def test_a_hundred_classes_are_not_written_into() -> None:
     table = rows(PAIRS, *(("a", c, c, 5) for c in range(100)))
     figure = seen(confusions(table, table, {c: f"class number {c}" for c in range(100)}))
