@@ -1,6 +1,7 @@
 """Families of settings in figures: which are drawn, how each looks, and the legend that says so."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from analysis.figures import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LETTER = 0.068
+"""Inches that a letter of a legend takes."""
 MOST = 3
 """How many families of one algorithm a figure can tell apart."""
 
@@ -67,7 +70,7 @@ def share_legend(
     figure.legend(
         list(handles.values()), list(handles), loc="outside upper left", fontsize=8,
         ncols=_columns([len(family) for family in handles], figure.get_figwidth()),
-        title=said or None, title_fontsize=8, alignment="left",
+        title=fill(said, int(figure.get_figwidth() / LETTER)) or None, title_fontsize=8, alignment="left",
     )  # fmt: skip
 
 
@@ -75,6 +78,6 @@ def _columns(lengths: Sequence[int], width: float) -> int:
     """How many columns of labels, so many letters each, stand beside each other within so many inches."""
     for count in range(len(lengths), 1, -1):
         columns = np.array_split(np.asarray(lengths), count)  # as matplotlib does
-        if sum(0.068 * column.max() + 0.68 for column in columns) <= width:
+        if sum(LETTER * column.max() + 0.68 for column in columns) <= width:
             return count
     return 1

@@ -144,7 +144,7 @@ def _write_cells(axes: "Axes", grid: pd.DataFrame, form: str, picture: "AxesImag
         is_best = value == np.nanmax(values[row]) and np.isfinite(values[row]).sum() > 1
         ink = style.ink_on(np.ravel(picture.cmap(picture.norm(value))))
         weight = "bold" if is_best else "normal"
-        text = form.format(value)
+        text = form.format(round(value, 1) + 0.0)  # -0.0 is nothing
         axes.text(column, row, text, ha="center", va="center", color=ink, fontweight=weight, fontsize=8)
         if is_best:
             axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=ink, linewidth=1.4))

@@ -98,7 +98,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def said(figure: Figure) -> str:
-    return figure.legends[0].get_title().get_text()
+    return " ".join(figure.legends[0].get_title().get_text().split())  # whatever lines it is on
 
 
 def texts(axes: Axes) -> list[str]:
