@@ -19,10 +19,10 @@ def teacher_or_proxy(named: pd.DataFrame) -> Iterator[Finding]:
         means = own.groupby(["condition", "setting"], observed=True)["last"].mean()
         proxy = means.groupby("condition", observed=True).max()
         worse, nearest = right.index[right < proxy], str((right - proxy).idxmin())
-        where = f" on {nearest}" if len(right) > 1 else ""
+        where = f" ({nearest})" if len(right) > 1 else ""
         numbers = (
-            f"right on {points(right.loc[nearest])} % of the examples that clients train on{where}, "
-            f"where the best proxy reaches {points(proxy.loc[nearest])} % of the test set."
+            f"right on {points(right.loc[nearest])} % of the examples that clients train on, "
+            f"and the best proxy{where} on {points(proxy.loc[nearest])} % of the test set."
         )
         verdict = (
             f"is worse than proxies it teaches (on {listed(map(str, worse))}) and may hold them back"

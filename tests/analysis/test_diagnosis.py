@@ -149,7 +149,7 @@ def test_a_teacher_worse_than_its_proxies(right: float, says: str, tmp_path: Pat
     assert teacher.warns == (right == 0.35)
     assert says in teacher.sentence
     assert f"right on {100 * right:.1f} %" in teacher.sentence
-    assert teacher.sentence.endswith("on α=0.5, where the best proxy reaches 40.0 % of the test set.")
+    assert teacher.sentence.endswith("and the best proxy (α=0.5) on 40.0 % of the test set.")
     assert len(teacher.runs) == 6  # those that were taught
 
 
