@@ -19,7 +19,9 @@ Bundle: TypeAlias = tuple[ClientTask, ...]
 """Clients that one call trains."""
 
 PART = 4
-"""A call takes one part in so many of what a worker would have yet to do, if all that is left were spread evenly."""
+"""A call takes one part in so many of what a worker would have yet to do, if all that is left were spread evenly.
+
+A lone worker has it all at once: there is nobody to even out with, and between two calls it would have to wait."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Cohort:
     ) -> Trained:
         """A round. Raises RunError as soon as more fails than the spec allows, LostError as `Backend.map` does."""
         sizes = {client: len(self._federation.shards[client]) for client in clients}
-        parts = PART * self._backend.at_once if self._share_calls else None
+        workers = self._backend.at_once
+        parts = (PART * workers if workers > 1 else 1) if self._share_calls else None
         bundles = [tuple(ClientTask(number, client) for client in bundle) for bundle in bundled(sizes, parts)]
         private = {each: checkpoint.private_file(self._folder, each, kept[each]) for each in clients if each in kept}
         given = {client: (taught.get(client), private.get(client)) for client in clients}

@@ -97,6 +97,8 @@ class Worker:
                 made = self.train(task, weights, taught, kept)
             except Exception as error:  # whatever a client raises is reported with the client's name
                 outcomes.append(_failure(task, error))
+                if self._experiment.training.failures == "abort":
+                    break  # the run ends with it, whatever others come to
                 continue
             outcomes.append(made.answer)
             if len(tasks) > 1 and made.weights is not None:

@@ -11,7 +11,7 @@ from fedray.config import Experiment
 from fedray.data import federation
 from fedray.models import proxies
 from fedray.models.weights import get_weights, set_weights
-from fedray.types import ClientTask, Weights
+from fedray.types import ClientFailure, ClientTask, Made, Weights
 from fedray.worker import Worker, initial_model
 
 Make = Callable[..., Experiment]
@@ -67,3 +67,22 @@ def test_what_a_client_makes_does_not_depend_on_who_was_there_before(small: Make
     assert dict(again.answer.metrics) == dict(alone.answer.metrics)
     for one, other in ((again.weights, alone.weights), (again.kept or {}, alone.kept or {})):
         assert {name: array.tobytes() for name, array in one.items()} == {n: a.tobytes() for n, a in other.items()}
+
+
+class Failing(Worker):
+    """Client 1 fails."""
+
+    def train(self, task: ClientTask, *given: Any) -> Made:
+        if task.client == 1:
+            raise ValueError("no")
+        return super().train(task, *given)
+
+
+@pytest.mark.parametrize(("failures", "tried"), [("drop", [0, 1, 2]), ("abort", [0, 1])])
+def test_nobody_is_trained_after_what_ends_the_run(small: Make, failures: str, tried: list[int]) -> None:
+    experiment = small(training={"failures": failures}, teacher=None)
+    worker = Failing(experiment, federation.load(experiment))
+    weights = worker.begin("proxy").answer.weights
+    outcomes = worker.train_all([ClientTask(1, client) for client in range(3)], weights, *[None] * 6).answer
+    assert [outcome.client for outcome in outcomes] == tried
+    assert isinstance(outcomes[1], ClientFailure)
