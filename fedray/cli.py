@@ -203,12 +203,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where it goes; else reports/STUDY.", show_default=False)
     ] = None,
-    last: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Accuracies are means of so many last evaluated rounds.")
-    ] = 10,
+    last: Annotated[int, typer.Option(help="Accuracies are means of so many last evaluated rounds.")] = 10,
     target: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Accuracy whose round is looked for; else FedAvg's.", show_default=False),
+        typer.Option(help="Accuracy (0 to 1) whose round is looked for; else FedAvg's.", show_default=False),
     ] = None,
 ) -> None:
     """Write report.html, figures and tables of one study or several, finished or not. Reads files only."""

@@ -16,6 +16,7 @@ from analysis.report.sheet import Sheet
 from analysis.report.sheets import sheets
 from fedray.errors import SpecError
 
+MOST = 1_000_000
 MADE = (".svg", ".png", ".csv", ".md", ".tex")
 
 
@@ -49,6 +50,10 @@ def write_report(
     `last` is over how many rounds accuracies are averaged, `target` the share of accuracy whose round is looked for.
     Raises SpecError where there is nothing to report, or the folder cannot be written.
     """
+    if not 1 <= last <= MOST:
+        raise SpecError(f"--last is {last}, but must be a number of rounds from 1 to {MOST:,}.")
+    if target is not None and not 0 <= target <= 1:
+        raise SpecError(f"--target is {target:g}, but must be a share from 0 to 1, such as 0.5 for 50 %.")
     found = records.load(*places)
     material = Material.of(found, last)
     if material.named.empty:

@@ -259,6 +259,20 @@ def test_nothing_to_report(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"last": 0}, "--last is 0, but must be a number of rounds from 1 to 1,000,000."),
+        ({"last": 10**23}, "but must be a number of rounds"),
+        ({"target": 50.0}, "--target is 50, but must be a share from 0 to 1, such as 0.5 for 50 %."),
+        ({"target": float("nan")}, "--target is nan, but"),
+    ],
+)
+def test_figures_that_are_none(study: Path, tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(says)):
+        write_report([str(study)], tmp_path / "out", **wrong)
+
+
 def test_where_nothing_can_be_written(study: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SpecError, match=r"the report cannot be written to '.*/file' \(Not a directory\)"):
