@@ -25,14 +25,14 @@ def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame,
     runs = named[~again]
     said = []
     if again.any():
-        repeat = _of_runs(int(again.sum()), len(named), "repeats", "repeat")
+        repeat = part_of(int(again.sum()), len(named), "repeats", "repeat")
         which = some(list(named.index[again]))
         said.append(f"{repeat} another of the same setting, condition and seed (left out: {which}).")
     done = done[runs.index]
     finished = runs.index[done >= runs["training.rounds"].astype(float)]
     if len(finished):
         if others := len(runs) - len(finished):
-            left = _of_runs(others, len(runs), "has", "have")
+            left = part_of(others, len(runs), "has", "have")
             said.append(
                 f"{left} not come to the last round and {'is' if others == 1 else 'are'} left out of the tables."
             )
@@ -114,5 +114,6 @@ def some(parts: Sequence[str], separator: str = ", ") -> str:
     return separator.join(parts[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _of_runs(some: int, of: int, singular: str, plural: str) -> str:
-    return f"{some} of {of} runs {singular if some == 1 else plural}"
+def part_of(number: int, of: int, singular: str, plural: str, nouns: str = "runs") -> str:
+    """`1 of 4 runs repeats`, `2 of 4 cells lack`."""
+    return f"{number} of {of} {nouns} {singular if number == 1 else plural}"

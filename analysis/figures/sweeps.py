@@ -104,9 +104,9 @@ def _swept(named: pd.DataFrame) -> pd.DataFrame | None:
         return None
     swept = named[named["strategy.lam"].notna()].astype({"strategy.lam": float})
     told = ("strategy.lam", "strategy.name", "teacher.", *CONDITIONS)
+    best = best_of_families(swept).drop_duplicates("family").set_index("family")
     for field in [field for field in varied(swept) if not field.startswith(told)]:
-        best = best_of_families(swept).drop_duplicates("family").set_index("family")[field].astype(str)
-        swept = swept[swept[field].astype(str) == swept["family"].map(best).astype(str)]
+        swept = swept[swept[field].astype(str) == swept["family"].map(best[field].astype(str)).astype(str)]
     return swept if swept["strategy.lam"].nunique() > 1 and (swept["teacher_name"] != "").any() else None
 
 

@@ -8,7 +8,7 @@ from itertools import product
 import pandas as pd
 
 from analysis.naming import name_runs
-from analysis.outcomes import LAST, SHOWN, comparable, outcomes, some, spent, until
+from analysis.outcomes import LAST, SHOWN, comparable, outcomes, part_of, some, spent, until
 from analysis.records import Records
 from analysis.tables import best_of_families
 
@@ -97,7 +97,7 @@ def _whole(records: Records) -> tuple[pd.DataFrame, list[str]]:
 def _lacking(records: Records, runs: list[str], lacking: Mapping[str, tuple[int, int]], what: str) -> Iterator[str]:
     if runs:
         each = some([f"{run} {lacking[run][0]} of {lacking[run][1]}" for run in runs])
-        yield f"{len(runs)} of {len(records.runs)} runs {'lacks' if len(runs) == 1 else 'lack'} {what} ({each})."
+        yield f"{part_of(len(runs), len(records.runs), 'lacks', 'lack')} {what} ({each})."
 
 
 def _untold(trials: pd.DataFrame) -> Iterator[str]:
@@ -107,8 +107,9 @@ def _untold(trials: pd.DataFrame) -> Iterator[str]:
         study, state = map(str, name)
         reasons = [f"{t}: {r}" for t, r in zip(own["trial"], own["reason"], strict=True) if r]
         why = f" ({some(reasons, '; ')})" if reasons else ""
-        of = f"{(trials['study'] == study).sum()} trials{f' of {study}' if studies > 1 else ''}"
-        yield f"{len(own)} of {of} {_have(list(own['trial']))} {STATES.get(state, state)}{why}."
+        nouns = f"trials of {study}" if studies > 1 else "trials"
+        have = part_of(len(own), (trials["study"] == study).sum(), "has", "have", nouns)
+        yield f"{have} {STATES.get(state, state)}{why}."
 
 
 def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
@@ -117,15 +118,11 @@ def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
     begun = {cell for cell, _ in found}
     cells = list(product(labelled["setting"].unique(), labelled["condition"].unique()))
     if empty := [f"{s} on {c}" for s, c in cells if (s, c) not in begun]:
-        yield f"{len(empty)} of {len(cells)} cells {_have(empty)} no run ({some(empty, '; ')})."
+        yield f"{part_of(len(empty), len(cells), 'has', 'have', 'cells')} no run ({some(empty, '; ')})."
     lacking = {(s, c): [seed for seed in seeds if seed not in _seeds(named, s, c)] for s, c in begun}
     if holes := [f"{s} on {c}: {', '.join(map(str, lacking[s, c]))}" for s, c in cells if lacking.get((s, c))]:
-        verb = "lacks" if len(holes) == 1 else "lack"
-        yield f"{len(holes)} of {len(begun)} cells {verb} seeds that others have ({some(holes, '; ')})."
-
-
-def _have(some: list[str]) -> str:
-    return "has" if len(some) == 1 else "have"
+        lack = part_of(len(holes), len(begun), "lacks", "lack", "cells")
+        yield f"{lack} seeds that others have ({some(holes, '; ')})."
 
 
 def _seeds(named: pd.DataFrame, setting: object, condition: object) -> set[int]:

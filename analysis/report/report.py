@@ -17,7 +17,9 @@ from analysis.report.sheets import sheets
 from fedray.errors import SpecError
 
 MOST = 1_000_000
+"""No run has more rounds to average."""
 MADE = (".svg", ".png", ".csv", ".md", ".tex")
+"""What a report's folders hold, and nothing else of them is deleted."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def write_report(
     """Write a report of some studies into `out`, by default `reports/STUDY`.
 
     `last` is over how many rounds accuracies are averaged, `target` the share of accuracy whose round is looked for.
-    Raises SpecError where there is nothing to report, or the folder cannot be written.
+    Raises SpecError where one of these is out of range, there is nothing to report, or the folder cannot be written.
     """
     if not 1 <= last <= MOST:
         raise SpecError(f"--last is {last}, but must be a number of rounds from 1 to {MOST:,}.")
