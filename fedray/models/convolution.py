@@ -1,0 +1,78 @@
+"""Convolutions as CPUs do them best, for images so small that libraries mostly multiply padding.
+
+A ResNet18 with its ImageNet stem has four convolutions onto one pixel when images are 32x32, and two thirds of its
+weights in them. Of a 3x3 kernel over a single pixel the middle alone meets it: a matrix product of a ninth the size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+def simplify(model: nn.Module) -> nn.Module:
+    """The same model with the same weights; its layers keep their names and hooks, and know what is simpler."""
+    for layer in model.modules():
+        if type(layer) is nn.Conv2d and layer.dilation == (1, 1) and layer.padding_mode == "zeros":
+            if layer.groups == 1:
+                layer.__class__ = Full
+            elif layer.groups == layer.in_channels == layer.out_channels:
+                layer.__class__ = Depthwise
+    return model
+
+
+class Full(nn.Conv2d):
+    """torch's convolution, but a matrix product where one pixel comes out."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [B, C, H, W] -> [B, out channels, H', W']."""
+        met = met_by(self, images)
+        if met is None:
+            return super().forward(images)
+        pixels: Tensor = linear(images.movedim(1, -1).flatten(1), _Part.apply(self.weight, *met), self.bias)
+        return pixels[..., None, None]
+
+
+class Depthwise(nn.Conv2d):
+    """torch's depthwise convolution, but a weighted sum where one pixel comes out.
+
+    In its weights' precision on CPUs, whatever is around it: what they have for bfloat16 takes five times as long.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float [B, C, H, W] -> [B, C, H', W']."""
+        with torch.autocast("cpu", enabled=False):
+            images = images.to(self.weight.dtype) if images.device.type == "cpu" else images
+            met = met_by(self, images)
+            if met is None:
+                return super().forward(images)
+            pixels = (images * self.weight[:, 0, *met]).sum((2, 3), keepdim=True)
+            return pixels if self.bias is None else pixels + self.bias[:, None, None]
+
+
+def met_by(layer: nn.Conv2d, images: Tensor) -> tuple[slice, slice] | None:
+    """The rows and columns of the kernel that meet the image; None where it has several places to be in."""
+    if isinstance(layer.padding, str):
+        return None
+    axes = list(zip(images.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True))
+    if not all(0 <= size + 2 * pad - kernel < stride and pad + size <= kernel for size, kernel, stride, pad in axes):
+        return None
+    rows, columns = (slice(pad, pad + size) for size, _, _, pad in axes)
+    return rows, columns
+
+
+class _Part(torch.autograd.Function):
+    """Kernels [O, C, K, K] -> [O, rows * columns * C]. Its gradient lies in memory as the weight does."""
+
+    @staticmethod
+    def forward(context: Any, weight: Tensor, rows: slice, columns: slice) -> Tensor:
+        context.weight, context.part = weight, (..., rows, columns)
+        return weight[context.part].movedim(1, -1).flatten(1)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        whole = torch.zeros_like(context.weight)
+        part = whole[context.part].movedim(1, -1)
+        part.copy_(gradients[0].view(part.shape))
+        return whole, None, None
