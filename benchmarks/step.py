@@ -27,7 +27,7 @@ from fedray.arithmetic import autocast, memory_format
 from fedray.client import Trainer, local_update
 from fedray.config import Training
 from fedray.models import proxies
-from fedray.models.convolution import simplify
+from fedray.models.layers import simplify
 from fedray.models.pooling import Halve
 from fedray.shard import Normalization, Shard
 from fedray.types import Term

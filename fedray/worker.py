@@ -26,8 +26,8 @@ from fedray.data.federation import Federation
 from fedray.errors import RefusedError
 from fedray.evaluation import tally
 from fedray.models import proxies
-from fedray.models.convolution import simplify
 from fedray.models.flops import training_flops
+from fedray.models.layers import simplify
 from fedray.models.projection import Projected
 from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
 from fedray.seeding import torch_rng

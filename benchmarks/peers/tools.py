@@ -13,8 +13,10 @@ CHANGES: Mapping[str, Sequence[str]] = {
     "fast": (*LAST, "training.precision=bfloat16"),
     "bank": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=bank"),
     "online": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=online"),
+    "half": ("teacher.precision=bfloat16",),
 }
-"""`fedray-nhwc-bank` changes what stands here of `nhwc` and of `bank`. `fast` is all that is faster than exact."""
+"""`fedray-nhwc-bank` changes what stands here of `nhwc` and of `bank`. `fast` is all that is faster than exact in
+training, `half` in teaching."""
 FLOOR = {"nhwc": ("--channels-last",), "fast": ("--channels-last", "--bfloat16")}
 TEACHER = "teacher={{kind: zero_shot, model: ViT-B-32, pretrained: {file}}}"
 

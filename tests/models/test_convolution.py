@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fedray.models import proxies
-from fedray.models.convolution import Depthwise, Full, simplify
+from fedray.models.convolution import Depthwise, Full
+from fedray.models.layers import simplify
 
 ONE_PLACE = {  # size of the image, kernel, stride, padding
     "the middle of a kernel": (1, 3, 1, 1),
