@@ -1,15 +1,14 @@
 """What came of each run: the figures that tables, figures and diagnosis are made of."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.wording import part_of, some
+
 LAST = 10
 """How many evaluated rounds an average of the last is over."""
-SHOWN = 10
-"""Of long lists only so many are said aloud."""
 
 
 def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
@@ -106,14 +105,3 @@ def _gain(curve: "pd.Series[Any]") -> float:
 def _of(rounds: pd.DataFrame, runs: "pd.Index[str]") -> pd.DataFrame:
     kept = rounds[rounds["run"].isin(runs)]
     return kept.assign(run=kept["run"].cat.remove_unused_categories() if len(kept) else kept["run"])
-
-
-def some(parts: Sequence[str], separator: str = ", ") -> str:
-    """The first of many."""
-    more = len(parts) - SHOWN
-    return separator.join(parts[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def part_of(number: int, of: int, singular: str, plural: str, nouns: str = "runs") -> str:
-    """`1 of 4 runs repeats`, `2 of 4 cells lack`."""
-    return f"{number} of {of} {nouns} {singular if number == 1 else plural}"

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from analysis.wording import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,30 +33,3 @@ def alike(named: "pd.DataFrame") -> tuple["pd.DataFrame", str]:
     if not len(shared):
         return named, " (families on conditions of their own)"
     return named[named["condition"].isin(shared)], f" on {listed(map(str, shared))}"
-
-
-def points(share: float, *, signed: bool = False) -> str:
-    """`3.2` or `+3.2` of 0.032: accuracies are shares, people speak of points."""
-    return f"{100 * share:+.1f}" if signed else f"{100 * share:.1f}"
-
-
-def listed(parts: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; `a, b; c, d; and e` where parts have commas of their own."""
-    *first, last = parts = list(parts)
-    if any(", " in part for part in parts) and len(parts) > 2:
-        return f"{'; '.join(first)}; and {last}"
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def each(values: "pd.Series[Any]", unit: str = "", joint: str = "for") -> str:
-    """`3.2 points for FedAvg and 2.9 for FML`: the unit is said once."""
-    parts = [
-        f"{value}{f' {unit}' if unit and not place else ''} {joint} {name}"
-        for place, (name, value) in enumerate(values.items())
-    ]
-    return listed(parts)
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -6,9 +6,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.diagnosis.finding import Finding, counted, each, listed, points
+from analysis.diagnosis.finding import Finding
 from analysis.naming import CONDITIONS, varied
 from analysis.paired import ENOUGH, holm, paired_p
+from analysis.wording import counted, each, listed, points
 
 AXES = {"partition.alpha": "Dirichlet's α", "partition.classes_per_client": "the classes per client"}
 """What makes clients alike as it grows."""

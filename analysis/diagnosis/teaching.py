@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from analysis.diagnosis.finding import Finding, listed, points
+from analysis.diagnosis.finding import Finding
+from analysis.wording import listed, points
 
 LEAD = 0.01
 """A best λ that leads by less than a point may owe it to chance."""

@@ -8,9 +8,10 @@ from itertools import product
 import pandas as pd
 
 from analysis.naming import name_runs
-from analysis.outcomes import LAST, SHOWN, comparable, outcomes, part_of, some, spent, until
+from analysis.outcomes import LAST, comparable, outcomes, spent, until
 from analysis.records import Records
 from analysis.tables import best_of_families
+from analysis.wording import SHOWN, part_of, some
 
 TORN = 0.1
 """A run that lacks a larger share of its rounds is not what it was."""

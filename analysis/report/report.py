@@ -8,12 +8,13 @@ from typing import Any
 
 from analysis import records
 from analysis.diagnosis import Finding, diagnose
-from analysis.outcomes import LAST, SHOWN
+from analysis.outcomes import LAST
 from analysis.report import page, svg
 from analysis.report.material import Material
 from analysis.report.plates import Plate, plates
 from analysis.report.sheet import Sheet
 from analysis.report.sheets import sheets
+from analysis.wording import SHOWN
 from fedray.errors import SpecError
 
 MOST = 1_000_000

@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import tables
-from analysis.diagnosis.finding import counted, listed
 from analysis.report.material import Material
 from analysis.report.sheet import Sheet
+from analysis.wording import counted, listed
 
 DIGITS = {
     "seconds": ("s", 1.0),

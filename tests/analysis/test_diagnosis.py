@@ -6,7 +6,6 @@ import pytest
 from studies import write_run, write_study
 
 from analysis.diagnosis import Finding, diagnose
-from analysis.diagnosis.finding import counted, listed
 from analysis.diagnosis.heterogeneity import slopes
 from analysis.records import load
 from analysis.report.material import Material
@@ -257,11 +256,3 @@ def test_warnings_come_first(tmp_path: Path) -> None:
 def test_nothing_is_said_of_no_runs(tmp_path: Path) -> None:
     study = material(tmp_path, [FEDAVG], falling)
     assert diagnose(study.named.iloc[:0], study.rounds.iloc[:0], study.clients.iloc[:0]) == []
-
-
-def test_words() -> None:
-    assert listed("a") == "a"
-    assert listed("ab") == "a and b"
-    assert listed("abc") == "a, b and c"
-    assert listed(["a, b", "c", "d"]) == "a, b; c; and d"
-    assert [counted(1, "seed"), counted(2, "seed")] == ["1 seed", "2 seeds"]
