@@ -38,7 +38,7 @@ class Network(Served):
 
     batch_size: int = Field(64, ge=1)
     precision: Precision = "float32"
-    """bfloat16: about half the time and memory on a GPU, and answers to about two digits. On a processor
+    """bfloat16: answers to about two digits, in a quarter of the time on a processor with AMX. On one
     without instructions for it (AVX512-BF16, AMX) it takes many times longer."""
 
 
