@@ -43,7 +43,7 @@ class Trainer:
     """Models that learn from the same batches, each on its own objective, and what SGD keeps of them.
 
     Each sees the others' logits as constants. A trainer is made once and serves client after client: what it
-    keeps between steps stays at its place in memory, as a CUDA graph needs it.
+    keeps between steps stays at its place in memory, as a CUDA graph needs it, and so must the models' parameters.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Trainer:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """Its numbers [n] as they follow one another in memory, where they remain."""
+    """Its numbers [n] as they follow one another in memory, where they remain. Parameters of layers have no gaps."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 

@@ -16,8 +16,8 @@ class Attention(nn.MultiheadAttention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *others: Any, **options: Any) -> Any:
         """Float [B, N, E] three times -> ([B, N, E], None); or whatever else torch's layer is asked for."""
-        mixed = torch.is_autocast_enabled(query.device.type) and not self.training
-        if not (mixed and query is key is value and query.dim() == 3 and self._is_plain(others, options)):
+        plain = query is key is value and query.dim() == 3 and self._is_plain(others, options)
+        if self.training or not plain or not torch.is_autocast_enabled(query.device.type):
             return super().forward(query, key, value, *others, **options)
         heads = (*query.shape[:2], 3, self.num_heads, self.head_dim)
         parts = linear(query, self.in_proj_weight, self.in_proj_bias).view(heads).permute(2, 0, 3, 1, 4)
@@ -26,6 +26,6 @@ class Attention(nn.MultiheadAttention):
     def _is_plain(self, others: tuple[Any, ...], options: dict[str, Any]) -> bool:
         """Whether nothing is masked or added, and the answer alone is wanted."""
         asked = others or [name for name, option in options.items() if option is not None and option is not False]
-        alone = not asked and options.get("need_weights") is False
+        alone = not asked and options.get("need_weights") is False  # torch's default is True
         added = self.bias_k is not None or self.add_zero_attn
         return alone and not added and self.batch_first and self._qkv_same_embed_dim

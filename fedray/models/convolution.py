@@ -40,8 +40,9 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Float [B, C, H, W] -> [B, C, H', W']."""
+        mixed = images.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         with torch.autocast("cpu", enabled=False):
-            images = images.to(self.weight.dtype) if images.device.type == "cpu" else images
+            images = images.to(self.weight.dtype) if mixed else images
             met = met_by(self, images)
             if met is None:
                 return super().forward(images)
@@ -50,8 +51,10 @@ class Depthwise(nn.Conv2d):
 
 
 def met_by(layer: nn.Conv2d, images: Tensor) -> tuple[slice, slice] | None:
-    """The rows and columns of the kernel that meet the image; None where it has several places to be in."""
-    if isinstance(layer.padding, str):
+    """The rows and columns of the kernel that meet the image, or None: it has several places to be in, does not cover
+    the image in its only one, or torch should say what is wrong.
+    """
+    if isinstance(layer.padding, str) or images.dim() != 4 or images.shape[1] != layer.in_channels:
         return None
     axes = list(zip(images.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True))
     if not all(0 <= size + 2 * pad - kernel < stride and pad + size <= kernel for size, kernel, stride, pad in axes):
@@ -61,7 +64,10 @@ def met_by(layer: nn.Conv2d, images: Tensor) -> tuple[slice, slice] | None:
 
 
 class _Part(torch.autograd.Function):
-    """Kernels [O, C, K, K] -> [O, rows * columns * C]. Its gradient lies in memory as the weight does."""
+    """Kernels [O, C, K, K] -> [O, rows * columns * C].
+
+    Slicing would do, but for its gradient: made in the order of indices, it is then copied into that of the weight.
+    """
 
     @staticmethod
     def forward(context: Any, weight: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedray.arithmetic import autocast
 from fedray.errors import SpecError
 from fedray.models.flops import count_flops
-from fedray.models.layers import simplify
+from fedray.models.layers import as_published, simplify
 from fedray.types import Precision
 
 Answers = Mapping[str, npt.NDArray[np.float32]]
@@ -73,7 +73,8 @@ class Teacher:
     def flops(self, image: npt.NDArray[np.uint8]) -> int:
         """Floating-point operations of one image's forward pass, without its preparation."""
         prepared = self.prepare(torch.from_numpy(image[None]).to(self.device))
-        return count_flops(lambda: self.head(self.backbone(prepared)))
+        with as_published(self.backbone):
+            return count_flops(lambda: self.head(self.backbone(prepared)))
 
 
 def frozen(module: nn.Module) -> nn.Module:

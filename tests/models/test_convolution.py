@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fedray.models import proxies
 from fedray.models.convolution import Depthwise, Full
-from fedray.models.layers import simplify
+from fedray.models.flops import count_flops
+from fedray.models.layers import as_published, simplify
 
 ONE_PLACE = {  # size of the image, kernel, stride, padding
     "the middle of a kernel": (1, 3, 1, 1),
@@ -104,6 +105,25 @@ def test_by_hand() -> None:
 def test_others_are_left_as_they_are(other: nn.Conv2d) -> None:
     before = type(other)
     assert type(simplify(other)) is before
+
+
+def test_what_torch_takes_or_refuses_so_do_they() -> None:
+    for groups in (1, 6):
+        plain = layer((1, 3, 1, 1), groups, LAYOUTS[0])
+        simple, image = simplify(copy.deepcopy(plain)), images_of(4, LAYOUTS[0])[0]
+        assert torch.equal(simple(image), plain(image))
+        with pytest.raises(RuntimeError, match="channels"):
+            simple(torch.zeros(2, 1, 1, 1, dtype=torch.float64))
+
+
+def test_operations_may_be_counted_as_published() -> None:
+    """Two for each of 64 x 9 weights and image, padding or not; what runs is a ninth of it, or no product at all."""
+    model = simplify(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, groups=8)))
+    images = torch.zeros(5, 8, 1, 1)
+    with as_published(model):
+        assert count_flops(lambda: model(images)) == 5 * 2 * 9 * (64 + 8)
+    assert [type(part) for part in model] == [Full, Depthwise]
+    assert count_flops(lambda: model(images)) == 5 * 2 * 64
 
 
 def test_padding_by_name_is_torchs() -> None:
