@@ -27,6 +27,7 @@ from fedray.arithmetic import memory_format
 from fedray.client import Trainer, local_update
 from fedray.config import Training
 from fedray.models import proxies
+from fedray.models.layers import as_trained
 from fedray.shard import Normalization, Shard
 from fedray.types import Term
 
@@ -110,7 +111,7 @@ def ours(
     training = Training.model_validate({"batch_size": BATCH, **fast})
     normalize = Normalization(*(torch.full((1, 3, 1, 1), value, device=DEVICE) for value in (0.5, 0.25)))
     shard = Shard(images, labels, np.arange(len(images)), normalize, crop_flip=True)
-    model = make_model(name, training.memory_format)
+    model = as_trained(make_model(name, training.memory_format), CLASSES)
     trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training, graph=graph)
     return lambda: local_update(trainer, shard, first_epoch=0, seed=0, client=0)
 

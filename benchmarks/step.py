@@ -27,8 +27,7 @@ from fedray.arithmetic import autocast, memory_format
 from fedray.client import Trainer, local_update
 from fedray.config import Training
 from fedray.models import proxies
-from fedray.models.heads import keep_exact
-from fedray.models.layers import simplify
+from fedray.models.layers import as_trained
 from fedray.models.pooling import Halve
 from fedray.shard import Normalization, Shard
 from fedray.types import Term
@@ -142,7 +141,7 @@ def bare(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Train
 
 def ours(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Training) -> Epoch:
     allocator.keep_freed_memory()
-    keep_exact(simplify(model), CLASSES)
+    as_trained(model, CLASSES)
     shard = Shard(images, labels, np.arange(len(images)), Normalization(MEAN, DEVIATION))
     trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training)
     return lambda: local_update(trainer, shard, first_epoch=0, seed=0, client=0)

@@ -27,8 +27,7 @@ from fedray.errors import RefusedError
 from fedray.evaluation import tally
 from fedray.models import proxies
 from fedray.models.flops import training_flops
-from fedray.models.heads import keep_exact
-from fedray.models.layers import simplify
+from fedray.models.layers import as_trained
 from fedray.models.projection import Projected
 from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
 from fedray.seeding import torch_rng
@@ -179,7 +178,7 @@ class Worker:
             spec = self._experiment.proxy if name == "proxy" else self._private_spec
             spec = spec.model_copy(update={"init": "random"})  # its weights are overwritten before each use
             model = proxies.build(spec, self._federation.train.shape).to(self._device)
-            model = keep_exact(simplify(model), len(self._federation.train.classes))
+            model = as_trained(model, len(self._federation.train.classes))
             self._models[name] = model.to(memory_format=self._layout)
         return self._models[name]
 

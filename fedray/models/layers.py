@@ -7,6 +7,7 @@ from torch import nn
 
 from fedray.models import convolution
 from fedray.models.attention import Attention
+from fedray.models.heads import keep_exact
 
 
 def simplify(model: nn.Module) -> nn.Module:
@@ -20,6 +21,11 @@ def simplify(model: nn.Module) -> nn.Module:
         elif type(layer) is nn.MultiheadAttention:
             layer.__class__ = Attention
     return model
+
+
+def as_trained(model: nn.Module, classes: int) -> nn.Module:
+    """A proxy whose layers are what a client trains: simplified, and with logits in float32."""
+    return keep_exact(simplify(model), classes)
 
 
 @contextmanager
