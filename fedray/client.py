@@ -60,8 +60,8 @@ class Trainer:
         self._everything = [p for own in self._parameters.values() for p in own]
         self._device = self._everything[0].device
         self._lr = torch.tensor(training.lr, device=self._device)
-        self._flat = [_flat(p.detach()) for p in self._everything]
-        self._momenta = [torch.zeros_like(p) for p in self._flat] if training.momentum else []
+        self._weights = [_flat(p.detach()) for p in self._everything]
+        self._momenta = [torch.zeros_like(p) for p in self._weights] if training.momentum else []
         self._received = {
             name: [torch.empty_like(p) for p in self._parameters[name]] if objective.is_anchored(terms) else []
             for name, terms in objectives.items()
@@ -114,7 +114,7 @@ class Trainer:
         training = self.training
         moved = [place for place, parameter in enumerate(self._everything) if parameter.grad is not None]
         sgd(
-            [self._flat[place] for place in moved],
+            [self._weights[place] for place in moved],
             [_flat(self._everything[place].grad) for place in moved],  # type: ignore[arg-type]  # of those that have one
             [self._momenta[place] if self._momenta else None for place in moved],
             fused=True, lr=self._lr, momentum=training.momentum, weight_decay=training.weight_decay,

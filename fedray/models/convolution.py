@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from fedray.arithmetic import autocast
+
 
 def kind_of(layer: nn.Conv2d) -> type[nn.Conv2d]:
     """The class that does what this layer does."""
@@ -40,14 +42,14 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Float [B, C, H, W] -> [B, C, H', W']."""
-        mixed = images.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-        with torch.autocast("cpu", enabled=False):
-            images = images.to(self.weight.dtype) if mixed else images
-            met = met_by(self, images)
-            if met is None:
-                return super().forward(images)
-            pixels = (images * self.weight[:, 0, *met]).sum((2, 3), keepdim=True)
-            return pixels if self.bias is None else pixels + self.bias[:, None, None]
+        if images.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with autocast(images.device, "float32"):
+                return self.forward(images.to(self.weight.dtype))
+        met = met_by(self, images)
+        if met is None:
+            return super().forward(images)
+        pixels = (images * self.weight[:, 0, *met]).sum((2, 3), keepdim=True)
+        return pixels if self.bias is None else pixels + self.bias[:, None, None]
 
 
 def met_by(layer: nn.Conv2d, images: Tensor) -> tuple[slice, slice] | None:

@@ -1,9 +1,8 @@
 """The last layer of a classifier, and the features it is given."""
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from fedray.arithmetic import autocast
 from fedray.errors import SpecError
 
 
@@ -35,9 +34,8 @@ class Exact(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         """Float [B, d] -> logits [B, classes]."""
-        with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = linear(features.to(self.weight.dtype), self.weight, self.bias)
-        return logits
+        with autocast(features.device, "float32"):
+            return super().forward(features.to(self.weight.dtype))
 
 
 def split(model: nn.Module, classes: int) -> tuple[nn.Module, nn.Linear]:
