@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedray.config import REPEATABLE
+from fedray.config.experiment import REPEATABLE
 
 ALGORITHMS = {"fedavg": "FedAvg", "fedprox": "FedProx", "fml": "FML", "fedlpfm": "Fed-LPFM"}
 SYMBOLS = {
@@ -30,31 +30,31 @@ KINDS = {
 }
 
 
-def name_runs(runs: pd.DataFrame, taught: "pd.Series[bool] | None" = None) -> pd.DataFrame:
+def name_runs(runs: pd.DataFrame, targets: "pd.Series[bool] | None" = None) -> pd.DataFrame:
     """`runs` with `algorithm`, `teacher_name`, `family`, `setting` and `condition`.
 
-    `taught` says of each run whether it has asked its teacher, which a spec may name in vain; without it, what has
+    `targets` says of each run whether it has asked its teacher, which a spec may name in vain; without it, what has
     a `strategy.lam` but zero has. Equal labels mean equal specs but for the seed.
     """
     named = runs.copy()
-    if taught is None:
-        taught = pd.to_numeric(_column(runs, "strategy.lam"), errors="coerce") > 0
+    if targets is None:
+        targets = pd.to_numeric(_column(runs, "strategy.lam"), errors="coerce") > 0
     named["algorithm"] = [ALGORITHMS.get(str(name), str(name)) for name in runs["strategy.name"]]
-    named["teacher_name"] = [teacher_name(row) if taught[run] else "" for run, row in _rows(runs)]
+    named["teacher_name"] = [teacher_name(row) if targets[run] else "" for run, row in _rows(runs)]
     fields = varied(runs)
     told = _telling(runs, fields)
     of_setting = [f for f in told if not f.startswith(CONDITIONS)]
-    teachers = named.loc[taught, "teacher_name"].nunique() > 1
+    teachers = named.loc[targets, "teacher_name"].nunique() > 1
     named["family"] = [
         _joined([a, t if teachers else ""]) for a, t in zip(named["algorithm"], named["teacher_name"], strict=True)
     ]
     named["setting"] = [
-        _joined([str(named.at[run, "family"]), *_values(row, of_setting, taught=bool(taught[run]))])
+        _joined([str(named.at[run, "family"]), *_values(row, of_setting, targets=bool(targets[run]))])
         for run, row in _rows(runs)
     ]
     of_condition = [f for f in told if f.startswith(CONDITIONS)]
     named["condition"] = [_condition(row, of_condition) for _, row in _rows(_with_short_sources(runs))]
-    return _in_order(_distinct(named, fields, taught), fields)
+    return _in_order(_distinct(named, fields, targets), fields)
 
 
 def _in_order(named: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
@@ -120,7 +120,7 @@ def _telling(runs: pd.DataFrame, fields: Sequence[str]) -> list[str]:
 
 def teacher_name(run: "dict[str, Any]") -> str:
     """`ViT-B-32`, `tuned RN50`, `clip-vit-b-32-openai`, `random of ViT-B-32, RN50`."""
-    if run.get("teacher.kind") == "several":
+    if run.get("teacher.kind") == "ensemble":
         members = [_member(run, f"teacher.teachers.{place}.") for place in range(20)]
         return f"{run.get('teacher.assignment')} of {', '.join(filter(None, members))}"
     return _member(run, "teacher.")
@@ -128,7 +128,7 @@ def teacher_name(run: "dict[str, Any]") -> str:
 
 def teacher_method(run: "dict[str, Any]") -> str:
     """`zero-shot`, `linear_probe`, `fine_tune` or another kind; of several teachers, the first's."""
-    prefix = "teacher.teachers.0." if run.get("teacher.kind") == "several" else "teacher."
+    prefix = "teacher.teachers.0." if run.get("teacher.kind") == "ensemble" else "teacher."
     kind = _text(run.get(f"{prefix}kind"))
     return _text(run.get(f"{prefix}method")) or kind if kind == "adapted" else kind
 
@@ -151,10 +151,10 @@ def _member(run: "dict[str, Any]", prefix: str) -> str:
     return _text(run.get(f"{prefix}model")) or kind
 
 
-def _values(run: "dict[str, Any]", fields: Sequence[str], *, taught: bool) -> list[str]:
+def _values(run: "dict[str, Any]", fields: Sequence[str], *, targets: bool) -> list[str]:
     """What tells a setting from others of its family."""
     told = [f for f in fields if f != "strategy.name" and not f.startswith("teacher.")]
-    idle = _OF_TEACHING if not taught and _is_there(run.get("strategy.lam")) else ()
+    idle = _OF_TEACHING if not targets and _is_there(run.get("strategy.lam")) else ()
     return [_named(f, run[f]) for f in told if _is_there(run[f]) and not f.startswith(idle)]
 
 
@@ -193,10 +193,10 @@ def _source(text: Any) -> str:
     return next((part for part in reversed(parts) if not re.match("train|test|val", part)), str(text))
 
 
-def _distinct(named: pd.DataFrame, fields: Sequence[str], taught: "pd.Series[bool]") -> pd.DataFrame:
+def _distinct(named: pd.DataFrame, fields: Sequence[str], targets: "pd.Series[bool]") -> pd.DataFrame:
     """Tell apart what differs in a field that no label speaks of: a teacher's learning rate, say."""
     told = [f for f in fields if f.startswith("teacher.")]
-    for _, group in named[taught].groupby("setting"):
+    for _, group in named[targets].groupby("setting"):
         differing = [f for f in told if f in group and group[f].astype(str).nunique() > 1]
         if differing and group["teacher_name"].nunique() == 1:
             for run, row in _rows(group):

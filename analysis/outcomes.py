@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.wording import part_of, some
+from analysis.text import part_of, some
 
 LAST = 10
 """How many evaluated rounds an average of the last is over."""

@@ -17,10 +17,10 @@ import pandas as pd
 
 from analysis import csv_files
 from analysis.csv_files import Columns
+from fedray.config.loader import flatten, read_yaml
 from fedray.errors import SpecError
-from fedray.results import run_folders
-from fedray.spec_file import flatten, read_yaml
-from fedray.storage import is_uri, storage_of
+from fedray.results.loader import run_folders
+from fedray.results.storage import is_uri, storage_of
 
 ROUNDS = Columns((
     "round", "accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy", "failed", "update_norm",

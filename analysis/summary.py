@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
-    from fedray.results import Results
+    from fedray.results.loader import Results
 
 
 def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFrame:

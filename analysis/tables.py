@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.naming import CONDITIONS, varied
 from analysis.outcomes import rounds_to
-from analysis.paired import holm, paired_p
+from analysis.stats import holm, paired_p
 
 BASELINES = ("FedAvg", "FedProx")
 ALL = "all"

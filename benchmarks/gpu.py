@@ -23,13 +23,13 @@ from teacher_bank import write_images
 from torch.nn.functional import cross_entropy
 
 import fedray
-from fedray.arithmetic import memory_format
-from fedray.client import Trainer, local_update
-from fedray.config import Training
 from fedray.models import proxies
-from fedray.models.layers import as_trained
-from fedray.shard import Normalization, Shard
-from fedray.types import Term
+from fedray.models.fast_layers.swap import prepare_for_training
+from fedray.models.precision import memory_format
+from fedray.training.batches import ClientData, Normalization
+from fedray.training.local_update import Trainer, local_update
+from fedray.training.sections import Training
+from fedray.types import LossTerm
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -110,9 +110,9 @@ def ours(
 ) -> Epoch:
     training = Training.model_validate({"batch_size": BATCH, **fast})
     normalize = Normalization(*(torch.full((1, 3, 1, 1), value, device=DEVICE) for value in (0.5, 0.25)))
-    shard = Shard(images, labels, np.arange(len(images)), normalize, crop_flip=True)
-    model = as_trained(make_model(name, training.memory_format), CLASSES)
-    trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training, graph=graph)
+    shard = ClientData(images, labels, np.arange(len(images)), normalize, crop_flip=True)
+    model = prepare_for_training(make_model(name, training.memory_format), CLASSES)
+    trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training, graph=graph)
     return lambda: local_update(trainer, shard, first_epoch=0, seed=0, client=0)
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedray.config import Experiment
-from fedray.spec_file import to_yaml
-from fedray.tables import CLASSES, CLIENTS, CONFUSION, ROUNDS
+from fedray.config.experiment import Experiment
+from fedray.config.loader import to_yaml
+from fedray.results.writer import CLASSES_COLUMNS, CLIENTS_COLUMNS, CONFUSION_COLUMNS, ROUNDS_COLUMNS
 
 STRATEGIES = [{"name": "fedavg"}, {"name": "fedprox"}, *({"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 1.0))]
 ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 5.0, 10.0)
@@ -83,7 +83,12 @@ def curve(number: int, strategy: dict[str, object], alpha: float, rounds: int) -
     level = 0.5 + 0.1 * np.log10(alpha) + 0.1 * (strategy["name"] == "fedlpfm")
     steps = np.arange(1, rounds + 1)
     accuracy = level * (1 - np.exp(-steps / 50)) + np.random.default_rng(number).normal(0, 0.01, rounds)
-    columns = dict.fromkeys(ROUNDS, 1.0) | {"round": steps, "accuracy": accuracy.clip(0, 1), "failed": 0, "retried": ""}
+    columns = dict.fromkeys(ROUNDS_COLUMNS, 1.0) | {
+        "round": steps,
+        "accuracy": accuracy.clip(0, 1),
+        "failed": 0,
+        "retried": "",
+    }
     asked = 1000 * (strategy["name"] == "fedlpfm")
     return pd.DataFrame(columns | {"worst_class_accuracy": 0.1, "rare_class_accuracy": 0.2, "teacher_asked": asked})
 
@@ -97,11 +102,11 @@ def shared_tables(rounds: int) -> dict[str, pd.DataFrame]:
         local_accuracy=some, examples=100, update_norm=1.0, **texts
     )
     classes = grid.rename(columns={"part": "class"}).assign(name=grid["part"].map("class {}".format), accuracy=some)
-    pairs = pd.DataFrame(list(product([rounds], range(PARTS), range(PARTS))), columns=list(CONFUSION[:3]))
+    pairs = pd.DataFrame(list(product([rounds], range(PARTS), range(PARTS))), columns=list(CONFUSION_COLUMNS[:3]))
     held = pd.DataFrame({f"class {label}": range(PARTS) for label in range(PARTS)})
     return {
-        "clients.csv": clients.reindex(columns=list(CLIENTS)),
-        "classes.csv": classes.assign(examples=100).reindex(columns=list(CLASSES)),
+        "clients.csv": clients.reindex(columns=list(CLIENTS_COLUMNS)),
+        "classes.csv": classes.assign(examples=100).reindex(columns=list(CLASSES_COLUMNS)),
         "partition.csv": pd.concat(
             [pd.DataFrame({"client": range(PARTS), "examples": held.sum(axis=1)}), held], axis=1
         ),

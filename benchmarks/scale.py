@@ -32,13 +32,13 @@ import ray
 import yaml
 
 import fedray
-from fedray import worker
-from fedray.backends.ray_actors import RayBackend
-from fedray.client import local_update
-from fedray.config import Experiment
-from fedray.driver import Driver
-from fedray.types import Made, RoundResult
-from fedray.worker import Worker
+from fedray.backends.ray.actors import RayBackend
+from fedray.config.experiment import Experiment
+from fedray.server.driver import Driver
+from fedray.training.local_update import local_update
+from fedray.types import RoundResult, WorkerResult
+from fedray.workers import worker
+from fedray.workers.worker import Worker
 
 DIGITS = 10_000
 ROLES = {"ray::Holder": "driver", "ray::DriverActor": "driver", "ray::WorkerActor": "actor"}
@@ -104,7 +104,7 @@ def spec(digits: Path, clients: int, options: argparse.Namespace) -> Experiment:
 class TimedWorker(Worker):
     """A client's seconds are those of its SGD."""
 
-    def train(self, *arguments: Any) -> Made:
+    def train(self, *arguments: Any) -> WorkerResult:
         seconds = list[float]()
 
         def timed(*arguments: Any, **options: Any) -> Any:

@@ -20,8 +20,8 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from fedray.config import Experiment
-from fedray.driver import Driver
+from fedray.config.experiment import Experiment
+from fedray.server.driver import Driver
 from fedray.types import RoundResult
 
 SPEC: dict[str, Any] = {

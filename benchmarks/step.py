@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedray import allocator
-from fedray.arithmetic import autocast, memory_format
-from fedray.client import Trainer, local_update
-from fedray.config import Training
 from fedray.models import proxies
-from fedray.models.layers import as_trained
-from fedray.models.pooling import Halve
-from fedray.shard import Normalization, Shard
-from fedray.types import Term
+from fedray.models.fast_layers.pooling import MaxPool2x2
+from fedray.models.fast_layers.swap import prepare_for_training
+from fedray.models.precision import autocast, memory_format
+from fedray.training import malloc
+from fedray.training.batches import ClientData, Normalization
+from fedray.training.local_update import Trainer, local_update
+from fedray.training.sections import Training
+from fedray.types import LossTerm
 
 CPU = torch.device("cpu")
 SIZE, BATCH, STEPS, CLASSES = 32, 50, 10, 10
@@ -117,7 +117,7 @@ def serve(pipe: Any, name: str, loop: str, precision: str, layout: str) -> None:
 
 def bare(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Training) -> Epoch:
     """As the scripts do that people write for one experiment, with torch's own pooling."""
-    for halving in [name for name, layer in model.named_modules() if isinstance(layer, Halve)]:
+    for halving in [name for name, layer in model.named_modules() if isinstance(layer, MaxPool2x2)]:
         model.set_submodule(halving, torch.nn.MaxPool2d(2))
     images = (images / 255 - MEAN) / DEVIATION
     model.train()
@@ -140,10 +140,10 @@ def bare(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Train
 
 
 def ours(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Training) -> Epoch:
-    allocator.keep_freed_memory()
-    as_trained(model, CLASSES)
-    shard = Shard(images, labels, np.arange(len(images)), Normalization(MEAN, DEVIATION))
-    trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training)
+    malloc.keep_freed_memory()
+    prepare_for_training(model, CLASSES)
+    shard = ClientData(images, labels, np.arange(len(images)), Normalization(MEAN, DEVIATION))
+    trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
     return lambda: local_update(trainer, shard, first_epoch=0, seed=0, client=0)
 
 

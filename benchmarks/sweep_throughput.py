@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from fedray import spec_file
+from fedray.config import loader
 
 FEDRAY = [sys.executable, "-m", "fedray"]
 
@@ -47,7 +47,7 @@ def main() -> None:
                 last = taken[way][-1]
                 print(f"{way}: {last.seconds:.1f} s, {last.busy:.0%} of {os.cpu_count()} cores busy", flush=True)
         assert len(set(weights.values())) == 1, "the two must end in the same weights"
-        report(taken, len(spec_file.load(space)))
+        report(taken, len(loader.load(space)))
 
 
 def arguments() -> argparse.Namespace:
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
 
 def shrunk(options: argparse.Namespace, folder: Path) -> Path:
     """The first trials of the space, with more seeds where it has too few."""
-    found = spec_file.read(options.space, options.overrides)
+    found = loader.read(options.space, options.overrides)
     seeds = -(-options.trials // len(found.runs()))
     axes = {axis.field: {axis.kind: axis.values} for axis in found.axes} | {"seed": {"grid": list(range(seeds))}}
     path = folder / "space.yaml"
@@ -70,9 +70,9 @@ def shrunk(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def loop(space: Path, folder: Path) -> None:
-    for run in spec_file.load(space):
+    for run in loader.load(space):
         spec = folder / f"{Path(run.name).name}.yaml"
-        spec.write_text(spec_file.to_yaml(run.experiment))
+        spec.write_text(loader.to_yaml(run.experiment))
         command([*FEDRAY, "run", str(spec), "--quiet", "--results", str(folder)], folder)
 
 

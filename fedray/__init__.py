@@ -9,26 +9,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedray.config import Experiment
+    from fedray.config.experiment import Experiment
+    from fedray.config.loader import load, read
     from fedray.errors import RunError, SpecError
-    from fedray.results import load_results
-    from fedray.runner import run
-    from fedray.spec_file import load, read
-    from fedray.study import Study
-    from fedray.tuning.sweep import sweep
+    from fedray.results.loader import load_results
+    from fedray.study.session import run
+    from fedray.study.study import Study
+    from fedray.study.tune.sweep import sweep
 
 __all__ = ["Experiment", "RunError", "SpecError", "Study", "load", "load_results", "read", "run", "sweep"]
 
 _HOMES = {
     "RunError": "fedray.errors",
-    "Experiment": "fedray.config",
+    "Experiment": "fedray.config.experiment",
     "SpecError": "fedray.errors",
-    "Study": "fedray.study",
-    "load": "fedray.spec_file",
-    "read": "fedray.spec_file",
-    "sweep": "fedray.tuning.sweep",
-    "load_results": "fedray.results",
-    "run": "fedray.runner",
+    "Study": "fedray.study.study",
+    "load": "fedray.config.loader",
+    "read": "fedray.config.loader",
+    "sweep": "fedray.study.tune.sweep",
+    "load_results": "fedray.results.loader",
+    "run": "fedray.study.session",
 }
 
 

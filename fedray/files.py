@@ -1,23 +1,11 @@
-"""The files that a spec names besides its data: weights and tables. They decide a result, too."""
+"""Paths of files that a spec names, and digests of their contents."""
 
 import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from fedray.config import Experiment
-from fedray.spec_errors import FILES
-from fedray.spec_file import flatten
 
-
-def named_files(experiment: Experiment) -> dict[str, str]:
-    """Of each field that names a file or folder: the SHA-256 of what is in it now."""
-    fields = flatten(experiment.model_dump(mode="json"))
-    texts = {field: text for field, text in fields.items() if field.split(".")[-1] in FILES and isinstance(text, str)}
-    digests = {field: file_digest(path_in(text)) for field, text in texts.items()}
-    return {field: digest for field, digest in digests.items() if digest is not None}
-
-
-def path_in(text: str) -> Path:
+def strip_scheme(text: str) -> Path:
     """`file:PATH`, `local-dir:PATH` or `PATH` -> PATH."""
     kind, colon, path = text.partition(":")
     return Path(path if colon and kind in ("file", "local-dir") else text).expanduser()

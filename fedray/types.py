@@ -13,7 +13,7 @@ Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 Indices: TypeAlias = npt.NDArray[np.int64]
 Range: TypeAlias = tuple[int, int]
 Row: TypeAlias = dict[str, Any]
-Quantity: TypeAlias = Literal["logits", "features", "head"]
+OutputKind: TypeAlias = Literal["logits", "features", "head"]
 """What can be asked of a teacher; `head` is what a linear probe fits: [classes, d + 1], bias last."""
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
@@ -22,7 +22,7 @@ MemoryFormat: TypeAlias = Literal["channels_last", "contiguous"]
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     """One summand of an objective: `weight * loss`, the loss by its name in `objective.TERMS`."""
 
     loss: str
@@ -52,18 +52,18 @@ class ClientTask:
 
 
 @dataclass(frozen=True)
-class Question:
+class TeacherQuery:
     """What a teacher is asked, apart from which images."""
 
     member: int  # its place among the spec's teachers
-    quantity: Quantity
+    output_kind: OutputKind
     client: int | None = None  # whose it is, where each client has its own
     side: Literal["train", "test"] = "train"
-    viewed: bool = False  # whether rows are `image * VIEWS + view`, or images as they are
+    augmented: bool = False  # whether rows are `image * VIEWS + view`, or images as they are
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherOutput:
     """A worker's answers to a question, and what they cost."""
 
     values: npt.NDArray[np.float32]  # [rows, classes] or [rows, d]
@@ -73,7 +73,7 @@ class Lesson:
     peak_bytes: int
 
 
-class Made(NamedTuple):
+class WorkerResult(NamedTuple):
     """What a worker made for one call. Only the answer travels to the driver; the rest stays where it was made."""
 
     answer: Any
@@ -82,7 +82,7 @@ class Made(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InitialState:
     """What a run begins with, as a worker finds it."""
 
     weights: Weights  # the first proxy's
@@ -141,7 +141,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Asking:
+class TeacherProgress:
     """How far the teachers' answers have come that a round waits for."""
 
     done: int
@@ -159,5 +159,14 @@ class RoundResult:
     row: Row
 
 
-Wait: TypeAlias = Asking | Waiting
-Event: TypeAlias = Wait | RoundResult
+Progress: TypeAlias = TeacherProgress | Waiting
+Event: TypeAlias = Progress | RoundResult
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What a model must know of the data: square images of `size`, `channels` and `classes`."""
+
+    channels: int
+    size: int
+    classes: int

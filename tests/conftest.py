@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from fedray.config import Experiment
+from fedray.config.experiment import Experiment
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

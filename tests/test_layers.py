@@ -1,4 +1,4 @@
-"""Dependencies point downward, and only those that must import Ray do."""
+"""Imports point downward through the named layers, imports inside functions included; only four packages import Ray."""
 
 import ast
 import subprocess
@@ -7,94 +7,84 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "fedray"
+ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "types", "section", "seeding", "losses", "distillation", "arithmetic", "allocator"},
-    {"models", "teachers.bank", "teachers.blend", "teachers.network", "teachers.published", "objective", "aggregation"},
-    {"strategies", "teachers.sections"},
-    {"data.partition", "data.dataset", "data.views", "data.decoded", "data.sources"},
-    {"config", "evaluation", "search"},
-    {"spec_errors", "space", "data.federation"},
-    {"labels"},
-    {"shard", "spec_file"},
-    {"graphed"},
-    {"client"},
-    {"files", "remote", "storage"},
-    {"environment"},
-    {"teachers", "rows", "stopping", "cluster"},
-    {"worker", "tables", "checkpoint"},
-    {"folder", "results"},
-    {"study"},
+    {"types", "errors", "seeding", "section", "cache", "files"},
+    {"losses", "models", "aggregation"},
+    {"data"},
+    {"training"},
+    {"teachers", "strategies"},
+    {"config"},
+    {"results"},
+    {"workers"},
     {"backends"},
-    {"asking", "cohort", "doctor"},
-    {"lessons", "costs", "checking"},
-    {"workload", "probe"},
-    {"driver"},
-    {"runner", "display"},
-    {"planning", "estimate", "board"},
-    {"study_display", "doctor_display"},
-    {"plan_display"},
-    {"tuning"},
-    {"cli_teachers"},
+    {"server"},
+    {"study", "doctor"},
+    {"analysis"},
     {"cli"},
 ]
-MAY_IMPORT_RAY = {
-    "backends.ray_actors", "backends.actor_pool", "backends.commons", "backends.dispatch", "backends.totals",
-    "cluster", "doctor.examination", "runner",
-    "tuning.schedulers", "tuning.searcher", "tuning.sweep", "tuning.trial", "tuning.watch",
-}  # fmt: skip
+"""Packages from the ground up. A package may import those below it, and those beside it in its own layer."""
 
-FILES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
-    for path in PACKAGE.rglob("*.py")
-    if path.name not in ("__init__.py", "__main__.py")
-}
+MAY_IMPORT_RAY = ("fedray.backends.ray", "fedray.study", "fedray.doctor", "fedray.cli")
 
 
-def imports(path: Path) -> list[str]:
-    found: list[str] = []
+def modules() -> dict[str, Path]:
+    """Path of every module of fedray and analysis, by dotted name. A package's own file is named after the package."""
+    files = [path for top in ("fedray", "analysis") for path in (ROOT / top).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+MODULES = modules()
+FACES = {"fedray", "fedray.__main__"}
+"""The public API and the entry point: they import what they hand on."""
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names that a module imports, wherever in the file the import stands."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def layer(module: str) -> int:
-    for height, names in enumerate(LAYERS):
-        if any(module == name or module.startswith(f"{name}.") for name in names):
-            return height
-    raise AssertionError(f"{module} is in no layer")
+def layer(name: str) -> int:
+    """The height of a dotted name of fedray or analysis."""
+    top, *rest = name.split(".")
+    package = "analysis" if top == "analysis" else rest[0]
+    heights = [height for height, names in enumerate(LAYERS) if package in names]
+    assert heights, f"{name} is in no layer"
+    return heights[0]
 
 
-@pytest.mark.parametrize("module", FILES)
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - FACES))
 def test_imports_point_downward(module: str) -> None:
-    for target in imports(FILES[module]):
-        if target.startswith("fedray."):
-            below = target.removeprefix("fedray.")
-            assert layer(below) <= layer(module), f"{module} imports {target}"
+    ours = [name for name in imports(MODULES[module]) if name.split(".")[0] in ("fedray", "analysis") and "." in name]
+    upward = [name for name in ours if layer(name) > layer(module)]
+    assert not upward, f"{module} imports {', '.join(sorted(upward))} from a layer above its own"
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_only_those_that_must_import_ray(module: str) -> None:
-    uses = any(target.split(".")[0] == "ray" for target in imports(FILES[module]))
-    assert uses == (module in MAY_IMPORT_RAY)
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - FACES))
+def test_ray_is_imported_by_four_packages_only(module: str) -> None:
+    if not module.startswith(MAY_IMPORT_RAY):
+        assert not [name for name in imports(MODULES[module]) if name.split(".")[0] == "ray"]
 
 
-def test_neither_the_command_nor_the_driver_waits_for_torch() -> None:
-    """Each worker imports it; where the driver did, it would take their cores and their memory meanwhile."""
+def test_command_and_driver_start_without_torch() -> None:
+    """Each worker imports torch: in the driver it would take the workers' cores and memory while they start."""
     for module, heavy in (
-        ("cli", "ray|torch|numpy|rich"),
-        ("runner", "ray|torch|pandas"),
-        ("driver", "torch|pandas"),
+        ("cli.main", "ray|torch|numpy|rich"),
+        ("study.session", "ray|torch|pandas"),
+        ("server.driver", "torch|pandas"),
     ):
         script = f"import fedray.{module}, sys; print(*sys.modules.keys() & set('{heavy}'.split('|')))"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [], module
 
 
-def test_analysis_reads_files_only() -> None:
-    for path in (PACKAGE.parent / "analysis").rglob("*.py"):
-        assert not {target.split(".")[0] for target in imports(path)} & {"ray", "torch"}
+def test_analysis_imports_neither_ray_nor_torch() -> None:
+    for path in (ROOT / "analysis").rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"ray", "torch"}

@@ -15,22 +15,23 @@ import open_clip
 import pandas as pd
 import pytest
 import timm
-import tiny_clip
 import torch
-from data.pictures import picture, write_folder, write_parquet
+from helpers import clip
+from helpers.clip import write_clip
+from helpers.images import picture, write_folder, write_parquet
 from PIL import Image
 from safetensors.torch import save_model
-from tiny_clip import write_clip
 from torchvision import datasets
 
 import fedray
-from fedray import spec_file
-from fedray.config import Experiment
+from fedray.config import loader
+from fedray.config.experiment import Experiment
+from fedray.config.loader import Run, flatten, to_yaml
 from fedray.data.partition import FromFile
-from fedray.models.proxies import ImageShape, Proxy, build
+from fedray.models.proxies import Proxy, build
 from fedray.seeding import numpy_rng
-from fedray.spec_file import Run, flatten, to_yaml
 from fedray.teachers.sections import members
+from fedray.types import ImageShape
 
 FOLDER = Path(__file__).parents[1] / "tune_spaces"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -66,7 +67,7 @@ CASES = [*FIRST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SPECI
 
 @cache
 def runs(name: str) -> list[Run]:
-    return spec_file.read(FOLDER / f"{name}.yaml").runs()
+    return loader.read(FOLDER / f"{name}.yaml").runs()
 
 
 def comment(name: str) -> str:
@@ -90,7 +91,7 @@ class TestWhatAFileSays:
 
     def test_how_it_is_run(self, name: str) -> None:
         commands = re.findall(r"^#   fedray (run|sweep) (\S+)", comment(name), re.MULTILINE)
-        ways = {"run", "sweep"} if spec_file.read(FOLDER / f"{name}.yaml").axes else {"run"}
+        ways = {"run", "sweep"} if loader.read(FOLDER / f"{name}.yaml").axes else {"run"}
         assert [file for _, file in commands] == [f"tune_spaces/{name}.yaml"]
         assert commands[0][0] in ways
 
@@ -243,7 +244,7 @@ def write_weights(folder: Path) -> None:
     for name, config in others.items():
         with pytest.MonkeyPatch.context() as patch:
             for part, value in config.items():
-                patch.setitem(tiny_clip.TINY, part, value)
+                patch.setitem(clip.TINY, part, value)
             write_clip(folder / name)
     torch.manual_seed(0)
     save_model(timm.create_model("test_vit", num_classes=1000), str(folder / "test_vit.safetensors"))
@@ -278,7 +279,7 @@ def tiny(teacher: dict[str, Any]) -> dict[str, Any]:
             return teacher | {"epochs": 2}
         case "adapted":
             return teacher | {"backbone": tiny(teacher["backbone"]), "epochs": 1}
-        case "several":
+        case "ensemble":
             return teacher | {"teachers": [tiny(member) for member in teacher["teachers"]]}
     return teacher
 

@@ -1,6 +1,6 @@
 """What a reviewer would say of a study, computed from its tables and written as sentences."""
 
+from analysis.diagnosis.checks import diagnose
 from analysis.diagnosis.finding import Finding
-from analysis.diagnosis.signatures import diagnose
 
 __all__ = ["Finding", "diagnose"]

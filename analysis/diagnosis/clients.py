@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.diagnosis.finding import Finding, alike
-from analysis.wording import counted, each, listed, points
+from analysis.text import counted, each, listed, points
 
 APART = 0.5
 """Below this mean cosine to their mean, clients' updates undo more of each other than they share."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.wording import listed
+from analysis.text import listed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.diagnosis.finding import Finding
 from analysis.naming import CONDITIONS, varied
-from analysis.paired import ENOUGH, holm, paired_p
-from analysis.wording import counted, each, listed, points
+from analysis.stats import ENOUGH, holm, paired_p
+from analysis.text import counted, each, listed, points
 
 AXES = {"partition.alpha": "Dirichlet's α", "partition.classes_per_client": "the classes per client"}
 """What makes clients alike as it grows."""

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.diagnosis.finding import Finding, alike
-from analysis.paired import ENOUGH
-from analysis.wording import counted, each, points
+from analysis.stats import ENOUGH
+from analysis.text import counted, each, points
 
 RISING = 0.01
 """A curve whose last third lies more than a point above the third before has not come to its end."""

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.diagnosis.finding import Finding
-from analysis.wording import listed, points
+from analysis.text import listed, points
 
 LEAD = 0.01
 """A best λ that leads by less than a point may owe it to chance."""
@@ -14,8 +14,8 @@ LEAD = 0.01
 
 def teacher_or_proxy(named: pd.DataFrame) -> Iterator[Finding]:
     """Per teacher: how often it is right about clients' examples, beside the best proxies it taught there."""
-    taught = named[(named["teacher_name"] != "") & named["teacher_accuracy"].notna()]
-    for teacher, own in taught.groupby("teacher_name"):
+    targets = named[(named["teacher_name"] != "") & named["teacher_accuracy"].notna()]
+    for teacher, own in targets.groupby("teacher_name"):
         right = own.astype({"teacher_accuracy": float}).groupby("condition", observed=True)["teacher_accuracy"].mean()
         means = own.groupby(["condition", "setting"], observed=True)["last"].mean()
         proxy = means.groupby("condition", observed=True).max()

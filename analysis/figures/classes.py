@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.families import chosen, joined, looks_of, present, share_legend
+from analysis.figures.families import chosen, joined, present, share_legend, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,20 +42,20 @@ def accuracy_by_class(named: pd.DataFrame, classes: pd.DataFrame, partition: pd.
     means = 100 * own.groupby(labels, observed=True)["accuracy"].mean().unstack("class").reindex(columns=rows)
     marks: dict[Any, pd.Series[float]] = dict(means.iterrows())
     rare: dict[Any, pd.Series[float]] = dict((100 * rare_for(joined(shown, partition))).iterrows())
-    looks = {family: look | {"linestyle": ""} for family, look in looks_of(named).items()}
+    looks = {family: look | {"linestyle": ""} for family, look in styles_of(named).items()}
     conditions, families = present(own["condition"]), present(own["family"])
-    with style.drawn(*style.size_of(len(conditions), 0.7 + 0.2 * len(rows))) as figure:
+    with style.new_figure(*style.size_of(len(conditions), 0.7 + 0.2 * len(rows))) as figure:
         panels = style.panels(figure, conditions, sharex=True, sharey=True)
         for axes, condition in zip(panels, conditions, strict=True):
             for place, family in enumerate(families):
                 if (condition, family) in marks:
                     _draw_marks(axes, marks[condition, family], place, len(families), looks[family])
             axes.grid(visible=False)
-            axes.grid(axis="x", color=style.FAINT, alpha=0.35, linewidth=0.6)
+            axes.grid(axis="x", color=style.FAINT_COLOR, alpha=0.35, linewidth=0.6)
             if condition in rare:
                 _mark_rare(axes, rare[condition].reindex(rows, fill_value=100.0))
             if len(rows) < len(names):
-                axes.axhline(MOST // 2 - 0.5, color=style.INK, linewidth=0.8, linestyle=style.DASHES[2])
+                axes.axhline(MOST // 2 - 0.5, color=style.TEXT_COLOR, linewidth=0.8, linestyle=style.DASHES[2])
         panels[0].set_yticks(range(len(rows)), list(map(style.short, names[rows])))
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         panels[0].set_xlim(-2, (1.28 if len(rare) else 1.05) * max(float(np.nanmax(means)), 10))
@@ -83,7 +83,7 @@ def confusions(
     size = min(4.2, max(2.6, 1.4 + 0.27 * len(labels)))
     beyond = 0.07 * max(0, max(map(len, texts)) - 10)  # inches that long names take of the squares' room
     width = 2 * size + 0.8 if len(known) > 1 else size + 1.2
-    with style.drawn(width + beyond, size + 0.8 + beyond) as figure:
+    with style.new_figure(width + beyond, size + 0.8 + beyond) as figure:
         panels = style.panels(figure, [""] * len(known), sharey=True)
         for axes, (title, table) in zip(panels, known.items(), strict=True):
             counts = table.pivot_table(index="class", columns="predicted", values="examples", aggfunc="sum")
@@ -128,20 +128,20 @@ def _mark_rare(axes: "Axes", rare: "pd.Series[float]") -> None:
         text = f"{share:.0f} %"
         axes.text(0.99, row, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=7.5)
         if share > 50:
-            axes.axhspan(row - 0.5, row + 0.5, color=style.FAINT, alpha=0.25, linewidth=0, zorder=0)
+            axes.axhspan(row - 0.5, row + 0.5, color=style.FAINT_COLOR, alpha=0.25, linewidth=0, zorder=0)
 
 
 def _shade_legend() -> dict[str, Any]:
     from matplotlib.patches import Patch
 
     label = f"rare for most clients: under {100 * RARE:g} % of their examples"
-    return {label: Patch(color=style.FAINT, alpha=0.25, linewidth=0)}
+    return {label: Patch(color=style.FAINT_COLOR, alpha=0.25, linewidth=0)}
 
 
 def _draw_confusion(axes: "Axes", grid: "np.ndarray[Any, Any]", names: list[str]) -> Any:
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    ink = to_rgba(style.NEUTRAL)
+    ink = to_rgba(style.NEUTRAL_COLOR)
     clear = LinearSegmentedColormap.from_list("clear", [(*ink[:3], 0.0), ink])  # so that any ground shines through
     totals = grid.sum(axis=1, keepdims=True)
     shares = np.divide(100 * grid, totals, out=np.full_like(grid, np.nan), where=totals > 0)
@@ -152,7 +152,7 @@ def _draw_confusion(axes: "Axes", grid: "np.ndarray[Any, Any]", names: list[str]
     if len(names) <= WRITTEN:
         for row, column in np.argwhere(shares >= 0.5).tolist():
             share = shares[row, column]
-            color = "white" if share > 85 else style.INK
+            color = "white" if share > 85 else style.TEXT_COLOR
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=color, fontsize=7)
     step = -(-len(names) // NAMED)
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=90, fontsize=7.5)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.families import chosen, joined, looks_of, present, share_legend
+from analysis.figures.families import chosen, joined, present, share_legend, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,15 +28,15 @@ def spread(named: pd.DataFrame, clients: pd.DataFrame) -> "Figure | None":
     own = joined(shown, clients).dropna(subset="local_accuracy")
     if own.empty:
         return None
-    looks = looks_of(named)
+    looks = styles_of(named)
     conditions, families = present(own["condition"]), present(own["family"])
     names = [_on_lines(family) for family in families]
     row = max(0.36, *(0.08 + 0.16 * len(name.splitlines()) for name in names))
-    with style.drawn(*style.size_of(len(conditions), 0.65 + row * len(families))) as figure:
+    with style.new_figure(*style.size_of(len(conditions), 0.65 + row * len(families))) as figure:
         panels = style.panels(figure, conditions, sharex=True, sharey=True)
         for axes, condition in zip(panels, conditions, strict=True):
             axes.grid(visible=False)
-            axes.grid(axis="x", color=style.FAINT, alpha=0.35, linewidth=0.6)
+            axes.grid(axis="x", color=style.FAINT_COLOR, alpha=0.35, linewidth=0.6)
             here = own[own["condition"] == condition]
             for place, family in enumerate(families):
                 accuracy = 100 * here.loc[here["family"] == family, "local_accuracy"].to_numpy(dtype=float)
@@ -67,7 +67,7 @@ def partitions(named: pd.DataFrame, partition: pd.DataFrame) -> "Figure | None":
     names = of_seed.groupby("class")["name"].first().astype(str).head(SHOWN)
     clients = sorted(of_seed["client"].unique())
     titles = [", ".join(filter(None, [condition, f"seed {seed}"])) for condition in conditions]
-    with style.drawn(*style.size_of(len(conditions), 0.8 + 0.19 * len(names))) as figure:
+    with style.new_figure(*style.size_of(len(conditions), 0.8 + 0.19 * len(names))) as figure:
         panels = style.panels(figure, titles, sharex=True, sharey=True)
         width = 0.8 * figure.get_figwidth() / style.beside(len(conditions))
         diameter = min(13.0, 90 * width / min(len(clients), SHOWN))
@@ -87,9 +87,9 @@ def partitions(named: pd.DataFrame, partition: pd.DataFrame) -> "Figure | None":
 
 
 _KEY: dict[str, dict[str, Any]] = {
-    "a client": {"color": style.FAINT, "linestyle": "", "marker": "o", "markersize": 3.5},
-    "median": {"color": style.INK, "linestyle": "", "marker": "|", "markersize": 9, "markeredgewidth": 1.8},
-    "middle half": {"color": style.FAINT, "linestyle": "-", "linewidth": 7, "alpha": 0.45},
+    "a client": {"color": style.FAINT_COLOR, "linestyle": "", "marker": "o", "markersize": 3.5},
+    "median": {"color": style.TEXT_COLOR, "linestyle": "", "marker": "|", "markersize": 9, "markeredgewidth": 1.8},
+    "middle half": {"color": style.FAINT_COLOR, "linestyle": "-", "linewidth": 7, "alpha": 0.45},
 }
 
 
@@ -106,7 +106,7 @@ def _draw_strip(axes: "Axes", row: int, accuracy: npt.NDArray[np.float64], color
     heights = row + 0.56 * (np.arange(len(accuracy)) * 0.6180339887 % 1 - 0.5)  # golden ratio: even, never in rows
     size = 14 if len(accuracy) <= 60 else 5
     axes.scatter(accuracy, heights, s=size, color=color, alpha=0.75, linewidths=0)
-    axes.plot(median, row, color=style.INK, marker="|", markersize=13, markeredgewidth=1.8)
+    axes.plot(median, row, color=style.TEXT_COLOR, marker="|", markersize=13, markeredgewidth=1.8)
 
 
 def _first_run(own: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +118,7 @@ def _draw_bubbles(axes: "Axes", held: pd.DataFrame, classes: list[float], scale:
     """Of `scale` square points an example."""
     axes.grid(visible=False)
     rows = [classes.index(label) for label in held["class"]]
-    axes.scatter(held["client"], rows, s=scale * held["examples"], color=style.NEUTRAL, linewidths=0)
+    axes.scatter(held["client"], rows, s=scale * held["examples"], color=style.NEUTRAL_COLOR, linewidths=0)
 
 
 def _label_clients(axes: "Axes", clients: list[float]) -> None:
@@ -136,7 +136,7 @@ def _sizes(largest: int, diameter: float) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
 
     counts = sorted({_rounded(largest * share) for share in (0.1, 0.33, 1.0)})
-    look: dict[str, Any] = {"linestyle": "", "marker": "o", "color": style.NEUTRAL, "markeredgewidth": 0}
+    look: dict[str, Any] = {"linestyle": "", "marker": "o", "color": style.NEUTRAL_COLOR, "markeredgewidth": 0}
     bubbles = [Line2D([], [], **look, markersize=diameter * (count / largest) ** 0.5) for count in counts]
     return bubbles, [f"{count:,}" for count in counts]
 

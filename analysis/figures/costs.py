@@ -50,7 +50,7 @@ def pareto(table: pd.DataFrame) -> "Figure | None":
     drawn = [cost for cost, own in costs.items() if _differ(own[cost])]
     if not drawn:
         return None
-    with style.drawn(*style.size_of(len(drawn), 3.1, BESIDE)) as figure:
+    with style.new_figure(*style.size_of(len(drawn), 3.1, BESIDE)) as figure:
         panels = style.panels(figure, [""] * len(drawn), BESIDE, sharey=True)
         for axes, cost in zip(panels, drawn, strict=True):
             _draw(axes, cost, costs[cost])
@@ -59,7 +59,7 @@ def pareto(table: pd.DataFrame) -> "Figure | None":
         algorithms = [name for name in style.COLORS if name in found] + [a for a in found if a not in style.COLORS]
         looks = {name: {"color": style.color(name), "linestyle": "", "marker": "o"} for name in algorithms}
         line = any(len(front_of(costs[cost], cost)) > 1 for cost in drawn)
-        front = {"Pareto front": {"color": style.FAINT, "linestyle": "-"}} if line else {}
+        front = {"Pareto front": {"color": style.FAINT_COLOR, "linestyle": "-"}} if line else {}
         means = f"means over {', '.join(conditions)}" if len(conditions) > 1 else ""
         share_legend(figure, looks | front, "; ".join(filter(None, [means, _same_for_all(costs)])))
         figure.draw_without_rendering()  # labels are put where there is room, once the panels have their sizes
@@ -120,7 +120,12 @@ def _draw(axes: "Axes", cost: str, own: pd.DataFrame) -> None:
     x, y = own[cost] / factor, 100 * own["last"]
     front = front_of(own, cost)
     axes.plot(
-        front[cost] / factor, 100 * front["last"], color=style.FAINT, drawstyle="steps-post", linewidth=1.4, zorder=1
+        front[cost] / factor,
+        100 * front["last"],
+        color=style.FAINT_COLOR,
+        drawstyle="steps-post",
+        linewidth=1.4,
+        zorder=1,
     )
     axes.scatter(x, y, color=[style.color(_algorithm(setting)) for setting in own.index], s=28, zorder=2, linewidths=0)
     axes.set_xlabel(f"{COSTS[cost][0]} ({unit})")

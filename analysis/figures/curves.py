@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.families import chosen, joined, looks_of, present, share_legend
+from analysis.figures.families import chosen, joined, present, share_legend, styles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +24,9 @@ def accuracy_by_round(named: pd.DataFrame, rounds: pd.DataFrame) -> "Figure | No
     own = joined(shown, rounds)
     if own.empty:
         return None
-    looks = looks_of(named)
+    looks = styles_of(named)
     conditions = present(own["condition"])
-    with style.drawn(*style.size_of(len(conditions))) as figure:
+    with style.new_figure(*style.size_of(len(conditions))) as figure:
         for axes, condition in zip(style.panels(figure, conditions, sharey=True, sharex=True), conditions, strict=True):
             curves = over_seeds(own[own["condition"] == condition], "accuracy")
             for family, curve in curves.groupby("family", observed=True):
@@ -45,8 +45,8 @@ def heterogeneity(named: pd.DataFrame) -> "Figure | None":
     spread = dirichlet(shown)
     if spread["partition.alpha"].nunique() < 2:
         return None
-    looks = looks_of(named)
-    with style.drawn(7.2, 3.6) as figure:
+    looks = styles_of(named)
+    with style.new_figure(7.2, 3.6) as figure:
         (axes,) = style.panels(figure, [said])
         ends = []
         for family, own in spread.groupby("family", observed=True):

@@ -18,11 +18,11 @@ MOST = 3
 """How many families of one algorithm a figure can tell apart."""
 
 
-def looks_of(named: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def styles_of(named: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """How each family looks: those that are `chosen` first, so that they differ most."""
     algorithms = dict(zip(named["family"].astype(str), named["algorithm"], strict=True))
     order = sorted(present(named["family"]), key=lambda family: family not in _best(named))
-    return style.looks([(family, algorithms[family]) for family in order])
+    return style.styles([(family, algorithms[family]) for family in order])
 
 
 def present(labels: "pd.Series[Any]") -> list[str]:

@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {"FedAvg": "#0072B2", "FedProx": "#D55E00", "FML": "#B5649A", "Fed-LPFM": "#009E73"}
-OTHERS = ("#8C6D1F", "#5B6ABF", "#7A7A7A", "#A0522D")
+OTHER_COLORS = ("#8C6D1F", "#5B6ABF", "#7A7A7A", "#A0522D")
 """After Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow and black, which one ground swallows."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-INK = "#202124"
+TEXT_COLOR = "#202124"
 """Text and axes. A report in a dark window shows it light, so nothing else may have this colour."""
-FAINT = "#9aa0a6"
-NEUTRAL = OTHERS[1]
+FAINT_COLOR = "#9aa0a6"
+NEUTRAL_COLOR = OTHER_COLORS[1]
 """What is of no algorithm: examples, confusions."""
 ACCURACY = "accuracy, mean of last rounds (%)"
 SETTINGS = {
     "svg.fonttype": "none", "svg.hashsalt": "fedray", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK, "text.color": INK,
-    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": TEXT_COLOR, "text.color": TEXT_COLOR,
+    "axes.labelcolor": TEXT_COLOR, "xtick.color": TEXT_COLOR, "ytick.color": TEXT_COLOR, "axes.axisbelow": True,
     "axes.facecolor": "none", "text.parse_math": False, "legend.frameon": False, "axes.linewidth": 0.8,
 }  # fmt: skip
 PANELS = 3
@@ -39,10 +39,10 @@ WIDTH = 9.0
 
 def color(algorithm: str) -> str:
     """An algorithm's own; one that is not known here gets one of the others, by its name."""
-    return COLORS.get(algorithm) or OTHERS[sum(algorithm.encode()) % len(OTHERS)]
+    return COLORS.get(algorithm) or OTHER_COLORS[sum(algorithm.encode()) % len(OTHER_COLORS)]
 
 
-def looks(families: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+def styles(families: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     """Colour, dash and marker of each (family, algorithm): those of one colour differ in dash and marker."""
     seen: dict[str, int] = {}
     found: dict[str, dict[str, Any]] = {}
@@ -54,7 +54,7 @@ def looks(families: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def ink_on(ground: "Sequence[float] | npt.NDArray[np.float64]") -> str:
+def text_color_on(ground: "Sequence[float] | npt.NDArray[np.float64]") -> str:
     """Black or white, whichever stands out more on red, green and blue from 0 to 1 (contrast as WCAG 2 has it)."""
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in ground[:3]]
     luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
@@ -62,7 +62,7 @@ def ink_on(ground: "Sequence[float] | npt.NDArray[np.float64]") -> str:
 
 
 @contextmanager
-def drawn(width: float, height: float) -> Iterator["Figure"]:
+def new_figure(width: float, height: float) -> Iterator["Figure"]:
     """A figure of so many inches, drawn in the style."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ def panels(figure: "Figure", titles: Sequence[str], most: int = PANELS, **shared
     used = list(grid.flat)[: len(titles)]
     for axes, title in zip(used, titles, strict=True):
         axes.set_title(title, loc="left")
-        axes.grid(axis="y", color=FAINT, alpha=0.35, linewidth=0.6)
+        axes.grid(axis="y", color=FAINT_COLOR, alpha=0.35, linewidth=0.6)
         axes.tick_params(length=3)
     for axes in _lowest(used):
         axes.tick_params(labelbottom=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.families import chosen, looks_of, present, share_legend
+from analysis.figures.families import chosen, present, share_legend, styles_of
 from analysis.naming import CONDITIONS, backbone, teacher_method, varied
 from analysis.tables import best_of_families, comparison
 
@@ -25,8 +25,8 @@ def lambda_curves(named: pd.DataFrame) -> "Figure | None":
     if swept is None:
         return None
     shown, said = chosen(swept[swept["teacher_name"] != ""])
-    looks, conditions = looks_of(named), present(swept["condition"])
-    with style.drawn(*style.size_of(len(conditions))) as figure:
+    looks, conditions = styles_of(named), present(swept["condition"])
+    with style.new_figure(*style.size_of(len(conditions))) as figure:
         for axes, condition in zip(style.panels(figure, conditions, sharey=True, sharex=True), conditions, strict=True):
             own = swept[swept["condition"] == condition]
             for family in present(shown["family"]):
@@ -54,8 +54,8 @@ def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
     compared = comparison(named, baselines=["FedAvg"])
     paired = "difference to FedAvg" in compared
     cells = 100 * compared.set_index(["setting", "condition"])["difference to FedAvg" if paired else "mean"]
-    taught = swept[swept["teacher_name"] != ""]
-    teachers = dict(zip(taught["teacher_name"], taught["family"].astype(str), strict=True))
+    targets = swept[swept["teacher_name"] != ""]
+    teachers = dict(zip(targets["teacher_name"], targets["family"].astype(str), strict=True))
     conditions, lams = present(swept["condition"]), sorted(swept["strategy.lam"].unique())
     grids = {
         teacher: _grid(_of_family(swept, family), cells).reindex(index=conditions, columns=lams)
@@ -68,7 +68,7 @@ def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
     lowest = -largest if paired else float(np.nanmin(values))
     form, palette = ("{:+.1f}", "PuOr_r") if paired else ("{:.1f}", "cividis")
     most = min(style.PANELS, max(1, int(7.5 / (0.48 * len(lams)))))
-    with style.drawn(*style.size_of(len(grids), max(2.4, 0.75 + 0.27 * len(conditions)), most)) as figure:
+    with style.new_figure(*style.size_of(len(grids), max(2.4, 0.75 + 0.27 * len(conditions)), most)) as figure:
         for axes, grid in zip(style.panels(figure, list(grids), most, sharey=True), grids.values(), strict=True):
             axes.grid(visible=False)
             picture = axes.imshow(grid, cmap=palette, vmin=lowest, vmax=largest, aspect="auto")
@@ -81,18 +81,18 @@ def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
 
 def zero_shot_or_tuned(named: pd.DataFrame) -> "Figure | None":
     """Each backbone as it is beside the same one fitted to clients' data, by condition."""
-    taught = _described(named)
-    methods = taught.groupby("backbone")["method"].nunique()
-    both = taught[taught["backbone"].isin(methods.index[methods > 1]) & (taught["backbone"] != "")]
+    targets = _described(named)
+    methods = targets.groupby("backbone")["method"].nunique()
+    both = targets[targets["backbone"].isin(methods.index[methods > 1]) & (targets["backbone"] != "")]
     return _contrast(both, "method", "backbone") if both["method"].nunique() > 1 else None
 
 
 def one_or_random(named: pd.DataFrame) -> "Figure | None":
     """One backbone for all clients beside one drawn for each client, by condition."""
-    taught = _described(named)
-    if "random" not in set(taught["assignment"]) or taught["assignment"].nunique() < 2:
+    targets = _described(named)
+    if "random" not in set(targets["assignment"]) or targets["assignment"].nunique() < 2:
         return None
-    return _contrast(taught, "teacher_name", "method")
+    return _contrast(targets, "teacher_name", "method")
 
 
 def _swept(named: pd.DataFrame) -> pd.DataFrame | None:
@@ -142,7 +142,7 @@ def _write_cells(axes: "Axes", grid: pd.DataFrame, form: str, picture: "AxesImag
     for row, column in np.argwhere(np.isfinite(values)):
         value = values[row, column]
         is_best = value == np.nanmax(values[row]) and np.isfinite(values[row]).sum() > 1
-        ink = style.ink_on(np.ravel(picture.cmap(picture.norm(value))))
+        ink = style.text_color_on(np.ravel(picture.cmap(picture.norm(value))))
         weight = "bold" if is_best else "normal"
         text = form.format(round(value, 1) + 0.0)  # -0.0 is nothing
         axes.text(column, row, text, ha="center", va="center", color=ink, fontweight=weight, fontsize=8)
@@ -155,13 +155,13 @@ def _write_cells(axes: "Axes", grid: pd.DataFrame, form: str, picture: "AxesImag
 
 def _described(named: pd.DataFrame) -> pd.DataFrame:
     """The runs with teachers: whose `backbone`, by which `method`, by which `assignment`."""
-    taught = named[named["teacher_name"] != ""]
-    rows = [{str(k): v for k, v in row.items()} for row in taught.to_dict("records")]
-    return taught.assign(
+    targets = named[named["teacher_name"] != ""]
+    rows = [{str(k): v for k, v in row.items()} for row in targets.to_dict("records")]
+    return targets.assign(
         backbone=[backbone(row) for row in rows],
         method=[METHODS.get(teacher_method(row), teacher_method(row)).replace("_", "-") for row in rows],
         assignment=[
-            str(row.get("teacher.assignment")) if row.get("teacher.kind") == "several" else "one" for row in rows
+            str(row.get("teacher.assignment")) if row.get("teacher.kind") == "ensemble" else "one" for row in rows
         ],
     )
 
@@ -172,19 +172,19 @@ def _contrast(runs: pd.DataFrame, compared: str, within: str) -> "Figure | None"
     means = means[means.notna().sum(axis=1) > 1]
     if means.empty:
         return None
-    with style.drawn(7.2, 1.3 + 0.32 * len(means)) as figure:
+    with style.new_figure(7.2, 1.3 + 0.32 * len(means)) as figure:
         (axes,) = style.panels(figure, [""])
         axes.grid(visible=False)
-        axes.grid(axis="x", color=style.FAINT, alpha=0.35)
+        axes.grid(axis="x", color=style.FAINT_COLOR, alpha=0.35)
         rows = range(len(means) - 1, -1, -1)
-        axes.hlines(rows, means.min(axis=1), means.max(axis=1), color=style.FAINT, linewidth=1.2)
+        axes.hlines(rows, means.min(axis=1), means.max(axis=1), color=style.FAINT_COLOR, linewidth=1.2)
         for place, kind in enumerate(means.columns):
             axes.plot(
                 means[kind],
                 rows,
                 linestyle="",
                 marker=style.MARKERS[place % 6],
-                color=style.OTHERS[place % 4],
+                color=style.OTHER_COLORS[place % 4],
                 label=kind,
             )
         axes.set_yticks(rows, [" · ".join(map(str, key)) for key in means.index])

@@ -20,7 +20,9 @@ def render(report: "Report") -> str:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     material = report.material
-    drawings = {plate.name: svg.inline(report.drawings[plate.name], plate.name, plate.title) for plate in report.plates}
+    drawings = {
+        plate.name: svg.inline(report.drawings[plate.name], plate.name, plate.title) for plate in report.report_figures
+    }
     grouped = groups(material.named)
     return environment.get_template("page.html").render(
         report=report,

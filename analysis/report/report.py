@@ -10,11 +10,11 @@ from analysis import records
 from analysis.diagnosis import Finding, diagnose
 from analysis.outcomes import LAST
 from analysis.report import page, svg
-from analysis.report.material import Material
-from analysis.report.plates import Plate, plates
-from analysis.report.sheet import Sheet
-from analysis.report.sheets import sheets
-from analysis.wording import SHOWN
+from analysis.report.data import ReportData
+from analysis.report.figures import ReportFigure, report_figures
+from analysis.report.table import ReportTable
+from analysis.report.tables import report_tables
+from analysis.text import SHOWN
 from fedray.errors import SpecError
 
 MOST = 1_000_000
@@ -27,9 +27,9 @@ MADE = (".svg", ".png", ".csv", ".md", ".tex")
 class Report:
     """What was made of some studies. `drawings` are the figures as SVG, by their names."""
 
-    material: Material
-    sheets: Sequence[Sheet]
-    plates: Sequence[Plate]
+    material: ReportData
+    report_tables: Sequence[ReportTable]
+    report_figures: Sequence[ReportFigure]
     findings: Sequence[Finding]
     drawings: dict[str, str]
     folder: Path
@@ -58,7 +58,7 @@ def write_report(
     if target is not None and not 0 <= target <= 1:
         raise SpecError(f"--target is {target:g}, but must be a share from 0 to 1, such as 0.5 for 50 %.")
     found = records.load(*places)
-    material = Material.of(found, last)
+    material = ReportData.of(found, last)
     if material.named.empty:
         why = f" {material.problems[0]}" if material.problems else ""
         raise SpecError(f"none of the {len(found.runs)} runs in {', '.join(places)} has evaluated a round yet.{why}")
@@ -71,9 +71,9 @@ def write_report(
     return report
 
 
-def _make(material: Material, folder: Path, last: int, target: float | None, command: str) -> Report:
+def _make(material: ReportData, folder: Path, last: int, target: float | None, command: str) -> Report:
     _clear(folder)
-    drawn, made = list(plates(material)), list(sheets(material, last, target))
+    drawn, made = list(report_figures(material)), list(report_tables(material, last, target))
     drawings = {plate.name: svg.write(plate.figure, folder / "figures", plate.name) for plate in drawn}
     for sheet in made:
         _write_sheet(sheet, folder / "tables")
@@ -94,7 +94,7 @@ def _clear(folder: Path) -> None:
         (folder / part).mkdir(parents=True, exist_ok=True)
 
 
-def _write_sheet(sheet: Sheet, folder: Path) -> None:
+def _write_sheet(sheet: ReportTable, folder: Path) -> None:
     sheet.numbers.to_csv(folder / f"{sheet.name}.csv", index=False)
     (folder / f"{sheet.name}.md").write_text(sheet.markdown(), encoding="utf-8")
     (folder / f"{sheet.name}.tex").write_text(sheet.latex(), encoding="utf-8")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.figures.style import INK, SETTINGS
+from analysis.figures.style import SETTINGS, TEXT_COLOR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ def inline(document: str, name: str, alternative: str) -> str:
     label = alternative.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]}'
     size = f'style="max-width: {float(box[0].split()[2]):.0f}pt"'
-    return f'{head} {size} role="img" aria-label="{label}">{rest}'.replace(INK, "currentColor")
+    return f'{head} {size} role="img" aria-label="{label}">{rest}'.replace(TEXT_COLOR, "currentColor")
 
 
 def write(figure: "Figure", folder: Path, name: str) -> str:

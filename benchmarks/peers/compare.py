@@ -20,8 +20,8 @@ from measure import Measured, measure
 from prepare import prepare, write_teacher
 from report import Run, table
 
-from fedray import spec_file
-from fedray.teachers.bank import cache_folder
+from fedray.cache import cache_folder
+from fedray.config import loader
 
 HERE = Path(__file__).parent
 WORKLOADS = ("W1", "W2", "W3", "W4")
@@ -31,7 +31,7 @@ def main() -> None:
     options = arguments()
     spec = HERE / f"{options.workload}.yaml"
     overrides = data_of(options.data)
-    (found,) = spec_file.load(spec, overrides)
+    (found,) = loader.load(spec, overrides)
     folder = options.work.absolute() / options.workload
     os.environ["FEDRAY_CACHE"] = str(options.work.absolute() / "cache")
     prepare(found.experiment, folder)

@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedray.backends.plan import draw_cohort
-from fedray.config import Experiment
-from fedray.data import federation
-from fedray.data.federation import Federation
+from fedray.backends.ray.placement import draw_cohort
+from fedray.config.experiment import Experiment
+from fedray.config.loader import to_yaml
+from fedray.data import federated
+from fedray.data.federated import FederatedDataset
 from fedray.models.weights import get_weights
 from fedray.seeding import numpy_rng, torch_rng
-from fedray.shard import split
-from fedray.spec_file import to_yaml
-from fedray.worker import initial_model
+from fedray.training.batches import split_batches
+from fedray.workers.worker import initial_model
 
 TEACHER = "ViT-B-32"
 
 
 def prepare(experiment: Experiment, folder: Path) -> None:
     """Write `workload.npz`, unless it is there for this very spec. The images are decoded then, for fedray too."""
-    data = federation.load(experiment)
+    data = federated.load(experiment)
     spec, text = folder / "spec.yaml", to_yaml(experiment)
     if spec.exists() and spec.read_text(encoding="utf-8") == text:
         return
@@ -31,7 +31,7 @@ def prepare(experiment: Experiment, folder: Path) -> None:
     spec.write_text(text, encoding="utf-8")
 
 
-def arrays(experiment: Experiment, data: Federation) -> dict[str, Any]:
+def arrays(experiment: Experiment, data: FederatedDataset) -> dict[str, Any]:
     """As `workload.load` takes them: clients' examples one after another, the images as they were read."""
     training, held = experiment.training, np.concatenate(data.shards)
     sizes = [len(shard) for shard in data.shards]
@@ -52,7 +52,7 @@ def arrays(experiment: Experiment, data: Federation) -> dict[str, Any]:
         "test_images": data.test.images,
         "test_labels": data.test.labels,
         "mean": data.mean,
-        "deviation": data.deviation,
+        "deviation": data.std,
         "sizes": sizes,
         "cohorts": [draw_cohort(experiment, data.shards, number) for number in rounds],
         "orders": np.stack([orders(experiment, sizes, number) for number in rounds]),
@@ -69,7 +69,7 @@ def orders(experiment: Experiment, sizes: list[int], number: int) -> np.ndarray[
 def check(sizes: list[int], batch_size: int, seed: int) -> None:
     """fedray joins a last batch of one example to the one before; the others train on it, or trip over it."""
     for size in sizes:
-        if len(split(torch.arange(size), batch_size)) != -(-size // batch_size):
+        if len(split_batches(torch.arange(size), batch_size)) != -(-size // batch_size):
             raise SystemExit(f"seed {seed} leaves a client with a last batch of one example; take another")
 
 

@@ -11,11 +11,11 @@ LAST = ("training.memory_format=channels_last",)
 CHANGES: Mapping[str, Sequence[str]] = {
     "nhwc": LAST,
     "fast": (*LAST, "training.precision=bfloat16"),
-    "bank": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=bank"),
+    "cached": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=cached"),
     "online": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=online"),
     "half": ("teacher.precision=bfloat16",),
 }
-"""`fedray-nhwc-bank` changes what stands here of `nhwc` and of `bank`. `fast` is all that is faster than exact in
+"""`fedray-nhwc-cached` changes what stands here of `nhwc` and of `cached`. `fast` is all that is faster than exact in
 training, `half` in teaching."""
 FLOOR = {"nhwc": ("--channels-last",), "fast": ("--channels-last", "--bfloat16")}
 TEACHER = "teacher={{kind: zero_shot, model: ViT-B-32, pretrained: {file}}}"
@@ -52,7 +52,7 @@ def command(tool: str, job: Job) -> Command:
 
 def is_taught(tool: str) -> bool:
     """Whether its curve is that of another objective."""
-    return bool({"bank", "online"} & set(tool.split("-")))
+    return bool({"cached", "online"} & set(tool.split("-")))
 
 
 def results_of(job: Job) -> Path:
@@ -61,8 +61,8 @@ def results_of(job: Job) -> Path:
 
 
 def _fedray(job: Job, words: Sequence[str]) -> Command:
-    taught = [TEACHER.format(file=job.teacher)] if {"bank", "online"} & set(words) else []
-    changes = [*PLAIN, *taught, *(change for word in words for change in CHANGES[word])]
+    targets = [TEACHER.format(file=job.teacher)] if {"cached", "online"} & set(words) else []
+    changes = [*PLAIN, *targets, *(change for word in words for change in CHANGES[word])]
     rounds = f"training.rounds={job.rounds}"
     run = [sys.executable, "-m", "fedray", "run", str(job.spec), *job.overrides, rounds, *changes]
     cache = job.scratch / "cache"  # its bank is empty

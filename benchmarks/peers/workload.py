@@ -112,8 +112,8 @@ def load(folder: Path) -> Workload:
 
 
 def _examples(kept: Mapping[str, Any], side: str) -> Examples:
-    mean, deviation = (torch.from_numpy(kept[name]).view(1, -1, 1, 1) for name in ("mean", "deviation"))
-    images = torch.from_numpy(kept[f"{side}_images"]).float().div_(255).sub_(mean).div_(deviation)
+    mean, std = (torch.from_numpy(kept[name]).view(1, -1, 1, 1) for name in ("mean", "deviation"))
+    images = torch.from_numpy(kept[f"{side}_images"]).float().div_(255).sub_(mean).div_(std)
     return Examples(images, torch.from_numpy(kept[f"{side}_labels"]))
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from fedray.aggregation import ExactMean
-from fedray.checkpoint import WeightsFile
-from fedray.data.federation import Federation
+from fedray.aggregation.exact_mean import ExactMean
+from fedray.data.federated import FederatedDataset
+from fedray.models.weights import WeightsFile
 from fedray.types import Fault
 
 Handle: TypeAlias = Any
@@ -15,7 +15,7 @@ Handle: TypeAlias = Any
 
 
 @dataclass(frozen=True)
-class Answer:
+class CallResult:
     """What a worker made for one call."""
 
     call: int  # its place among the calls
@@ -26,7 +26,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Failure:
+class CallFailure:
     """What a worker's method raised for one call, or how the worker was lost."""
 
     call: int
@@ -39,10 +39,10 @@ class LateError(TimeoutError):
     """The call was not done in time, and was given up."""
 
 
-class Total(Protocol):
+class Reducer(Protocol):
     """A sum of weights, which are added where they are."""
 
-    def add(self, answer: Answer, weight: int) -> None:
+    def add(self, answer: CallResult, weight: int) -> None:
         """Fold in what one call made."""
 
     def mean(self) -> ExactMean:
@@ -52,8 +52,8 @@ class Total(Protocol):
 class Backend(ABC):
     """Serial and Ray backends give the same bits; only where and when the work is done differs."""
 
-    def __init__(self, federation: Federation) -> None:
-        self.federation = federation
+    def __init__(self, federated: FederatedDataset) -> None:
+        self.federated = federated
         """As its workers read it: nobody needs another copy of the images."""
         self.faults: list[Fault] = []
         """What went wrong and was made good, since somebody last looked and cleared it."""
@@ -67,9 +67,9 @@ class Backend(ABC):
     def share(self, value: Any) -> Handle:
         """Put a value where every worker can read it; it crosses the network once per node."""
 
-    def share_lessons(self, lessons: dict[str, Any]) -> Handle:
+    def share_targets(self, targets: dict[str, Any]) -> Handle:
         """As `share`, for arrays that other runs may have too."""
-        return self.share(lessons)
+        return self.share(targets)
 
     @abstractmethod
     def fetch(self, handle: Handle) -> Any:
@@ -78,7 +78,7 @@ class Backend(ABC):
     @abstractmethod
     def map(
         self, method: str, calls: Sequence[tuple[Any, ...]], seconds: float | None = None
-    ) -> Iterator[Answer | Failure]:
+    ) -> Iterator[CallResult | CallFailure]:
         """Call a method of `Worker` once for each tuple of arguments; yield as the calls finish.
 
         Arguments may be handles, or files of weights, which are read when the call begins. Calls are begun in their
@@ -88,7 +88,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def total(self) -> Total:
+    def total(self) -> Reducer:
         """An empty sum of the weights that calls make."""
 
     @abstractmethod
@@ -101,19 +101,19 @@ class Backend(ABC):
 
     def collect(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The values of all calls, in the order of the calls. Raises what a call raised."""
-        return in_order(self.map(method, calls))
+        return values_in_order(self.map(method, calls))
 
 
-def read(call: Sequence[Any]) -> list[Any]:
+def load_arguments(call: Sequence[Any]) -> list[Any]:
     """The arguments of a call that begins."""
     return [argument.read() if isinstance(argument, WeightsFile) else argument for argument in call]
 
 
-def in_order(outcomes: Iterable[Answer | Failure]) -> list[Any]:
+def values_in_order(outcomes: Iterable[CallResult | CallFailure]) -> list[Any]:
     """The values of calls, in the order of the calls. Raises what a call raised."""
     values: dict[int, Any] = {}
     for outcome in outcomes:
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, CallFailure):
             raise outcome.error
         values[outcome.call] = outcome.value
     return [values[call] for call in sorted(values)]

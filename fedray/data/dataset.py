@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.errors import SpecError
-from fedray.models.proxies import ImageShape
 from fedray.seeding import numpy_rng
-from fedray.types import Indices
+from fedray.types import ImageShape, Indices
 
 
 @dataclass(frozen=True)

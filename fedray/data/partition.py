@@ -173,7 +173,7 @@ class FromFile(Section):
     """A split that somebody else made: a csv or parquet with `client` and `path` or `index`.
 
     Clients are numbered 0 to K-1. Every training example is listed once, unless `partial` says
-    that those not listed belong to nobody. Read by `data.federation`, which knows the paths.
+    that those not listed belong to nobody. Read by `data.federated`, which knows the paths.
     """
 
     kind: Literal["file"] = "file"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.data.dataset import Dataset
-from fedray.data.decoded import decoded
+from fedray.data.image_cache import cached_images
 from fedray.errors import SpecError, nearest
 from fedray.types import Indices
 
@@ -203,7 +203,7 @@ def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, siz
     import PIL
 
     how = f"Pillow {PIL.__version__}, size {size}"
-    return decoded(blobs, how, lambda: _decode_each(blobs, names, side, size))
+    return cached_images(blobs, how, lambda: _decode_each(blobs, names, side, size))
 
 
 def _decode_each(

@@ -90,7 +90,7 @@ def _visit_folder(folder: Path, mark: str, reply: str) -> dict[str, Any]:
 
 
 def _visit_uri(uri: str, mark: str, reply: str) -> dict[str, Any]:
-    from fedray.remote import Remote
+    from fedray.results.remote import Remote
 
     folder = Remote(uri, mark)
     if "token" not in folder.facts():

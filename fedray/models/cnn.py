@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from fedray.models.pooling import Halve
+from fedray.models.fast_layers.pooling import MaxPool2x2
 
 
 class SmallCNN(nn.Module):
@@ -30,4 +30,4 @@ class SmallCNN(nn.Module):
 def _block(inputs: int, outputs: int, norm: Callable[[int], nn.Module] | None) -> list[nn.Module]:
     convolution = nn.Conv2d(inputs, outputs, kernel_size=5, padding=2)
     normalised = [convolution, norm(outputs)] if norm else [convolution]
-    return [*normalised, Halve(), nn.ReLU()]  # as ReLU before it, to the bit, on a quarter of the numbers
+    return [*normalised, MaxPool2x2(), nn.ReLU()]  # as ReLU before it, to the bit, on a quarter of the numbers

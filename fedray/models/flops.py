@@ -9,9 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedray.models import proxies
 from fedray.seeding import torch_rng
+from fedray.types import ImageShape
 
 
-def training_flops(proxy: proxies.Proxy, data: proxies.ImageShape) -> int:
+def training_flops(proxy: proxies.Proxy, data: ImageShape) -> int:
     """Floating-point operations of one example's forward and backward pass through the proxy."""
     with torch_rng(None, 0, "flops"):  # its weights do not matter
         model = proxies.build(proxy.model_copy(update={"init": "random"}), data).train()
@@ -25,12 +26,12 @@ def training_flops(proxy: proxies.Proxy, data: proxies.ImageShape) -> int:
 
 def count_flops(work: Callable[[], object]) -> int:
     """Floating-point operations while `work` runs: two for a multiplication and addition."""
-    with _without_fast_attention(), Count() as count:
+    with _without_fast_attention(), FlopCounter() as count:
         work()
     return int(count.total)
 
 
-class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the base's __init_subclass__
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the base's __init_subclass__
     """What torch's own FlopCounterMode counts for a whole model, without importing the compiler, which takes 2 s."""
 
     def __init__(self) -> None:

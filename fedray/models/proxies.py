@@ -6,7 +6,6 @@ their library when they are called, so that nobody waits for a library the spec 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ from pydantic import Field, field_validator
 
 from fedray.errors import SpecError, nearest
 from fedray.section import Section
+from fedray.types import ImageShape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,15 +43,6 @@ class Proxy(Section):
         """The library's pretrained tag: `DEFAULT` where none is named, None where none is wanted."""
         kind, _, tag = self.init.partition(":")
         return (tag or "DEFAULT") if kind == "pretrained" else None
-
-
-@dataclass(frozen=True)
-class ImageShape:
-    """What a model must know of the data: square images of `size`, `channels` and `classes`."""
-
-    channels: int
-    size: int
-    classes: int
 
 
 def build(proxy: Proxy, data: ImageShape) -> "nn.Module":

@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
+from fedray.errors import RunError
 from fedray.types import Weights
 
 if TYPE_CHECKING:
@@ -77,3 +82,22 @@ def _squares(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
 def nbytes(weights: Weights) -> int:
     """How many bytes the weights take when they are sent."""
     return sum(array.nbytes for array in weights.values())
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Weights that are on the driver's disk until somebody needs them."""
+
+    path: Path
+
+    def read(self) -> Weights:
+        """Raises RunError where they cannot be."""
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"'{self.path}' cannot be read ({error}).") from error
+
+    def check(self) -> None:
+        """Raises SafetensorError or OSError where it is cut short or not there."""
+        with safe_open(self.path, "numpy"):
+            pass

@@ -4,9 +4,9 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from fedray.distillation import TAUGHT
+from fedray.losses.distillation import REQUIRED_OUTPUT
 from fedray.section import Section
-from fedray.types import Quantity, Term
+from fedray.types import LossTerm, OutputKind
 
 
 class Strategy(Section):
@@ -21,25 +21,25 @@ class Strategy(Section):
         return examples if self.weighting == "examples" else 1
 
     @abstractmethod
-    def objectives(self) -> Mapping[str, Sequence[Term]]:
+    def objectives(self) -> Mapping[str, Sequence[LossTerm]]:
         """The terms of each model a client trains; `proxy` is the one that is exchanged."""
 
-    def active_objectives(self) -> dict[str, list[Term]]:
+    def active_objectives(self) -> dict[str, list[LossTerm]]:
         """`objectives` without the terms whose weight is zero: they are not computed at all."""
         return {model: [t for t in terms if t.weight != 0] for model, terms in self.objectives().items()}
 
     @property
-    def lessons(self) -> frozenset[Quantity]:
+    def required_outputs(self) -> frozenset[OutputKind]:
         """Which of the teacher's answers its terms look at; empty where it needs no teacher."""
         losses = {term.loss for terms in self.active_objectives().values() for term in terms}
-        return frozenset(TAUGHT[loss] for loss in losses & TAUGHT.keys())
+        return frozenset(REQUIRED_OUTPUT[loss] for loss in losses & REQUIRED_OUTPUT.keys())
 
     @property
     def needs_teacher(self) -> bool:
-        return bool(self.lessons)
+        return bool(self.required_outputs)
 
     @property
-    def same_view(self) -> bool:
+    def proxy_view(self) -> bool:
         """Whether the teacher must see the view that the proxy sees."""
         return False
 
@@ -51,6 +51,6 @@ class Strategy(Section):
     @property
     def keeps(self) -> str | None:
         """The model that a client trains beside the proxy, and keeps: `private`, `projection` or none."""
-        if "features" in self.lessons:
+        if "features" in self.required_outputs:
             return "projection"
         return "private" if "private" in self.objectives() else None

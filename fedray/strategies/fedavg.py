@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fedray.strategies.base import Strategy
-from fedray.types import Term
+from fedray.types import LossTerm
 
 
 class FedAvg(Strategy):
@@ -11,5 +11,5 @@ class FedAvg(Strategy):
 
     name: Literal["fedavg"] = "fedavg"
 
-    def objectives(self) -> dict[str, list[Term]]:
-        return {"proxy": [Term("cross_entropy")]}
+    def objectives(self) -> dict[str, list[LossTerm]]:
+        return {"proxy": [LossTerm("cross_entropy")]}

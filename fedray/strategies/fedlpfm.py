@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fedray.distillation import KD, AnyDistillation, FunctionMatching
+from fedray.losses.distillation import KD, AnyDistillation, FunctionMatching
 from fedray.strategies.base import Strategy
-from fedray.types import Term
+from fedray.types import LossTerm
 
 
 class FedLPFM(Strategy):
@@ -42,14 +42,14 @@ class FedLPFM(Strategy):
         return loss
 
     @property
-    def same_view(self) -> bool:
+    def proxy_view(self) -> bool:
         return isinstance(self.loss, FunctionMatching) and self.lam > 0
 
     @property
     def mixup(self) -> float:
         return self.loss.mixup if isinstance(self.loss, FunctionMatching) else 0.0
 
-    def objectives(self) -> dict[str, list[Term]]:
+    def objectives(self) -> dict[str, list[LossTerm]]:
         keep = 1 - self.lam if self.balance == "convex" else 1.0
-        distillation = Term(self.loss.name, self.lam, {"temperature": self.temperature, **self.loss.options})
-        return {"proxy": [Term("cross_entropy", keep), distillation]}
+        distillation = LossTerm(self.loss.name, self.lam, {"temperature": self.temperature, **self.loss.options})
+        return {"proxy": [LossTerm("cross_entropy", keep), distillation]}

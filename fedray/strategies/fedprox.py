@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from fedray.strategies.base import Strategy
-from fedray.types import Term
+from fedray.types import LossTerm
 
 
 class FedProx(Strategy):
@@ -14,5 +14,5 @@ class FedProx(Strategy):
     name: Literal["fedprox"] = "fedprox"
     mu: float = Field(0.01, ge=0)
 
-    def objectives(self) -> dict[str, list[Term]]:
-        return {"proxy": [Term("cross_entropy"), Term("proximal", self.mu)]}
+    def objectives(self) -> dict[str, list[LossTerm]]:
+        return {"proxy": [LossTerm("cross_entropy"), LossTerm("proximal", self.mu)]}

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from fedray.models.proxies import Proxy
 from fedray.strategies.base import Strategy
-from fedray.types import Term
+from fedray.types import LossTerm
 
 
 class FML(Strategy):
@@ -24,8 +24,8 @@ class FML(Strategy):
     private: Proxy | None = None
     """The private model, where it is not to be of the proxy's kind."""
 
-    def objectives(self) -> dict[str, list[Term]]:
+    def objectives(self) -> dict[str, list[LossTerm]]:
         return {
-            "proxy": [Term("cross_entropy", self.beta), Term("mutual", 1 - self.beta)],
-            "private": [Term("cross_entropy", self.alpha), Term("mutual", 1 - self.alpha)],
+            "proxy": [LossTerm("cross_entropy", self.beta), LossTerm("mutual", 1 - self.beta)],
+            "private": [LossTerm("cross_entropy", self.alpha), LossTerm("mutual", 1 - self.alpha)],
         }

@@ -8,13 +8,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fedray.client import Trainer, local_update
-from fedray.config import Training
 from fedray.data.dataset import Dataset
-from fedray.shard import Shard
-from fedray.teachers.network import Teacher, frozen
 from fedray.teachers.sections import Adapted
-from fedray.types import Indices, Term
+from fedray.teachers.teacher import Teacher, frozen
+from fedray.training.batches import ClientData
+from fedray.training.local_update import Trainer, local_update
+from fedray.training.sections import Training
+from fedray.types import Indices, LossTerm
 
 
 def adapt(spec: Adapted, base: Teacher, own: Dataset, examples: Indices, seed: int, client: int) -> Teacher:
@@ -24,7 +24,7 @@ def adapt(spec: Adapted, base: Teacher, own: Dataset, examples: Indices, seed: i
         return replace(base, head=head.to(base.device))
     model = nn.Sequential(copy.deepcopy(base.backbone), first_head(base.head, base.width, len(own.classes)))
     model = model.to(base.device).requires_grad_(True)
-    shard = Shard.of(own, examples, base.prepare, base.device)
+    shard = ClientData.of(own, examples, base.prepare, base.device)
     _fit(spec, model, shard, seed, client)
     return replace(base, backbone=frozen(model[0]), head=frozen(model[1]))
 
@@ -48,7 +48,7 @@ def probe(
     with torch.no_grad():
         head.weight.mul_(scale)
     examples = np.arange(len(labels))
-    _fit(spec, head, Shard(inputs / scale, torch.from_numpy(labels), examples, _unchanged), seed, client)
+    _fit(spec, head, ClientData(inputs / scale, torch.from_numpy(labels), examples, _unchanged), seed, client)
     with torch.no_grad():
         head.weight.div_(scale)
     frozen(head)
@@ -66,7 +66,7 @@ def first_head(head: nn.Module, width: int, classes: int) -> nn.Linear:
     return fresh
 
 
-def _fit(spec: Adapted, model: nn.Module, shard: Shard, seed: int, client: int) -> None:
+def _fit(spec: Adapted, model: nn.Module, shard: ClientData, seed: int, client: int) -> None:
     training = Training(
         local_epochs=spec.epochs,
         batch_size=spec.batch_size,
@@ -75,7 +75,7 @@ def _fit(spec: Adapted, model: nn.Module, shard: Shard, seed: int, client: int) 
         weight_decay=spec.weight_decay,
         memory_format="contiguous",
     )
-    trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training)
+    trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
     local_update(trainer, shard, first_epoch=0, seed=seed, client=client)
 
 

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedray.errors import SpecError, nearest
-from fedray.files import path_in
-from fedray.teachers.network import Teacher, frozen
+from fedray.files import strip_scheme
 from fedray.teachers.sections import Classifier
+from fedray.teachers.teacher import Teacher, frozen
 from fedray.teachers.zero_shot import Prepare
 
 
@@ -68,7 +68,7 @@ class _Backbone(nn.Module):
 def _create(spec: Classifier) -> Any:
     if spec.model not in timm.list_models():
         raise SpecError(f"teacher.model: timm has no model '{spec.model}'{nearest(spec.model, timm.list_models())}")
-    file = path_in(spec.pretrained)
+    file = strip_scheme(spec.pretrained)
     try:
         if spec.pretrained.startswith("file:") or "/" in spec.pretrained or file.is_file():
             return _from_file(spec.model, file)

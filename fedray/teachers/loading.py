@@ -2,14 +2,14 @@
 
 import torch
 
-from fedray.data.federation import Federation
-from fedray.teachers.network import Teacher
+from fedray.data.federated import FederatedDataset
 from fedray.teachers.sections import Adapted, AnyMember, Classifier, Supervised, ZeroShot
+from fedray.teachers.teacher import Teacher
 
 
 def load(
     member: AnyMember,
-    federation: Federation,
+    federated: FederatedDataset,
     seed: int,
     device: torch.device,
     client: int | None = None,
@@ -21,7 +21,7 @@ def load(
 
     Each kind's module is imported here, for its library may take seconds.
     """
-    classes = federation.train.classes
+    classes = federated.train.classes
     match member:
         case ZeroShot():
             from fedray.teachers import zero_shot
@@ -34,12 +34,12 @@ def load(
         case Supervised():
             from fedray.teachers import supervised
 
-            return supervised.load(member, federation, seed, device)
+            return supervised.load(member, federated, seed, device)
         case Adapted():
             from fedray.teachers import adapted
 
             assert client is not None, "an adapted teacher is some client's"
-            base, examples = base or load(member.backbone, federation, seed, device), federation.shards[client]
-            return adapted.adapt(member, base, federation.train.take(examples), examples, seed, client)
+            base, examples = base or load(member.backbone, federated, seed, device), federated.shards[client]
+            return adapted.adapt(member, base, federated.train.take(examples), examples, seed, client)
         case _:
             raise TypeError(f"{member.kind} is looked up, not loaded")

@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.data.dataset import Dataset
-from fedray.data.federation import locate, read_table
+from fedray.data.federated import locate, read_table
 from fedray.errors import SpecError
 from fedray.teachers.sections import Precomputed
-from fedray.types import Quantity
+from fedray.types import OutputKind
 
 
 class PrecomputedTeacher:
@@ -22,42 +22,42 @@ class PrecomputedTeacher:
                 f"it has {', '.join(self._table)}."
             )
 
-    def answers(self, quantity: Quantity, data: Dataset) -> npt.NDArray[np.float32]:
+    def answers(self, output_kind: OutputKind, data: Dataset) -> npt.NDArray[np.float32]:
         """float32 [N, classes] or [N, d] for the data's images, in their order.
 
         Raises SpecError where an image has no answer, or two, or they are not one number per class.
         """
-        if quantity not in self._table:
-            raise SpecError(f"teacher.file: '{self._file}' has no column {quantity}, which strategy.loss looks at.")
+        if output_kind not in self._table:
+            raise SpecError(f"teacher.file: '{self._file}' has no column {output_kind}, which strategy.loss looks at.")
         positions = locate(self._table, data, f"teacher.file: '{self._file}'")
         known = positions >= 0
         if np.unique(positions[known], return_counts=True)[1].max(initial=1) > 1:
-            raise SpecError(f"teacher.file: '{self._file}' has {quantity} for the same image twice.")
+            raise SpecError(f"teacher.file: '{self._file}' has {output_kind} for the same image twice.")
         if known.sum() < len(data):
             raise SpecError(
-                f"teacher.file: '{self._file}' has {quantity} for {known.sum()} of the {len(data)} images of "
+                f"teacher.file: '{self._file}' has {output_kind} for {known.sum()} of the {len(data)} images of "
                 f"{data.name}, not for {self._first_missing(data, positions)}."
             )
-        rows = self._table[quantity][known]
-        found = np.empty((len(data), self._width(quantity)), dtype=np.float32)
+        rows = self._table[output_kind][known]
+        found = np.empty((len(data), self._width(output_kind)), dtype=np.float32)
         found[positions[known]] = np.stack(list(rows))
-        if quantity == "logits" and found.shape[1] != len(data.classes):
+        if output_kind == "logits" and found.shape[1] != len(data.classes):
             raise SpecError(
                 f"teacher: '{self._file}' gives logits {list(found.shape)}, but {data.name} needs "
                 f"{[len(data), len(data.classes)]} (images x classes)."
             )
         if not np.isfinite(found).all():
-            raise SpecError(f"teacher: '{self._file}' gives {quantity} that are not finite.")
+            raise SpecError(f"teacher: '{self._file}' gives {output_kind} that are not finite.")
         return found
 
-    def _width(self, quantity: Quantity) -> int:
-        if not all(hasattr(row, "__len__") for row in self._table[quantity]):
+    def _width(self, output_kind: OutputKind) -> int:
+        if not all(hasattr(row, "__len__") for row in self._table[output_kind]):
             raise SpecError(
-                f"teacher.file: '{self._file}' must have a list of numbers in each row of its column {quantity}."
+                f"teacher.file: '{self._file}' must have a list of numbers in each row of its column {output_kind}."
             )
-        lengths = {len(row) for row in self._table[quantity]}
+        lengths = {len(row) for row in self._table[output_kind]}
         if len(lengths) != 1:
-            raise SpecError(f"teacher.file: '{self._file}' has {quantity} of different lengths {sorted(lengths)}.")
+            raise SpecError(f"teacher.file: '{self._file}' has {output_kind} of different lengths {sorted(lengths)}.")
         return int(lengths.pop())
 
     def _first_missing(self, data: Dataset, positions: np.ndarray) -> str:

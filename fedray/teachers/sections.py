@@ -11,8 +11,8 @@ from fedray.section import Section
 from fedray.seeding import numpy_rng
 from fedray.types import Precision
 
-SINGLE = ("a photo of a {}.",)
-CIFAR18 = tuple(
+SINGLE_PROMPT = ("a photo of a {}.",)
+CIFAR18_PROMPTS = tuple(
     f"a {kind} of {article} {{}}." if size is None else f"a photo of {article} {size} {{}}."
     for article in ("a", "the")
     for kind, size in (
@@ -23,17 +23,17 @@ CIFAR18 = tuple(
 """The prompts that OpenAI used for CIFAR-10 and CIFAR-100 (openai/CLIP, data/prompts.md)."""
 
 
-class Served(Section):
+class ServingOptions(Section):
     """How clients come by a teacher's answers."""
 
-    view: Literal["fixed", "same"] = "fixed"
+    view: Literal["plain", "proxy"] = "plain"
     """What the teacher looks at: the plain image, or the same crop and flip that the proxy sees."""
-    mode: Literal["bank", "online"] = "bank"
+    mode: Literal["cached", "online"] = "cached"
     """`bank`: each answer is computed once, stored, and served to every run that asks again.
     `online`: the teacher sits beside the proxy and answers each batch anew."""
 
 
-class Network(Served):
+class ImageTeacher(ServingOptions):
     """A teacher that looks at images, and so can be asked about any of them."""
 
     batch_size: int = Field(64, ge=1)
@@ -42,7 +42,7 @@ class Network(Served):
     without instructions for it (AVX512-BF16, AMX) it takes many times longer."""
 
 
-class Supervised(Network):
+class Supervised(ImageTeacher):
     """A stand-in for a foundation model: a network fitted once on the public split."""
 
     kind: Literal["supervised"] = "supervised"
@@ -53,7 +53,7 @@ class Supervised(Network):
     lr: float = Field(0.05, gt=0)
 
 
-class ZeroShot(Network):
+class ZeroShot(ImageTeacher):
     """An open_clip model that classifies by comparing images with prompts."""
 
     kind: Literal["zero_shot"] = "zero_shot"
@@ -82,10 +82,14 @@ class ZeroShot(Network):
     @property
     def templates(self) -> tuple[str, ...]:
         """The prompts themselves, each with one `{}`."""
-        return self.prompts if isinstance(self.prompts, tuple) else {"single": SINGLE, "cifar18": CIFAR18}[self.prompts]
+        return (
+            self.prompts
+            if isinstance(self.prompts, tuple)
+            else {"single": SINGLE_PROMPT, "cifar18": CIFAR18_PROMPTS}[self.prompts]
+        )
 
 
-class Classifier(Network):
+class Classifier(ImageTeacher):
     """A timm model with the head it was trained with."""
 
     kind: Literal["classifier"] = "classifier"
@@ -102,21 +106,21 @@ class Classifier(Network):
 
 
 def _unserved(teacher: Any) -> Any:
-    if (teacher.view, teacher.mode) != ("fixed", "bank"):
+    if (teacher.view, teacher.mode) != ("plain", "cached"):
         raise ValueError("must leave view and mode to the section around it")
     return teacher
 
 
-Unserved = AfterValidator(_unserved)
+MemberSection = AfterValidator(_unserved)
 
-AnyNetwork = Annotated[Supervised | ZeroShot | Classifier, Field(discriminator="kind")]
+AnyImageTeacher = Annotated[Supervised | ZeroShot | Classifier, Field(discriminator="kind")]
 
 
-class Adapted(Served):
+class Adapted(ServingOptions):
     """A network fitted further on each client's own examples before round 1: the paper's fine-tuned teacher."""
 
     kind: Literal["adapted"] = "adapted"
-    backbone: Annotated[AnyNetwork, Unserved]
+    backbone: Annotated[AnyImageTeacher, MemberSection]
     method: Literal["linear_probe", "fine_tune"] = "linear_probe"
     """`linear_probe` fits a linear head on frozen features, `fine_tune` the head and the image tower."""
     epochs: int = Field(10, ge=1)
@@ -131,13 +135,13 @@ class Precomputed(Section):
 
     kind: Literal["precomputed"] = "precomputed"
     file: Path
-    view: Literal["fixed", "same"] = "fixed"
-    mode: Literal["bank", "online"] = "bank"
+    view: Literal["plain", "proxy"] = "plain"
+    mode: Literal["cached", "online"] = "cached"
 
     @field_validator("view", "mode")
     @classmethod
     def _are_left(cls, value: str) -> str:
-        if value in ("same", "online"):
+        if value in ("proxy", "online"):
             raise ValueError("precomputed answers are for plain images and cannot be asked online; leave it out")
         return value
 
@@ -145,11 +149,11 @@ class Precomputed(Section):
 AnyMember = Annotated[Supervised | ZeroShot | Classifier | Adapted | Precomputed, Field(discriminator="kind")]
 
 
-class Several(Served):
+class Ensemble(ServingOptions):
     """Several teachers: one for each client, or an ensemble for each."""
 
-    kind: Literal["several"] = "several"
-    teachers: tuple[Annotated[AnyMember, Unserved], ...] = Field(min_length=2)
+    kind: Literal["ensemble"] = "ensemble"
+    teachers: tuple[Annotated[AnyMember, MemberSection], ...] = Field(min_length=2)
     assignment: Literal["all", "consistent", "random"] | tuple[int | tuple[int, ...], ...] = "all"
     """`all`: every client learns from all of them. `consistent`: every client from the first.
     `random`: each client from one, drawn once. A list: for each client, which one or ones (0, 1, ...)."""
@@ -158,9 +162,9 @@ class Several(Served):
     accuracy on the client's own examples, `best` is the teacher that is most often right on them."""
 
     @model_validator(mode="after")
-    def _tables_know_plain_images_only(self) -> "Several":
-        if (self.view, self.mode) != ("fixed", "bank") and any(isinstance(t, Precomputed) for t in self.teachers):
-            raise ValueError("precomputed answers are for plain images: leave its view 'fixed' and its mode 'bank'")
+    def _tables_know_plain_images_only(self) -> "Ensemble":
+        if (self.view, self.mode) != ("plain", "cached") and any(isinstance(t, Precomputed) for t in self.teachers):
+            raise ValueError("precomputed answers are for plain images: leave its view 'plain' and its mode 'cached'")
         return self
 
     @field_validator("assignment")
@@ -192,18 +196,18 @@ class Several(Served):
 
 
 AnyTeacher = Annotated[
-    Supervised | ZeroShot | Classifier | Adapted | Precomputed | Several, Field(discriminator="kind")
+    Supervised | ZeroShot | Classifier | Adapted | Precomputed | Ensemble, Field(discriminator="kind")
 ]
 
 
 def members(teacher: Any) -> tuple[Any, ...]:
     """The single teachers that a section stands for."""
-    return teacher.teachers if isinstance(teacher, Several) else (teacher,)
+    return teacher.teachers if isinstance(teacher, Ensemble) else (teacher,)
 
 
 def members_of(teacher: Any, client: int, seed: int) -> tuple[int, ...]:
     """Which of `members(teacher)` a client learns from."""
-    return teacher.members_of(client, seed) if isinstance(teacher, Several) else (0,)
+    return teacher.members_of(client, seed) if isinstance(teacher, Ensemble) else (0,)
 
 
 def _as_tuple(entry: int | Sequence[int]) -> tuple[int, ...]:

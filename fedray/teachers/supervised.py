@@ -5,29 +5,30 @@ It is a small network fitted once, on a public split that no client holds.
 
 import torch
 
-from fedray.client import Trainer, local_update
-from fedray.config import Training
-from fedray.data.federation import Federation
+from fedray.data.federated import FederatedDataset
 from fedray.errors import SpecError
-from fedray.models import heads, proxies
+from fedray.models import proxies
+from fedray.models.fast_layers import heads
 from fedray.seeding import torch_rng
-from fedray.shard import Normalization, Shard
-from fedray.teachers.network import Teacher, frozen
 from fedray.teachers.sections import Supervised
-from fedray.types import Term
+from fedray.teachers.teacher import Teacher, frozen
+from fedray.training.batches import ClientData, Normalization
+from fedray.training.local_update import Trainer, local_update
+from fedray.training.sections import Training
+from fedray.types import LossTerm
 
 
-def load(spec: Supervised, federation: Federation, seed: int, device: torch.device) -> Teacher:
+def load(spec: Supervised, federated: FederatedDataset, seed: int, device: torch.device) -> Teacher:
     """Fit it; the same spec and seed give the same network. Raises SpecError without public examples."""
-    if not len(federation.public):
+    if not len(federated.public):
         raise SpecError("teacher: the stand-in has no public examples to be fitted on; raise data.public_fraction.")
-    normalize = Normalization.of(federation, device)
+    normalize = Normalization.of(federated, device)
     with torch_rng(device, seed, "teacher"):
-        model = proxies.build(spec.model, federation.train.shape).to(device)
-    public = federation.train.take(federation.public)
+        model = proxies.build(spec.model, federated.train.shape).to(device)
+    public = federated.train.take(federated.public)
     training = Training(local_epochs=spec.epochs, batch_size=spec.batch_size, lr=spec.lr)
-    trainer = Trainer({"proxy": model}, {"proxy": [Term("cross_entropy")]}, training)
-    shard = Shard.of(public, federation.public, normalize, device)
+    trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
+    shard = ClientData.of(public, federated.public, normalize, device)
     local_update(trainer, shard, first_epoch=0, seed=seed, client=-1)
-    backbone, head = heads.split(frozen(model), federation.train.shape.classes)
+    backbone, head = heads.split_head(frozen(model), federated.train.shape.classes)
     return Teacher("the stand-in", normalize, backbone, head, device, spec.batch_size, spec.precision)

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fedray.errors import SpecError, nearest
-from fedray.teachers.network import Teacher, frozen
 from fedray.teachers.sections import ZeroShot
+from fedray.teachers.teacher import Teacher, frozen
 
 
 def load(spec: ZeroShot, classes: tuple[str, ...], device: torch.device) -> Teacher:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from studies import PARTITION, write_classes, write_clients, write_partition, write_rounds, write_table
+from helpers.studies import PARTITION, write_classes, write_clients, write_partition, write_rounds, write_table
 
 from analysis.csv_files import Columns, read, read_counts, read_last_round
 from analysis.records import CLASSES, CLIENTS, ROUNDS

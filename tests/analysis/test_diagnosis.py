@@ -3,23 +3,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import write_run, write_study
+from helpers.studies import write_run, write_study
 
 from analysis.diagnosis import Finding, diagnose
 from analysis.diagnosis.heterogeneity import slopes
 from analysis.records import load
-from analysis.report.material import Material
+from analysis.report.data import ReportData
 
 FEDAVG = {"name": "fedavg"}
 TAUGHT = {"name": "fedlpfm", "lam": 0.5}
 Curve = Callable[[Mapping[str, Any], float, int], Sequence[float]]
 
 
-def material(root: Path, strategies: Sequence[Mapping[str, Any]], accuracy: Curve, **more: Any) -> Material:
-    return Material.of(load(write_study(root, strategies, accuracy=accuracy, **more)))
+def material(root: Path, strategies: Sequence[Mapping[str, Any]], accuracy: Curve, **more: Any) -> ReportData:
+    return ReportData.of(load(write_study(root, strategies, accuracy=accuracy, **more)))
 
 
-def found(material: Material, about: str) -> list[Finding]:
+def found(material: ReportData, about: str) -> list[Finding]:
     findings = diagnose(material.named, material.rounds, material.clients)
     return [finding for finding in findings if finding.about == about]
 
@@ -58,7 +58,7 @@ def test_two_families_are_two_tests(tmp_path: Path) -> None:
                     accuracy = [0.19 + 0.01 * seed] * 12
                 folder, teacher = tmp_path / f"{name}{alpha}{seed}", {"kind": "zero_shot", "model": name}
                 write_run(folder, strategy=strategy, alpha=alpha, seed=seed, accuracy=accuracy, teacher=teacher)
-    _, *rest = found(Material.of(load(tmp_path)), "Heterogeneity")
+    _, *rest = found(ReportData.of(load(tmp_path)), "Heterogeneity")
     other, better = (finding.sentence for finding in rest)
     assert other.startswith("Whether Fed-LPFM, RN50 flattens the fall cannot be told")
     assert "Fed-LPFM, ViT-B-32 flattens the fall: a decade costs it 10.0 points less" in better
@@ -73,7 +73,7 @@ def test_what_data_there_are_is_no_heterogeneity(tmp_path: Path) -> None:
             write_run(tmp_path / f"{limit}-{alpha}", data=data, alpha=alpha, accuracy=[level] * 12)
     data |= {"train_limit": 5000}
     write_run(tmp_path / "larger", data=data, alpha=0.5, accuracy=[0.9] * 12)
-    study = Material.of(load(tmp_path))
+    study = ReportData.of(load(tmp_path))
     assert slopes(study.named, "partition.alpha").loc["FedAvg"].tolist() == pytest.approx([0.0])
 
 
@@ -156,7 +156,7 @@ def test_a_teacher_is_compared_where_it_taught(tmp_path: Path) -> None:
     """Right on 60 % of easy examples and 40 % of hard ones, with proxies of 50 and 30 %: better on both."""
     for alpha, right, level in ((0.05, 0.4, 0.3), (0.5, 0.6, 0.5)):
         write_run(tmp_path / f"{alpha}", strategy=TAUGHT, alpha=alpha, accuracy=[level] * 12, teacher_accuracy=right)
-    (teacher,) = found(Material.of(load(tmp_path)), "Teacher")
+    (teacher,) = found(ReportData.of(load(tmp_path)), "Teacher")
     assert not teacher.warns
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from studies import TEACHER, write_run
+from helpers.studies import TEACHER, write_run
 
 from analysis.naming import backbone, name_runs, teacher_method, teacher_name, varied
 from analysis.records import load
@@ -22,15 +22,15 @@ def runs(tmp_path: Path, *specs: dict[str, Any]) -> pd.DataFrame:
     return load(tmp_path / "s").runs
 
 
-def labels(tmp_path: Path, *specs: dict[str, Any], taught: Sequence[bool] | None = None) -> list[tuple[str, str]]:
+def labels(tmp_path: Path, *specs: dict[str, Any], targets: Sequence[bool] | None = None) -> list[tuple[str, str]]:
     """`setting` and `condition` of each run."""
     table = runs(tmp_path, *specs)
-    named = name_runs(table, None if taught is None else pd.Series(taught, index=table.index))
+    named = name_runs(table, None if targets is None else pd.Series(targets, index=table.index))
     return list(zip(named["setting"].astype(str), named["condition"].astype(str), strict=True))
 
 
-def settings(tmp_path: Path, *specs: dict[str, Any], taught: Sequence[bool] | None = None) -> list[str]:
-    return [setting for setting, _ in labels(tmp_path, *specs, taught=taught)]
+def settings(tmp_path: Path, *specs: dict[str, Any], targets: Sequence[bool] | None = None) -> list[str]:
+    return [setting for setting, _ in labels(tmp_path, *specs, targets=targets)]
 
 
 def conditions(tmp_path: Path, *specs: dict[str, Any]) -> list[str]:
@@ -116,7 +116,7 @@ def test_temperature_is_idle_without_a_teacher(tmp_path: Path) -> None:
 
 def test_who_was_asked_is_known_better_than_guessed(tmp_path: Path) -> None:
     specs = [{"strategy": LPFM, "teacher": TEACHER | {"model": model}} for model in ("RN50", "ViT-B-32")]
-    assert settings(tmp_path, *specs, taught=[True, False]) == ["Fed-LPFM", "Fed-LPFM"]
+    assert settings(tmp_path, *specs, targets=[True, False]) == ["Fed-LPFM", "Fed-LPFM"]
 
 
 def test_without_any_lambda(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_a_teachers_parameters_are_told_last(tmp_path: Path) -> None:
         (PROBED, "probed RN50", "linear_probe", "RN50"),
         (TUNED, "tuned RN50", "fine_tune", "RN50"),
         ({"kind": "classifier", "model": "swin_tiny"}, "swin_tiny", "classifier", "swin_tiny"),
-        ({"kind": "several", "teachers": [TEACHER, TABLE]}, "all of ViT-B-32, clip-vit-b-32-openai", "zero_shot", ""),
-        ({"kind": "several", "assignment": "random", "teachers": [PROBED, TUNED]},
+        ({"kind": "ensemble", "teachers": [TEACHER, TABLE]}, "all of ViT-B-32, clip-vit-b-32-openai", "zero_shot", ""),
+        ({"kind": "ensemble", "assignment": "random", "teachers": [PROBED, TUNED]},
          "random of probed RN50, tuned RN50", "linear_probe", ""),
     ],
 )  # fmt: skip

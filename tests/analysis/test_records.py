@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from studies import PARTITION, write_classes, write_run, write_study, write_trials
+from helpers.studies import PARTITION, write_classes, write_run, write_study, write_trials
 
 from analysis.naming import varied
 from analysis.records import Records, load
@@ -301,7 +301,7 @@ def test_a_uri_is_called_by_its_path_alone(tmp_path: Path) -> None:
 
 def test_lists_and_sections_of_specs(tmp_path: Path) -> None:
     teachers = [{"kind": "zero_shot", "model": name} for name in ("RN50", "ViT-B-32")]
-    several = {"kind": "several", "teachers": teachers, "assignment": [0, 1, 0, 1]}
+    several = {"kind": "ensemble", "teachers": teachers, "assignment": [0, 1, 0, 1]}
     write_run(tmp_path / "s" / "a", strategy=LPFM, teacher=several)
     write_run(tmp_path / "s" / "b", strategy=LPFM, teacher={"kind": "zero_shot", "prompts": ["a {}."]})
     runs = load(tmp_path / "s").runs

@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from studies import write_run, write_study, write_trials
+from helpers.studies import write_run, write_study, write_trials
 
 from analysis.records import load
-from analysis.report.material import Material
+from analysis.report.data import ReportData
 from analysis.report.report import Report, write_report
-from analysis.report.sheet import Sheet
-from analysis.report.sheets import sheets
+from analysis.report.table import ReportTable
+from analysis.report.tables import report_tables
 from fedray.errors import SpecError
 
 STRATEGIES = [
@@ -44,44 +44,44 @@ def report(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     return write_report([str(study)], tmp_path_factory.mktemp("b") / "out", command=["fedray", "report", "study"])
 
 
-def cells(made: Iterable[Sheet], name: str) -> dict[str, list[str]]:
+def cells(made: Iterable[ReportTable], name: str) -> dict[str, list[str]]:
     (sheet,) = [sheet for sheet in made if sheet.name == name]
     return {label: [text for text, _ in row] for label, row in sheet.rows()}
 
 
 def test_main_table_by_hand(report: Report) -> None:
-    table = cells(report.sheets, "accuracy")
+    table = cells(report.report_tables, "accuracy")
     assert table["FedAvg"] == ["31.0 ± 1.0", "41.0 ± 1.0", "36.0 ± 1.0"]  # 30, 31, 32 %; at α = 0.5 ten more
     assert table["Fed-LPFM, λ=0.5"] == ["42.0 ± 1.0", "52.0 ± 1.0", "47.0 ± 1.0"]
-    (sheet,) = [sheet for sheet in report.sheets if sheet.name == "accuracy"]
+    (sheet,) = [sheet for sheet in report.report_tables if sheet.name == "accuracy"]
     assert [label for label, row in sheet.rows() if any(bold for _, bold in row)] == ["Fed-LPFM, λ=1"]
 
 
 def test_differences_by_hand(report: Report) -> None:
-    assert cells(report.sheets, "difference-to-fedavg")["FedProx"] == [
+    assert cells(report.report_tables, "difference-to-fedavg")["FedProx"] == [
         "+2.0",
         "+2.0",
         "+2.0",
     ]  # the same for each seed: no t
-    assert cells(report.sheets, "difference-to-fedprox")["Fed-LPFM, λ=1"] == ["+10.0", "+10.0", "+10.0"]
+    assert cells(report.report_tables, "difference-to-fedprox")["Fed-LPFM, λ=1"] == ["+10.0", "+10.0", "+10.0"]
 
 
 def test_no_difference_has_no_sign(tmp_path: Path) -> None:
     level = {"fedavg": 0.3, "fedprox": 0.2998}
     study = write_study(tmp_path, STRATEGIES[:2], accuracy=lambda strategy, *_: [level[strategy["name"]]] * 12)
-    made = sheets(Material.of(load(study)), last=10)
+    made = report_tables(ReportData.of(load(study)), last=10)
     assert cells(made, "difference-to-fedavg")["FedProx"] == ["0.0", "0.0", "0.0"]
 
 
 def test_readings_by_hand(report: Report) -> None:
-    row = cells(report.sheets, "readings")["FedAvg · α=0.05"]
+    row = cells(report.report_tables, "readings")["FedAvg · α=0.05"]
     assert row == ["3", "31.0 ± 1.0", "31.0 ± 1.0", "31.0 ± 1.0", "0.0 ± 0.0", "15.5 ± 0.5", "23.2 ± 0.8"]
 
 
 def test_rounds_to_target(report: Report) -> None:
-    (sheet,) = [sheet for sheet in report.sheets if sheet.name == "rounds-to-target"]
+    (sheet,) = [sheet for sheet in report.report_tables if sheet.name == "rounds-to-target"]
     assert "what FedAvg comes to (31.0 % on α=0.05, 41.0 % on α=0.5)" in sheet.caption
-    table = cells(sheets(report.material, last=10, target=0.315), "rounds-to-target")
+    table = cells(report_tables(report.material, last=10, target=0.315), "rounds-to-target")
     assert table["FedAvg"] == ["2 (1 of 3)", "2"]  # 31.6 % with seed 2, and no more with others
     assert table["FedProx"] == ["2", "2"]
 
@@ -122,7 +122,7 @@ def test_each_number_leads_to_its_runs(report: Report) -> None:
 
 
 def test_figures_are_written_and_shown(report: Report) -> None:
-    names = {plate.name for plate in report.plates}
+    names = {plate.name for plate in report.report_figures}
     assert {"accuracy-by-round", "heterogeneity", "lambda", "lambda-by-condition", "classes", "confusions"} <= names
     assert {"clients", "partition", "cost"} <= names
     for name in names:
@@ -145,14 +145,14 @@ def test_the_same_tables_give_the_same_files(report: Report, study: Path, tmp_pa
 def test_one_run(tmp_path: Path) -> None:
     write_run(tmp_path / "one", accuracy=[0.1, 0.2])
     report = write_report([str(tmp_path / "one")], tmp_path / "out")
-    assert cells(report.sheets, "accuracy") == {"FedAvg": ["15.0"]}
+    assert cells(report.report_tables, "accuracy") == {"FedAvg": ["15.0"]}
     assert "1 run ·" in report.page.read_text()
 
 
 def test_several_studies(study: Path, tmp_path: Path) -> None:
     other = write_study(tmp_path / "other", [{"name": "fml"}], accuracy=lambda *_: [0.35] * 12)
     report = write_report([str(study), str(other)], tmp_path / "out")
-    assert cells(report.sheets, "accuracy")["FML"] == ["35.0 ± 0.0", "35.0 ± 0.0", "35.0 ± 0.0"]
+    assert cells(report.report_tables, "accuracy")["FML"] == ["35.0 ± 0.0", "35.0 ± 0.0", "35.0 ± 0.0"]
     assert "<h1>study, other</h1>" in report.page.read_text()
 
 
@@ -180,7 +180,7 @@ def test_what_is_missing_is_said(study: Path, tmp_path: Path) -> None:
 def test_cells_without_a_run_are_said(tmp_path: Path) -> None:
     write_study(tmp_path / "a", STRATEGIES[:1], alphas=[0.05, 0.5], seeds=[0])
     write_study(tmp_path / "b", STRATEGIES[1:2], alphas=[0.5], seeds=[0])
-    assert Material.of(load(tmp_path)).said() == ["1 of 4 cells has no run (FedProx on α=0.05)."]
+    assert ReportData.of(load(tmp_path)).said() == ["1 of 4 cells has no run (FedProx on α=0.05)."]
 
 
 def test_who_does_not_say_whether_a_teacher_was_asked(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_who_does_not_say_whether_a_teacher_was_asked(tmp_path: Path) -> None:
     for model in ("ViT-B-32", "RN50"):
         folder = write_run(tmp_path / model, strategy=STRATEGIES[3], teacher={"kind": "zero_shot", "model": model})
         pd.read_csv(folder / "rounds.csv").drop(columns="teacher_asked").to_csv(folder / "rounds.csv", index=False)
-    material = Material.of(load(tmp_path))
+    material = ReportData.of(load(tmp_path))
     assert set(material.named["teacher_name"]) == {"ViT-B-32", "RN50"}
     assert not [sentence for sentence in material.said() if "repeats" in sentence]
     assert material.named["teacher_asked"].isna().all()
@@ -198,7 +198,7 @@ def test_unfinished_runs_are_compared_at_the_round_that_all_have(tmp_path: Path)
     for seed, rounds in ((0, 3), (1, 6)):
         curve = [0.1 * number for number in range(1, rounds + 1)]
         write_run(tmp_path / f"{seed}", seed=seed, accuracy=curve, training={"rounds": 10})
-    material = Material.of(load(tmp_path))
+    material = ReportData.of(load(tmp_path))
     assert material.named["final"].tolist() == pytest.approx([0.3, 0.3])
     assert material.named["bytes"].tolist() == [24_000, 24_000]  # of three rounds
     assert set(material.classes["round"]) == set(material.clients["round"]) == {3}
@@ -207,7 +207,9 @@ def test_unfinished_runs_are_compared_at_the_round_that_all_have(tmp_path: Path)
 def test_a_lucky_seed_is_not_the_first(tmp_path: Path) -> None:
     curves = {"fedavg": {0: [0.1, 0.5], 1: [0.1, 0.5]}, "fedprox": {0: [0.5, 0.5], 1: [0.1, 0.1]}}
     study = write_study(tmp_path, STRATEGIES[:2], [0.1], [0, 1], lambda s, _, seed: curves[s["name"]][seed])
-    (sheet,) = [sheet for sheet in sheets(Material.of(load(study)), 10, 0.5) if sheet.name == "rounds-to-target"]
+    (sheet,) = [
+        sheet for sheet in report_tables(ReportData.of(load(study)), 10, 0.5) if sheet.name == "rounds-to-target"
+    ]
     assert [(label, row) for label, row in sheet.rows()] == [
         ("FedAvg", [("2", True)]),
         ("FedProx", [("1 (1 of 2)", False)]),
@@ -220,7 +222,7 @@ def test_a_run_that_lacks_rounds(tmp_path: Path) -> None:
         folder = write_run(tmp_path / f"{len(lost)} lost", seed=seed, accuracy=[0.5] * 11)
         rounds = pd.read_csv(folder / "rounds.csv")
         rounds[~rounds["round"].isin(lost)].to_csv(folder / "rounds.csv", index=False)
-    material = Material.of(load(tmp_path))
+    material = ReportData.of(load(tmp_path))
     assert material.named.index.tolist() == ["0 lost", "1 lost"]
     assert material.said()[:2] == [
         "1 of 3 runs lacks more than 10% of the rounds and is left out (2 lost 2 of 11).",
@@ -326,7 +328,7 @@ def test_in_a_browser(width: int, browse: Callable[..., dict[str, Any]], report:
     assert seen["page"] <= seen["width"]
     assert seen["outside"] == []
     assert seen["hidden"] == [] or width < 1280  # on a telephone, tables are scrolled
-    assert len(seen["drawings"]) == len(report.plates)
+    assert len(seen["drawings"]) == len(report.report_figures)
     assert all(wide >= 300 and high >= 60 for wide, high in seen["drawings"])
 
 

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from analysis.summary import faults, over_seeds, summary
-from fedray.config import Experiment
-from fedray.results import load_results
-from fedray.spec_file import to_yaml
-from fedray.tables import FAULTS, ROUNDS
+from fedray.config.experiment import Experiment
+from fedray.config.loader import to_yaml
+from fedray.results.loader import load_results
+from fedray.results.writer import FAULTS_COLUMNS, ROUNDS_COLUMNS
 
 
 def write(folder: Path, lam: float | None, accuracy: list[float | None], seed: int = 0) -> None:
@@ -17,7 +17,7 @@ def write(folder: Path, lam: float | None, accuracy: list[float | None], seed: i
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text(to_yaml(spec))
     frame = pd.DataFrame({"round": range(1, len(accuracy) + 1), "accuracy": accuracy, "seconds": [9.0, 1.0, 2.0]})
-    frame.assign(worst_class_accuracy=0.1, rare_class_accuracy=0.2).reindex(columns=ROUNDS).to_csv(
+    frame.assign(worst_class_accuracy=0.1, rare_class_accuracy=0.2).reindex(columns=ROUNDS_COLUMNS).to_csv(
         folder / "rounds.csv", index=False
     )
 
@@ -98,7 +98,7 @@ def test_faults_are_counted_by_kind(tmp_path: Path) -> None:
     for name, kinds in (("a", ["node lost", "worker lost", "worker lost"]), ("b", [])):
         write(tmp_path / name, 0.5, [0.1, 0.2, 0.3])
         rows = [{"round": 1, "fault": kind} for kind in kinds]
-        pd.DataFrame(rows, columns=list(FAULTS)).to_csv(tmp_path / name / "faults.csv", index=False)
+        pd.DataFrame(rows, columns=list(FAULTS_COLUMNS)).to_csv(tmp_path / name / "faults.csv", index=False)
     results = load_results(tmp_path)
     assert faults(results, ["a", "b"]) == "faults survived: 3 (worker lost 2, node lost 1)"
     assert faults(results, ["b"]) == ""

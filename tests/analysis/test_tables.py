@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from studies import write_run, write_study
+from helpers.studies import write_run, write_study
 
 from analysis.naming import name_runs
 from analysis.outcomes import comparable, outcomes, spent

@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import ray
-import workers
+from helpers import workers
 from ray import cloudpickle
 from safetensors.numpy import load_file
 
-from fedray.backends.actor_pool import ActorPool
-from fedray.backends.ray_actors import RayBackend
-from fedray.config import Experiment
-from fedray.data import federation
-from fedray.driver import Driver, MakeBackend
+from fedray.backends.ray.actors import RayBackend
+from fedray.backends.ray.pool import ActorPool
+from fedray.config.experiment import Experiment
+from fedray.data import federated
 from fedray.errors import RunError
-from fedray.worker import Worker
+from fedray.server.driver import Driver, MakeBackend
+from fedray.workers.worker import Worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 cloudpickle.register_pickle_by_value(workers)  # Ray's processes cannot import from tests/
@@ -130,7 +130,7 @@ def test_a_worker_that_cannot_begin_ends_the_run_with_its_traceback(
 
 def test_each_client_has_its_own_actor_on_its_share_of_the_gpu(small: Make, pool: ActorPool) -> None:
     experiment = small(resources={"backend": "ray", "gpus_per_client": 0.25, "cpus_per_client": 0.5})
-    backend = RayBackend(experiment, federation.load(experiment), pool, worker=workers.TellingWorker)
+    backend = RayBackend(experiment, federated.load(experiment), pool, worker=workers.TellingWorker)
     while not all(post.node for post in pool.posts):
         list(backend.ready())
     calls = [(workers.ClientTask(1, client),) for client in (3, 0, 2, 1)]
@@ -146,5 +146,5 @@ def test_each_client_has_its_own_actor_on_its_share_of_the_gpu(small: Make, pool
 
 def test_data_is_read_from_shared_memory_without_a_copy(small: Make, pool: ActorPool) -> None:
     experiment = small(resources={"backend": "ray", "clients_per_actor": 4})
-    backend = RayBackend(experiment, federation.load(experiment), pool, worker=workers.TellingWorker)
+    backend = RayBackend(experiment, federated.load(experiment), pool, worker=workers.TellingWorker)
     assert backend.collect("owns_images", [(workers.ClientTask(1, 0),)]) == [(False, False)]

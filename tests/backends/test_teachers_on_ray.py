@@ -10,12 +10,12 @@ import pytest
 from pydantic import TypeAdapter
 from safetensors.numpy import load_file
 
-from fedray.backends.actor_pool import ActorPool
-from fedray.backends.ray_actors import RayBackend
+from fedray.backends.ray.actors import RayBackend
+from fedray.backends.ray.pool import ActorPool
 from fedray.backends.serial import SerialBackend
-from fedray.config import Experiment
-from fedray.driver import Driver, MakeBackend
-from fedray.teachers.bank import Bank
+from fedray.config.experiment import Experiment
+from fedray.server.driver import Driver, MakeBackend
+from fedray.teachers.cache import TeacherCache
 from fedray.teachers.sections import AnyTeacher
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -25,7 +25,7 @@ Make = Callable[..., Experiment]
 STAND_IN = {"kind": "supervised", "epochs": 2, "batch_size": 4}
 PROBE = {"kind": "adapted", "backbone": STAND_IN, "epochs": 2}
 TUNED = {**PROBE, "method": "fine_tune", "epochs": 1}
-SEVERAL = {"kind": "several", "teachers": [STAND_IN, PROBE, TUNED], "assignment": [0, [0, 1], 2, 1]}
+SEVERAL = {"kind": "ensemble", "teachers": [STAND_IN, PROBE, TUNED], "assignment": [0, [0, 1], 2, 1]}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def finish(experiment: Experiment, folder: Path, make_backend: MakeBackend, cach
     return {name: values.tobytes() for name, values in load_file(folder / "model.safetensors").items()}
 
 
-@pytest.mark.parametrize("view", ["fixed", "same"])
-@pytest.mark.parametrize("mode", ["bank", "online"])
+@pytest.mark.parametrize("view", ["plain", "proxy"])
+@pytest.mark.parametrize("mode", ["cached", "online"])
 def test_three_actors_teach_what_one_process_does(
     small: Make, pool: ActorPool, tmp_path: Path, mode: str, view: str
 ) -> None:
@@ -62,7 +62,8 @@ def test_three_actors_teach_what_one_process_does(
     on_ray, here = (pd.read_csv(tmp_path / backend / "rounds.csv") for backend in ("ray", "serial"))
     assert on_ray["teacher_passes"].tolist() == here["teacher_passes"].tolist()
     ours, theirs = (
-        {entry.key: entry.known() for entry in Bank(tmp_path / f"{b} cache").entries()} for b in ("ray", "serial")
+        {entry.key: entry.known() for entry in TeacherCache(tmp_path / f"{b} cache").entries()}
+        for b in ("ray", "serial")
     )
     assert ours == theirs
-    assert bool(ours) == (mode == "bank")
+    assert bool(ours) == (mode == "cached")

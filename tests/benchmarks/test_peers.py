@@ -19,7 +19,7 @@ from report import Run, differences, floors, spread, table
 from tools import PLAIN
 
 import fedray
-from fedray import spec_file
+from fedray.config import loader
 
 PEERS = Path(measure.__file__).parent
 
@@ -45,7 +45,7 @@ def test_the_floor_and_fedray_end_in_the_same_losses(tmp_path: Path) -> None:
         "data.train_limit=200", "data.test_limit=100", "partition.clients=4", "training.rounds=3",
         "training.participation=0.5", "resources.backend=serial", *PLAIN,
     ]  # fmt: skip
-    (found,) = spec_file.load(PEERS / "W1.yaml", overrides)
+    (found,) = loader.load(PEERS / "W1.yaml", overrides)
     rows = [result.row for result in fedray.run(found.experiment, tmp_path / "run")]
     prepare(found.experiment, tmp_path / "prepared")
     words = [sys.executable, str(PEERS / "floor.py"), str(tmp_path / "prepared"), "3"]
@@ -119,8 +119,8 @@ def test_curves_are_compared_where_they_are_farthest_apart() -> None:
 
 
 def test_a_taught_curve_is_compared_with_a_taught_one() -> None:
-    tools = ("fedray-bank", "floor", "fedray", "fedray-online")
+    tools = ("fedray-cached", "floor", "fedray", "fedray-online")
     rows = table([run(tool, [1.0, 2.0], 3.0, [float(len(tool))] * 2, 2) for tool in tools]).splitlines()[2:]
     assert [row.split(" | ")[9] for row in rows] == [
-        "0.0000, 0.00 (fedray-bank)", "0.0000, 0.00 (floor)", "1.0000, 10.00 (floor)", "2.0000, 20.00 (fedray-bank)",
+        "0.0000, 0.00 (fedray-cached)", "0.0000, 0.00 (floor)", "1.0000, 10.00 (floor)", "2.0000, 20.00 (fedray-cached)",
     ]  # fmt: skip

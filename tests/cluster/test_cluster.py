@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from cluster import Cluster, wait
-from hosts import Hosts, why_not
+from helpers.cluster import Cluster, wait
+from helpers.hosts import Hosts, why_not
 
 pytestmark = [
     pytest.mark.cluster,
@@ -140,7 +140,7 @@ def test_a_host_that_is_lost_changes_no_bit(three: Cluster, shared: Path, strate
 
 
 def test_a_host_that_joins_later_is_used(three: Cluster, shared: Path) -> None:
-    from fedray import checkpoint
+    from fedray.results import checkpoint
 
     three.leave(2)
     spec, results = written(shared, training={"rounds": 2000}), shared / "results" / "tiny"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster import wait
-from hosts import ROOT, Host, Hosts, why_not
+from helpers.cluster import wait
+from helpers.hosts import ROOT, Host, Hosts, why_not
 
 MISSING = [
     tool for tool in ("sshd", "rsync", "ssh-keygen", "tmux") if shutil.which(tool, path="/usr/sbin:/usr/bin") is None

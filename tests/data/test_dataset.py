@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers.images import dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import dataset
 
 from fedray.data.dataset import balanced, channel_statistics
 from fedray.errors import SpecError
@@ -76,19 +76,19 @@ def test_balanced_of_too_many() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channel_statistics_are_numpys(channels: int) -> None:
     data = dataset(np.arange(37) % 5, channels=channels, size=9)
-    mean, deviation = channel_statistics(data)
+    mean, std = channel_statistics(data)
     scaled = data.images.astype(np.float64) / 255
     np.testing.assert_allclose(mean, scaled.mean(axis=(0, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(deviation, scaled.std(axis=(0, 2, 3)), rtol=1e-5)
-    assert mean.dtype == deviation.dtype == np.float32
+    np.testing.assert_allclose(std, scaled.std(axis=(0, 2, 3)), rtol=1e-5)
+    assert mean.dtype == std.dtype == np.float32
 
 
 def test_channel_statistics_of_one_colour_can_be_divided_by() -> None:
     data = dataset(np.zeros(3, dtype=np.int64), channels=1, size=4)
     data.images[:] = 51
-    mean, deviation = channel_statistics(data)
+    mean, std = channel_statistics(data)
     assert mean[0] == np.float32(0.2)
-    assert 0 < deviation[0] < 1e-5
+    assert 0 < std[0] < 1e-5
 
 
 def test_take_keeps_order_and_everything_that_belongs_to_an_example() -> None:

@@ -125,13 +125,13 @@ def test_class_split_gives_k_classes(classes: int, data: st.DataObject) -> None:
     labels = labels_of([24] * classes)
     shards = split(ClassSplit(clients=clients, classes_per_client=k), labels, data.draw(st.integers(0, 99)))
     assert_divides(shards, labels, clients)
-    held = table(shards, labels)
-    assert ((held > 0).sum(axis=1) == k).all()
+    class_counts = table(shards, labels)
+    assert ((class_counts > 0).sum(axis=1) == k).all()
     for client in range(clients):
-        assert held[client, client % classes] > 0
+        assert class_counts[client, client % classes] > 0
     for label in range(classes):
-        holders = np.count_nonzero(held[:, label])
-        assert set(held[:, label]) - {0} <= {24 // holders, -(-24 // holders)}
+        holders = np.count_nonzero(class_counts[:, label])
+        assert set(class_counts[:, label]) - {0} <= {24 // holders, -(-24 // holders)}
 
 
 @few
@@ -163,9 +163,9 @@ def test_shards_of_one_class_are_shuffled() -> None:
 
 def test_large_alpha_is_nearly_balanced() -> None:
     labels = labels_of([1000] * 10)
-    held = table(split(Dirichlet(clients=5, alpha=100), labels), labels)
+    class_counts = table(split(Dirichlet(clients=5, alpha=100), labels), labels)
     # A share is Beta(100, 400): mean 0.2, deviation sqrt(0.2 * 0.8 / 501) = 0.018; 5 deviations are 90 of 1000.
-    assert (abs(held - 200) < 90).all()
+    assert (abs(class_counts - 200) < 90).all()
     per_client = table(split(DirichletPerClient(clients=5, alpha=100), labels), labels)
     # A class is Beta(100, 900) of 2000: deviation sqrt(0.1 * 0.9 / 1001) = 0.0095, with the draws' own 0.0067: 0.0116.
     assert (abs(per_client[:-1] - 200) < 5 * 0.0116 * 2000).all()
@@ -173,15 +173,15 @@ def test_large_alpha_is_nearly_balanced() -> None:
 
 def test_small_alpha_gives_each_class_to_nearly_one_client() -> None:
     labels = labels_of([100] * 20)
-    held = table(split(Dirichlet(clients=10, alpha=0.01, min_examples=0), labels), labels)
-    assert (held.max(axis=0) / 100).mean() > 0.9
+    class_counts = table(split(Dirichlet(clients=10, alpha=0.01, min_examples=0), labels), labels)
+    assert (class_counts.max(axis=0) / 100).mean() > 0.9
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 1, 100])
 def test_dirichlet_per_client_is_as_skewed_as_alpha_says(alpha: float) -> None:
     labels = labels_of([5000] * 20)  # the first 100 of 500 clients hold 20 000 of 100 000: no class runs out yet
-    held = table(split(DirichletPerClient(clients=500, alpha=alpha), labels)[:100], labels)
-    squares = ((held / 200) ** 2).sum(axis=1).mean()
+    class_counts = table(split(DirichletPerClient(clients=500, alpha=alpha), labels)[:100], labels)
+    squares = ((class_counts / 200) ** 2).sum(axis=1).mean()
     # For q ~ Dir(alpha * 1) over 20 classes, sum q^2 is (alpha + 1) / (20 alpha + 1) on average, before the draws.
     expected = (alpha + 1) / (20 * alpha + 1)
     assert squares == pytest.approx(expected + (1 - expected) / 200, abs=0.1, rel=0.2)
@@ -191,10 +191,10 @@ def test_dirichlet_gives_no_more_to_a_client_with_its_share() -> None:
     """NIID-Bench's rule: who has N/K examples gets none of the classes that follow."""
     labels = np.sort(labels_of([100] * 4))
     for seed in range(20):
-        held = table(split(Dirichlet(clients=4, alpha=0.1, min_examples=0), labels, seed), labels)
+        class_counts = table(split(Dirichlet(clients=4, alpha=0.1, min_examples=0), labels, seed), labels)
         for label in range(1, 4):
-            full = held[:, :label].sum(axis=1) >= 100
-            assert (held[full, label] == 0).all()
+            full = class_counts[:, :label].sum(axis=1) >= 100
+            assert (class_counts[full, label] == 0).all()
 
 
 def test_dirichlet_gives_up_after_its_tries() -> None:
@@ -219,17 +219,17 @@ def test_class_split_must_be_able_to_hold_all_classes() -> None:
 
 def test_class_split_finds_an_exact_cover() -> None:
     labels = labels_of([1] * 40)
-    held = table(split(ClassSplit(clients=8, classes_per_client=5), labels), labels)
-    assert (held.sum(axis=0) == 1).all()
-    assert ((held > 0).sum(axis=1) == 5).all()
+    class_counts = table(split(ClassSplit(clients=8, classes_per_client=5), labels), labels)
+    assert (class_counts.sum(axis=0) == 1).all()
+    assert ((class_counts > 0).sum(axis=1) == 5).all()
 
 
 def test_class_split_gives_every_class_a_holder() -> None:
     labels = labels_of([12] * 6)
     for seed in range(20):
-        held = table(split(ClassSplit(clients=3, classes_per_client=3), labels, seed), labels)
-        assert (held.sum(axis=0) == 12).all()
-        assert ((held > 0).sum(axis=1) == 3).all()
+        class_counts = table(split(ClassSplit(clients=3, classes_per_client=3), labels, seed), labels)
+        assert (class_counts.sum(axis=0) == 12).all()
+        assert ((class_counts > 0).sum(axis=1) == 3).all()
 
 
 def test_more_shards_than_examples() -> None:

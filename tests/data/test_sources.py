@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pictures import picture, png, write_folder, write_parquet
+from helpers.images import picture, png, write_folder, write_parquet
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 

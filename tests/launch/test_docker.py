@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from nodes import ROOT, end, free_port, own_environment, shell, short_folder, write_space
+from helpers.nodes import ROOT, end, free_port, own_environment, shell, short_folder, write_space
 
 FOLDER = ROOT / "launch" / "docker"
 SCHEMA = yaml.safe_load(Path(__file__).with_name("compose_fields.yaml").read_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from nodes import ROOT, cluster, shell, write_space
+from helpers.nodes import ROOT, cluster, shell, write_space
 
 FOLDER = ROOT / "launch" / "kubernetes"
 FIELDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("kuberay_fields.yaml").read_text())

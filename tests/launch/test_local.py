@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import SCRIPT, cluster, own_environment, session, shell, write_space
+from helpers.nodes import SCRIPT, cluster, own_environment, session, shell, write_space
 
 
 @pytest.fixture(scope="module")

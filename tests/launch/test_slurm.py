@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.slurm import Slurm, missing, started
 
-from fedray import spec_file
-from fedray.runner import run
-from launch.slurm import Slurm, missing, started
+from fedray.config import loader
+from fedray.study.session import run
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "launch" / "slurm").glob("*.sbatch"))
 SCRIPT = next(script for script in SCRIPTS if script.name == "fedray.sbatch")
@@ -88,7 +88,7 @@ def test_a_line_that_the_list_of_an_array_has_not_is_one_sentence(tmp_path: Path
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_a_job_that_is_stopped_and_then_killed_goes_on_to_the_same_bits(slurm: Slurm, folder: Path) -> None:
-    (alone,) = spec_file.load(folder / "long.yaml", ["resources.backend=serial"])
+    (alone,) = loader.load(folder / "long.yaml", ["resources.backend=serial"])
     for _ in run(alone.experiment, folder / "undisturbed"):
         pass
     job = submit(slurm, folder, str(SCRIPT), "fedray", "run", "long.yaml")

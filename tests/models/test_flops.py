@@ -33,16 +33,16 @@ def test_a_step_of(name: str) -> None:
 
 SCRIPT = """
 import sys
-from fedray.config import Experiment
-from fedray.data import federation
+from fedray.config.experiment import Experiment
+from fedray.data import federated
 from fedray.types import ClientTask
-from fedray.worker import Worker
+from fedray.workers.worker import Worker
 
 experiment = Experiment.model_validate({
     "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 60},
     "partition": {"kind": "iid", "clients": 2}, "training": {"rounds": 1}, "strategy": {"name": "fedprox"},
 })
-worker = Worker(experiment, federation.load(experiment))
+worker = Worker(experiment, federated.load(experiment))
 weights = worker.begin("proxy").answer.weights
 made = worker.train_all([ClientTask(1, 0), ClientTask(1, 1)], weights, None, None, None, None)
 worker.evaluate((0, 60), weights)

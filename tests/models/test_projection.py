@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fedray.errors import SpecError
-from fedray.models.heads import head_name
+from fedray.models.fast_layers.heads import head_name
 from fedray.models.projection import Projected
-from fedray.models.proxies import ImageShape, Proxy, build
+from fedray.models.proxies import Proxy, build
 from fedray.models.weights import get_weights
+from fedray.types import ImageShape
 
 CLASSES = 7
 DATA = ImageShape(channels=3, size=32, classes=CLASSES)

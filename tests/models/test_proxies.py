@@ -12,8 +12,9 @@ from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from fedray.errors import SpecError
-from fedray.models.proxies import ImageShape, Proxy, build
+from fedray.models.proxies import Proxy, build
 from fedray.seeding import torch_rng
+from fedray.types import ImageShape
 
 TORCHVISIONS = ("resnet18", "mobilenet_v2", "efficientnet_b0")
 COLOUR = ImageShape(channels=3, size=32, classes=7)

@@ -3,7 +3,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedray.strategies import AnyStrategy
 from fedray.strategies.base import Strategy
-from fedray.types import Term
+from fedray.types import LossTerm
 
 ADAPTER: TypeAdapter[Strategy] = TypeAdapter(AnyStrategy)
 
@@ -13,26 +13,28 @@ def strategy(**fields: object) -> Strategy:
 
 
 def test_fedavg_is_cross_entropy_weighted_by_examples() -> None:
-    assert strategy(name="fedavg").objectives() == {"proxy": [Term("cross_entropy", 1.0)]}
+    assert strategy(name="fedavg").objectives() == {"proxy": [LossTerm("cross_entropy", 1.0)]}
     assert strategy(name="fedavg").weighting == "examples"
     assert strategy(name="fedavg", weighting="uniform").weighting == "uniform"
 
 
 def test_fedprox_adds_mu_times_the_proximal_term() -> None:
-    assert strategy(name="fedprox", mu=0.3).objectives() == {"proxy": [Term("cross_entropy"), Term("proximal", 0.3)]}
+    assert strategy(name="fedprox", mu=0.3).objectives() == {
+        "proxy": [LossTerm("cross_entropy"), LossTerm("proximal", 0.3)]
+    }
 
 
 def test_fml_has_the_published_defaults() -> None:
     fml = strategy(name="fml")
-    half = [Term("cross_entropy", 0.5), Term("mutual", 0.5)]
+    half = [LossTerm("cross_entropy", 0.5), LossTerm("mutual", 0.5)]
     assert fml.objectives() == {"proxy": half, "private": half}
     assert fml.weighting == "uniform"
 
 
 def test_fml_weighs_proxy_by_beta_and_private_by_alpha() -> None:
     objectives = strategy(name="fml", alpha=0.25, beta=0.75).objectives()
-    assert objectives["proxy"] == [Term("cross_entropy", 0.75), Term("mutual", 0.25)]
-    assert objectives["private"] == [Term("cross_entropy", 0.25), Term("mutual", 0.75)]
+    assert objectives["proxy"] == [LossTerm("cross_entropy", 0.75), LossTerm("mutual", 0.25)]
+    assert objectives["private"] == [LossTerm("cross_entropy", 0.25), LossTerm("mutual", 0.75)]
 
 
 @pytest.mark.parametrize(
@@ -41,19 +43,22 @@ def test_fml_weighs_proxy_by_beta_and_private_by_alpha() -> None:
 )
 def test_fedlpfm_balances_cross_entropy_and_distillation(balance: str, lam: float, keep: float) -> None:
     terms = strategy(name="fedlpfm", balance=balance, lam=lam, temperature=2).objectives()["proxy"]
-    assert list(terms) == [Term("cross_entropy", keep), Term("kd", lam, {"temperature": 2.0, "direction": "forward"})]
+    assert list(terms) == [
+        LossTerm("cross_entropy", keep),
+        LossTerm("kd", lam, {"temperature": 2.0, "direction": "forward"}),
+    ]
 
 
 def test_fedlpfm_takes_another_distillation() -> None:
     fedlpfm = strategy(name="fedlpfm", temperature=4, loss={"name": "dkd", "beta": 2})
-    assert fedlpfm.objectives()["proxy"][1] == Term("dkd", 0.5, {"temperature": 4.0, "alpha": 1.0, "beta": 2.0})
+    assert fedlpfm.objectives()["proxy"][1] == LossTerm("dkd", 0.5, {"temperature": 4.0, "alpha": 1.0, "beta": 2.0})
     assert fedlpfm.needs_teacher
 
 
 def test_terms_without_weight_are_not_computed() -> None:
     assert strategy(name="fedlpfm", lam=0.0).active_objectives() == strategy(name="fedavg").active_objectives()
     assert strategy(name="fedlpfm", lam=1.0).active_objectives()["proxy"] == [
-        Term("kd", 1.0, {"temperature": 1.0, "direction": "forward"})
+        LossTerm("kd", 1.0, {"temperature": 1.0, "direction": "forward"})
     ]
 
 
@@ -67,7 +72,7 @@ MATCHING = {"name": "fedlpfm", "lam": 1, "loss": {"name": "function_matching"}}
 
 
 @pytest.mark.parametrize(
-    ("fields", "lessons", "keeps", "mixup", "same_view"),
+    ("fields", "required_outputs", "keeps", "mixup", "proxy_view"),
     [
         ({"name": "fedavg"}, set(), None, 0, False),
         ({"name": "fedprox"}, set(), None, 0, False),
@@ -91,19 +96,19 @@ MATCHING = {"name": "fedlpfm", "lam": 1, "loss": {"name": "function_matching"}}
     ids=str,
 )
 def test_what_a_strategy_asks_of_its_teacher_its_images_and_its_clients(
-    fields: dict[str, object], lessons: set[str], keeps: str | None, mixup: float, same_view: bool
+    fields: dict[str, object], required_outputs: set[str], keeps: str | None, mixup: float, proxy_view: bool
 ) -> None:
     chosen = strategy(**fields)
-    assert chosen.lessons == lessons
-    assert chosen.needs_teacher == bool(lessons)
+    assert chosen.required_outputs == required_outputs
+    assert chosen.needs_teacher == bool(required_outputs)
     assert chosen.keeps == keeps
     assert chosen.mixup == mixup
-    assert chosen.same_view == same_view
+    assert chosen.proxy_view == proxy_view
 
 
 def test_function_matching_is_forward_kd_and_nothing_else() -> None:
     assert strategy(**MATCHING, temperature=2).active_objectives() == {
-        "proxy": [Term("function_matching", 1.0, {"temperature": 2.0})]
+        "proxy": [LossTerm("function_matching", 1.0, {"temperature": 2.0})]
     }
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tiny_clip import write_clip
+from helpers.clip import write_clip
 from torch import Tensor, nn
 
 from fedray.data.dataset import Dataset
-from fedray.data.federation import Federation
+from fedray.data.federated import FederatedDataset
 from fedray.seeding import numpy_rng
 from fedray.teachers import adapted, loading, zero_shot
-from fedray.teachers.network import Teacher, frozen
 from fedray.teachers.sections import Adapted, Supervised, ZeroShot
+from fedray.teachers.teacher import Teacher, frozen
 
 CPU = torch.device("cpu")
 CLASSES, WIDTH, SEED, CLIENT = 3, 6, 5, 2
@@ -246,16 +246,16 @@ def test_fine_tuning_a_clip_moves_the_tower_that_sees_alone(tmp_path: Path) -> N
 def test_as_the_spec_names_it() -> None:
     """For client 1, from its own examples alone; the base is the stand-in that the public split makes."""
     data = own_data()
-    federation = Federation(
+    federated = FederatedDataset(
         data, data, (np.arange(8), np.arange(8, 16)), np.arange(16, 24), np.zeros(3, np.float32), np.ones(3, np.float32)
     )
     stand_in = Supervised(epochs=1)
     member = Adapted(backbone=stand_in, epochs=2)
-    base = loading.load(stand_in, federation, SEED, CPU)
+    base = loading.load(stand_in, federated, SEED, CPU)
     for client in (0, 1):
-        own = data.take(federation.shards[client])
-        by_hand = adapted.adapt(member, base, own, federation.shards[client], SEED, client).ask(data.images)
-        found = loading.load(member, federation, SEED, CPU, client).ask(data.images)
+        own = data.take(federated.shards[client])
+        by_hand = adapted.adapt(member, base, own, federated.shards[client], SEED, client).ask(data.images)
+        found = loading.load(member, federated, SEED, CPU, client).ask(data.images)
         assert found["logits"].tobytes() == by_hand["logits"].tobytes()
     head = adapted.probe(
         member, base.ask(data.images[8:16])["features"], data.labels[8:16], base.head, CLASSES, SEED, 1

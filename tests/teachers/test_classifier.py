@@ -12,8 +12,8 @@ from safetensors.torch import save_file, save_model
 
 from fedray.errors import SpecError
 from fedray.teachers import classifier
-from fedray.teachers.network import Teacher
 from fedray.teachers.sections import Classifier
+from fedray.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
 NAME, OUTPUTS = "test_efficientnet", 6

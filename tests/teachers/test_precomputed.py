@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedray.config import Experiment
-from fedray.data import federation
+from fedray.config.experiment import Experiment
+from fedray.data import federated
 from fedray.data.dataset import Dataset
 from fedray.errors import SpecError
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.sections import Precomputed
-from fedray.types import Quantity
+from fedray.types import OutputKind
 
 LOGITS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 PATHS = [f"{name}.png" for name in "abcde"]
@@ -81,7 +81,7 @@ class TestFeatures:
         np.testing.assert_array_equal(both.answers("logits", dataset()), LOGITS)
 
     @pytest.mark.parametrize(("there", "asked"), [("features", "logits"), ("logits", "features")])
-    def test_not_there(self, file: Path, there: str, asked: Quantity) -> None:
+    def test_not_there(self, file: Path, there: str, asked: OutputKind) -> None:
         answers = teacher(file, path=PATHS, **{there: list(LOGITS)})
         with pytest.raises(SpecError) as caught:
             answers.answers(asked, dataset())
@@ -95,11 +95,11 @@ class TestFeatures:
 
 
 def test_as_the_spec_names_it(file: Path) -> None:
-    rows = federation.load(Experiment()).train.rows
+    rows = federated.load(Experiment()).train.rows
     logits = np.random.default_rng(1).normal(size=(len(rows), 10)).astype(np.float32)
     pd.DataFrame({"index": rows, "logits": list(logits)}).to_parquet(file)
     experiment = Experiment(teacher=Precomputed(file=file))
-    data = federation.load(experiment)
+    data = federated.load(experiment)
     assert isinstance(experiment.teacher, Precomputed)
     found = PrecomputedTeacher(experiment.teacher).answers("logits", data.train)
     np.testing.assert_array_equal(found, logits)

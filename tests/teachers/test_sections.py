@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from fedray.teachers.sections import AnyTeacher, Several, Supervised, ZeroShot, members, members_of
+from fedray.teachers.sections import AnyTeacher, Ensemble, Supervised, ZeroShot, members, members_of
 
 STAND_IN, CLIP, TABLE = (
     {"kind": "supervised"},
@@ -45,9 +45,9 @@ def messages_of(**spec: Any) -> str:
     return "\n".join(error["msg"] for error in caught.value.errors())
 
 
-def several(*teachers: dict[str, Any], **spec: Any) -> Several:
-    found = read({"kind": "several", "teachers": teachers or (STAND_IN, CLIP)} | spec)
-    assert isinstance(found, Several)
+def several(*teachers: dict[str, Any], **spec: Any) -> Ensemble:
+    found = read({"kind": "ensemble", "teachers": teachers or (STAND_IN, CLIP)} | spec)
+    assert isinstance(found, Ensemble)
     return found
 
 
@@ -103,7 +103,7 @@ class TestAssignment:
 
     @pytest.mark.parametrize("entry", [2, -1, [0, 2], [], [1, 1]])
     def test_that_names_no_teacher_or_one_twice(self, entry: Any) -> None:
-        message = messages_of(kind="several", teachers=[STAND_IN, CLIP], assignment=[0, entry])
+        message = messages_of(kind="ensemble", teachers=[STAND_IN, CLIP], assignment=[0, entry])
         assert message.endswith("must name for each client one or more of the teachers 0 to 1, each once")
 
     def test_of_a_single_teacher(self) -> None:
@@ -121,35 +121,37 @@ class TestServing:
 
     INNER = "must leave view and mode to the section around it"
 
-    @pytest.mark.parametrize("served", [{"view": "same"}, {"mode": "online"}])
+    @pytest.mark.parametrize("served", [{"view": "proxy"}, {"mode": "online"}])
     def test_of_a_member(self, served: dict[str, str]) -> None:
-        assert self.INNER in messages_of(kind="several", teachers=[STAND_IN, CLIP | served])
+        assert self.INNER in messages_of(kind="ensemble", teachers=[STAND_IN, CLIP | served])
         adapted = {"kind": "adapted", "backbone": STAND_IN} | served
-        assert self.INNER in messages_of(kind="several", teachers=[adapted, CLIP])
+        assert self.INNER in messages_of(kind="ensemble", teachers=[adapted, CLIP])
 
-    @pytest.mark.parametrize("served", [{"view": "same"}, {"mode": "online"}])
+    @pytest.mark.parametrize("served", [{"view": "proxy"}, {"mode": "online"}])
     def test_of_an_adapted_teachers_backbone(self, served: dict[str, str]) -> None:
         assert self.INNER in messages_of(kind="adapted", backbone=CLIP | served)
 
-    @pytest.mark.parametrize("served", [{"view": "same"}, {"mode": "online"}])
+    @pytest.mark.parametrize("served", [{"view": "proxy"}, {"mode": "online"}])
     def test_precomputed_answers_are_for_plain_images(self, served: dict[str, str]) -> None:
         assert "precomputed answers are for plain images" in messages_of(**TABLE, **served)
-        message = messages_of(kind="several", teachers=[CLIP, TABLE], **served)
-        assert message.endswith("precomputed answers are for plain images: leave its view 'fixed' and its mode 'bank'")
+        message = messages_of(kind="ensemble", teachers=[CLIP, TABLE], **served)
+        assert message.endswith(
+            "precomputed answers are for plain images: leave its view 'plain' and its mode 'cached'"
+        )
 
     def test_by_the_section_around_them(self) -> None:
-        teacher = several(STAND_IN, {"kind": "adapted", "backbone": CLIP}, view="same", mode="online")
-        assert (teacher.view, teacher.mode) == ("same", "online")
-        assert read({"kind": "adapted", "backbone": CLIP, "view": "same"}).view == "same"
+        teacher = several(STAND_IN, {"kind": "adapted", "backbone": CLIP}, view="proxy", mode="online")
+        assert (teacher.view, teacher.mode) == ("proxy", "online")
+        assert read({"kind": "adapted", "backbone": CLIP, "view": "proxy"}).view == "proxy"
 
 
 def test_one_teacher_is_not_several() -> None:
-    assert "at least 2 items" in messages_of(kind="several", teachers=[CLIP])
+    assert "at least 2 items" in messages_of(kind="ensemble", teachers=[CLIP])
 
 
 def test_several_are_not_nested_and_not_adapted() -> None:
-    inner = {"kind": "several", "teachers": [STAND_IN, CLIP]}
-    assert "does not match any of the expected tags" in messages_of(kind="several", teachers=[inner, CLIP])
+    inner = {"kind": "ensemble", "teachers": [STAND_IN, CLIP]}
+    assert "does not match any of the expected tags" in messages_of(kind="ensemble", teachers=[inner, CLIP])
     assert "does not match any of the expected tags" in messages_of(kind="adapted", backbone=inner)
     assert "does not match any of the expected tags" in messages_of(kind="adapted", backbone=TABLE)
 

@@ -9,17 +9,17 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from helpers.clip import MEAN, PREPROCESS, STD, TINY, write_clip
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_clip import MEAN, PREPROCESS, STD, TINY, write_clip
 
-from fedray.config import Experiment
-from fedray.data import federation
+from fedray.config.experiment import Experiment
+from fedray.data import federated
 from fedray.data.dataset import Dataset
 from fedray.errors import SpecError
 from fedray.teachers import loading, zero_shot
-from fedray.teachers.network import Teacher
 from fedray.teachers.sections import ZeroShot
+from fedray.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
 CLASSES = ("cat", "polar bear", "emu")
@@ -140,7 +140,7 @@ class TestLogits:
     def test_as_the_spec_names_it(self, folder: Path) -> None:
         spec = ZeroShot(model=f"local-dir:{folder}", pretrained=None, prompts=PROMPTS)
         experiment = Experiment(teacher=spec)
-        data = federation.load(experiment)
+        data = federated.load(experiment)
         some = data.test.images[:5]
         found = loading.load(experiment.teacher, data, 0, CPU).ask(some)["logits"]
         named = teacher(folder, tuple("0123456789"), prompts=PROMPTS)

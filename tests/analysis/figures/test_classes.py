@@ -1,14 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from frames import labels, legend, lines, named, panels, rounded, rows, said, seen, texts, titles
+from helpers.frames import labels, legend, lines, named, panels, rounded, rows, said, seen, texts, titles
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from analysis.figures.classes import RARE, accuracy_by_class, confusions, rare_for
 from analysis.figures.families import joined
 from analysis.figures.style import COLORS
-from fedray import evaluation
+from fedray.training import evaluation
 
 CLASSES = ["run", "round", "class", "name", "examples", "accuracy"]
 HELD = ["run", "client", "class", "name", "examples"]
@@ -37,7 +37,7 @@ def shaded(axes: Axes) -> list[int]:
 
 
 def test_rare_is_what_the_proxy_is_measured_by() -> None:
-    assert RARE == evaluation.RARE
+    assert RARE == evaluation.RARE_CLASS_SHARE
 
 
 def test_share_of_clients_for_whom_a_class_is_rare() -> None:
@@ -49,9 +49,9 @@ def test_accuracy_of_classes_over_seeds() -> None:
     table = of_classes(a=(0.1, 0.3, np.nan), b=(0.3, 0.5, np.nan), c=(0.8, np.nan, 0.4))
     figure = seen(accuracy_by_class(runs(), table, holdings()))
     (axes,) = panels(figure)
-    (fedavg,), (taught,) = lines(axes, COLORS["FedAvg"]), lines(axes, COLORS["Fed-LPFM"])
+    (fedavg,), (targets,) = lines(axes, COLORS["FedAvg"]), lines(axes, COLORS["Fed-LPFM"])
     assert [x for x, _ in rounded(fedavg) if x == x] == [20, 40]
-    assert [(round(x), round(y)) for x, y in taught if x == x] == [(80, 0), (40, 2)]
+    assert [(round(x), round(y)) for x, y in targets if x == x] == [(80, 0), (40, 2)]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == list(NAMES)
     assert axes.yaxis_inverted()
     assert texts(axes) == ["33 %", "33 %", "100 %"]  # nobody holds a ship
@@ -112,14 +112,14 @@ def written(axes: Axes) -> dict[tuple[int, int], str]:
 
 def test_the_teachers_confusion_beside_the_proxys() -> None:
     figure = seen(confusions(proxy(), teacher(), dict(enumerate(NAMES))))
-    taught, own = panels(figure)
+    targets, own = panels(figure)
     assert titles(figure) == ["teacher, on clients' examples:\n95.0 % right", "proxy, on the test set:\n40.9 % right"]
-    assert written(taught) == {(0, 0): "90", (0, 2): "10", (1, 1): "100"}
+    assert written(targets) == {(0, 0): "90", (0, 2): "10", (1, 1): "100"}
     assert written(own) == {(0, 0): "60", (0, 1): "40", (1, 0): "75", (1, 1): "25"}
     grid = own.images[0].get_array()
     assert np.ma.filled(grid, np.nan)[:2] == pytest.approx(np.array([[60, 40, 0], [75, 25, 0]]))
     assert np.ma.getmaskarray(grid)[2].all()  # no ship was tested
-    assert {axes.images[0].get_clim() for axes in (taught, own)} == {(0, 100)}
+    assert {axes.images[0].get_clim() for axes in (targets, own)} == {(0, 100)}
     assert [tick.get_text() for tick in own.get_xticklabels()] == list(NAMES)
     assert labels(figure) == {"class", "taken for", "share of the class (%)"}
 

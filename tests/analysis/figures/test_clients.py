@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from frames import labels, legend, named, panels, rounded, rows, seen, titles
+from helpers.frames import labels, legend, named, panels, rounded, rows, seen, titles
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from frames import labels, legend, lines, named, panels, rounded, rows, said, seen, texts, titles
+from helpers.frames import labels, legend, lines, named, panels, rounded, rows, said, seen, texts, titles
 from matplotlib.colors import to_hex
 
 from analysis.figures.curves import accuracy_by_round, heterogeneity

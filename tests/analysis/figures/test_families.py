@@ -1,8 +1,8 @@
 import pytest
-from frames import named, rows
+from helpers.frames import named, rows
 from matplotlib.figure import Figure
 
-from analysis.figures.families import chosen, joined, looks_of, present, share_legend
+from analysis.figures.families import chosen, joined, present, share_legend, styles_of
 from analysis.figures.style import COLORS
 
 TEACHERS = ("RN50", "RN101", "ViT-B-16", "ViT-B-32", "ViT-L-14")
@@ -11,12 +11,12 @@ BEST = (0.3, 0.7, 0.4, 0.6, 0.5)
 
 def many() -> list[dict[str, object]]:
     """Five teachers with a good λ each and a bad one, and FedAvg."""
-    taught = [
+    targets = [
         {"strategy": "fedlpfm", "teacher": teacher, "lam": lam, "last": last if lam == 0.5 else 0.9 - last}
         for teacher, last in zip(TEACHERS, BEST, strict=True)
         for lam in (0.5, 1.0)
     ]
-    return [*taught, {"strategy": "fedavg", "last": 0.1}]
+    return [*targets, {"strategy": "fedavg", "last": 0.1}]
 
 
 def test_the_best_of_many_teachers_by_their_best_setting() -> None:
@@ -39,11 +39,11 @@ def test_a_family_without_accuracy_comes_last() -> None:
 
 
 def test_the_shown_families_differ_most() -> None:
-    looks = looks_of(named(*many()))
+    looks = styles_of(named(*many()))
     shown = [looks[f"Fed-LPFM, {teacher}"] for teacher in ("RN101", "RN50", "ViT-B-32")]
     assert len({str(look["linestyle"]) for look in shown}) == 3
     assert {look["color"] for family, look in looks.items() if family != "FedAvg"} == {COLORS["Fed-LPFM"]}
-    assert looks_of(chosen(named(*many()))[0]) == {f: looks[f] for f in looks if looks[f] in [*shown, looks["FedAvg"]]}
+    assert styles_of(chosen(named(*many()))[0]) == {f: looks[f] for f in looks if looks[f] in [*shown, looks["FedAvg"]]}
 
 
 def test_rows_are_joined_with_their_runs() -> None:

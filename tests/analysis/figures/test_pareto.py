@@ -3,13 +3,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from frames import labels, legend, lines, named, panels, rounded, said, seen, texts
+from helpers.frames import labels, legend, lines, named, panels, rounded, said, seen, texts
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from analysis import tables
 from analysis.figures.costs import front_of, pareto
-from analysis.figures.style import COLORS, FAINT
+from analysis.figures.style import COLORS, FAINT_COLOR
 
 
 def costs(*settings: tuple[str, float, dict[str, float]], condition: str = "α=0.1") -> pd.DataFrame:
@@ -38,8 +38,8 @@ def test_accuracy_against_what_it_took() -> None:
     inks = [COLORS[name].lower() for name in ("FedAvg", "FedProx", "Fed-LPFM")]
     assert points(seconds) == dict(zip([(60, 30), (90, 20), (75, 50)], inks, strict=True))
     assert points(teachers) == dict(zip([(0, 30), (0, 20), (40, 50)], inks, strict=True))
-    assert [rounded(line) for line in lines(seconds, FAINT)] == [[(60, 30), (75, 50)]]
-    assert [rounded(line) for line in lines(teachers, FAINT)] == [[(0, 30), (40, 50)]]
+    assert [rounded(line) for line in lines(seconds, FAINT_COLOR)] == [[(60, 30), (75, 50)]]
+    assert [rounded(line) for line in lines(teachers, FAINT_COLOR)] == [[(0, 30), (40, 50)]]
     assert {*texts(seconds)} == {"FedAvg", "FedProx", "λ=0.5"}
     assert {text.get_text(): text.get_color() for text in seconds.texts}["λ=0.5"] == COLORS["Fed-LPFM"]
     assert legend(figure) == ["FedAvg", "FedProx", "Fed-LPFM", "Pareto front"]

@@ -20,23 +20,23 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
-@pytest.mark.parametrize("color", [*style.COLORS.values(), *style.OTHERS])
+@pytest.mark.parametrize("color", [*style.COLORS.values(), *style.OTHER_COLORS])
 def test_colours_stand_out_on_light_and_dark(color: str, ground: str) -> None:
     assert contrast(color, ground) >= 3  # WCAG 2.2, 1.4.11: graphics
 
 
 def test_the_colour_that_turns_light_is_only_of_text() -> None:
-    assert style.INK not in {*style.COLORS.values(), *style.OTHERS, style.FAINT}
+    assert style.TEXT_COLOR not in {*style.COLORS.values(), *style.OTHER_COLORS, style.FAINT_COLOR}
 
 
 def test_an_algorithm_has_one_colour() -> None:
     assert style.color("FedAvg") == style.COLORS["FedAvg"]
     assert style.color("scaffold") == style.color("scaffold")
-    assert style.color("scaffold") in style.OTHERS
+    assert style.color("scaffold") in style.OTHER_COLORS
 
 
 def test_families_of_one_colour_differ_in_dash_and_marker() -> None:
-    looks = style.looks([("FedAvg", "FedAvg"), *((f"Fed-LPFM, {place}", "Fed-LPFM") for place in range(4))])
+    looks = style.styles([("FedAvg", "FedAvg"), *((f"Fed-LPFM, {place}", "Fed-LPFM") for place in range(4))])
     own = [looks[f"Fed-LPFM, {place}"] for place in range(4)]
     assert {look["color"] for look in own} == {style.COLORS["Fed-LPFM"]}
     assert len({str(look["linestyle"]) for look in own}) == 4
@@ -46,7 +46,7 @@ def test_families_of_one_colour_differ_in_dash_and_marker() -> None:
 
 def test_unknown_algorithms_that_share_a_colour_differ_in_dash() -> None:
     assert style.color("ab") == style.color("ba")  # the same letters
-    looks = style.looks([("ab", "ab"), ("ba", "ba")])
+    looks = style.styles([("ab", "ab"), ("ba", "ba")])
     assert looks["ab"]["linestyle"] != looks["ba"]["linestyle"]
 
 
@@ -54,7 +54,7 @@ def test_unknown_algorithms_that_share_a_colour_differ_in_dash() -> None:
 def test_ink_is_what_stands_out_more(color: str) -> None:
     ground = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     wanted = "black" if contrast(color, "#000000") > contrast(color, "#ffffff") else "white"
-    assert style.ink_on(ground) == wanted
+    assert style.text_color_on(ground) == wanted
 
 
 def test_panels_fill_their_rows() -> None:
@@ -64,7 +64,7 @@ def test_panels_fill_their_rows() -> None:
 
 
 def test_outer_panels_are_labelled() -> None:
-    with style.drawn(9, 5) as figure:
+    with style.new_figure(9, 5) as figure:
         axes = style.panels(figure, ["A", "B", "C", "D", "E"], sharex=True, sharey=True)
         style.label_outer(axes, "round", "accuracy (%)")
     assert [panel.get_title("left") for panel in axes] == ["A", "B", "C", "D", "E"]
@@ -78,7 +78,7 @@ def test_outer_panels_are_labelled() -> None:
 
 def test_labels_of_ends_do_not_touch() -> None:
     ends = [(1.0, 0.5 + place / 1000, f"family {place}", "#0072B2") for place in range(12)]
-    with style.drawn(7.2, 3.6) as figure:
+    with style.new_figure(7.2, 3.6) as figure:
         (axes,) = style.panels(figure, [""])
         axes.set(xlim=(0, 1), ylim=(0, 1))
         style.label_ends(axes, [*reversed(ends), (1.0, 0.99, "above", "#D55E00"), (1.0, 0.02, "below", "#D55E00")])
@@ -93,7 +93,7 @@ def test_labels_of_ends_do_not_touch() -> None:
 
 
 def test_too_many_labels_share_what_room_there_is() -> None:
-    with style.drawn(7.2, 3.6) as figure:
+    with style.new_figure(7.2, 3.6) as figure:
         (axes,) = style.panels(figure, [""])
         axes.set(ylim=(0, 1))
         style.label_ends(axes, [(1.0, 0.0, str(place), "#0072B2") for place in range(41)])
@@ -103,7 +103,7 @@ def test_too_many_labels_share_what_room_there_is() -> None:
 def test_no_pyplot() -> None:
     program = (
         "import sys; from analysis.figures import classes, clients, costs, curves, style, sweeps\n"
-        "with style.drawn(3, 3) as figure: style.panels(figure, ['A'])\n"
+        "with style.new_figure(3, 3) as figure: style.panels(figure, ['A'])\n"
         "figure.draw_without_rendering(); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from frames import labels, legend, lines, named, panels, rounded, said, seen, texts, titles
+from helpers.frames import labels, legend, lines, named, panels, rounded, said, seen, texts, titles
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
@@ -13,7 +13,7 @@ from analysis.figures.sweeps import lambda_curves, lambda_heatmap, one_or_random
 ACCURACY = "accuracy, mean of last rounds (%)"
 
 
-def taught(lam: float, last: float, alpha: float = 0.1, teacher: str = "RN50", seed: int = 0) -> dict[str, Any]:
+def targets(lam: float, last: float, alpha: float = 0.1, teacher: str = "RN50", seed: int = 0) -> dict[str, Any]:
     return {"strategy": "fedlpfm", "lam": lam, "last": last, "alpha": alpha, "teacher": teacher, "seed": seed}
 
 
@@ -23,8 +23,8 @@ def plain(last: float, alpha: float = 0.1) -> dict[str, Any]:
 
 def swept() -> pd.DataFrame:
     return named(
-        taught(0.25, 0.3), taught(0.25, 0.5, seed=1), taught(1.0, 0.2), taught(1.0, 0.2, teacher="ViT-B-32"),
-        taught(0.25, 0.7, 0.5), plain(0.25), plain(0.35, 0.5),
+        targets(0.25, 0.3), targets(0.25, 0.5, seed=1), targets(1.0, 0.2), targets(1.0, 0.2, teacher="ViT-B-32"),
+        targets(0.25, 0.7, 0.5), plain(0.25), plain(0.35, 0.5),
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_accuracy_by_lambda() -> None:
 
 
 def test_no_teacher_at_all_belongs_to_every_teacher() -> None:
-    runs = named(taught(0.0, 0.1), taught(0.5, 0.2), taught(0.5, 0.3, teacher="ViT-B-32"))
+    runs = named(targets(0.0, 0.1), targets(0.5, 0.2), targets(0.5, 0.3, teacher="ViT-B-32"))
     (axes,) = panels(seen(lambda_curves(runs)))
     drawn = [rounded(line) for line in lines(axes, COLORS["Fed-LPFM"]) if line]
     assert [(0, 10), (0.5, 20)] in drawn
@@ -55,18 +55,18 @@ def test_no_teacher_at_all_belongs_to_every_teacher() -> None:
 
 def test_lambda_without_a_sweep_is_no_figure() -> None:
     for runs in (
-        named(taught(0.5, 0.2), plain(0.1)),
+        named(targets(0.5, 0.2), plain(0.1)),
         named(plain(0.1), plain(0.2, 0.5)),
         swept().drop(columns="strategy.lam"),
     ):
         assert lambda_curves(runs) is None
         assert lambda_heatmap(runs) is None
-    one_condition = named(taught(0.25, 0.3), taught(1.0, 0.2))
+    one_condition = named(targets(0.25, 0.3), targets(1.0, 0.2))
     assert lambda_heatmap(one_condition) is None
 
 
 def test_teachers_beyond_three_are_left_out_of_curves() -> None:
-    runs = named(*(taught(lam, place / 10, teacher=f"T{place}") for lam in (0.1, 0.2) for place in range(5)))
+    runs = named(*(targets(lam, place / 10, teacher=f"T{place}") for lam in (0.1, 0.2) for place in range(5)))
     figure = seen(lambda_curves(runs))
     assert legend(figure) == ["Fed-LPFM, T2", "Fed-LPFM, T3", "Fed-LPFM, T4"]
     assert said(figure) == "the 3 most accurate teachers of each algorithm; 2 more are not shown"
@@ -96,13 +96,13 @@ def test_at_one_temperature_only() -> None:
     """T=4 is best at λ=0.5; what T=1 comes to is another curve."""
     levels = {(0.25, 1): 0.1, (0.5, 1): 0.2, (0.25, 4): 0.3, (0.5, 4): 0.4}
     spec = {"teacher.kind": "zero_shot", "teacher.model": "RN50"}
-    runs = named(*(taught(lam, x) | {"spec": spec | {"strategy.temperature": t}} for (lam, t), x in levels.items()))
+    runs = named(*(targets(lam, x) | {"spec": spec | {"strategy.temperature": t}} for (lam, t), x in levels.items()))
     (axes,) = panels(seen(lambda_curves(runs)))
     assert rounded(lines(axes, COLORS["Fed-LPFM"])[0]) == [(0.25, 30), (0.5, 40)]
 
 
 def test_heatmap_without_fedavg_is_accuracy() -> None:
-    runs = named(taught(0.25, 0.3), taught(0.5, 0.2), taught(0.25, 0.4, 0.5), taught(0.5, np.nan, 0.5))
+    runs = named(targets(0.25, 0.3), targets(0.5, 0.2), targets(0.25, 0.4, 0.5), targets(0.5, np.nan, 0.5))
     figure = seen(lambda_heatmap(runs))
     (axes,) = panels(figure)
     assert cells(axes) == {("α=0.1", "0.25"): "30.0", ("α=0.1", "0.5"): "20.0", ("α=0.5", "0.25"): "40.0"}
@@ -111,13 +111,13 @@ def test_heatmap_without_fedavg_is_accuracy() -> None:
 
 
 def test_heatmap_of_nothing_but_gaps() -> None:
-    assert lambda_heatmap(named(taught(0.25, np.nan), taught(0.5, np.nan, 0.5))) is None
+    assert lambda_heatmap(named(targets(0.25, np.nan), targets(0.5, np.nan, 0.5))) is None
 
 
 @pytest.mark.slow
 def test_heatmap_of_many_lambdas_and_conditions() -> None:
     alphas, lams = [0.01 * 2**power for power in range(12)], [place / 10 for place in range(1, 11)]
-    runs = named(*(taught(lam, 0.5, alpha, teacher) for alpha in alphas for lam in lams for teacher in ("A", "B")))
+    runs = named(*(targets(lam, 0.5, alpha, teacher) for alpha in alphas for lam in lams for teacher in ("A", "B")))
     figure = seen(lambda_heatmap(runs))
     first, second = panels(figure)
     assert len(cells(first)) == 120
@@ -129,7 +129,7 @@ SPECS = {
     "tuned": {"teacher.kind": "adapted", "teacher.method": "fine_tune", "teacher.backbone.model": "RN50"},
     "other": {"teacher.kind": "zero_shot", "teacher.model": "ViT-B-32"},
     "random": {
-        "teacher.kind": "several", "teacher.assignment": "random", "teacher.teachers.0.kind": "zero_shot",
+        "teacher.kind": "ensemble", "teacher.assignment": "random", "teacher.teachers.0.kind": "zero_shot",
         "teacher.teachers.0.model": "RN50", "teacher.teachers.1.kind": "zero_shot",
         "teacher.teachers.1.model": "ViT-B-32",
     },

@@ -1,0 +1,1 @@
+"""The experiment spec: sections, YAML loading, sweep spaces, error messages."""

@@ -1,0 +1,1 @@
+"""Loss functions, distillation losses and the objective that sums them."""

@@ -1,0 +1,67 @@
+"""costs.json: what a run's teachers and proxies have cost, over all its rounds, resumed ones too."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedray.config.experiment import Experiment
+from fedray.types import Row
+
+
+@dataclass
+class TeacherCosts:
+    """What teachers have cost since the driver began."""
+
+    passes: int = 0  # forward passes of one image
+    flops: int = 0  # floating-point operations of them all
+    seconds: float = 0.0  # that the driver waited for answers
+    peak_bytes: int = 0  # of the process that used most
+    storage_error: float = 0.0  # the largest difference that storing in fp16 made
+    made_by: dict[str, Row] = field(default_factory=dict)  # what computed the entries that were read
+
+
+def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapping[str, int]) -> None:
+    """From the tables of a finished run; `peak_bytes` and `storage_error` of what its last driver computed.
+
+    `flops` is what an example takes to train the `proxy`, and a `private` model beside it.
+    """
+    rounds, clients = _read(folder / "rounds.csv"), _read(folder / "clients.csv")
+    asked, passes = _sum(rounds, "teacher_asked"), _sum(rounds, "teacher_passes")
+    trained = _sum(clients, "examples") * experiment.training.local_epochs
+    proxy_peak = int(max((float(row["peak_bytes"] or 0) for row in clients), default=0))
+    document = {
+        "teacher": {
+            "answers_used": int(asked),
+            "forward_passes": int(passes),
+            "forward_passes_saved": int(asked - passes),
+            "flops": int(_sum(rounds, "teacher_flops")),
+            "seconds": round(_sum(rounds, "teacher_seconds"), 3),
+            "peak_bytes": costs.peak_bytes or (proxy_peak if _sum(clients, "teacher_seconds") else None),
+            "storage_error": costs.storage_error,
+            "entries": costs.made_by,
+        },
+        "proxy": {
+            "examples_trained": int(trained),
+            **_flops(flops["proxy"], trained),
+            "seconds": round(_sum(clients, "seconds") - _sum(clients, "teacher_seconds"), 3),
+            "peak_bytes": proxy_peak,
+        },
+    }
+    if "private" in flops:
+        document["private"] = _flops(flops["private"], trained)
+    (folder / "costs.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+def _flops(per_example: int, examples: float) -> Row:
+    return {"flops_per_example": per_example, "flops": int(per_example * examples)}
+
+
+def _read(table: Path) -> list[Row]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _sum(rows: list[Row], column: str) -> float:
+    return sum(float(row[column] or 0) for row in rows)

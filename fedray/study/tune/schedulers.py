@@ -1,0 +1,38 @@
+"""Tune's schedulers, by their names in a spec. They count in rounds."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.tune import schedulers
+from ray.tune.schedulers import TrialScheduler
+
+from fedray.config.search import Search
+
+
+def scheduler(search: Search, rounds: int) -> TrialScheduler:
+    """`rounds` is how many a trial has that is not stopped."""
+    return SCHEDULERS[search.scheduler](search, rounds)
+
+
+def _asha(search: Search, rounds: int) -> TrialScheduler:
+    grace = min(search.grace, rounds)
+    return schedulers.ASHAScheduler("round", max_t=rounds, grace_period=grace, reduction_factor=search.reduction)
+
+
+def _median(search: Search, _: int) -> TrialScheduler:
+    return schedulers.MedianStoppingRule("round", grace_period=search.grace)
+
+
+def _pbt(search: Search, _: int) -> TrialScheduler:
+    mutations: dict[str, Any] = {field: list(values) for field, values in (search.mutations or {}).items()}
+    return schedulers.PopulationBasedTraining(
+        "round", perturbation_interval=search.grace, hyperparam_mutations=mutations
+    )
+
+
+SCHEDULERS: Mapping[str, Callable[[Search, int], TrialScheduler]] = {
+    "none": lambda *_: schedulers.FIFOScheduler(),  # type: ignore[no-untyped-call]
+    "asha": _asha,
+    "median": _median,
+    "pbt": _pbt,
+}

@@ -1,0 +1,1 @@
+"""Local training: the one SGD loop, its batches, and evaluation."""

@@ -1,0 +1,1 @@
+"""The process that trains clients, evaluates and runs teachers."""

@@ -1,0 +1,41 @@
+"""Words of sentences with numbers in them."""
+
+import pandas as pd
+import pytest
+
+from analysis.text import SHOWN, counted, each, listed, part_of, points, some
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (["a"], "a"),
+        (["a", "b"], "a and b"),
+        (["a", "b", "c"], "a, b and c"),
+        (["a, b", "c", "d"], "a, b; c; and d"),
+        (["a, b", "c"], "a, b and c"),
+    ],
+)
+def test_listed(parts: list[str], said: str) -> None:
+    assert listed(parts) == said
+
+
+def test_plurals() -> None:
+    assert [counted(n, "seed") for n in (0, 1, 3)] == ["0 seeds", "1 seed", "3 seeds"]
+    assert part_of(1, 4, "lacks", "lack") == "1 of 4 runs lacks"
+    assert part_of(2, 4, "lacks", "lack", "cells") == "2 of 4 cells lack"
+
+
+def test_points_are_hundredths() -> None:
+    assert points(0.032) == "3.2"
+    assert points(0.032, signed=True) == "+3.2"
+    assert points(-0.0004, signed=True) == "+0.0"
+
+
+def test_a_unit_is_said_once() -> None:
+    assert each(pd.Series({"FedAvg": "3.2", "FML": "2.9"}), "points") == "3.2 points for FedAvg and 2.9 for FML"
+
+
+def test_of_many_the_first_are_said() -> None:
+    assert some(list("abc")) == "a, b, c"
+    assert some([str(n) for n in range(SHOWN + 2)], "; ") == "; ".join(map(str, range(SHOWN))) + " and 2 more"

@@ -1,0 +1,57 @@
+"""Arguments that are files: read when their call begins, so that few of them are in memory at a time."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import workers
+from ray import cloudpickle
+
+from fedray.backends.base import CallResult
+from fedray.backends.ray.actors import RayBackend
+from fedray.backends.serial import SerialBackend
+from fedray.config.experiment import Experiment
+from fedray.data import federated
+from fedray.models.weights import WeightsFile
+from fedray.results.checkpoint import save_weights
+from fedray.server.driver import MakeBackend
+
+cloudpickle.register_pickle_by_value(workers)
+
+Make = Callable[..., Experiment]
+
+
+def test_serial_reads_a_file_when_its_call_begins(small: Make, tmp_path: Path) -> None:
+    check(small, tmp_path, partial(SerialBackend, worker=workers.AddingWorker))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_reads_a_file_when_its_call_begins(small: Make, tmp_path: Path) -> None:
+    check(small, tmp_path, partial(RayBackend, worker=workers.AddingWorker))
+
+
+def check(small: Make, tmp_path: Path, make_backend: MakeBackend) -> None:
+    """One worker: while an answer is looked at, it has the next call at most. The file after that is not there yet."""
+    experiment = small(resources={"clients_per_actor": 4})
+    files = [WeightsFile(tmp_path / f"{number}.safetensors") for number in range(6)]
+
+    def write(number: int) -> None:
+        save_weights(files[number].path, {"w": np.full(2**16, number, np.float32)})
+
+    backend = make_backend(experiment, federated.load(experiment))
+    try:
+        assert not list(backend.ready())
+        write(0)
+        write(1)
+        sums = []
+        for answer in backend.map("add_up", [(file,) for file in files]):
+            assert isinstance(answer, CallResult), answer
+            sums.append(answer.value)
+            if (after := answer.call + 2) < len(files):
+                write(after)
+    finally:
+        backend.close()
+    assert sums == [number * 2.0**16 for number in range(6)]

@@ -1,0 +1,60 @@
+"""The files that a spec names, known by what is in them."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedray.config.experiment import Experiment
+from fedray.config.files import named_files
+from fedray.data import federated
+from fedray.errors import SpecError
+from fedray.files import file_digest, strip_scheme
+from fedray.study.session import run
+
+Make = Callable[..., Experiment]
+
+
+def test_a_path_by_each_spelling() -> None:
+    assert strip_scheme("file:/a/b") == strip_scheme("local-dir:/a/b") == strip_scheme("/a/b") == Path("/a/b")
+    assert strip_scheme("~/b") == Path.home() / "b"
+
+
+def test_the_digest_of_a_file_is_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+    assert file_digest(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
+    (tmp_path / "a").write_bytes(b"other weights")
+    assert file_digest(tmp_path / "a") == hashlib.sha256(b"other weights").hexdigest()
+    assert file_digest(tmp_path / "none") is None
+
+
+def test_the_digest_of_a_folder_is_of_all_its_files_and_their_names(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+    first = file_digest(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert file_digest(tmp_path) != first
+
+
+def test_names_that_are_no_files_are_left_out(small: Make) -> None:
+    assert named_files(small(teacher={"kind": "supervised", "epochs": 1})) == {}
+
+
+def test_a_run_is_not_continued_with_other_contents_of_a_file(small: Make, tmp_path: Path) -> None:
+    data = federated.load(small())
+    logits = np.eye(10, dtype=np.float32)[data.train.labels]
+    table = pd.DataFrame({"index": data.train.rows, "logits": list(logits)})
+    table.to_parquet(tmp_path / "logits.parquet")
+    spec = small().model_dump() | {
+        "teacher": {"kind": "precomputed", "file": str(tmp_path / "logits.parquet")},
+        "strategy": {"name": "fedlpfm"},
+    }
+    experiment = Experiment.model_validate(spec)
+    assert list(named_files(experiment)) == ["teacher.file"]
+    list(run(experiment, tmp_path / "run"))
+    assert list(run(experiment, tmp_path / "run")) == []
+    table.assign(logits=list(-logits)).to_parquet(tmp_path / "logits.parquet")
+    with pytest.raises(SpecError, match=r"other contents of the file that teacher\.file names; bring them back"):
+        list(run(experiment, tmp_path / "run"))

@@ -1,0 +1,268 @@
+"""Who holds what: the public split, partitions from files, and sets that do not go together."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.images import dataset, picture, png, write_folder, write_parquet
+
+from fedray.config.experiment import Experiment
+from fedray.data.federated import FederatedDataset, load, locate, read_table
+from fedray.data.partition import IID, AnyPartition, Dirichlet, FromFile, Shards
+from fedray.data.sections import Data
+from fedray.errors import SpecError
+
+
+def federated(partition: AnyPartition | None = None, seed: int = 0, **data: Any) -> FederatedDataset:
+    return load(Experiment(seed=seed, data=Data(**data), partition=partition or IID(clients=4)))
+
+
+def message_of(partition: AnyPartition | None = None, **data: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        federated(partition, **data)
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> dict[str, str]:
+    """Six training and four test images of the classes cat (0 to 2) and emu (3 to 5)."""
+    write_folder(tmp_path / "train", ["cat", "emu"], each=3)
+    write_folder(tmp_path / "test", ["cat", "emu"], each=2)
+    return {"train": f"folder:{tmp_path}/train", "test": f"folder:{tmp_path}/test"}
+
+
+class TestLoad:
+    def test_every_example_has_one_holder(self) -> None:
+        found = federated()
+        assert sorted(np.concatenate(found.shards).tolist()) == list(range(1433))
+        assert len(found.public) == 0
+        assert len(found.test) == 364
+
+    def test_public_split_belongs_to_nobody_and_is_balanced(self) -> None:
+        found = federated(public_fraction=0.3)
+        assert len(found.public) == round(0.3 * 1433) == 430
+        everybody = np.concatenate([found.public, *found.shards])
+        assert sorted(everybody.tolist()) == list(range(1433))
+        assert np.bincount(found.train.labels[found.public]).tolist() == [43] * 10
+
+    def test_shards_are_sorted_positions_in_the_training_set(self) -> None:
+        found = federated(Shards(clients=5), public_fraction=0.3)
+        for shard in found.shards:
+            assert (np.diff(shard) > 0).all()
+            assert len(np.unique(found.train.labels[shard])) <= 6  # a shard of 100 meets three classes of 100 at most
+
+    def test_same_seed_same_split(self) -> None:
+        first, same, other = (federated(Dirichlet(), seed, public_fraction=0.3) for seed in (1, 1, 2))
+        assert [s.tolist() for s in first.shards] == [s.tolist() for s in same.shards]
+        assert [s.tolist() for s in first.shards] != [s.tolist() for s in other.shards]
+        assert first.public.tolist() == same.public.tolist() != other.public.tolist()
+
+    def test_public_split_does_not_depend_on_the_partition(self) -> None:
+        first, second = (federated(p, public_fraction=0.3) for p in (IID(clients=3), Shards(clients=5)))
+        assert first.public.tolist() == second.public.tolist()
+
+    def test_limits_are_balanced(self) -> None:
+        found = federated(train_limit=50, test_limit=20)
+        assert np.bincount(found.train.labels).tolist() == [5] * 10
+        assert np.bincount(found.test.labels).tolist() == [2] * 10
+        assert sum(map(len, found.shards)) == 50
+
+    def test_limit_above_the_set(self) -> None:
+        assert message_of(train_limit=1434) == "data.train_limit is 1434, but there are only 1433 examples."
+
+    def test_held_by_hand(self, folder: dict[str, str], tmp_path: Path) -> None:
+        table = pd.DataFrame({"index": [0, 1, 2, 3, 4, 5], "client": [0, 0, 1, 1, 1, 0]})
+        table.to_csv(tmp_path / "split.csv", index=False)
+        class_counts = federated(FromFile(file=tmp_path / "split.csv"), **folder).class_counts
+        assert class_counts.tolist() == [[2, 1], [1, 2]]
+
+    def test_more_clients_than_examples(self) -> None:
+        message = message_of(IID(clients=51), train_limit=50)
+        assert message == "partition.clients is 51, but there are only 50 training examples."
+
+    def test_normalised_by_the_training_set(self) -> None:
+        found = federated(public_fraction=0.3)
+        scaled = found.train.images / 255
+        assert found.mean == pytest.approx([scaled.mean()], rel=1e-6)
+        assert found.std == pytest.approx([scaled.std()], rel=1e-5)
+
+    def test_normalised_by_imagenet(self, folder: dict[str, str]) -> None:
+        found = federated(IID(clients=2), normalize="imagenet", **folder)
+        assert found.mean == pytest.approx([0.485, 0.456, 0.406])
+        assert found.std == pytest.approx([0.229, 0.224, 0.225])
+
+    def test_imagenet_is_for_colour_images(self) -> None:
+        assert message_of(normalize="imagenet") == (
+            "data.normalize is 'imagenet', but the images have 1 channel, not 3."
+        )
+
+
+class TestSetsThatDoNotGoTogether:
+    def test_sizes(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "train", ["cat", "emu"], each=2, size=8)
+        write_folder(tmp_path / "test", ["cat", "emu"], each=2, size=10)
+        folders = {"train": f"folder:{tmp_path}/train", "test": f"folder:{tmp_path}/test"}
+        assert message_of(IID(clients=2), **folders) == (
+            "data: train has 2 classes and 3x8x8 images, but test has 2 classes and 3x10x10 images."
+        )
+        assert federated(IID(clients=2), size=6, **folders).train.shape.size == 6
+
+    def test_numbers_of_classes(self, folder: dict[str, str], tmp_path: Path) -> None:
+        write_folder(tmp_path / "more", ["cat", "dog", "emu"], each=1)
+        message = message_of(IID(clients=2), train=folder["train"], test=f"folder:{tmp_path}/more")
+        assert "train has 2 classes and 3x8x8 images, but test has 3 classes" in message
+
+    def test_names_of_classes(self, folder: dict[str, str], tmp_path: Path) -> None:
+        """As many classes, but not the same: label 1 would be an emu in one and a fox in the other."""
+        write_folder(tmp_path / "other", ["cat", "fox"], each=1)
+        message = message_of(IID(clients=2), train=folder["train"], test=f"folder:{tmp_path}/other")
+        assert "emu" in message
+        assert "fox" in message
+
+    def test_labels_beyond_the_classes(self, tmp_path: Path) -> None:
+        write_parquet(tmp_path / "a.parquet", [png(picture(0)), png(picture(1))], [0, 2], names=["cat", "emu"])
+        message = message_of(IID(clients=2), train=f"parquet:{tmp_path}/a.parquet")
+        assert message == "data.train: labels go from 0 to 2, but there are 2 classes."
+
+    def test_labels_below_zero(self, tmp_path: Path) -> None:
+        """The Hugging Face hub marks test sets without labels so."""
+        write_parquet(tmp_path / "a.parquet", [png(picture(0)), png(picture(1))], [-1, -1], names=["cat", "emu"])
+        message = message_of(IID(clients=2), test=f"parquet:{tmp_path}/a.parquet")
+        assert message == "data.test: labels go from -1 to -1, but there are 2 classes."
+
+
+def write(table: dict[str, Any], file: Path) -> FromFile:
+    frame = pd.DataFrame(table)
+    if file.suffix == ".csv":
+        frame.to_csv(file, index=False)
+    else:
+        frame.to_parquet(file)
+    return FromFile(file=file)
+
+
+PATHS = ["emu/2.png", "cat/0.png", "emu/0.png", "cat/2.png", "cat/1.png", "emu/1.png"]
+"""The folder's six, in another order: positions 5, 0, 3, 2, 1, 4."""
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+class TestFromFile:
+    def test_by_path(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+        spec = write({"path": PATHS, "client": [0, 1, 0, 1, 2, 2]}, tmp_path / f"split.{suffix}")
+        assert [shard.tolist() for shard in federated(spec, **folder).shards] == [[3, 5], [0, 2], [1, 4]]
+
+    def test_by_index(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+        spec = write({"index": [5, 0, 3, 2, 1, 4], "client": [0, 1, 0, 1, 2, 2]}, tmp_path / f"split.{suffix}")
+        assert [shard.tolist() for shard in federated(spec, **folder).shards] == [[3, 5], [0, 2], [1, 4]]
+
+    def test_other_columns_do_not_matter(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+        spec = write({"note": list("abcdef"), "path": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")
+        assert [shard.tolist() for shard in federated(spec, **folder).shards] == [[0, 1, 2, 3, 4, 5]]
+
+    def test_index_is_the_row_in_the_source_before_any_limit(self, tmp_path: Path, suffix: str) -> None:
+        plain = federated(train_limit=50)
+        rows = plain.train.rows
+        spec = write({"index": rows[::-1], "client": rows[::-1] % 3}, tmp_path / f"split.{suffix}")
+        found = federated(spec, train_limit=50)
+        for client, shard in enumerate(found.shards):
+            assert found.train.rows[shard].tolist() == sorted(row for row in rows if row % 3 == client)
+
+    def test_a_file_of_all_does_not_fit_a_limit(self, tmp_path: Path, suffix: str) -> None:
+        rows = federated().train.rows
+        spec = write({"index": rows, "client": rows % 3}, tmp_path / f"split.{suffix}")
+        assert f"lists {1433 - 50} examples that the clients' data lacks" in message_of(spec, train_limit=50)
+
+    def test_public_examples_are_not_the_files(self, tmp_path: Path, suffix: str) -> None:
+        plain = federated(public_fraction=0.5)
+        rows = np.delete(plain.train.rows, plain.public)
+        spec = write({"index": rows, "client": rows % 2}, tmp_path / f"split.{suffix}")
+        found = federated(spec, public_fraction=0.5)
+        everybody = np.concatenate([found.public, *found.shards])
+        assert sorted(everybody.tolist()) == list(range(1433))
+
+    def test_an_unknown_example(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+        spec = write({"path": [*PATHS[:5], "fox/1.png"], "client": [0] * 6}, tmp_path / f"split.{suffix}")
+        assert "split" in message_of(spec, **folder)
+        assert message_of(spec, **folder).endswith("lists 1 examples that the clients' data lacks.")
+
+    def test_an_example_twice(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+        spec = write({"path": [*PATHS, PATHS[0]], "client": [0] * 7}, tmp_path / f"split.{suffix}")
+        assert message_of(spec, **folder).endswith("lists an example twice.")
+
+    def test_an_example_left_out(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+        spec = write({"path": PATHS[:4], "client": [0, 0, 1, 1]}, tmp_path / f"split.{suffix}")
+        message = message_of(spec, **folder)
+        assert message.endswith("leaves out 2 of 6 examples; set partial: true if that is meant.")
+        partial = spec.model_copy(update={"partial": True})
+        found = federated(partial, **folder)
+        assert [shard.tolist() for shard in found.shards] == [[0, 5], [2, 3]]
+        assert found.class_counts.tolist() == [[1, 1], [1, 1]]
+
+    @pytest.mark.parametrize("table", [{"path": PATHS}, {"client": [0] * 6}, {"file": PATHS, "client": [0] * 6}])
+    def test_columns(self, folder: dict[str, str], tmp_path: Path, suffix: str, table: dict[str, Any]) -> None:
+        spec = write(table, tmp_path / f"split.{suffix}")
+        message = message_of(spec, **folder)
+        assert message.endswith(f"needs the columns client and path or index, it has {', '.join(table)}.")
+
+    @pytest.mark.parametrize("clients", [[0, 1, 2, -1, 0, 1], list("abcabc"), [0.5, 1, 1, 1, 1, 1]])
+    def test_client_numbers(self, folder: dict[str, str], tmp_path: Path, suffix: str, clients: list[Any]) -> None:
+        spec = write({"path": PATHS, "client": clients}, tmp_path / f"split.{suffix}")
+        assert message_of(spec, **folder).endswith("must number its clients 0, 1, 2 ...")
+
+    def test_paths_of_a_source_that_has_none(self, tmp_path: Path, suffix: str) -> None:
+        spec = write({"path": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")
+        message = message_of(spec)
+        assert message.endswith("names examples by path, but digits has no paths; use the column index.")
+
+    def test_an_index_that_is_no_number(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+        spec = write({"index": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")
+        assert "index" in message_of(spec, **folder)
+
+
+class TestReadTable:
+    def test_no_such_file(self, tmp_path: Path) -> None:
+        for name in ("none.csv", "none.parquet"):
+            with pytest.raises(SpecError, match=rf"^partition.file: there is no file '.*{name}'\.$"):
+                read_table(tmp_path / name, "partition.file")
+
+    @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+    def test_home_is_expanded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        frame = pd.DataFrame({"client": [0, 1]})
+        frame.to_csv(tmp_path / name) if name.endswith("csv") else frame.to_parquet(tmp_path / name)
+        assert read_table(Path("~") / name, "partition.file")["client"].tolist() == [0, 1]
+
+    def test_no_table(self, tmp_path: Path) -> None:
+        (tmp_path / "a.parquet").write_bytes(b"not a table")
+        (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00\x00\x01")
+        for name in ("a.csv", "a.parquet"):
+            with pytest.raises(SpecError, match="cannot be read as a table"):
+                read_table(tmp_path / name, "teacher.file")
+
+    def test_no_rows(self, tmp_path: Path) -> None:
+        (tmp_path / "nothing.csv").write_text("")
+        (tmp_path / "header.csv").write_text("client,index\n")
+        with pytest.raises(SpecError, match="cannot be read as a table"):
+            read_table(tmp_path / "nothing.csv", "partition.file")
+        with pytest.raises(SpecError, match=r"header.csv' is empty\."):
+            read_table(tmp_path / "header.csv", "partition.file")
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        write({"index": [3], "client": [0]}, tmp_path / f"a.{suffix}")
+        assert read_table(Path(f"~/a.{suffix}"), "partition.file")["index"].tolist() == [3]
+
+
+class TestLocate:
+    data = dataset(np.array([0, 1, 0, 1])).take(np.array([2, 0, 3]))  # rows 102, 100, 103; paths 2.png, 0.png, 3.png
+
+    def test_by_path(self) -> None:
+        assert locate({"path": ["3.png", "1.png", "2.png"]}, self.data, "the file").tolist() == [2, -1, 0]
+
+    def test_by_index(self) -> None:
+        assert locate({"index": [100, 103, 101, 999, -5]}, self.data, "the file").tolist() == [1, 2, -1, -1, -1]
+
+    def test_path_comes_before_index(self) -> None:
+        assert locate({"path": ["3.png"], "index": [100]}, self.data, "the file").tolist() == [2]

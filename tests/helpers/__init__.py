@@ -1,0 +1,1 @@
+"""What several tests share: tiny models, data files, made-up studies, misbehaving workers, processes."""

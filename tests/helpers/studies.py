@@ -1,0 +1,176 @@
+"""Result folders as runs leave them, with figures that a test chooses: real specs, real columns, no training."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedray.config.experiment import Experiment
+from fedray.config.loader import to_yaml
+from fedray.results.writer import CLASSES_COLUMNS, CLIENTS_COLUMNS, ROUNDS_COLUMNS, CsvTable, write_confusion
+from fedray.types import Row
+
+TEACHER = {"kind": "zero_shot", "model": "ViT-B-32"}
+CLASS_NAMES = ("cat", "dog", "ship")
+PARTITION = ((60, 20, 0), (0, 30, 10), (5, 5, 90), (40, 0, 40))
+"""Examples of four clients, by class."""
+TRAINED = {"clients": 4, "failed": 0, "update_norm": 2.0, "update_drift": 3.0, "update_cosine": 0.5, "seconds": 1.5}
+SENT = {"bytes_down": 4000, "bytes_up": 4000}
+"""What of rounds.csv every round has, evaluated or not."""
+
+
+def write_run(
+    folder: Path,
+    *,
+    strategy: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    alpha: float = 0.1,
+    accuracy: Sequence[float | None] = (0.1, 0.3, 0.5),
+    per_round: Mapping[str, Any] | None = None,
+    class_accuracy: Sequence[float | None] = (0.9, 0.5, 0.1),
+    local_accuracy: Sequence[float] = (0.8, 0.7, 0.6, 0.5),
+    partition_counts: Sequence[Sequence[int]] = PARTITION,
+    teacher_accuracy: float | None = None,
+    **sections: Any,
+) -> Path:
+    """A run with all its tables, of as many rounds as there are accuracies; None is a round without evaluation.
+
+    `per_round` has columns of rounds.csv, as a value for all rounds or one for each. `sections` are the spec's:
+    `training={"rounds": 9}` is a run that has not come to its end, `partition` takes the place of `alpha`,
+    `teacher=None` is a spec that names none. The teacher is asked where the strategy asks it.
+    """
+    defaults: Row = {
+        "strategy": {"name": "fedavg"} if strategy is None else dict(strategy),
+        "partition": {"kind": "dirichlet", "alpha": alpha, "clients": len(partition_counts)},
+        "teacher": TEACHER,
+        "training": {"rounds": len(accuracy) or 10},
+    }
+    spec = Experiment.model_validate({"seed": seed, **defaults, **sections})
+    targets = spec.strategy.needs_teacher
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(to_yaml(spec), encoding="utf-8")
+    write_rounds(folder, accuracy, per_round, targets=targets)
+    write_clients(folder, len(accuracy), local_accuracy, partition_counts)
+    last = max((number for number, value in enumerate(accuracy, 1) if value is not None), default=0)
+    write_classes(folder, range(1, last + 1), class_accuracy)
+    write_partition(folder, partition_counts)
+    write_confusion(folder, "proxy", [{"round": last} | row for row in confusion(class_accuracy)])
+    told = {} if teacher_accuracy is None else {"teacher_accuracy": teacher_accuracy}
+    _write_json(folder / "environment.json", {"commit": "abc1234", "command": ["fedray", "run"]} | told)
+    if len(accuracy) == spec.training.rounds:
+        examples = sum(map(sum, partition_counts)) * len(accuracy)
+        _write_json(folder / "costs.json", {"proxy": {"flops": 1000 * examples}, "teacher": {"flops": 0}})
+    if targets:
+        write_confusion(folder, "teacher", confusion([0.8] * len(class_accuracy)))
+    return folder
+
+
+def write_study(
+    root: Path,
+    strategies: Iterable[Mapping[str, Any]],
+    alphas: Iterable[float] = (0.05, 0.5),
+    seeds: Iterable[int] = (0, 1, 2),
+    accuracy: Callable[[Mapping[str, Any], float, int], Sequence[float | None]] = lambda *_: (0.1, 0.3, 0.5),
+    **sections: Any,
+) -> Path:
+    """A run for each strategy, α and seed, and trials.csv, as a sweep leaves them. Returns `root`."""
+    folders = []
+    for strategy in strategies:
+        label = ",".join(f"{key}={value}" for key, value in strategy.items())
+        for alpha in alphas:
+            for seed in seeds:
+                folder = root / f"{label},alpha={alpha},seed={seed}"
+                curve = accuracy(strategy, alpha, seed)
+                folders.append(write_run(folder, strategy=strategy, alpha=alpha, seed=seed, accuracy=curve, **sections))
+    write_trials(root, [{"trial": folder.name, "state": "finished"} for folder in folders])
+    return root
+
+
+def write_rounds(
+    folder: Path, accuracy: Sequence[float | None], columns: Mapping[str, Any] | None = None, *, targets: bool = False
+) -> None:
+    """rounds.csv. The worst class has half the accuracy, and the rare ones three quarters of it."""
+    asked = {"teacher_asked": 300, "teacher_passes": 300, "teacher_flops": 3_000_000, "teacher_seconds": 0.5}
+    unasked = dict.fromkeys(asked, 0)
+    rows = []
+    for place, value in enumerate(accuracy):
+        own = {
+            k: cells if isinstance(cells, int | float | str) else cells[place] for k, cells in (columns or {}).items()
+        }
+        rows.append({"round": place + 1, **TRAINED, **SENT, **(asked if targets else unasked), **_scores(value), **own})
+    write_table(folder / "rounds.csv", ROUNDS_COLUMNS, rows)
+
+
+def write_clients(
+    folder: Path, rounds: int, local_accuracy: Sequence[float], counts: Sequence[Sequence[int]] = PARTITION
+) -> None:
+    """clients.csv: the same rows in every round."""
+    rows = [
+        {"round": number, "client": client, "examples": sum(held), "local_accuracy": local, "update_norm": 1.0 + client,
+         "seconds": 0.5, "teacher_seconds": 0.0, "node": "here", "device": "cpu", "peak_bytes": 1 << 20}
+        for number in range(1, rounds + 1)
+        for client, (local, held) in enumerate(zip(local_accuracy, counts, strict=True))
+    ]  # fmt: skip
+    write_table(folder / "clients.csv", (*CLIENTS_COLUMNS[:3], "loss_cross_entropy", *CLIENTS_COLUMNS[3:]), rows)
+
+
+def write_classes(folder: Path, rounds: Iterable[int], accuracy: Sequence[float | None], examples: int = 10) -> None:
+    """classes.csv: the same rows in every round."""
+    rows = [
+        {"round": number, "class": label, "name": name, "examples": examples, "accuracy": value}
+        for number in rounds
+        for label, (name, value) in enumerate(zip(_names(len(accuracy)), accuracy, strict=True))
+    ]
+    write_table(folder / "classes.csv", CLASSES_COLUMNS, rows)
+
+
+def write_partition(folder: Path, counts: Sequence[Sequence[int]]) -> None:
+    """partition.csv of examples by client and class."""
+    names = _names(len(counts[0]))
+    rows = [
+        {"client": client, "examples": sum(held), **dict(zip(names, held, strict=True))}
+        for client, held in enumerate(counts)
+    ]
+    write_table(folder / "partition.csv", ("client", "examples", *names), rows)
+
+
+def write_trials(root: Path, trials: Sequence[Mapping[str, Any]]) -> None:
+    """trials.csv: `trial`, `state` and, where there is one, `reason`."""
+    write_table(root / "trials.csv", ("trial", "state", "round", "reason"), [dict(trial) for trial in trials])
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Any table, as runs write them; None leaves a cell empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with CsvTable(path, columns) as table:
+        table.write(rows)
+
+
+def confusion(class_accuracy: Sequence[float | None], examples: int = 10) -> list[Row]:
+    """Of so many examples of each class, what is not right is taken for the next class."""
+    rows = []
+    for label, value in enumerate(class_accuracy):
+        right = round((value or 0.0) * examples)
+        wrong = (label + 1) % len(class_accuracy)
+        rows += [{"class": label, "predicted": label, "examples": right}] * (right > 0)
+        rows += [{"class": label, "predicted": wrong, "examples": examples - right}] * (right < examples)
+    return rows
+
+
+def _scores(accuracy: float | None) -> Row:
+    if accuracy is None:
+        return {}
+    return {
+        "accuracy": accuracy,
+        "loss": 2 - accuracy,
+        "worst_class_accuracy": accuracy / 2,
+        "rare_class_accuracy": accuracy * 0.75,
+    }
+
+
+def _names(count: int) -> tuple[str, ...]:
+    return (*CLASS_NAMES, *(f"class {number}" for number in range(len(CLASS_NAMES), count)))[:count]
+
+
+def _write_json(path: Path, document: Row) -> None:
+    path.write_text(json.dumps(document, indent=2), encoding="utf-8")

@@ -1,0 +1,70 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from fedray.losses.distillation import REQUIRED_OUTPUT, AnyDistillation
+from fedray.losses.terms import DISTILLATIONS, LossInputs, evaluate
+from fedray.types import LossTerm
+
+
+def step(model: str = "proxy") -> LossInputs:
+    logits = {"proxy": torch.zeros(1, 2, requires_grad=True), "private": torch.tensor([[math.log(3), 0.0]])}
+    own = [torch.tensor([2.0], requires_grad=True)]
+    projected = torch.tensor([[1.0, 1.0]], requires_grad=True)
+    targets = {
+        "logits": torch.tensor([[math.log(3), 0.0]], requires_grad=True),
+        "features": torch.tensor([[0.0, 2.0]], requires_grad=True),
+    }
+    return LossInputs(model, logits, torch.tensor([0]), targets, projected, own, [torch.tensor([0.0])])
+
+
+CE = math.log(2)
+KL = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ([LossTerm("cross_entropy")], CE),
+        ([LossTerm("cross_entropy", 0.25), LossTerm("kd", 0.75, {"temperature": 1.0})], 0.25 * CE + 0.75 * KL),
+        ([LossTerm("cross_entropy"), LossTerm("proximal", 0.1)], CE + 0.1 * 0.5 * 4),
+        ([LossTerm("cross_entropy", 0.5), LossTerm("mutual", 0.5)], 0.5 * CE + 0.5 * KL),
+        ([LossTerm("cross_entropy", 0.5), LossTerm("cosine", 2.0)], 0.5 * CE + 2 * (1 - math.sqrt(0.5))),
+        (
+            [LossTerm("cross_entropy", 0.5), LossTerm("feature_mse", 3.0)],
+            0.5 * CE + 3 * (1 + (math.sqrt(2) - 1) ** 2) / 2,
+        ),
+    ],
+)
+def test_an_objective_is_the_weighted_sum_of_its_terms(terms: list[LossTerm], expected: float) -> None:
+    total, values = evaluate(terms, step())
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    assert list(values) == [term.loss for term in terms]
+    assert values["cross_entropy"].item() == pytest.approx(CE)
+    assert not any(value.requires_grad for value in values.values())
+
+
+def test_mutual_teaches_each_model_by_the_other() -> None:
+    _, values = evaluate([LossTerm("mutual")], step("private"))
+    reverse = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)  # KL(proxy ‖ private)
+    assert values["mutual"].item() == pytest.approx(reverse, rel=1e-6)
+
+
+def test_taught_terms_are_the_distillations() -> None:
+    assert DISTILLATIONS.keys() == REQUIRED_OUTPUT.keys()
+
+
+@pytest.mark.parametrize("name", sorted(REQUIRED_OUTPUT))
+def test_a_distillation_looks_at_one_kind_of_answer_and_never_changes_the_teacher(name: str) -> None:
+    whole, own = step(), "logits" if REQUIRED_OUTPUT[name] == "logits" else "features"
+    options = TypeAdapter(AnyDistillation).validate_python({"name": name}).options
+    only = replace(whole, targets={own: whole.targets[own]})
+    total, _ = evaluate([LossTerm(name, 1.0, {"temperature": 1.0, **options})], only)
+    total.backward()  # type: ignore[no-untyped-call]
+    assert whole.projected is not None
+    assert (whole.logits["proxy"].grad is not None) == (own == "logits")
+    assert (whole.projected.grad is not None) == (own == "features")
+    assert all(answers.grad is None for answers in whole.targets.values())

@@ -1,0 +1,117 @@
+"""Attention under autocast, beside torch's own and beside the formula."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedray.models.fast_layers.attention import FastAttention
+from fedray.models.fast_layers.swap import use_fast_layers
+
+B, N, E, HEADS = 5, 7, 24, 3
+
+
+def layer(**options: Any) -> nn.MultiheadAttention:
+    torch.manual_seed(0)
+    made = nn.MultiheadAttention(E, HEADS, batch_first=True, **options).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.3)
+    return made.requires_grad_(False)
+
+
+def images(length: int = N) -> Tensor:
+    return torch.randn(B, length, E, generator=torch.Generator().manual_seed(1))
+
+
+def by_formula(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v for each head, in float64 (arXiv 1706.03762)."""
+    weight, bias = attention.in_proj_weight.double(), attention.in_proj_bias.double()
+    q, k, v = (x.double() @ w.T + b for w, b in zip(weight.chunk(3), bias.chunk(3), strict=True))
+    heads = [
+        (a @ b.transpose(1, 2) / (E // HEADS) ** 0.5).softmax(-1) @ c
+        for a, b, c in zip(*(part.chunk(HEADS, -1) for part in (q, k, v)), strict=True)
+    ]
+    return torch.cat(heads, -1) @ attention.out_proj.weight.double().T + attention.out_proj.bias.double()
+
+
+def operations(attention: nn.Module, *given: Any, **options: Any) -> set[str]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen, half():
+        attention(*given, **options)
+    return {event.key for event in seen.key_averages()}
+
+
+def half() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def test_it_is_the_formula() -> None:
+    ours, x = use_fast_layers(layer()), images()
+    assert type(ours) is FastAttention
+    with half():
+        answer, weights = ours(x, x, x, need_weights=False)
+    assert weights is None
+    assert answer.dtype == torch.bfloat16
+    exact = by_formula(layer(), x)
+    assert (answer - exact).norm() < 0.01 * exact.norm()
+
+
+def test_weights_are_not_copied_for_each_image() -> None:
+    """torch's own multiplies in a batch of products, ours in one."""
+    x = images()
+    assert "aten::bmm" in operations(layer(), x, x, x, need_weights=False)
+    assert "aten::bmm" not in operations(use_fast_layers(layer()), x, x, x, need_weights=False)
+
+
+def test_in_full_precision_it_is_torchs_to_the_bit() -> None:
+    x = images()
+    assert torch.equal(
+        use_fast_layers(layer())(x, x, x, need_weights=False)[0], layer()(x, x, x, need_weights=False)[0]
+    )
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "weights": {},
+    "a mask": {"need_weights": False, "attn_mask": torch.triu(torch.full((N, N), float("-inf")), 1)},
+    "padding": {"need_weights": False, "key_padding_mask": torch.arange(N).expand(B, N) > 4},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_whatever_else_is_asked_for_is_torchs(asked: str) -> None:
+    x = images()
+    with half():
+        ours, theirs = (model(x, x, x, **ASKED[asked]) for model in (use_fast_layers(layer()), layer()))
+    assert torch.equal(ours[0], theirs[0])
+    assert (ours[1] is None) == (theirs[1] is None)
+
+
+@pytest.mark.parametrize("options", [{"add_zero_attn": True}, {"add_bias_kv": True}, {"kdim": 24, "vdim": 12}], ids=str)
+def test_other_kinds_are_torchs(options: dict[str, Any]) -> None:
+    x = images()
+    value = x[..., : options.get("vdim", E)] if "vdim" in options else x
+    with half():
+        ours, theirs = (
+            m(x, x, value, need_weights=False)[0] for m in (use_fast_layers(layer(**options)), layer(**options))
+        )
+    assert torch.equal(ours, theirs)
+
+
+def test_attention_to_something_else_is_torchs() -> None:
+    x, other = images(), images(4)
+    with half():
+        ours, theirs = (model(x, other, other, need_weights=False)[0] for model in (use_fast_layers(layer()), layer()))
+    assert torch.equal(ours, theirs)
+
+
+def test_in_training_it_is_torchs() -> None:
+    """With its dropout."""
+    x = images()
+    drawn = []
+    for model in (use_fast_layers(copy.deepcopy(layer(dropout=0.5))), layer(dropout=0.5)):
+        torch.manual_seed(2)
+        with half():
+            drawn.append(model.train()(x, x, x, need_weights=False)[0])
+    assert torch.equal(*drawn)

@@ -1,0 +1,155 @@
+"""costs.json, against sums over the tables and operations counted by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fedray.config.experiment import Experiment
+from fedray.data import federated
+from fedray.data.views import apply_views
+from fedray.models.flops import training_flops
+from fedray.server.driver import Driver
+from fedray.teachers import loading
+from fedray.teachers.cache import TeacherCache
+from fedray.types import Row
+
+Make = Callable[..., Experiment]
+
+CONVOLUTION_1 = 32 * 25 * 1 * 8 * 8  # multiplications: outputs x 5x5 x inputs x positions
+CONVOLUTION_2 = 64 * 25 * 32 * 4 * 4
+LINEAR_1 = 64 * 2 * 2 * 512
+LINEAR_2 = 512 * 10
+FORWARD = 2 * (CONVOLUTION_1 + CONVOLUTION_2 + LINEAR_1 + LINEAR_2)  # each with an addition
+BACKWARD = 2 * FORWARD - 2 * CONVOLUTION_1  # gradients of weights and of inputs, but none of the images
+
+
+def distil(small: Make, teacher: Any = None, **sections: Any) -> Experiment:
+    data = {"train_limit": 100} | sections.pop("data", {})
+    training = {"rounds": 3, "local_epochs": 2, "participation": 0.5} | sections.pop("training", {})
+    return small(data=data, training=training, strategy={"name": "fedlpfm"}, teacher=teacher or {}, **sections)
+
+
+def finish(experiment: Experiment, folder: Path) -> tuple[Row, pd.DataFrame, pd.DataFrame]:
+    for _ in Driver(experiment, folder).run():
+        pass
+    rounds, clients = pd.read_csv(folder / "rounds.csv"), pd.read_csv(folder / "clients.csv")
+    return json.loads((folder / "costs.json").read_text()), rounds, clients
+
+
+def test_a_step_of_the_small_cnn_by_hand(small: Make) -> None:
+    for norm in (None, "batch"):  # normalising is not counted
+        experiment = small(proxy={"name": "cnn", "norm": norm})
+        assert training_flops(experiment.proxy, federated.load(experiment).train.shape) == FORWARD + BACKWARD
+
+
+def test_counting_leaves_torchs_generator_alone(small: Make) -> None:
+    data = federated.load(small())
+    before = torch.get_rng_state()
+    training_flops(small().proxy, data.train.shape)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sums_of_the_tables(small: Make, tmp_path: Path) -> None:
+    costs, rounds, clients = finish(distil(small), tmp_path)
+    teacher, proxy = costs["teacher"], costs["proxy"]
+    used = 2 * clients["examples"].sum()  # in two epochs
+    assert teacher["answers_used"] == rounds["teacher_asked"].sum() == used
+    assert teacher["forward_passes"] == rounds["teacher_passes"].sum() == 80  # whatever clients hold
+    assert teacher["forward_passes_saved"] == used - 80
+    assert teacher["flops"] == 80 * FORWARD
+    assert teacher["seconds"] == pytest.approx(rounds["teacher_seconds"].sum(), abs=0.001)
+    assert teacher["peak_bytes"] > 50e6  # a process that has imported torch
+    assert teacher["storage_error"] == 0
+    assert proxy["examples_trained"] == used
+    assert proxy["flops_per_example"] == FORWARD + BACKWARD
+    assert proxy["flops"] == used * (FORWARD + BACKWARD)
+    assert proxy["seconds"] == pytest.approx(clients["seconds"].sum(), abs=0.001)
+    assert proxy["peak_bytes"] == clients["peak_bytes"].max()
+    assert "private" not in costs
+
+
+def test_a_private_model_costs_as_well(small: Make, tmp_path: Path) -> None:
+    fml, _, clients = finish(small(strategy={"name": "fml"}), tmp_path)
+    each = FORWARD + BACKWARD  # of a kind with the proxy
+    assert fml["private"] == {"flops_per_example": each, "flops": each * int(clients["examples"].sum())}
+    assert fml["proxy"]["flops"] == fml["private"]["flops"]
+
+
+def test_what_made_the_answers_is_named_by_its_entry(small: Make, tmp_path: Path) -> None:
+    costs, *_ = finish(distil(small), tmp_path)
+    (entry,) = TeacherCache().entries()
+    ((key, made),) = costs["teacher"]["entries"].items()
+    assert key == entry.key
+    assert made == entry.made_by
+    assert made["teacher"] == "the stand-in"
+    assert made["data"] == federated.load(distil(small)).train.name
+    assert (made["device"], made["threads"], made["flops"]) == ("cpu", 1, FORWARD)
+    assert made["torch"] == torch.__version__.split("+")[0] or made["torch"] == torch.__version__
+
+
+def test_a_second_run_pays_nothing_and_says_who_did(small: Make, tmp_path: Path) -> None:
+    first, *_ = finish(distil(small), tmp_path / "first")
+    second, rounds, _ = finish(distil(small), tmp_path / "second")
+    assert rounds["teacher_passes"].sum() == second["teacher"]["forward_passes"] == second["teacher"]["flops"] == 0
+    assert second["teacher"]["forward_passes_saved"] == second["teacher"]["answers_used"]
+    assert second["teacher"]["peak_bytes"] is None
+    assert second["teacher"]["entries"] == first["teacher"]["entries"]
+
+
+def test_rounds_before_an_interruption_count(small: Make, tmp_path: Path) -> None:
+    whole, *_ = finish(distil(small), tmp_path / "whole")
+    TeacherCache().entries()[0].remove()
+    rounds = Driver(distil(small), tmp_path / "resumed").run()
+    while not (tmp_path / "resumed" / "checkpoint").exists():
+        next(rounds)
+    rounds.close()
+    resumed, *_ = finish(distil(small), tmp_path / "resumed")
+    for part, fields in {
+        "teacher": ("answers_used", "forward_passes", "forward_passes_saved", "flops"),
+        "proxy": ("examples_trained", "flops"),
+    }.items():
+        assert [resumed[part][field] for field in fields] == [whole[part][field] for field in fields]
+
+
+def test_online_every_answer_is_a_pass(small: Make, tmp_path: Path) -> None:
+    costs, rounds, clients = finish(distil(small, {"mode": "online"}), tmp_path)
+    asked = 2 * clients["examples"].sum()
+    assert costs["teacher"]["answers_used"] == costs["teacher"]["forward_passes"] == asked
+    assert rounds["teacher_passes"].tolist() == rounds["teacher_asked"].tolist()
+    assert costs["teacher"]["forward_passes_saved"] == 0
+    assert costs["teacher"]["entries"] == {}
+    assert costs["teacher"]["flops"] == asked * FORWARD
+    assert costs["teacher"]["seconds"] > 0
+
+
+def test_the_storage_error_of_views_is_the_largest_rounding(small: Make, tmp_path: Path) -> None:
+    """Of all views that were asked: the rows of the entry that are known."""
+    experiment = distil(small, {"view": "proxy"}, data={"augment": "crop_flip"})
+    costs, *_ = finish(experiment, tmp_path)
+    (entry,) = TeacherCache().entries()
+    stored, known = entry.read(np.arange(entry.rows))
+    rows = np.flatnonzero(known)
+    assert stored is not None
+    data = federated.load(experiment)
+    images = apply_views(torch.from_numpy(data.train.images[rows // 162]), torch.from_numpy(rows % 162)).numpy()
+    logits = loading.load(experiment.teacher, data, 0, torch.device("cpu")).ask(images)["logits"]
+    error = np.abs(logits.astype(np.float64) - stored[rows].astype(np.float64)).max()
+    assert 0 < error < 0.01
+    assert costs["teacher"]["storage_error"] == pytest.approx(error, rel=1e-6)
+    assert costs["teacher"]["forward_passes"] == len(rows)
+
+
+def test_without_a_teacher(small: Make, tmp_path: Path) -> None:
+    experiment = small(data={"train_limit": 100}, training={"rounds": 1}, teacher=None)
+    costs, *_ = finish(experiment, tmp_path)
+    teacher = costs["teacher"]
+    assert [teacher[field] for field in ("answers_used", "forward_passes", "forward_passes_saved")] == [0, 0, 0]
+    assert teacher["flops"] == 0
+    assert teacher["entries"] == {}
+    assert costs["proxy"]["examples_trained"] == 80

@@ -1,0 +1,475 @@
+"""What clients are taught: the same from the bank as from the teacher itself, and asked of it once."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.numpy import load_file
+
+from fedray.backends.serial import SerialBackend
+from fedray.config.experiment import Experiment
+from fedray.data import federated
+from fedray.data.federated import FederatedDataset
+from fedray.data.views import apply_views, choose_views
+from fedray.errors import SpecError
+from fedray.results import checkpoint
+from fedray.server.driver import Driver
+from fedray.server.teacher_queries import TeacherClient
+from fedray.server.teacher_targets import TeacherTargets
+from fedray.teachers import adapted, loading
+from fedray.teachers.cache import TeacherCache
+from fedray.teachers.pool import TeacherPool
+from fedray.teachers.sections import AnyTeacher
+from fedray.training.batches import AugmentedBatch
+from fedray.types import RoundResult, TeacherProgress
+from fedray.workers.worker import Worker
+
+Make = Callable[..., Experiment]
+Floats = npt.NDArray[np.float32]
+Weights = dict[str, Floats]
+
+CPU = torch.device("cpu")
+HALF = np.finfo(np.float16)
+HELD = 80  # 100 examples less the public fifth
+STAND_IN = {"kind": "supervised", "epochs": 2}
+OTHER = {"kind": "supervised", "epochs": 4, "lr": 0.02}
+PROBE = {"kind": "adapted", "backbone": STAND_IN, "epochs": 3}
+TUNED = {**PROBE, "method": "fine_tune", "epochs": 2}
+BOTH = {"kind": "ensemble", "teachers": [STAND_IN, OTHER]}
+KINDS = {"supervised": STAND_IN, "probe": PROBE, "fine_tuned": TUNED, "ensemble": BOTH}
+
+
+class MuteWorker(Worker):
+    """Knows no teacher: whatever clients are taught must come from the bank."""
+
+    def teach(self, *_: Any) -> Any:
+        raise AssertionError("the teacher was asked")
+
+
+@pytest.fixture
+def make(small: Make) -> Make:
+    """A small experiment that distils, with a teacher of any kind."""
+
+    def make(teacher: Any = STAND_IN, strategy: Any = None, **sections: Any) -> Experiment:
+        sections["data"] = {"train_limit": 100} | sections.get("data", {})
+        sections["training"] = {"rounds": 2} | sections.get("training", {})
+        strategy = {"name": "fedlpfm", "lam": 0.5, "temperature": 2.0} | (strategy or {})
+        return small(teacher=TypeAdapter(AnyTeacher).validate_python(teacher), strategy=strategy, **sections)
+
+    return make
+
+
+def finish(experiment: Experiment, folder: Path, worker: type[Worker] = Worker, cache: Path | None = None) -> Weights:
+    """Run to the end; the final proxy, and what each client keeps."""
+    for _ in Driver(experiment, folder, partial(SerialBackend, worker=worker), cache=cache).run():
+        pass
+    found = load_file(folder / "model.safetensors")
+    _, private = checkpoint.load(folder / "checkpoint") or (None, {})
+    for client, number in private.items():
+        own = checkpoint.private_file(folder / "checkpoint", client, number).read()
+        found |= {f"{client}/{name}": values for name, values in own.items()}
+    return found
+
+
+def interrupted(experiment: Experiment, folder: Path, rounds: int = 1) -> None:
+    """Stop after so many rounds, as Ctrl-C does."""
+    run = Driver(experiment, folder).run()
+    while rounds:
+        rounds -= isinstance(next(run), RoundResult)
+    run.close()
+
+
+def bits(weights: Weights) -> dict[str, bytes]:
+    return {name: values.tobytes() for name, values in weights.items()}
+
+
+def passes(*folders: Path) -> int:
+    return sum(int(pd.read_csv(folder / "rounds.csv")["teacher_passes"].sum()) for folder in folders)
+
+
+def targets(
+    experiment: Experiment, data: FederatedDataset, number: int = 1, cohort: Sequence[int] | None = None
+) -> dict[int, dict[str, Floats]]:
+    """Each client's lessons of a round, as the driver hands them out."""
+    backend = SerialBackend(experiment, data)
+    lessons = TeacherTargets(experiment, data, backend, TeacherClient(experiment, data, backend, TeacherCache()))
+    asking = lessons.of_round(number, range(len(data.shards)) if cohort is None else cohort)
+    while True:
+        try:
+            next(asking)
+        except StopIteration as stop:
+            return dict(stop.value)
+
+
+def direct(spec: Any, data: FederatedDataset, images: npt.NDArray[np.uint8], output_kind: str = "logits") -> Floats:
+    """What a teacher says itself."""
+    answers = loading.load(TypeAdapter(AnyTeacher).validate_python(spec), data, 0, CPU).ask(images)
+    return np.asarray(answers[output_kind])
+
+
+def online(experiment: Experiment, data: FederatedDataset, client: int) -> Floats:
+    """What a teacher beside the client says of its plain images, asked as a step does."""
+    images = torch.from_numpy(data.train.images[data.shards[client]])
+    seen = AugmentedBatch(0, torch.arange(len(images)), images, images, 1.0)
+    return TeacherPool(experiment, data, CPU).online(client)(seen)["logits"].numpy()
+
+
+def views_of(data: FederatedDataset, client: int, epoch: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    examples = data.shards[client]
+    numbers = choose_views(examples, seed, epoch)
+    return apply_views(torch.from_numpy(data.train.images[examples]), torch.from_numpy(numbers)).numpy()
+
+
+def assert_close_to_half(found: Floats, expected: Floats) -> None:
+    """As near as rounding to fp16 allows: half a unit in the last place, or half the smallest number."""
+    allowed = np.maximum(np.abs(expected) * float(HALF.eps) / 2, float(HALF.smallest_subnormal) / 2)
+    assert (np.abs(found.astype(np.float64) - expected) <= allowed).all()
+    assert not np.array_equal(found, expected)
+
+
+class TestBankAndOnline:
+    CROPPED: dict[str, Any] = {"data": {"augment": "crop_flip"}, "training": {"local_epochs": 2}}  # noqa: RUF012
+
+    @pytest.mark.parametrize(("view", "tolerance"), [("plain", 1e-5), ("proxy", 1e-4)])
+    def test_they_train_the_same_proxy(self, make: Make, tmp_path: Path, view: str, tolerance: float) -> None:
+        teacher_cache, beside = (
+            finish(make({**STAND_IN, "view": view, "mode": mode}, **self.CROPPED), tmp_path / mode)
+            for mode in ("cached", "online")
+        )
+        for name in teacher_cache:
+            np.testing.assert_allclose(teacher_cache[name], beside[name], rtol=tolerance, atol=tolerance)
+        assert passes(tmp_path / "online") == HELD * 2 * 2  # every example in each of two epochs of two rounds
+        other = finish(make({**STAND_IN, "view": {"plain": "proxy", "proxy": "plain"}[view]}, **self.CROPPED), tmp_path)
+        assert max(np.abs(teacher_cache[name] - other[name]).max() for name in teacher_cache) > 10 * tolerance
+
+    def test_a_plain_lesson_is_the_teachers_own_answer(self, make: Make) -> None:
+        experiment = make(**self.CROPPED)
+        data = federated.load(experiment)
+        for client, lessons in targets(experiment, data).items():
+            expected = direct(STAND_IN, data, data.train.images[data.shards[client]])
+            assert lessons.keys() == {"logits"}
+            np.testing.assert_array_equal(lessons["logits"], expected[None])
+            np.testing.assert_allclose(online(experiment, data, client), expected, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_a_lesson_on_the_same_view_is_about_the_epochs_own_views(self, make: Make, number: int) -> None:
+        experiment = make({**STAND_IN, "view": "proxy"}, **self.CROPPED)
+        data = federated.load(experiment)
+        lessons = targets(experiment, data, number, cohort=[0, 2])
+        assert lessons.keys() == {0, 2}
+        for client in lessons:
+            logits = lessons[client]["logits"]
+            assert logits.shape == (2, len(data.shards[client]), 10)
+            for place, epoch in enumerate((2 * (number - 1), 2 * (number - 1) + 1)):
+                assert_close_to_half(logits[place], direct(STAND_IN, data, views_of(data, client, epoch)))
+
+    def test_without_augmentation_the_same_view_is_the_plain_image(self, make: Make, tmp_path: Path) -> None:
+        plain = finish(make(), tmp_path / "plain")
+        assert bits(finish(make({**STAND_IN, "view": "proxy"}), tmp_path / "proxy")) == bits(plain)
+        assert passes(tmp_path / "plain", tmp_path / "proxy") == HELD
+
+    def test_features_of_the_same_view(self, make: Make) -> None:
+        experiment = make({**STAND_IN, "view": "proxy"}, strategy={"loss": {"name": "cosine"}}, **self.CROPPED)
+        data = federated.load(experiment)
+        for client, lessons in targets(experiment, data).items():
+            assert lessons.keys() == {"features"}
+            assert_close_to_half(lessons["features"][1], direct(STAND_IN, data, views_of(data, client, 1), "features"))
+
+
+class TestOnce:
+    def test_trials_with_one_teacher_share_its_passes(self, make: Make, tmp_path: Path) -> None:
+        first = finish(make(), tmp_path / "first")
+        finish(make(strategy={"lam": 0.1, "temperature": 5.0}), tmp_path / "lam")
+        finish(make(training={"lr": 0.01, "rounds": 3}), tmp_path / "lr")
+        assert bits(finish(make(), tmp_path / "again")) == bits(first)
+        assert [passes(tmp_path / name) for name in ("first", "lam", "lr", "again")] == [HELD, 0, 0, 0]
+
+    def test_views_are_asked_once_by_runs_of_one_seed(self, make: Make, tmp_path: Path) -> None:
+        sections: dict[str, Any] = {"data": {"augment": "crop_flip"}, "training": {"local_epochs": 2}}
+        teacher = {**STAND_IN, "view": "proxy"}
+        finish(make(teacher, **sections), tmp_path / "first")
+        finish(make(teacher, strategy={"lam": 0.9}, **sections), tmp_path / "second", MuteWorker)
+        data = federated.load(make())
+        held = np.concatenate(data.shards)
+        seen = {pair for epoch in range(4) for pair in zip(held, choose_views(held, 0, epoch), strict=True)}
+        assert len(held) == HELD
+        assert passes(tmp_path / "first") == len(seen)
+        assert passes(tmp_path / "second") == 0
+
+    @pytest.mark.parametrize("view", ["plain", "proxy"])
+    def test_resumed_after_an_interruption_it_asks_nothing_twice(self, make: Make, tmp_path: Path, view: str) -> None:
+        experiment = make({**STAND_IN, "view": view}, data={"augment": "crop_flip"}, training={"rounds": 3})
+        whole = finish(experiment, tmp_path / "whole", cache=tmp_path / "another")
+        interrupted(experiment, tmp_path / "resumed")
+        assert bits(finish(experiment, tmp_path / "resumed")) == bits(whole)
+        columns = ["round", "teacher_asked", "teacher_passes"]
+        resumed, uninterrupted = (pd.read_csv(tmp_path / name / "rounds.csv")[columns] for name in ("resumed", "whole"))
+        pd.testing.assert_frame_equal(resumed, uninterrupted)
+        assert resumed["teacher_asked"].tolist() == [HELD] * 3
+
+    def test_interrupted_in_the_middle_of_the_answers_it_goes_on_where_it_was(self, make: Make, tmp_path: Path) -> None:
+        experiment = make({**STAND_IN, "batch_size": 5})
+        run = Driver(experiment, tmp_path / "run").run()
+        events = [next(run) for _ in range(2)]
+        run.close()
+        assert events == [TeacherProgress(5, HELD), TeacherProgress(10, HELD)]
+        finish(experiment, tmp_path / "run")
+        assert passes(tmp_path / "run") == HELD - 10
+
+    def test_a_cohort_is_taught_its_own_views_only(self, make: Make, tmp_path: Path) -> None:
+        teacher, training = {**STAND_IN, "view": "proxy"}, {"participation": 0.5, "rounds": 1}
+        finish(make(teacher, data={"augment": "crop_flip"}, training=training), tmp_path)
+        rounds, clients = pd.read_csv(tmp_path / "rounds.csv"), pd.read_csv(tmp_path / "clients.csv")
+        assert len(clients) == 2
+        assert rounds["teacher_passes"].tolist() == rounds["teacher_asked"].tolist() == [clients["examples"].sum()]
+
+    def test_a_weight_of_zero_asks_nothing(self, make: Make, tmp_path: Path) -> None:
+        finish(make(strategy={"lam": 0.0}), tmp_path, MuteWorker)
+        rounds = pd.read_csv(tmp_path / "rounds.csv")
+        assert rounds[["teacher_asked", "teacher_passes", "teacher_seconds"]].to_numpy().tolist() == [[0, 0, 0]] * 2
+        assert TeacherCache().entries() == []
+
+
+class TestHistory:
+    """What the bank held before must not change a run, not by one bit."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("view", [pytest.param("plain", marks=pytest.mark.slow), "proxy"])
+    def test_other_runs_before_change_nothing(self, make: Make, tmp_path: Path, kind: str, view: str) -> None:
+        sections: dict[str, Any] = {"data": {"augment": "crop_flip"}, "training": {"local_epochs": 2}}
+        experiment = make({**KINDS[kind], "view": view}, **sections)
+        alone = finish(experiment, tmp_path / "alone", cache=tmp_path / "fresh")
+        sections["training"] = {"participation": 0.3, "rounds": 1}
+        other_view = {"plain": "proxy", "proxy": "plain"}[view]
+        finish(make({**KINDS[kind], "view": other_view}, **sections), tmp_path / "other view")
+        finish(make({**KINDS[kind], "view": view}, **sections), tmp_path / "other cohort")
+        sections["partition"] = {"kind": "iid", "clients": 7}
+        finish(make({**KINDS[kind], "view": view}, **sections), tmp_path / "other clients")
+        assert bits(finish(experiment, tmp_path / "after")) == bits(alone)
+        assert passes(tmp_path / "after") < passes(tmp_path / "alone")
+        again = finish(experiment, tmp_path / "again", MuteWorker, cache=tmp_path / "fresh")
+        assert bits(again) == bits(alone)
+
+    def test_a_damaged_entry_is_mended_on_the_way(self, make: Make, tmp_path: Path) -> None:
+        first = finish(make(), tmp_path / "first")
+        (entry,) = TeacherCache().entries()
+        text = bytearray((entry.folder / "rows.bin").read_bytes())
+        held = np.concatenate(federated.load(make()).shards)
+        for row in held[:3]:
+            text[row * 44 + 20] ^= 0xFF  # a row is 4 bytes of check and 10 numbers of 4
+        (entry.folder / "rows.bin").write_bytes(text)
+        assert bits(finish(make(), tmp_path / "second")) == bits(first)
+        assert passes(tmp_path / "second") == 3
+
+
+class TestSeveral:
+    def parquet(self, data: FederatedDataset, file: Path) -> Floats:
+        logits = np.random.default_rng(3).normal(size=(len(data.train), 10)).astype(np.float32)
+        pd.DataFrame({"index": data.train.rows, "logits": list(logits)}).to_parquet(file)
+        return logits
+
+    def test_consistent_is_the_first_alone(self, make: Make, tmp_path: Path) -> None:
+        alone = finish(make(), tmp_path / "alone")
+        both = finish(make({**BOTH, "assignment": "consistent"}), tmp_path / "both", MuteWorker)
+        assert bits(both) == bits(alone)
+
+    def test_random_gives_each_client_one_for_good(self, make: Make) -> None:
+        teacher, partition = {**BOTH, "assignment": "random"}, {"kind": "iid", "clients": 12}
+        data = federated.load(make(partition=partition))
+        said = [direct(spec, data, data.train.images) for spec in (STAND_IN, OTHER)]
+
+        def drawn(number: int) -> list[int]:
+            lessons = targets(make(teacher, partition=partition), data, number)
+            return [
+                [np.array_equal(lessons[client]["logits"][0], one[shard]) for one in said].index(True)
+                for client, shard in enumerate(data.shards)
+            ]
+
+        assert drawn(1) == drawn(2)
+        assert set(drawn(1)) == {0, 1}
+        section = make(teacher).teacher
+        assert [section.members_of(client, 0)[0] for client in range(12)] == drawn(1)
+        assert any(section.members_of(client, 1) != section.members_of(client, 0) for client in range(12))
+
+    @pytest.mark.parametrize("combine", ["mean_logits", "mean_probabilities", "weighted", "best"])
+    @pytest.mark.parametrize("assignment", ["all", [0, [1, 0], [0, 1, 2], 2]], ids=["all", "listed"])
+    def test_lessons_by_a_second_implementation(
+        self, make: Make, tmp_path: Path, assignment: Any, combine: str
+    ) -> None:
+        data = federated.load(make())
+        looked_up = self.parquet(data, tmp_path / "logits.parquet")
+        teachers = [STAND_IN, OTHER, {"kind": "precomputed", "file": str(tmp_path / "logits.parquet")}]
+        experiment = make({"kind": "ensemble", "teachers": teachers, "assignment": assignment, "combine": combine})
+        said = [*(direct(spec, data, data.train.images) for spec in (STAND_IN, OTHER)), looked_up]
+        having = [[0, 1, 2]] * 4 if assignment == "all" else [[0], [0, 1], [0, 1, 2], [2]]
+        lessons = targets(experiment, data)
+        for client, places in enumerate(having):
+            shard = data.shards[client]
+            own = [said[place][shard].astype(np.float64) for place in places]
+            expected = combined(own, data.train.labels[shard], combine) if len(own) > 1 else own[0]
+            found = lessons[client]["logits"][0]
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=f"client {client}")
+
+    @pytest.mark.parametrize(
+        ("combine", "view", "tolerance"),
+        [("mean_logits", "plain", 1e-5), ("mean_probabilities", "proxy", 1e-4), ("weighted", "proxy", 1e-4)],
+    )
+    def test_online_agrees(self, make: Make, tmp_path: Path, combine: str, view: str, tolerance: float) -> None:
+        """Whichever of a client's teachers is named first."""
+        teacher = {**BOTH, "assignment": [0, [1, 0], 1, [0, 1]], "combine": combine, "view": view}
+        teacher_cache, beside = (
+            finish(make({**teacher, "mode": mode}, data={"augment": "crop_flip"}), tmp_path / mode)
+            for mode in ("cached", "online")
+        )
+        for name in teacher_cache:
+            np.testing.assert_allclose(teacher_cache[name], beside[name], rtol=tolerance, atol=tolerance)
+
+    def test_online_lessons_are_the_banks(self, make: Make) -> None:
+        experiment = make({**BOTH, "assignment": [0, [1, 0], 1, [0, 1]]})
+        data = federated.load(experiment)
+        for client, lessons in targets(experiment, data).items():
+            np.testing.assert_allclose(online(experiment, data, client), lessons["logits"][0], rtol=1e-4, atol=1e-5)
+
+    def test_the_wrong_number_of_clients(self, make: Make, tmp_path: Path) -> None:
+        experiment = make({**BOTH, "assignment": [0, 1, [0, 1]]})
+        with pytest.raises(SpecError, match=r"^teacher.assignment has 3 entries, but there are 4 clients\.$"):
+            Driver(experiment, tmp_path)
+
+    def test_each_answer_that_is_looked_at_is_counted(self, make: Make, tmp_path: Path) -> None:
+        experiment = make({**BOTH, "assignment": [0, 1, [0, 1], [1, 0]]})
+        sizes = [len(shard) for shard in federated.load(experiment).shards]
+        finish(experiment, tmp_path)
+        rounds = pd.read_csv(tmp_path / "rounds.csv")
+        asked = sizes[0] + sizes[1] + 2 * sizes[2] + 2 * sizes[3]
+        assert rounds["teacher_asked"].tolist() == [asked, asked]
+        assert rounds["teacher_passes"].tolist() == [asked, 0]
+
+
+class TestAdapted:
+    @pytest.mark.parametrize("spec", [PROBE, TUNED], ids=["linear_probe", "fine_tune"])
+    def test_lessons_are_those_of_a_teacher_adapted_here(self, make: Make, spec: dict[str, Any]) -> None:
+        experiment = make(spec)
+        data = federated.load(experiment)
+        base = loading.load(TypeAdapter(AnyTeacher).validate_python(STAND_IN), data, 0, CPU)
+        before = base.ask(data.train.images)["logits"]
+        lessons = targets(experiment, data)
+        for client, shard in enumerate(data.shards):
+            own = data.train.take(shard)
+            one = adapted.adapt(experiment.teacher, base, own, shard, 0, client)
+            found = lessons[client]["logits"][0]
+            np.testing.assert_allclose(found, one.ask(own.images)["logits"], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(online(experiment, data, client), found, rtol=1e-4, atol=1e-4)
+            assert np.abs(found - before[shard]).max() > 0.01  # it did learn
+
+    @pytest.mark.parametrize(("spec", "view"), [(PROBE, "proxy"), (TUNED, "plain")], ids=["linear_probe", "fine_tune"])
+    def test_online_trains_the_same_proxy(self, make: Make, tmp_path: Path, spec: dict[str, Any], view: str) -> None:
+        teacher_cache, beside = (
+            finish(make({**spec, "view": view, "mode": mode}, data={"augment": "crop_flip"}), tmp_path / mode)
+            for mode in ("cached", "online")
+        )
+        for name in teacher_cache:
+            np.testing.assert_allclose(teacher_cache[name], beside[name], rtol=1e-4, atol=1e-4)
+
+    def test_probes_of_all_clients_share_the_features(self, make: Make, tmp_path: Path) -> None:
+        finish(make(PROBE), tmp_path / "probe")
+        finish(make({**PROBE, "lr": 0.1}), tmp_path / "other")
+        finish(make(strategy={"loss": {"name": "cosine"}}), tmp_path / "features")
+        assert passes(tmp_path / "probe", tmp_path / "other", tmp_path / "features") == HELD
+
+    def test_a_probes_lessons_on_the_same_view_are_its_heads(self, make: Make) -> None:
+        experiment = make({**PROBE, "view": "proxy"}, data={"augment": "crop_flip"})
+        data = federated.load(experiment)
+        base = loading.load(TypeAdapter(AnyTeacher).validate_python(STAND_IN), data, 0, CPU)
+        for client, lessons in targets(experiment, data, number=2).items():
+            own = data.train.take(data.shards[client])
+            one = adapted.adapt(experiment.teacher, base, own, data.shards[client], 0, client)
+            expected = one.ask(views_of(data, client, 1))["logits"]
+            np.testing.assert_allclose(lessons["logits"][0], expected, rtol=5e-3, atol=5e-3)
+
+
+class TestFeatures:
+    @pytest.mark.parametrize(("loss", "mode"), [("cosine", "cached"), ("feature_mse", "online")])
+    def test_each_client_keeps_a_projection_of_its_own_and_has_it_again(
+        self, make: Make, tmp_path: Path, loss: str, mode: str
+    ) -> None:
+        experiment = make(
+            {**STAND_IN, "mode": mode}, strategy={"loss": {"name": loss}}, training={"rounds": 3, "participation": 0.75}
+        )
+        whole = finish(experiment, tmp_path / "whole")
+        interrupted(experiment, tmp_path / "resumed")
+        assert bits(finish(experiment, tmp_path / "resumed")) == bits(whole)
+        kept = {name: values for name, values in whole.items() if name.endswith("/weight")}
+        assert {values.shape for values in kept.values()} == {(512, 512)}
+        assert len({values.tobytes() for values in kept.values()}) == len(kept) == 4
+        assert not any("projection" in name for name in whole if name not in kept)
+
+    def test_bank_and_online_agree(self, make: Make, tmp_path: Path) -> None:
+        teacher_cache, beside = (
+            finish(make({**STAND_IN, "mode": mode}, strategy={"loss": {"name": "cosine"}}), tmp_path / mode)
+            for mode in ("cached", "online")
+        )
+        for name in teacher_cache:
+            np.testing.assert_allclose(teacher_cache[name], beside[name], rtol=1e-5, atol=1e-5)
+
+    def test_a_projection_is_trained(self, make: Make, tmp_path: Path) -> None:
+        experiment = make(strategy={"loss": {"name": "cosine"}}, training={"rounds": 1})
+        once = finish(experiment, tmp_path / "once")
+        twice = finish(make(strategy={"loss": {"name": "cosine"}}), tmp_path / "twice")
+        moved = [np.abs(once[name] - twice[name]).max() for name in once if name.endswith("/weight")]
+        assert len(moved) == 4
+        assert min(moved) > 0
+
+
+class TestFunctionMatching:
+    def test_it_mixes_images_and_resumes_bit_for_bit(self, make: Make, tmp_path: Path) -> None:
+        def matching(mixup: float, mode: str) -> Experiment:
+            return make(
+                {**STAND_IN, "view": "proxy", "mode": mode},
+                strategy={"lam": 1.0, "loss": {"name": "function_matching", "mixup": mixup}},
+                data={"augment": "crop_flip"},
+                training={"rounds": 3},
+            )
+
+        whole = finish(matching(1.0, "online"), tmp_path / "whole")
+        interrupted(matching(1.0, "online"), tmp_path / "resumed", rounds=2)
+        assert bits(finish(matching(1.0, "online"), tmp_path / "resumed")) == bits(whole)
+        clients = pd.read_csv(tmp_path / "whole" / "clients.csv")
+        assert np.isfinite(clients["loss_function_matching"]).all()
+        assert passes(tmp_path / "whole") == 3 * HELD
+        assert bits(finish(matching(0.0, "online"), tmp_path / "unmixed")) != bits(whole)
+        teacher_cache, unmixed = (
+            finish(matching(0.0, "cached"), tmp_path / "cached"),
+            tmp_path / "unmixed" / "model.safetensors",
+        )
+        for name, values in load_file(unmixed).items():
+            np.testing.assert_allclose(teacher_cache[name], values, rtol=2e-3, atol=2e-3)
+
+
+def test_how_often_the_teacher_is_right_is_written_down(make: Make, tmp_path: Path) -> None:
+    finish(make(), tmp_path)
+    data = federated.load(make())
+    held = np.concatenate(data.shards)
+    right = (direct(STAND_IN, data, data.train.images[held]).argmax(1) == data.train.labels[held]).mean()
+    assert json.loads((tmp_path / "environment.json").read_text())["teacher_accuracy"] == pytest.approx(right)
+
+
+def combined(own: list[Any], labels: Any, combine: str) -> Any:
+    """Each teacher's logits centred, on the first one's scale, then averaged."""
+    centred = [logits - logits.mean(1, keepdims=True) for logits in own]
+    alike = [z * np.sqrt((centred[0] ** 2).mean() / (z**2).mean()) for z in centred]
+    right = np.array([(logits.argmax(1) == labels).mean() for logits in own])
+    if combine == "mean_logits":
+        return np.mean(alike, axis=0)
+    if combine == "mean_probabilities":
+        return np.log(np.mean([np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in alike], axis=0))
+    if combine == "best":
+        return alike[int(right.argmax())]
+    return np.average(alike, axis=0, weights=right)

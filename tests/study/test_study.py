@@ -1,0 +1,274 @@
+"""A study on disk: what its trials are known by, where they stand, and the table of them."""
+
+import csv
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from fedray.config.loader import read
+from fedray.errors import SpecError
+from fedray.server.driver import Driver
+from fedray.study.study import Outcome, Study, Trial, last_metrics
+
+BASE: dict[str, Any] = {
+    "data": {"train": "digits", "test": "digits", "train_limit": 100, "test_limit": 20},
+    "partition": {"kind": "iid", "clients": 2},
+    "training": {"rounds": 3, "batch_size": 16, "lr": 0.05},
+    "resources": {"backend": "serial"},
+}
+LR = {"training.lr": {"grid": [0.05, 0.1]}}
+SEEDS = {"seed": {"grid": [0, 1, 2, 3, 4, 5]}}
+
+
+def study(tmp_path: Path, space: dict[str, Any], search: dict[str, Any] | None = None, **base: Any) -> Study:
+    document = {"base": {**BASE, **base}, "space": space, "search": search or {}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    return Study(read(tmp_path / "study.yaml"), tmp_path / "results")
+
+
+def run(trial: Trial, rounds: int | None = None) -> None:
+    """So many rounds as a sweep would run them; all by default."""
+    trial.begin()
+    driven = Driver(trial.experiment, trial.folder.path).run()
+    if rounds is None:
+        list(driven)
+    for _ in range(rounds or 0):
+        next(driven)
+    driven.close()
+
+
+def states(found: Study) -> dict[str, str]:
+    return {trial.label: trial.state for trial in found.trials()}
+
+
+def table(found: Study) -> pd.DataFrame:
+    return pd.read_csv(found.folder / "trials.csv").set_index("trial")
+
+
+def test_a_plain_experiment_is_no_study(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(BASE))
+    with pytest.raises(SpecError, match=r"one.yaml is one experiment, not a space of them: use fedray run\.$"):
+        Study(read(tmp_path / "one.yaml"), tmp_path)
+
+
+def test_where_trials_stand_and_which_are_left(tmp_path: Path) -> None:
+    asha = study(tmp_path, SEEDS, {"scheduler": "asha"})
+    waiting, begun, finished, stopped, by_median, failed = asha.trials()
+    run(begun, rounds=2)
+    run(finished)
+    run(stopped, rounds=1)
+    stopped.end(Outcome("stopped", 1, "asha"))
+    run(by_median, rounds=1)
+    by_median.end(Outcome("stopped", 1, "median"))
+    failed.end(Outcome("failed", 0, "it broke", "a node", "Traceback: ..."))
+    expected = ["waiting", "begun", "finished", "stopped", "stopped", "failed"]
+    assert list(states(asha).values()) == list(states(study(tmp_path, SEEDS)).values()) == expected
+    assert [trial.round for trial in asha.trials()] == [0, 2, 3, 1, 1, 0]
+    assert [asha.left(trial) for trial in asha.trials()] == [True, True, False, False, True, True]
+    without = study(tmp_path, SEEDS)
+    assert [without.left(trial) for trial in without.trials()] == [True, True, False, True, True, True]
+    assert failed.outcome == Outcome("failed", 0, "it broke", "a node", "Traceback: ...")
+    assert waiting.outcome is None
+    assert not waiting.folder.path.exists()
+
+
+def test_a_trial_that_runs_again_is_neither_stopped_nor_failed(tmp_path: Path) -> None:
+    first, second = study(tmp_path, LR).trials()
+    first.end(Outcome("failed", 0, "it broke"))
+    first.begin()
+    run(second, rounds=1)
+    second.end(Outcome("stopped", 1, "asha"))
+    second.begin()
+    assert [first.state, second.state] == ["waiting", "begun"]
+    (second.folder.path / "outcome.json").write_text('{"state": "stop')  # torn
+    assert second.state == "begun"
+
+
+def test_a_trial_is_found_whatever_the_space_calls_it_now(tmp_path: Path) -> None:
+    first, second = study(tmp_path, LR).trials()
+    run(first)
+    run(second, rounds=1)
+    more = study(tmp_path, {**LR, "seed": {"grid": [0, 7]}}, resources={"backend": "ray"}, checkpoint={"every": 2})
+    assert states(more) == {
+        "lr=0.05, seed=0": "finished",
+        "lr=0.05, seed=7": "waiting",
+        "lr=0.1, seed=0": "begun",
+        "lr=0.1, seed=7": "waiting",
+    }
+    found = more.trials()
+    assert [trial.folder.path for trial in found[::2]] == [first.folder.path, second.folder.path]
+    assert [trial.name for trial in found[::2]] == [first.name, second.name]
+    assert found[1].name.startswith("lr=0.05,seed=7-")
+    longer = study(tmp_path, LR, training={**BASE["training"], "rounds": 4})
+    assert set(states(longer).values()) == {"waiting"}
+
+
+def test_what_is_kept_are_points_of_the_space_as_it_is_now(tmp_path: Path) -> None:
+    for trial in study(tmp_path, {**LR, "seed": {"grid": [0, 1]}}).trials():
+        trial.begin()
+    (tmp_path / "results/study/of-nothing").mkdir()
+    assert len(study(tmp_path, {**LR, "seed": {"grid": [0, 1]}}).kept()) == 4
+
+    def kept(space: dict[str, Any], **base: Any) -> list[str]:
+        return sorted(trial.label for trial in study(tmp_path, space, **base).kept())
+
+    strategies = {"strategy.name": {"grid": ["fedavg", "fedprox"]}}
+    assert kept({**LR, **strategies}) == ["lr=0.05, strategy=fedavg", "lr=0.1, strategy=fedavg"]  # those of seed 0
+    assert kept(LR, seed=1) == ["lr=0.05", "lr=0.1"]
+    assert kept({"training.lr": {"grid": [0.1, 0.2]}}) == ["lr=0.1"]
+    assert kept({"training.lr": {"uniform": [0.01, 0.07]}, "seed": {"randint": [1, 9]}}) == ["lr=0.05, seed=1"]
+    assert kept({"training.lr": {"zip": [0.05, 0.1]}, "seed": {"zip": [1, 0]}}) == ["lr=0.05, seed=1", "lr=0.1, seed=0"]
+    assert kept(LR, strategy={"name": "fedprox"}) == []
+
+
+def test_what_is_no_longer_possible_does_not_keep_the_rest_from_running(tmp_path: Path) -> None:
+    alphas = {"partition.alpha": {"grid": [0.1, 1]}}
+    for trial in study(tmp_path, alphas, partition={"kind": "dirichlet"}).trials():
+        trial.begin()
+    kinds = {"partition.kind": {"grid": ["iid", "dirichlet"]}}
+    only = {"partition.alpha": {"grid": [0.1], "when": {"partition.kind": "dirichlet"}}}
+    (kept,) = study(tmp_path, {**kinds, **only}, partition={"kind": "dirichlet"}).kept()
+    assert kept.label == "partition=dirichlet, alpha=0.1"
+    assert study(tmp_path, {**LR, **alphas}, partition={"kind": "iid"}).kept() == []  # which has no alpha
+
+
+def test_what_a_searcher_proposes_comes_to_light_on_disk(tmp_path: Path) -> None:
+    proposed = {"training.lr": {"uniform": [0.01, 0.1]}}
+    space = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3})
+    assert space.trials() == space.kept() == []
+    trial = space.trial({"training.lr": 0.03})
+    run(trial, rounds=1)
+    (kept,) = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3}).kept()
+    assert (kept.choice, kept.round, kept.experiment.training.lr) == ({"training.lr": 0.03}, 1, 0.03)
+
+
+def test_history_is_what_the_checkpoint_vouches_for(tmp_path: Path) -> None:
+    often = {"checkpoint": {"every": 2}, "evaluation": {"every": 2}, "training": {**BASE["training"], "rounds": 4}}
+    (trial,) = study(tmp_path, {"seed": {"grid": [0]}}, **often).trials()
+    assert trial.history() == []
+    run(trial, rounds=2)
+    before = trial.history()
+    run(trial, rounds=1)  # beyond the checkpoint, if its process is killed
+    shutil.rmtree(trial.folder.checkpoint / "round-00003")
+    file = trial.folder.path / "rounds.csv"
+    with file.open(newline="") as lines:
+        written = list(csv.DictReader(lines))
+    assert [row["round"] for row in written] == ["1", "2", "3"]
+    history = trial.history()
+    assert history == before
+    assert [row["round"] for row in history] == [1, 2]
+    assert "accuracy" not in history[0]  # evaluated every second round
+    assert history[1]["accuracy"] == float(written[1]["accuracy"])
+    assert (history[1]["clients"], history[1]["seconds"]) == (2, float(written[1]["seconds"]))
+    whole = file.read_text()
+    for torn in ("4,0.5", "1", "2,0.3,", "\n\n", "ro", "4,0.5,0.5\n4,"):
+        file.write_text(whole + torn)
+        assert trial.history() == history, torn
+    run(trial)
+    assert [row["round"] for row in trial.history()] == [1, 2, 3, 4]
+
+
+def test_figures_are_the_last_evaluated_ones_and_the_mean_of_ten() -> None:
+    rows = [{"round": n, "accuracy": n / 100, "loss": 2 - n / 10, "worst_class_accuracy": 0.0} for n in range(1, 13)]
+    figures = last_metrics([*rows, {"round": 13, "clients": 2}])
+    assert figures["accuracy"] == 0.12
+    assert figures["loss"] == pytest.approx(0.8)
+    assert figures["last_ten"] == pytest.approx(0.075)  # of 0.03 to 0.12
+    assert figures["rare_class_accuracy"] != figures["rare_class_accuracy"]  # NaN: never evaluated
+    assert last_metrics(rows[:3])["last_ten"] == pytest.approx(0.02)
+    assert all(value != value for value in last_metrics([{"round": 1}]).values())
+
+
+def test_the_table_has_a_row_per_trial(tmp_path: Path) -> None:
+    strategies = {"strategy": {"grid": [{"name": "fedavg"}, {"name": "fedprox", "mu": 0.1}]}}
+    found = study(tmp_path, {**strategies, **LR})
+    finished, begun, failed, waiting = found.trials()
+    run(finished)
+    run(begun, rounds=2)
+    failed.end(Outcome("failed", 0, "it broke"))
+    found.write_table(found.trials(), {finished.name: 1.5})
+    rows = table(found)
+    assert rows.index.tolist() == [trial.name for trial in (finished, begun, failed, waiting)]
+    assert rows["strategy.name"].tolist() == ["fedavg", "fedavg", "fedprox", "fedprox"]
+    assert rows["training.lr"].tolist() == [0.05, 0.1, 0.05, 0.1]
+    assert rows["strategy.mu"].isna().tolist() == [True, True, False, False]
+    assert rows["state"].tolist() == ["finished", "begun", "failed", "waiting"]
+    assert rows["round"].tolist() == [3, 2, 0, 0]
+    assert rows["reason"].fillna("").tolist() == ["", "", "it broke", ""]
+    assert rows["startup_seconds"].fillna(-1).tolist() == [1.5, -1, -1, -1]
+    for trial in (finished, begun):
+        rounds = pd.read_csv(trial.folder.path / "rounds.csv")
+        for name in ("accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy"):
+            assert rows.loc[trial.name, name] == rounds[name].iloc[-1]
+        assert rows.loc[trial.name, "last_ten"] == pytest.approx(rounds["accuracy"].mean())
+        assert rows.loc[trial.name, "seconds"] == pytest.approx(rounds["seconds"].sum(), abs=1e-3)
+    assert rows.loc[waiting.name, ["accuracy", "last_ten"]].isna().all()
+
+
+def test_the_table_follows_trials_as_they_end(tmp_path: Path) -> None:
+    """A sweep writes it again and again, and need not read what no longer changes."""
+    found = study(tmp_path, LR, {"scheduler": "asha"})
+    first, second = found.trials()
+    run(first)
+    found.write_table(found.trials())
+    assert table(found)["state"].tolist() == ["finished", "waiting"]
+    run(second, rounds=1)
+    second.end(Outcome("stopped", 1, "asha"))
+    found.write_table(found.trials())
+    rows = table(found)
+    assert rows["state"].tolist() == ["finished", "stopped"]
+    assert rows["round"].tolist() == [3, 1]
+    assert rows.loc[second.name, "accuracy"] == pd.read_csv(second.folder.path / "rounds.csv")["accuracy"].iloc[-1]
+    assert rows.loc[second.name, "reason"] == "asha"
+
+
+def test_the_table_keeps_what_earlier_sweeps_measured(tmp_path: Path) -> None:
+    with study(tmp_path, LR).lock():
+        pass  # makes the folder
+    found = study(tmp_path, LR)
+    first, second = found.trials()
+    found.write_table([first, second], {first.name: 2.25})
+    again = study(tmp_path, LR)
+    again.write_table(again.trials(), {second.name: 0.125})
+    assert table(again)["startup_seconds"].tolist() == [2.25, 0.125]
+    again.write_table(again.trials(), {first.name: 0.5})
+    assert table(again)["startup_seconds"].tolist() == [0.5, 0.125]
+
+
+def test_a_study_is_for_one_sweep_at_a_time(tmp_path: Path) -> None:
+    first, second = study(tmp_path, LR), study(tmp_path, LR)
+    with first.lock():
+        with pytest.raises(SpecError) as caught, second.lock():
+            pass
+        folder = tmp_path / "results" / "study"
+        assert str(caught.value) == (
+            f"'{folder}' is being written by another sweep; wait for it, or choose another --results."
+        )
+    with second.lock():
+        pass
+
+
+def test_study_json_tells_nodes_that_the_folder_is_shared(tmp_path: Path) -> None:
+    found = study(tmp_path, {"training.lr": {"grid": [0.05]}, "seed": {"zip": [1, 2], "when": {"training.lr": 0.05}}})
+    with pytest.raises(SpecError) as caught:
+        found.check_shared()
+    assert str(caught.value) == (
+        f"'{tmp_path}/results/study' is not there on node {platform.node()}: choose a --results that all nodes share."
+    )
+    with found.lock():
+        found.describe(["fedray", "sweep", "study.yaml"])
+        found.check_shared()
+    written = json.loads((found.folder / "study.json").read_text())
+    assert written["command"] == ["fedray", "sweep", "study.yaml"]
+    assert written["base"] == BASE
+    assert written["space"] == {
+        "training.lr": {"grid": [0.05], "when": {}},
+        "seed": {"zip": [1, 2], "when": {"training.lr": 0.05}},
+    }
+    assert written["search"]["algorithm"] == "grid"

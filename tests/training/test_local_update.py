@@ -1,0 +1,289 @@
+"""The SGD loop against a second, plainer one."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.client_data import CLASSES, TAUGHT, WIDTH, N, Told, make_shard
+from torch import nn
+
+from fedray.models.cnn import SmallCNN
+from fedray.models.precision import memory_format
+from fedray.models.projection import Projected
+from fedray.seeding import numpy_rng
+from fedray.training.batches import ClientData
+from fedray.training.local_update import Trainer, learning_rate, local_update
+from fedray.training.sections import Training
+from fedray.types import LossTerm
+
+
+def make_model(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+
+
+TRAINING = Training(
+    local_epochs=2, batch_size=5, lr=0.1, momentum=0.9, weight_decay=0.01, decay_every=4, decay_factor=0.5
+)
+
+
+def train(models: Any, objectives: Any, shard: ClientData, training: Training, first_epoch: int) -> dict[str, float]:
+    trainer = Trainer(models, objectives, training)
+    return local_update(trainer, shard, first_epoch=first_epoch, seed=7, client=3)
+
+
+def plain_sgd(model: nn.Module, shard: ClientData, loss_of: Any, first_epoch: int) -> list[float]:
+    """Momentum SGD written out: v = 0.9 v + (g + wd w), w -= lr v. Returns the loss of each step."""
+    velocity = [torch.zeros_like(p) for p in model.parameters()]
+    seen = []
+    for epoch in (first_epoch, first_epoch + 1):
+        order = numpy_rng(7, "order", 3, epoch).permutation(N)
+        lr = 0.1 * 0.5 ** (epoch // 4)
+        for start in range(0, N, 5):
+            chosen = order[start : start + 5]
+            x = (shard.images[chosen].float() / 255 - 0.5) / 0.25
+            loss = loss_of(model(x), shard.labels[chosen], chosen)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for p, g, v in zip(model.parameters(), gradients, velocity, strict=True):
+                    v.mul_(0.9).add_(g + 0.01 * p)
+                    p.sub_(lr * v)
+            seen.append(loss.item() * len(chosen))
+    return seen
+
+
+def test_cross_entropy_epochs_agree_with_plain_sgd() -> None:
+    shard, ours, plain = make_shard(), make_model(), make_model()
+    metrics = train({"proxy": ours}, {"proxy": [LossTerm("cross_entropy")]}, shard, TRAINING, first_epoch=3)
+    seen = plain_sgd(plain, shard, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    assert metrics["loss_cross_entropy"] == pytest.approx(sum(seen) / (2 * N), rel=1e-5)
+
+
+def test_distillation_epochs_agree_with_plain_sgd() -> None:
+    shard, ours, plain = make_shard(Told()), make_model(), make_model()
+
+    def loss_of(z: torch.Tensor, y: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+        p, q = torch.softmax(TAUGHT["logits"][chosen] / 2, 1), torch.softmax(z / 2, 1)
+        return 0.7 * -torch.log_softmax(z, 1)[range(len(y)), y].mean() + 0.3 * 4 * (p * (p / q).log()).sum(1).mean()
+
+    terms = [LossTerm("cross_entropy", 0.7), LossTerm("kd", 0.3, {"temperature": 2.0})]
+    train({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=0)
+    plain_sgd(plain, shard, loss_of, first_epoch=0)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def make_smooth_model() -> nn.Sequential:
+    """Where ReLU leaves no feature at all, a cosine written out is not a number."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, CLASSES))
+
+
+class WithFeatures(nn.Module):
+    """The same model and a projection, taken apart so that each layer's output can be had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = make_smooth_model()
+        torch.manual_seed(5)
+        self.projection = nn.Linear(8, WIDTH, bias=False)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.layers[:3](x)
+        return self.layers[3](hidden), hidden @ self.projection.weight.T
+
+
+def one_minus_cosine(own: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    lengths = (own.square().sum(1) * targets.square().sum(1)).sqrt()
+    return 1 - ((own * targets).sum(1) / lengths).mean()
+
+
+def mean_square(own: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (own - targets / targets.square().mean(1, keepdim=True).sqrt()).square().mean()
+
+
+@pytest.mark.parametrize(("name", "distance"), [("cosine", one_minus_cosine), ("feature_mse", mean_square)])
+def test_epochs_of_a_feature_loss_agree_with_plain_sgd_on_proxy_and_projection(name: str, distance: Any) -> None:
+    shard, plain = make_shard(Told()), WithFeatures()
+    ours = Projected(make_smooth_model(), CLASSES)
+    with torch.no_grad():
+        start = ours.begin(WIDTH).weight.copy_(plain.projection.weight).clone()
+
+    def loss_of(z: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+        logits, projected = z
+        supervised = -torch.log_softmax(logits, 1)[range(len(y)), y].mean()
+        return 0.6 * supervised + 0.4 * distance(projected, TAUGHT["features"][chosen])
+
+    terms = [LossTerm("cross_entropy", 0.6), LossTerm(name, 0.4, {"temperature": 1.0})]
+    metrics = train({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=3)
+    seen = plain_sgd(plain, shard, loss_of, first_epoch=3)
+    assert torch.allclose(ours.projection.weight, plain.projection.weight, atol=1e-5)
+    assert not torch.allclose(ours.projection.weight, start, atol=1e-2)
+    for a, b in zip(ours.proxy.parameters(), plain.layers.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    both = 0.6 * metrics["loss_cross_entropy"] + 0.4 * metrics[f"loss_{name}"]
+    assert both == pytest.approx(sum(seen) / (2 * N), rel=1e-4)
+
+
+def test_mutual_learning_agrees_with_two_separate_backward_passes() -> None:
+    shard, pair = make_shard(), {"proxy": make_model(0), "private": make_model(1)}
+    objectives = {
+        "proxy": [LossTerm("cross_entropy", 0.4), LossTerm("mutual", 0.6)],
+        "private": [LossTerm("cross_entropy", 0.5), LossTerm("mutual", 0.5)],
+    }
+    training = Training(local_epochs=1, batch_size=5, lr=0.1, momentum=0.0, weight_decay=0.0)
+    train(pair, objectives, shard, training, first_epoch=0)
+
+    meme, local = make_model(0), make_model(1)
+    for chosen in np.split(numpy_rng(7, "order", 3, 0).permutation(N), range(5, N, 5)):
+        x, y = (shard.images[chosen].float() / 255 - 0.5) / 0.25, shard.labels[chosen]
+        meme_logits, local_logits = meme(x), local(x)
+        kl = nn.KLDivLoss(reduction="batchmean")
+        p_meme, p_local = torch.softmax(meme_logits, 1).detach(), torch.softmax(local_logits, 1).detach()
+        meme_loss = 0.4 * nn.functional.cross_entropy(meme_logits, y) + 0.6 * kl(meme_logits.log_softmax(1), p_local)
+        local_loss = 0.5 * nn.functional.cross_entropy(local_logits, y) + 0.5 * kl(local_logits.log_softmax(1), p_meme)
+        for model, loss in ((meme, meme_loss), (local, local_loss)):
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for p, g in zip(model.parameters(), gradients, strict=True):
+                    p.sub_(0.1 * g)
+    for ours, plain in ((pair["proxy"], meme), (pair["private"], local)):
+        for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_proximal_pulls_towards_the_received_weights() -> None:
+    start = [p.detach().clone() for p in make_model().parameters()]
+    distances = []
+    for mu in (0.0, 1.0, 10.0):
+        model = make_model()
+        terms = [LossTerm("cross_entropy"), LossTerm("proximal", mu)]
+        training = Training(local_epochs=5, batch_size=5, lr=0.05)
+        train({"proxy": model}, {"proxy": terms}, make_shard(), training, first_epoch=0)
+        distances.append(sum(((p - q) ** 2).sum().item() for p, q in zip(model.parameters(), start, strict=True)))
+    assert distances[0] > distances[1] > distances[2]
+
+
+def test_local_accuracy_counts_the_last_epoch_while_it_trains() -> None:
+    shard, model = make_shard(), make_model()
+    frozen = Training(local_epochs=3, batch_size=5, lr=1e-12, weight_decay=0)
+    metrics = train({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, shard, frozen, first_epoch=0)
+    predictions = model((shard.images.float() / 255 - 0.5) / 0.25).argmax(1)
+    assert metrics["local_accuracy"] == pytest.approx((predictions == shard.labels).float().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 0.1), (199, 0.1), (200, 0.01), (399, 0.01), (400, 0.001), (599, 0.001)]
+)
+def test_learning_rate_decays_by_cumulative_epoch(epoch: int, expected: float) -> None:
+    training = Training(lr=0.1, decay_every=200, decay_factor=0.1)
+    assert learning_rate(training, epoch) == pytest.approx(expected)
+    assert learning_rate(Training(lr=0.1), epoch) == 0.1
+
+
+def test_dropout_depends_on_seed_client_and_epoch_only() -> None:
+    def trained(global_seed: int, client: int) -> torch.Tensor:
+        model = nn.Sequential(make_model(), nn.Dropout(0.5))
+        torch.manual_seed(global_seed)
+        trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, TRAINING)
+        local_update(trainer, make_shard(), first_epoch=0, seed=7, client=client)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(trained(1, client=3), trained(2, client=3))
+    assert not torch.equal(trained(1, client=3), trained(1, client=4))
+
+
+TERMS = {"proxy": [LossTerm("cross_entropy"), LossTerm("proximal", 0.1)]}
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_a_trainer_remembers_nothing_of_the_client_before() -> None:
+    fresh, used, shard = make_model(), make_model(), make_shard()
+    expected = train({"proxy": fresh}, TERMS, shard, TRAINING, first_epoch=0)
+    trainer = Trainer({"proxy": used}, TERMS, TRAINING)
+    local_update(trainer, shard, first_epoch=6, seed=1, client=5)
+    assert not torch.allclose(flat(used), flat(make_model()), atol=1e-2)
+    used.load_state_dict(make_model().state_dict())
+    assert local_update(trainer, shard, first_epoch=0, seed=7, client=3) == expected
+    assert torch.equal(flat(used), flat(fresh))
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """To 8 bits of mantissa, the gradient too."""
+    return x.bfloat16().float()
+
+
+def test_bfloat16_rounds_what_is_multiplied_and_keeps_weights_and_losses_in_float32() -> None:
+    shard, ours, plain = make_shard(), make_model(), make_model()
+    terms = {"proxy": [LossTerm("cross_entropy")]}
+    rough = TRAINING.model_copy(update={"precision": "bfloat16"})
+    metrics = train({"proxy": ours}, terms, shard, rough, first_epoch=3)
+    assert all(p.dtype == torch.float32 for p in ours.parameters())
+
+    class Rounded(nn.Module):
+        """Products of rounded numbers, added up in float32 and rounded."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = plain
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = rounded(x.flatten(1))
+            for place in (1, 3):
+                layer: Any = self.layers[place]
+                x = rounded(x @ rounded(layer.weight).T + rounded(layer.bias))
+                x = x.relu() if place == 1 else x
+            return x
+
+    seen = plain_sgd(Rounded(), shard, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
+    moved = (flat(plain) - flat(make_model())).norm()
+    assert (flat(ours) - flat(plain)).norm() < 0.02 * moved
+    assert metrics["loss_cross_entropy"] == pytest.approx(sum(seen) / (2 * N), rel=2e-3)
+    exact = make_model()
+    train({"proxy": exact}, terms, shard, TRAINING, first_epoch=3)
+    assert (flat(ours) - flat(exact)).norm() > (flat(ours) - flat(plain)).norm()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.2)])
+def test_layouts_agree(precision: str, tolerance: float) -> None:
+    def trained(layout: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        model = SmallCNN(1, 6, CLASSES, nn.BatchNorm2d).to(memory_format=memory_format(layout))
+        start, change = flat(model), {"lr": 0.01, "precision": precision, "memory_format": layout}
+        train({"proxy": model}, TERMS, make_shard(), TRAINING.model_copy(update=change), first_epoch=0)
+        kernel: Any = model.features[4].weight
+        assert kernel.is_contiguous(memory_format=memory_format(layout))
+        return start, flat(model)
+
+    (start, one), (_, other) = trained("contiguous"), trained("channels_last")
+    assert (one - other).norm() < tolerance * (one - start).norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_cuda_graph_changes_no_bit(precision: str) -> None:
+    """Dropout, batch norm, a learning rate that decays, a teacher, and a last batch that is not full."""
+    cuda = torch.device("cuda")
+    training = TRAINING.model_copy(update={"precision": precision, "local_epochs": 3})
+    terms = {"proxy": [*TERMS["proxy"], LossTerm("kd", 0.3, {"temperature": 2.0})]}
+
+    def trained(*, graph: bool) -> list[Any]:
+        torch.manual_seed(0)
+        model = nn.Sequential(SmallCNN(1, 6, 16, nn.BatchNorm2d), nn.Dropout(0.5), nn.Linear(16, CLASSES)).to(cuda)
+        trainer, start = Trainer({"proxy": model}, terms, training, graph=graph), copy.deepcopy(model.state_dict())
+        made = []
+        for client in (1, 2):
+            model.load_state_dict(start)
+            shard = make_shard(Told(), crop_flip=True, device=cuda)
+            made += [local_update(trainer, shard, first_epoch=0, seed=7, client=client), flat(model)]
+        return made
+
+    for eager, graphed in zip(trained(graph=False), trained(graph=True), strict=True):
+        assert torch.equal(eager, graphed) if isinstance(eager, torch.Tensor) else eager == graphed
