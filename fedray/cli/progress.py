@@ -165,7 +165,8 @@ def print_entries(teacher_cache: "TeacherCache") -> None:
             continue
         table.add_row(
             entry.key, made["teacher"], str(content["teacher"].get("client", "all")), made["data"],
-            content["output_kind"], content["views"], f"{entry.written():,}/{entry.rows:,}", f"{entry.bytes / 1e3:,.0f}",
+            content["output_kind"], content["views"], f"{entry.written():,}/{entry.rows:,}",
+            f"{entry.bytes / 1e3:,.0f}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used)),
         )  # fmt: skip
     console = open_console()
