@@ -22,7 +22,7 @@ TEACHER = "ViT-B-32"
 
 def prepare(experiment: Experiment, folder: Path) -> None:
     """Write `workload.npz`, unless it is there for this very spec. The images are decoded then, for fedray too."""
-    data = federated.load(experiment)
+    data = federated.load(experiment.data, experiment.partition, experiment.seed)
     spec, text = folder / "spec.yaml", to_yaml(experiment)
     if spec.exists() and spec.read_text(encoding="utf-8") == text:
         return

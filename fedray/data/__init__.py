@@ -1,1 +1,1 @@
-"""Data: where images come from, how they are divided among clients, how they are viewed."""
+"""Image sources, partitions among clients, and augmentation."""

@@ -1,9 +1,8 @@
-"""A labelled image set, and the ways to take a part of it."""
+"""A labelled image set, its digest, class-balanced subsets and channel statistics."""
 
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,29 +14,35 @@ from fedray.types import ImageShape, Indices
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images as they were read, before any normalisation."""
+    """Labelled images as read from a source, before normalisation."""
 
     name: str
-    images: npt.NDArray[np.uint8]  # [N, channels, size, size]
-    labels: Indices  # [N], 0 .. len(classes) - 1
-    rows: Indices  # [N], each example's row in its source
-    paths: npt.NDArray[np.str_] | None  # [N], where the source names its images
+    images: npt.NDArray[np.uint8]
+    """[N, channels, size, size]"""
+    labels: Indices
+    """[N], from 0 to len(classes) - 1"""
+    rows: Indices
+    """[N], the row of each example in its source, before any limit"""
+    paths: npt.NDArray[np.str_] | None
+    """[N], the path of each image; None if the source has no paths"""
     classes: tuple[str, ...]
+    """Class names; a class's label is its index."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def shape(self) -> ImageShape:
+        """Channels, pixels a side and number of classes."""
         return ImageShape(self.images.shape[1], self.images.shape[2], len(self.classes))
 
     @cached_property
     def image_digest(self) -> str:
-        """The same images in the same order have the same digest."""
+        """SHA-256 of the images in their order; labels and paths do not enter."""
         return digest(self.images)
 
     def take(self, positions: Indices) -> "Dataset":
-        """The examples at these positions, in this order."""
+        """Returns the examples at these positions, in this order."""
         return replace(
             self,
             images=self.images[positions],
@@ -47,36 +52,36 @@ class Dataset:
         )
 
 
-def digest(*arrays: npt.NDArray[Any]) -> str:
-    """SHA-256 of arrays: their shapes, types and contents."""
-    hashed = hashlib.sha256()
+def digest(*arrays: npt.NDArray[np.generic]) -> str:
+    """Returns the SHA-256, in hex, of the arrays' shapes, dtypes and contents."""
+    sha256 = hashlib.sha256()
     for array in arrays:
-        hashed.update(repr((array.shape, array.dtype.str)).encode())
-        hashed.update(np.ascontiguousarray(array).data)
-    return hashed.hexdigest()
+        sha256.update(repr((array.shape, array.dtype.str)).encode())
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()
 
 
-def balanced(labels: Indices, count: int, seed: int, purpose: str) -> Indices:
-    """Sorted positions of `count` examples, as equally many of each class as can be (int64 [count]).
+def choose_balanced(labels: Indices, count: int, seed: int, purpose: str) -> Indices:
+    """Returns sorted positions of `count` examples (int64 [count]), as evenly spread over the classes as possible.
 
-    Where `count` does not divide evenly, or a class runs out, the other classes give one more.
-    Raises SpecError where there are fewer than `count` examples.
+    If `count` does not divide evenly, or a class has too few examples, other classes contribute one more each.
+    `purpose` is the name of the limit in the `data` section. Raises SpecError for fewer than `count` examples.
     """
     if count > len(labels):
         raise SpecError(f"data.{purpose} is {count}, but there are only {len(labels)} examples.")
     order = numpy_rng(seed, purpose).permutation(len(labels))
-    turn = np.empty(len(labels), dtype=np.int64)  # how many of its class come before it, in this order
+    rank = np.empty(len(labels), dtype=np.int64)  # number of examples of the same class earlier in `order`
     for label in np.unique(labels):
         members = order[labels[order] == label]
-        turn[members] = np.arange(len(members))
-    return np.sort(order[np.argsort(turn[order], kind="stable")][:count])
+        rank[members] = np.arange(len(members))
+    return np.sort(order[np.argsort(rank[order], kind="stable")][:count])
 
 
 def channel_statistics(dataset: Dataset) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean and standard deviation of each channel, as float32 [channels], images scaled to 0..1."""
-    parts = range(0, len(dataset), 64)  # counting takes eight times the memory of what is counted
+    """Returns mean and standard deviation of each channel (float32 [channels]) of the images scaled to 0..1."""
+    chunks = range(0, len(dataset), 64)  # bincount needs eight times the memory of the pixels it counts
     counts = [
-        np.sum([np.bincount(dataset.images[start : start + 64, c].ravel(), minlength=256) for start in parts], axis=0)
+        np.sum([np.bincount(dataset.images[start : start + 64, c].ravel(), minlength=256) for start in chunks], axis=0)
         for c in range(dataset.images.shape[1])
     ]
     levels = np.arange(256) / 255

@@ -1,6 +1,6 @@
-"""Decoded images, kept for the next run that reads the same ones: decoding takes longer than all else of reading.
+"""A cache of decoded images on disk. Decoding takes most of the time of reading a data set.
 
-$FEDRAY_CACHE/images/HASH.npy      uint8 [n, C, H, W]; HASH is of the encoded images and of what is made of them
+$FEDRAY_CACHE/images/HASH.npy      uint8 [n, C, H, W]; HASH covers the encoded images, the decoder and the size
 """
 
 import hashlib
@@ -15,50 +15,56 @@ import numpy.typing as npt
 from fedray.cache import cache_folder
 
 MIN_IMAGES = 1000
-"""Images that are decoded about as fast as they are found here."""
-MIN_FILE_BYTES = 2**30
-"""Bytes of a set that is not kept."""
+"""Smaller sets are not cached: decoding them takes about as long as reading the cache."""
+MAX_FILE_BYTES = 2**30
+"""Larger sets are not cached."""
 IMAGE_CACHE_BYTES = 4 * 2**30
-"""Bytes of all that are: those that nobody has used for longest make room."""
+"""Size of the whole cache; the least recently used sets are deleted first."""
 
 Images = npt.NDArray[np.uint8]
 
 
-def cached_images(blobs: Sequence[bytes], how: str, decode: Callable[[], Images]) -> Images:
-    """What `decode` makes of encoded images, or has made of them before. `how` is all else that decides it.
+def cached_images(blobs: Sequence[bytes], settings: str, decode: Callable[[], Images]) -> Images:
+    """Returns the decoded images (uint8 [n, C, H, W]) from the cache, or else from `decode`, and caches them.
 
-    Where the folder cannot be written, nothing is kept.
+    `settings` names whatever else decides the result, such as the decoder's version. A cache folder that cannot be
+    written is ignored.
     """
     if len(blobs) < MIN_IMAGES:
         return decode()
-    file = cache_folder() / "images" / f"{_hash(blobs, how)}.npy"
-    with suppress(OSError, ValueError, EOFError):  # not there, or cut short
+    file = cache_folder() / "images" / f"{_hash(blobs, settings)}.npy"
+    with suppress(OSError, ValueError, EOFError):  # missing or truncated
         images: Images = np.load(file)
-        with suppress(OSError):  # somebody else's, to be read only
+        with suppress(OSError):  # another user owns the file
             os.utime(file)
         return images
     images = decode()
-    if images.nbytes <= MIN_FILE_BYTES:
+    if images.nbytes <= MAX_FILE_BYTES:
         with suppress(OSError):
-            _keep(file, images)
+            _store(file, images)
     return images
 
 
-def _hash(blobs: Sequence[bytes], how: str) -> str:
-    hashed = hashlib.sha256(repr((how, [*map(len, blobs)])).encode())
+def _hash(blobs: Sequence[bytes], settings: str) -> str:
+    sha256 = hashlib.sha256(repr((settings, [*map(len, blobs)])).encode())
     for blob in blobs:
-        hashed.update(blob)
-    return hashed.hexdigest()[:32]
+        sha256.update(blob)
+    return sha256.hexdigest()[:32]
 
 
-def _keep(file: Path, images: Images) -> None:
+def _store(file: Path, images: Images) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as stream:
         np.save(stream, images)
     partial.replace(file)
-    room = IMAGE_CACHE_BYTES
-    for each in sorted(file.parent.iterdir(), key=lambda each: -each.stat().st_mtime_ns):
-        room -= each.stat().st_size
-        if room < 0:
-            each.unlink()
+    _delete_oldest(file.parent)
+
+
+def _delete_oldest(folder: Path) -> None:
+    """Delete the least recently used files beyond IMAGE_CACHE_BYTES."""
+    free_bytes = IMAGE_CACHE_BYTES
+    for file in sorted(folder.iterdir(), key=lambda file: -file.stat().st_mtime_ns):
+        free_bytes -= file.stat().st_size
+        if free_bytes < 0:
+            file.unlink()

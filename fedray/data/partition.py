@@ -1,7 +1,7 @@
-"""How training examples are divided among clients: disjoint, exhaustive, seeded.
+"""Partitions of the training examples among clients: disjoint, exhaustive, seeded.
 
-Each kind is a section of the spec that can split an array of labels. To add one: a class with a
-`kind` and a `split`, and its name in `AnyPartition`.
+Each kind is a section of the spec that splits an array of labels. To add a kind, write a class with a
+`kind` and a `split` method and add it to `AnyPartition`.
 """
 
 from abc import abstractmethod
@@ -15,28 +15,29 @@ from fedray.errors import SpecError
 from fedray.section import Section
 from fedray.types import Indices
 
-TRIES = 1000
-"""How often a random split is drawn anew before it is given up."""
+MAX_DRAWS = 1000
+"""Number of random splits to draw before `Dirichlet.split` fails."""
 
 Rng = np.random.Generator
 
 
 class Partition(Section):
-    """A way to divide examples. `clients` is how many clients there are."""
+    """A rule that divides examples among clients."""
 
     kind: str
     clients: int = Field(10, ge=1)
+    """Number of clients."""
 
     @abstractmethod
     def split(self, labels: Indices, rng: Rng) -> list[Indices]:
-        """Sorted positions in `labels` (int64 [N]) for each client.
+        """Returns each client's sorted positions in `labels` (int64 [N]).
 
-        Raises SpecError where the labels cannot be divided so.
+        Raises SpecError if the labels cannot be divided by this rule.
         """
 
 
 class IID(Partition):
-    """Equal shares (to within one example) of shuffled examples."""
+    """Equal shares of shuffled examples; sizes differ by at most one."""
 
     kind: Literal["iid"] = "iid"
 
@@ -45,27 +46,30 @@ class IID(Partition):
 
 
 class Dirichlet(Partition):
-    """Each class is divided by p ~ Dir(α·1) over clients (NIID-Bench, arXiv 2102.02079).
+    """Divides each class by p ~ Dir(α·1) over clients (NIID-Bench, arXiv 2102.02079).
 
-    A client that holds N/K examples or more gets none of the classes that follow, and the whole
-    split is drawn anew until every client has at least `min_examples`.
+    A client that holds N/K examples or more gets none of the following classes. The whole split is
+    redrawn until every client has at least `min_examples`.
     """
 
     kind: Literal["dirichlet"] = "dirichlet"
     alpha: float = Field(0.5, ge=0.01, le=100)
+    """Concentration α; smaller values give more skewed clients."""
     min_examples: int = Field(10, ge=0)
+    """Number of examples that every client must have."""
 
     def split(self, labels: Indices, rng: Rng) -> list[Indices]:
         smallest = 0
-        for _ in range(TRIES):
+        for _ in range(MAX_DRAWS):
             shards = self._draw(labels, rng)
             smallest = min(map(len, shards))
             if smallest >= self.min_examples:
                 return _sorted(shards)
         raise SpecError(
             f"partition: no Dirichlet split of {len(labels)} examples among {self.clients} clients with alpha "
-            f"{self.alpha:g} gave each at least min_examples={self.min_examples} in {TRIES} draws (the smallest client "
-            f"of the last had {smallest}); raise alpha, lower clients or min_examples, or use dirichlet_per_client."
+            f"{self.alpha:g} gave every client at least min_examples={self.min_examples} in {MAX_DRAWS} draws (the "
+            f"smallest client of the last draw had {smallest}); raise alpha, lower clients or min_examples, or use "
+            "dirichlet_per_client."
         )
 
     def _draw(self, labels: Indices, rng: Rng) -> list[Indices]:
@@ -74,7 +78,7 @@ class Dirichlet(Partition):
         for label in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == label))
             shares = rng.dirichlet(np.full(self.clients, self.alpha)) * (sizes < len(labels) / self.clients)
-            shares = _normalised(shares, fallback=sizes < len(labels) / self.clients)
+            shares = _normalize(shares, fallback=sizes < len(labels) / self.clients)
             cuts = (np.cumsum(shares)[:-1] * len(members)).round().astype(np.int64)
             for client, part in enumerate(np.split(members, cuts)):
                 shards[client].append(part)
@@ -85,12 +89,13 @@ class Dirichlet(Partition):
 class DirichletPerClient(Partition):
     """Equal sizes; each client draws its classes from q ~ Dir(α·1) (Hsu et al., arXiv 1909.06335).
 
-    α is per class here: Hsu's α over a normalised prior is this α times the number of classes.
-    A class that is used up is struck out and the rest renormalised.
+    α is per class: Hsu's α over a normalised prior is this α times the number of classes.
+    When a class runs out, its share is set to 0 and the others are renormalised.
     """
 
     kind: Literal["dirichlet_per_client"] = "dirichlet_per_client"
     alpha: float = Field(0.5, ge=0.01, le=100)
+    """Concentration α per class; smaller values give more skewed clients."""
 
     def split(self, labels: Indices, rng: Rng) -> list[Indices]:
         classes = np.unique(labels)
@@ -102,8 +107,9 @@ class DirichletPerClient(Partition):
         prior = rng.dirichlet(np.full(len(pools), self.alpha))
         drawn: list[Indices] = [np.empty(0, dtype=np.int64)]
         while size > 0:
-            left = np.array([len(pool) for pool in pools])
-            counts = np.minimum(rng.multinomial(size, _normalised(prior * (left > 0), fallback=left)), left)
+            remaining = np.array([len(pool) for pool in pools])
+            shares = _normalize(prior * (remaining > 0), fallback=remaining)
+            counts = np.minimum(rng.multinomial(size, shares), remaining)
             for label, count in enumerate(counts):
                 drawn.append(pools[label][:count])
                 pools[label] = pools[label][count:]
@@ -112,14 +118,15 @@ class DirichletPerClient(Partition):
 
 
 class ClassSplit(Partition):
-    """`classes_per_client` classes for each client, each class shared equally by its holders.
+    """Gives each client `classes_per_client` classes; the clients of a class share it equally.
 
     NIID-Bench's #C=k: the first class of client i is i modulo the number of classes, the others
-    are random. Classes that are nobody's first class are handed out before any other.
+    are random. Classes that are no client's first class are assigned before any other.
     """
 
     kind: Literal["class_split"] = "class_split"
     classes_per_client: int = Field(2, ge=1)
+    """Number of classes of each client."""
 
     def split(self, labels: Indices, rng: Rng) -> list[Indices]:
         classes = np.unique(labels)
@@ -132,6 +139,7 @@ class ClassSplit(Partition):
         return _sorted([np.concatenate(parts) for parts in shards])
 
     def _holders(self, classes: int, rng: Rng) -> list[list[int]]:
+        """Returns the clients of each class."""
         k = self.classes_per_client
         if k > classes:
             raise SpecError(f"partition.classes_per_client is {k}, but the training data has only {classes} classes.")
@@ -141,20 +149,21 @@ class ClassSplit(Partition):
                 f"raise clients or classes_per_client."
             )
         holders: list[list[int]] = [[] for _ in range(classes)]
-        unheld = rng.permutation(np.arange(min(self.clients, classes), classes)).tolist()
+        unassigned = rng.permutation(np.arange(min(self.clients, classes), classes)).tolist()
         for client in range(self.clients):
-            mine = [client % classes, *(unheld.pop() for _ in range(min(k - 1, len(unheld))))]
-            others = np.setdiff1d(np.arange(classes), mine)
-            for label in [*mine, *rng.permutation(others)[: k - len(mine)]]:
+            own = [client % classes, *(unassigned.pop() for _ in range(min(k - 1, len(unassigned))))]
+            others = np.setdiff1d(np.arange(classes), own)
+            for label in [*own, *rng.permutation(others)[: k - len(own)]]:
                 holders[label].append(client)
         return holders
 
 
 class Shards(Partition):
-    """Examples sorted by label, cut into clients × s shards, s at random for each (McMahan)."""
+    """Sorts examples by label, cuts them into equal shards and deals these to clients (arXiv 1602.05629)."""
 
     kind: Literal["shards"] = "shards"
     shards_per_client: int = Field(2, ge=1)
+    """Number of shards of each client."""
 
     def split(self, labels: Indices, rng: Rng) -> list[Indices]:
         total = self.clients * self.shards_per_client
@@ -165,20 +174,22 @@ class Shards(Partition):
             )
         shuffled = rng.permutation(len(labels))
         shards = np.array_split(shuffled[np.argsort(labels[shuffled], kind="stable")], total)
-        hands = rng.permutation(total).reshape(self.clients, self.shards_per_client)
-        return _sorted([np.concatenate([shards[s] for s in hand]) for hand in hands])
+        assignment = rng.permutation(total).reshape(self.clients, self.shards_per_client)
+        return _sorted([np.concatenate([shards[number] for number in numbers]) for numbers in assignment])
 
 
 class FromFile(Section):
-    """A split that somebody else made: a csv or parquet with `client` and `path` or `index`.
+    """A given partition: a CSV or parquet file with the column `client`, and `path` or `index`.
 
-    Clients are numbered 0 to K-1. Every training example is listed once, unless `partial` says
-    that those not listed belong to nobody. Read by `data.federated`, which knows the paths.
+    Clients are numbered 0 to K-1. The file lists every training example once. `data.federated` reads it, because
+    locating a path needs the data set.
     """
 
     kind: Literal["file"] = "file"
     file: Path
+    """Path of the CSV or parquet file."""
     partial: bool = False
+    """Whether the file may leave out training examples; no client holds these."""
 
 
 AnyPartition = Annotated[
@@ -190,7 +201,7 @@ def _sorted(shards: list[Indices]) -> list[Indices]:
     return [np.sort(shard) for shard in shards]
 
 
-def _normalised(shares: np.ndarray, fallback: np.ndarray) -> np.ndarray:
-    """Shares that add up to 1; where all are (or underflowed to) zero, `fallback` in their place."""
-    chosen = shares if shares.sum() > 0 else fallback.astype(float)
-    return np.asarray(chosen / chosen.sum())
+def _normalize(shares: np.ndarray, fallback: np.ndarray) -> np.ndarray:
+    """Scale shares to sum to 1; if all are zero (or underflowed), scale `fallback` instead."""
+    positive = shares if shares.sum() > 0 else fallback.astype(float)
+    return np.asarray(positive / positive.sum())

@@ -1,4 +1,4 @@
-"""The spec section of the data: where images come from and how they are prepared."""
+"""The `data` section of a spec: image sources, size, limits, augmentation and normalisation."""
 
 from typing import Literal
 
@@ -11,14 +11,18 @@ class Data(Section):
     """Sources are `digits`, `torchvision:NAME`, `parquet:PATH_OR_GLOB` or `folder:PATH`."""
 
     train: str = "digits"
+    """Source of the training set."""
     test: str = "digits"
+    """Source of the test set."""
     augment: Literal["none", "crop_flip"] = "none"
+    """Augmentation of training images; `crop_flip` shifts by up to 4 pixels and flips left to right."""
     size: int | None = Field(None, ge=4, le=1024)
-    """Resize images to this many pixels a side; None takes them as they are."""
+    """Pixels a side to which images are resized; null keeps their size."""
     train_limit: int | None = Field(None, ge=1)
+    """Number of training examples to use, class-balanced; null uses all."""
     test_limit: int | None = Field(None, ge=1)
-    """How many examples to take, class-balanced; None takes all."""
+    """Number of test examples to use, class-balanced; null uses all."""
     public_fraction: float = Field(0.0, ge=0, lt=1)
-    """The class-balanced share of the training data that no client holds."""
+    """Class-balanced share of the training set that no client holds, from 0 up to 1."""
     normalize: Literal["dataset", "imagenet"] = "dataset"
-    """Which channel means and deviations to use: the training set's own, or ImageNet's."""
+    """Channel means and standard deviations to normalise with: those of the training set, or of ImageNet."""

@@ -1,4 +1,4 @@
-"""Where images come from. To add a source: a reader, and its line in `READERS`."""
+"""Image sources. To add a source, write a reader and add it to `READERS`."""
 
 import glob
 import inspect
@@ -22,43 +22,43 @@ from fedray.types import Indices
 
 Side: TypeAlias = Literal["train", "test"]
 Choose: TypeAlias = Callable[[Indices], Indices]
-"""Given all labels, the positions of those to read: images left out are not decoded."""
+"""Maps all labels of a source to the positions to read; other images are not decoded."""
 
-DIGITS_TEST = 5
-"""Of scikit-learn's digits, which have no test set of their own, every fifth of a class is test."""
+DIGITS_TEST_STRIDE = 5
+"""Every fifth image of a class of scikit-learn's digits is a test image: the set has no split of its own."""
 
 
 def read(source: str, side: Side, choose: Choose, size: int | None) -> Dataset:
     """Read one source, such as `digits`, `torchvision:CIFAR10` or `parquet:data/*.parquet`.
 
-    `size` resizes (shorter side, then centre crop) to square images. Raises SpecError where the
-    source does not exist, is damaged, or has images of several sizes while `size` is None.
+    If `size` is given, images are resized (shorter side, then centre crop) to `size` pixels a side. Raises SpecError
+    if the source is missing or damaged, or if images differ in size and `size` is None.
     """
     kind, _, argument = source.partition(":")
     if kind not in READERS:
         raise SpecError(
-            f"data.{side}: unknown source '{source}', known are {', '.join(READERS)}{nearest(kind, READERS)}"
+            f"data.{side}: unknown source '{source}'; use one of {', '.join(READERS)}{nearest(kind, READERS)}"
         )
     if kind != "digits" and not argument:
-        raise SpecError(f"data.{side}: '{source}' does not say which; write {kind}:NAME_OR_PATH.")
+        raise SpecError(f"data.{side}: '{source}' names no data set; write {kind}:NAME_OR_PATH.")
     return READERS[kind](argument, side, choose, size)
 
 
 def _digits(_: str, side: Side, choose: Choose, size: int | None) -> Dataset:
-    pixels, labels = _scikit_learns_digits()
-    nth = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
-    rows = np.flatnonzero((nth % DIGITS_TEST == 0) == (side == "test"))
-    kept = rows[choose(labels[rows])]
-    images = np.round(pixels[kept] * (255 / 16)).astype(np.uint8)
-    pictures = [_square(image, size) for image in images]
-    return Dataset("digits", _stack(pictures, side), labels[kept], kept, None, tuple("0123456789"))
+    pixels, labels = _load_digits()
+    rank_in_class = np.array([np.count_nonzero(labels[:i] == label) for i, label in enumerate(labels)])
+    rows = np.flatnonzero((rank_in_class % DIGITS_TEST_STRIDE == 0) == (side == "test"))
+    rows = rows[choose(labels[rows])]
+    images = np.round(pixels[rows] * (255 / 16)).astype(np.uint8)
+    squares = [_to_square(image, size) for image in images]
+    return Dataset("digits", _stack(squares, side), labels[rows], rows, None, tuple("0123456789"))
 
 
 @cache
-def _scikit_learns_digits() -> tuple[npt.NDArray[np.float64], Indices]:
-    """Pixels [1797, 8, 8] from 0 to 16, and labels. Importing scikit-learn would take 2 s."""
+def _load_digits() -> tuple[npt.NDArray[np.float64], Indices]:
+    """Returns pixels [1797, 8, 8] from 0 to 16, and labels, from scikit-learn's file; importing it takes 2 s."""
     package = find_spec("sklearn")
-    assert package is not None, "it is installed with fedray"
+    assert package is not None, "scikit-learn is a dependency of fedray"
     folder = next(iter(package.submodule_search_locations or ()))
     table = np.loadtxt(Path(folder) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
@@ -67,7 +67,7 @@ def _scikit_learns_digits() -> tuple[npt.NDArray[np.float64], Indices]:
 def _torchvision(argument: str, side: Side, choose: Choose, size: int | None) -> Dataset:
     from torchvision import datasets
 
-    known = [n for n in datasets.__all__ if inspect.isclass(getattr(datasets, n))]
+    known = [name for name in datasets.__all__ if inspect.isclass(getattr(datasets, name))]
     if argument not in known:
         raise SpecError(f"data.{side}: torchvision has no data set '{argument}'{nearest(argument, known)}")
     constructor = getattr(datasets, argument)
@@ -76,77 +76,75 @@ def _torchvision(argument: str, side: Side, choose: Choose, size: int | None) ->
     try:
         data = constructor(str(root / argument), download=True, **options)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise SpecError(f"data.{side}: torchvision could not provide {argument} under {root} ({error}).") from error
-    labels = np.asarray(
-        [data[i][1] for i in range(len(data))] if _labels(data) is None else _labels(data), dtype=np.int64
-    )
-    kept = choose(labels)
-    images = [_square(np.asarray(data[i][0]), size) for i in kept]
+        raise SpecError(f"data.{side}: torchvision could not load {argument} from {root} ({error}).") from error
+    labels = _torchvision_labels(data)
+    rows = choose(labels)
+    images = [_to_square(np.asarray(data[row][0]), size) for row in rows]
     classes = tuple(map(str, getattr(data, "classes", range(int(labels.max()) + 1))))
-    return Dataset(argument, _stack(images, side), labels[kept], kept, None, classes)
+    return Dataset(argument, _stack(images, side), labels[rows], rows, None, classes)
 
 
 def _parquet(argument: str, side: Side, choose: Choose, size: int | None) -> Dataset:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = sorted(glob.glob(str(Path(argument).expanduser())))  # noqa: PTH207  an absolute pattern, which Path.glob refuses
+    names = sorted(glob.glob(str(Path(argument).expanduser())))  # noqa: PTH207  Path.glob refuses absolute patterns
     if not names:
         raise SpecError(f"data.{side}: no file matches 'parquet:{argument}'.")
     try:
         files = [pq.ParquetFile(name) for name in names]
         image_column, label_column = _columns([file.schema_arrow for file in files], argument, side)
         labels = _integers([file.read(columns=[label_column]) for file in files], argument, side)
-        kept = choose(labels)
-        blobs, paths = _cells(files, image_column, kept)
+        rows = choose(labels)
+        blobs, paths = _read_images(files, image_column, rows)
     except (OSError, pa.ArrowException) as error:
         raise SpecError(f"data.{side}: '{argument}' cannot be read as parquet ({error}).") from error
     return Dataset(
         Path(argument).name,
-        _decode(blobs, [path or f"row {row}" for path, row in zip(paths, kept, strict=True)], side, size),
-        labels[kept],
-        kept,
+        _decode(blobs, [path or f"row {row}" for path, row in zip(paths, rows, strict=True)], side, size),
+        labels[rows],
+        rows,
         None if None in paths else np.array(paths, dtype=np.str_),
         _class_names(files[0].schema_arrow, label_column, labels),
     )
 
 
 def _columns(schemas: Sequence[Any], argument: str, side: Side) -> tuple[str, str]:
-    """Those of images and labels, which all files have alike."""
+    """Returns the names of the image and the label column. Raises SpecError unless all files have the same columns."""
     import pyarrow as pa
 
     image_column = _column(schemas[0], ("img", "image"), argument, side)
     label_column = _column(schemas[0], ("label", "fine_label"), argument, side)
     if not all(schema.equals(schemas[0]) for schema in schemas):
-        raise SpecError(f"data.{side}: '{argument}' matches files with other columns than the first of them.")
+        raise SpecError(f"data.{side}: '{argument}' matches files whose columns differ.")
     if not pa.types.is_integer(schemas[0].field(label_column).type):
-        raise SpecError(f"data.{side}: '{argument}' has labels that are no integers in its column {label_column}.")
+        raise SpecError(f"data.{side}: '{argument}' must have integers in its column {label_column}.")
     if not pa.types.is_struct(schemas[0].field(image_column).type):
         raise SpecError(f"data.{side}: '{argument}' must have a struct of bytes and path in its column {image_column}.")
     return image_column, label_column
 
 
 def _integers(tables: Sequence[Any], argument: str, side: Side) -> Indices:
-    """The labels, by way of lists: pyarrow's own way to NumPy waits for pandas."""
+    """Returns the labels, converted through lists: pyarrow's conversion to NumPy imports pandas."""
     labels = [label for table in tables for label in table.column(0).to_pylist()]
     if None in labels:
         raise SpecError(f"data.{side}: '{argument}' has images without a label.")
     if not labels:
-        raise SpecError(f"data.{side}: '{argument}' holds no images.")
+        raise SpecError(f"data.{side}: '{argument}' has no images.")
     return np.array(labels, dtype=np.int64)
 
 
-def _cells(files: Sequence[Any], column: str, rows: Indices) -> tuple[list[bytes], list[str | None]]:
-    """The images' bytes and paths of some rows, read a few at a time."""
+def _read_images(files: Sequence[Any], column: str, rows: Indices) -> tuple[list[bytes], list[str | None]]:
+    """Returns the encoded images and the paths of these rows, read in batches of 4096 rows."""
     blobs, paths = [b""] * len(rows), list[str | None]([None] * len(rows))
     order = np.argsort(rows)
     start = 0
     for batch in (batch for file in files for batch in file.iter_batches(4096, columns=[column])):
         first, last = np.searchsorted(rows[order], (start, start + len(batch)))
         images, names = (batch.column(0).field(part) for part in ("bytes", "path"))
-        for place in order[first:last].tolist():
-            row = int(rows[place]) - start
-            blobs[place], paths[place] = images[row].as_py(), names[row].as_py()
+        for position in order[first:last].tolist():
+            row = int(rows[position]) - start
+            blobs[position], paths[position] = images[row].as_py(), names[row].as_py()
         start += len(batch)
     return blobs, paths
 
@@ -158,12 +156,12 @@ def _folder(argument: str, side: Side, choose: Choose, size: int | None) -> Data
         raise SpecError(f"data.{side}: 'folder:{argument}' is not a folder with one folder of images per class.")
     files = [(f, label) for label, name in enumerate(classes) for f in sorted((root / name).iterdir()) if f.is_file()]
     if not files:
-        raise SpecError(f"data.{side}: 'folder:{argument}' holds no images.")
+        raise SpecError(f"data.{side}: 'folder:{argument}' has no images.")
     labels = np.array([label for _, label in files], dtype=np.int64)
-    kept = choose(labels)
-    paths = [str(files[i][0].relative_to(root)) for i in kept]
+    rows = choose(labels)
+    paths = [str(files[row][0].relative_to(root)) for row in rows]
     images = _decode([(root / path).read_bytes() for path in paths], paths, side, size)
-    return Dataset(root.name, images, labels[kept], kept, np.array(paths, dtype=np.str_), tuple(classes))
+    return Dataset(root.name, images, labels[rows], rows, np.array(paths, dtype=np.str_), tuple(classes))
 
 
 READERS: Mapping[str, Callable[[str, Side, Choose, int | None], Dataset]] = {
@@ -174,9 +172,11 @@ READERS: Mapping[str, Callable[[str, Side, Choose, int | None], Dataset]] = {
 }
 
 
-def _labels(data: Any) -> Any:
-    """The labels that most torchvision sets keep beside the images, so that none need be decoded."""
-    return next((v for v in (getattr(data, n, None) for n in ("targets", "labels", "_labels")) if v is not None), None)
+def _torchvision_labels(data: Any) -> Indices:
+    """Returns all labels, without decoding images if the set has them in an attribute, as most do."""
+    attributes = (getattr(data, name, None) for name in ("targets", "labels", "_labels"))
+    labels = next((labels for labels in attributes if labels is not None), None)
+    return np.asarray([data[i][1] for i in range(len(data))] if labels is None else labels, dtype=np.int64)
 
 
 def _column(schema: Any, names: Sequence[str], argument: str, side: Side) -> str:
@@ -187,50 +187,50 @@ def _column(schema: Any, names: Sequence[str], argument: str, side: Side) -> str
 
 
 def _class_names(schema: Any, column: str, labels: Indices) -> tuple[str, ...]:
-    """From the `huggingface` metadata where there is any, else the numbers."""
+    """Returns the class names of the `huggingface` metadata, or else the labels as text."""
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = metadata.get("info", {}).get("features", {}).get(column, {}).get("names")
     return tuple(names) if names else tuple(map(str, range(int(labels.max()) + 1)))
 
 
-AT_ONCE = 128
-"""How many images a thread decodes before it asks for more."""
-SMALL = 2**13
-"""Bytes of an image up to which several threads are no faster than one: they mostly wait for Python's lock."""
+DECODE_CHUNK_IMAGES = 128
+"""Images that a thread decodes at a time."""
+SMALL_IMAGE_BYTES = 2**13
+"""Mean size of an encoded image up to which several threads are no faster than one, because of the GIL."""
 
 
 def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None) -> npt.NDArray[np.uint8]:
     import PIL
 
-    how = f"Pillow {PIL.__version__}, size {size}"
-    return cached_images(blobs, how, lambda: _decode_each(blobs, names, side, size))
+    settings = f"Pillow {PIL.__version__}, size {size}"
+    return cached_images(blobs, settings, lambda: _decode_uncached(blobs, names, side, size))
 
 
-def _decode_each(
+def _decode_uncached(
     blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None
 ) -> npt.NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
-    def one(blob: bytes, name: str | None) -> npt.NDArray[np.uint8]:
+    def decode(blob: bytes, name: str | None) -> npt.NDArray[np.uint8]:
         try:
-            return _square(np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), size)
+            return _to_square(np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), size)
         except UnidentifiedImageError as error:
             raise SpecError(f"data.{side}: the image '{name}' cannot be decoded (no known image format).") from error
-        except (OSError, TypeError, ValueError, SyntaxError) as error:  # Pillow raises all of them for damaged files
+        except (OSError, TypeError, ValueError, SyntaxError) as error:  # Pillow raises any of these for damaged files
             raise SpecError(f"data.{side}: the image '{name}' cannot be decoded ({error}).") from error
 
-    def some(start: int) -> list[npt.NDArray[np.uint8]]:
-        part = slice(start, start + AT_ONCE)
-        return list(map(one, blobs[part], names[part]))
+    def decode_chunk(start: int) -> list[npt.NDArray[np.uint8]]:
+        chunk = slice(start, start + DECODE_CHUNK_IMAGES)
+        return list(map(decode, blobs[chunk], names[chunk]))
 
-    small = sum(map(len, blobs)) <= SMALL * len(blobs)
+    small = sum(map(len, blobs)) <= SMALL_IMAGE_BYTES * len(blobs)
     with ThreadPoolExecutor(1 if small else os.cpu_count()) as threads:
-        parts = threads.map(some, range(0, len(blobs), AT_ONCE))
-        return _stack([image for part in parts for image in part], side)
+        chunks = threads.map(decode_chunk, range(0, len(blobs), DECODE_CHUNK_IMAGES))
+        return _stack([image for chunk in chunks for image in chunk], side)
 
 
-def _square(image: npt.NDArray[np.uint8], size: int | None) -> npt.NDArray[np.uint8]:
-    """[H, W] or [H, W, C] -> [C, H, W], or [C, size, size] where a size is wanted."""
+def _to_square(image: npt.NDArray[np.uint8], size: int | None) -> npt.NDArray[np.uint8]:
+    """Converts [H, W] or [H, W, C] to [C, H, W], resized to [C, size, size] if `size` is given."""
     if size is not None and image.shape[:2] != (size, size):
         from PIL import Image, ImageOps
 
@@ -242,6 +242,6 @@ def _stack(images: Sequence[npt.NDArray[np.uint8]], side: Side) -> npt.NDArray[n
     shapes = sorted({image.shape for image in images})
     if len(shapes) != 1 or shapes[0][1] != shapes[0][2]:
         raise SpecError(
-            f"data.{side}: images are not all square and of one size ({shapes[0]}, {shapes[-1]}, ...); set data.size."
+            f"data.{side}: images must all be square and of one size, not {shapes[0]} and {shapes[-1]}; set data.size."
         )
     return np.ascontiguousarray(np.stack(images))

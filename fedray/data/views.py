@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PAD = 4
+"""Pixels of padding on each side."""
 OFFSETS = 2 * PAD + 1
 VIEWS = OFFSETS * OFFSETS * 2
+"""Number of views of an image."""
 PLAIN = (PAD * OFFSETS + PAD) * 2
+"""The view that is the image itself."""
 
 
 def choose_views(examples: Indices, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """A view (0..161) for each example, the same for (seed, epoch, example) wherever it is asked."""
+    """Returns a view (int64, 0..161) for each example; it depends on (seed, epoch, example) alone."""
     return (hash_integers(examples, seed, "view", epoch) % np.uint64(VIEWS)).astype(np.int64)
 
 
 def apply_views(images: "Tensor", views: "Tensor") -> "Tensor":
-    """uint8 [B, C, S, S] and int64 [B] -> the views, uint8 [B, C, S, S]; outside the image is 0."""
+    """Crop and flip uint8 images [B, C, S, S] by their views (int64 [B]); pixels outside the image are 0."""
     import torch
 
     size = images.shape[-1]

@@ -23,7 +23,7 @@ def requirements(path: str | Path, overrides: Sequence[str] = ()) -> Requirement
     return Requirements(
         study=bool(space.axes),
         targets=any(getattr(each.teacher, "mode", "online") == "cached" for each in experiments),
-        sizes={each: count_clients(each) for each in experiments},
+        sizes={each: count_clients(each.partition) for each in experiments},
         most=len(experiments) if most == "auto" else most,
         files=list(files.values()),
     )

@@ -70,7 +70,7 @@ class Driver:
         self._folder = RunFolder(folder)
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._lock_timeout = lock_timeout
-        data = federated.load(experiment, read)
+        data = federated.load(experiment.data, experiment.partition, experiment.seed, read)
         teacher_targets.check_assignment(experiment, data)
         self._backend = (make_backend or _backend_of(experiment))(experiment, data)
         self._data = self._backend.federated

@@ -61,7 +61,7 @@ def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache
     """Count what is left of a study. Raises SpecError for data that cannot be read, or does not fit."""
     trials = study.trials() or _proposed(study)
     left = [trial for trial in trials if study.left(trial)]
-    sizes = {trial.experiment: federated.count_clients(trial.experiment) for trial in left}
+    sizes = {trial.experiment: federated.count_clients(trial.experiment.partition) for trial in left}
     most = study.space.search.max_concurrent
     at_once, part = portion(sizes, cluster, len(left) if most == "auto" else most) if left else (1, cluster)
     actors = {trial.name: plan_actors(trial.experiment, sizes[trial.experiment], part) for trial in left}
@@ -133,7 +133,7 @@ class _Data:
     def __call__(self, experiment: Experiment) -> FederatedDataset:
         divided = (experiment.data, experiment.partition, experiment.seed)
         if divided not in self._loaded:
-            self._loaded[divided] = federated.load(experiment, self._read)
+            self._loaded[divided] = federated.load(*divided, self._read)
         return self._loaded[divided]
 
     def _read(self, spec: Any, seed: int) -> Any:

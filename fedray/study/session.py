@@ -189,7 +189,7 @@ class InProcessRunner:
         from fedray.server.teacher_queries import TeacherClient
         from fedray.teachers.cache import TeacherCache
 
-        data = federated.load(experiment)
+        data = federated.load(experiment.data, experiment.partition, experiment.seed)
         backend = make_backend(experiment, data)
         try:
             yield from check_teachers(experiment, data, TeacherClient(experiment, data, backend, TeacherCache(cache)))

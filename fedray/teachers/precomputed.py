@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.data.dataset import Dataset
-from fedray.data.federated import locate, read_table
+from fedray.data.example_table import locate, read_table
 from fedray.errors import SpecError
 from fedray.teachers.sections import Precomputed
 from fedray.types import OutputKind

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
+from helpers import federated
 from helpers.processes import wait_for
 from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
@@ -18,7 +19,6 @@ from fedray.backends.ray import dispatch
 from fedray.backends.ray.actors import RayBackend
 from fedray.backends.ray.node_sums import NodeReducers, on_node
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.errors import LostError, RunError
 from fedray.server.driver import Driver
 from fedray.types import RoundResult, Waiting

@@ -8,14 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import ray
-from helpers import workers
+from helpers import federated, workers
 from ray import cloudpickle
 from safetensors.numpy import load_file
 
 from fedray.backends.ray.actors import RayBackend
 from fedray.backends.ray.pool import ActorPool
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.errors import RunError
 from fedray.server.driver import Driver, MakeBackend
 from fedray.workers.worker import Worker

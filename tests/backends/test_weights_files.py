@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import workers
+from helpers import federated, workers
 from ray import cloudpickle
 
 from fedray.backends.base import CallResult
 from fedray.backends.ray.actors import RayBackend
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.models.weights import WeightsFile
 from fedray.results.checkpoint import save_weights
 from fedray.server.driver import MakeBackend

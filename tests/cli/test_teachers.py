@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import federated
 
 from fedray.cli.main import main
 from fedray.config import loader
-from fedray.data import federated
 from fedray.teachers import loading
 from fedray.teachers.cache import CacheEntry, TeacherCache
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import federated
 
 from fedray.config.experiment import Experiment
 from fedray.config.files import named_files
-from fedray.data import federated
 from fedray.errors import SpecError
 from fedray.files import file_digest, strip_scheme
 from fedray.study.session import run

@@ -8,7 +8,7 @@ from helpers.images import dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedray.data.dataset import balanced, channel_statistics
+from fedray.data.dataset import channel_statistics, choose_balanced
 from fedray.errors import SpecError
 
 
@@ -19,7 +19,7 @@ def counts_of(labels: np.ndarray, chosen: np.ndarray) -> list[int]:
 
 def test_balanced_takes_equally_many_of_each_class() -> None:
     labels = np.repeat([0, 1, 2], [50, 30, 20])
-    chosen = balanced(labels, 30, seed=0, purpose="train_limit")
+    chosen = choose_balanced(labels, 30, seed=0, purpose="train_limit")
     assert counts_of(labels, chosen) == [10, 10, 10]
     assert chosen.dtype == np.int64
     assert (np.diff(chosen) > 0).all()
@@ -27,12 +27,12 @@ def test_balanced_takes_equally_many_of_each_class() -> None:
 
 def test_balanced_gives_what_is_left_over_to_some_classes() -> None:
     labels = np.repeat([0, 1, 2], [50, 30, 20])
-    assert sorted(counts_of(labels, balanced(labels, 32, seed=0, purpose="train_limit"))) == [10, 11, 11]
+    assert sorted(counts_of(labels, choose_balanced(labels, 32, seed=0, purpose="train_limit"))) == [10, 11, 11]
 
 
 def test_balanced_takes_more_of_others_where_a_class_runs_out() -> None:
     labels = np.repeat([0, 1, 2], [50, 30, 4])
-    assert counts_of(labels, balanced(labels, 44, seed=0, purpose="train_limit")) == [20, 20, 4]
+    assert counts_of(labels, choose_balanced(labels, 44, seed=0, purpose="train_limit")) == [20, 20, 4]
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -40,7 +40,7 @@ def test_balanced_takes_more_of_others_where_a_class_runs_out() -> None:
 def test_balanced_levels_the_classes(counts: list[int], share: float, seed: int) -> None:
     """Classes are filled like connected vessels: one is below another only where it has run out."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    chosen = balanced(labels, round(share * len(labels)), seed, "train_limit")
+    chosen = choose_balanced(labels, round(share * len(labels)), seed, "train_limit")
     assert len(set(chosen.tolist())) == len(chosen) == round(share * len(labels))
     taken = [int((labels[chosen] == label).sum()) for label in range(len(counts))]
     for took, there in zip(taken, counts, strict=True):
@@ -49,28 +49,28 @@ def test_balanced_levels_the_classes(counts: list[int], share: float, seed: int)
 
 def test_balanced_is_seeded_by_seed_and_purpose() -> None:
     labels = np.repeat(np.arange(10), 50)
-    first = balanced(labels, 100, 0, "train_limit").tolist()
-    assert first == balanced(labels, 100, 0, "train_limit").tolist()
-    assert first != balanced(labels, 100, 1, "train_limit").tolist()
-    assert first != balanced(labels, 100, 0, "public_fraction").tolist()
+    first = choose_balanced(labels, 100, 0, "train_limit").tolist()
+    assert first == choose_balanced(labels, 100, 0, "train_limit").tolist()
+    assert first != choose_balanced(labels, 100, 1, "train_limit").tolist()
+    assert first != choose_balanced(labels, 100, 0, "public_fraction").tolist()
 
 
 def test_balanced_chooses_at_random_within_a_class() -> None:
     labels = np.zeros(1000, dtype=np.int64)
-    chosen = balanced(labels, 500, 0, "train_limit")
+    chosen = choose_balanced(labels, 500, 0, "train_limit")
     # 500 of 0..999 without replacement: the mean is 499.5 with a deviation of 288.7 * sqrt(0.5 / 500) = 9.1.
     assert abs(chosen.mean() - 499.5) < 5 * 9.1
 
 
 def test_balanced_of_none_and_of_all() -> None:
     labels = np.array([2, 0, 0, 1])
-    assert balanced(labels, 0, 0, "train_limit").tolist() == []
-    assert balanced(labels, 4, 0, "train_limit").tolist() == [0, 1, 2, 3]
+    assert choose_balanced(labels, 0, 0, "train_limit").tolist() == []
+    assert choose_balanced(labels, 4, 0, "train_limit").tolist() == [0, 1, 2, 3]
 
 
 def test_balanced_of_too_many() -> None:
     with pytest.raises(SpecError, match=r"data.test_limit is 5, but there are only 4 examples\."):
-        balanced(np.array([2, 0, 0, 1]), 5, 0, "test_limit")
+        choose_balanced(np.array([2, 0, 0, 1]), 5, 0, "test_limit")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 from helpers.images import dataset, picture, png, write_folder, write_parquet
 
-from fedray.config.experiment import Experiment
-from fedray.data.federated import FederatedDataset, load, locate, read_table
+from fedray.data.example_table import locate, read_table
+from fedray.data.federated import FederatedDataset, load
 from fedray.data.partition import IID, AnyPartition, Dirichlet, FromFile, Shards
 from fedray.data.sections import Data
 from fedray.errors import SpecError
 
 
 def federated(partition: AnyPartition | None = None, seed: int = 0, **data: Any) -> FederatedDataset:
-    return load(Experiment(seed=seed, data=Data(**data), partition=partition or IID(clients=4)))
+    return load(Data(**data), partition or IID(clients=4), seed)
 
 
 def message_of(partition: AnyPartition | None = None, **data: Any) -> str:
@@ -124,13 +124,13 @@ class TestSetsThatDoNotGoTogether:
     def test_labels_beyond_the_classes(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [png(picture(0)), png(picture(1))], [0, 2], names=["cat", "emu"])
         message = message_of(IID(clients=2), train=f"parquet:{tmp_path}/a.parquet")
-        assert message == "data.train: labels go from 0 to 2, but there are 2 classes."
+        assert message == "data.train: labels range from 0 to 2, but there are 2 classes."
 
     def test_labels_below_zero(self, tmp_path: Path) -> None:
         """The Hugging Face hub marks test sets without labels so."""
         write_parquet(tmp_path / "a.parquet", [png(picture(0)), png(picture(1))], [-1, -1], names=["cat", "emu"])
         message = message_of(IID(clients=2), test=f"parquet:{tmp_path}/a.parquet")
-        assert message == "data.test: labels go from -1 to -1, but there are 2 classes."
+        assert message == "data.test: labels range from -1 to -1, but there are 2 classes."
 
 
 def write(table: dict[str, Any], file: Path) -> FromFile:
@@ -171,7 +171,7 @@ class TestFromFile:
     def test_a_file_of_all_does_not_fit_a_limit(self, tmp_path: Path, suffix: str) -> None:
         rows = federated().train.rows
         spec = write({"index": rows, "client": rows % 3}, tmp_path / f"split.{suffix}")
-        assert f"lists {1433 - 50} examples that the clients' data lacks" in message_of(spec, train_limit=50)
+        assert f"lists {1433 - 50} examples that are not in the clients' data" in message_of(spec, train_limit=50)
 
     def test_public_examples_are_not_the_files(self, tmp_path: Path, suffix: str) -> None:
         plain = federated(public_fraction=0.5)
@@ -184,7 +184,7 @@ class TestFromFile:
     def test_an_unknown_example(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"path": [*PATHS[:5], "fox/1.png"], "client": [0] * 6}, tmp_path / f"split.{suffix}")
         assert "split" in message_of(spec, **folder)
-        assert message_of(spec, **folder).endswith("lists 1 examples that the clients' data lacks.")
+        assert message_of(spec, **folder).endswith("lists 1 examples that are not in the clients' data.")
 
     def test_an_example_twice(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"path": [*PATHS, PATHS[0]], "client": [0] * 7}, tmp_path / f"split.{suffix}")
@@ -193,7 +193,7 @@ class TestFromFile:
     def test_an_example_left_out(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"path": PATHS[:4], "client": [0, 0, 1, 1]}, tmp_path / f"split.{suffix}")
         message = message_of(spec, **folder)
-        assert message.endswith("leaves out 2 of 6 examples; set partial: true if that is meant.")
+        assert message.endswith("leaves out 2 of 6 examples; set partial: true to allow that.")
         partial = spec.model_copy(update={"partial": True})
         found = federated(partial, **folder)
         assert [shard.tolist() for shard in found.shards] == [[0, 5], [2, 3]]
@@ -203,17 +203,17 @@ class TestFromFile:
     def test_columns(self, folder: dict[str, str], tmp_path: Path, suffix: str, table: dict[str, Any]) -> None:
         spec = write(table, tmp_path / f"split.{suffix}")
         message = message_of(spec, **folder)
-        assert message.endswith(f"needs the columns client and path or index, it has {', '.join(table)}.")
+        assert message.endswith(f"needs the column client, and path or index; it has {', '.join(table)}.")
 
     @pytest.mark.parametrize("clients", [[0, 1, 2, -1, 0, 1], list("abcabc"), [0.5, 1, 1, 1, 1, 1]])
     def test_client_numbers(self, folder: dict[str, str], tmp_path: Path, suffix: str, clients: list[Any]) -> None:
         spec = write({"path": PATHS, "client": clients}, tmp_path / f"split.{suffix}")
-        assert message_of(spec, **folder).endswith("must number its clients 0, 1, 2 ...")
+        assert message_of(spec, **folder).endswith("must number its clients 0, 1, 2, ...")
 
     def test_paths_of_a_source_that_has_none(self, tmp_path: Path, suffix: str) -> None:
         spec = write({"path": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")
         message = message_of(spec)
-        assert message.endswith("names examples by path, but digits has no paths; use the column index.")
+        assert message.endswith("lists examples by path, but digits has no paths; use the column index.")
 
     def test_an_index_that_is_no_number(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"index": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")

@@ -51,7 +51,7 @@ def test_others_are_not_taken_for_them(blobs: list[bytes], how: str) -> None:
 
 def test_few_and_very_many_are_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached_images(BLOBS[1:], "", lambda: images(1))
-    monkeypatch.setattr(module, "MIN_FILE_BYTES", images(1).nbytes - 1)
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", images(1).nbytes - 1)
     cached_images(BLOBS, "", lambda: images(1))
     assert not folder.exists()
 
@@ -109,6 +109,6 @@ def test_a_parquet_is_read_to_the_same_bits_without_decoding(tmp_path: Path, mon
     smaller, fewer = read(module.MIN_IMAGES, 4), read(module.MIN_IMAGES - 1, None)
     assert smaller.images.shape == (module.MIN_IMAGES, 3, 4, 4)
     assert fewer.images.tobytes() == first.images[1:].tobytes()
-    monkeypatch.setattr(sources, "_decode_each", known)
+    monkeypatch.setattr(sources, "_decode_uncached", known)
     assert read(module.MIN_IMAGES, None).images.tobytes() == first.images.tobytes()
     assert read(module.MIN_IMAGES, 4).images.tobytes() == smaller.images.tobytes()

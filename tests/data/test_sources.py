@@ -264,7 +264,7 @@ class TestSize:
         blobs = [png(picture(0, size=8)), png(picture(1, size=10))]
         write_parquet(tmp_path / "a.parquet", blobs, [0, 1])
         message = message_of(f"parquet:{tmp_path}/a.parquet")
-        assert "not all square and of one size" in message
+        assert "must all be square and of one size" in message
         assert message.endswith("set data.size.")
         assert read_all(f"parquet:{tmp_path}/a.parquet", size=8).images.shape == (2, 3, 8, 8)
 
@@ -320,14 +320,14 @@ class TestTorchvision:
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("FEDRAY_DATA", str(tmp_path))
         message = message_of("torchvision:MNIST")
-        assert message.startswith(f"data.train: torchvision could not provide MNIST under {tmp_path} (")
+        assert message.startswith(f"data.train: torchvision could not load MNIST from {tmp_path} (")
         assert "\n" not in message
 
     @pytest.mark.usefixtures("mnist")
     def test_a_damaged_file(self, tmp_path: Path) -> None:
         file = tmp_path / "MNIST" / "MNIST" / "raw" / "train-images-idx3-ubyte"
         file.write_bytes(file.read_bytes()[:-100])
-        assert message_of("torchvision:MNIST").startswith("data.train: torchvision could not provide MNIST")
+        assert message_of("torchvision:MNIST").startswith("data.train: torchvision could not load MNIST")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ class TestTorchvision:
 )
 def test_unknown_source(source: str, meant: str) -> None:
     assert message_of(source) == (
-        f"data.train: unknown source '{source}', known are digits, torchvision, parquet, folder; "
+        f"data.train: unknown source '{source}'; use one of digits, torchvision, parquet, folder; "
         f"did you mean '{meant}'?"
     )
 

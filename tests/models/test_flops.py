@@ -42,7 +42,7 @@ experiment = Experiment.model_validate({
     "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 60},
     "partition": {"kind": "iid", "clients": 2}, "training": {"rounds": 1}, "strategy": {"name": "fedprox"},
 })
-worker = Worker(experiment, federated.load(experiment))
+worker = Worker(experiment, federated.load(experiment.data, experiment.partition, experiment.seed))
 weights = worker.begin("proxy").answer.weights
 made = worker.train_all([ClientTask(1, 0), ClientTask(1, 1)], weights, None, None, None, None)
 worker.evaluate((0, 60), weights)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import federated
 
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.views import apply_views
 from fedray.models.flops import training_flops
 from fedray.server.driver import Driver

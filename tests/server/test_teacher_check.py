@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import federated
 from pydantic import TypeAdapter
 
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.federated import FederatedDataset
 from fedray.errors import SpecError
 from fedray.server.teacher_check import TeacherAccuracy, check_teachers, once_each

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from helpers import federated
 
 from fedray.backends.base import CallFailure, CallResult
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.federated import FederatedDataset
 from fedray.data.views import PLAIN, VIEWS, apply_views
 from fedray.errors import RunError, SpecError

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
+from helpers import federated
 from pydantic import TypeAdapter
 from safetensors.numpy import load_file
 
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.federated import FederatedDataset
 from fedray.data.views import apply_views, choose_views
 from fedray.errors import SpecError

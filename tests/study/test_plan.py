@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import federated
 
 from fedray.backends.serial import SerialBackend
 from fedray.cli.plan_table import print_plan
 from fedray.config.experiment import Experiment
 from fedray.config.loader import read
-from fedray.data import federated
 from fedray.errors import SpecError
 from fedray.server.driver import Driver
 from fedray.study import estimate, plan

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from helpers import federated
 
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.server.driver import Driver
 from fedray.study.workload import QueryCounter, Workload, workload
 from fedray.teachers.cache import TeacherCache

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import federated
 from pydantic import TypeAdapter
 
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.federated import FederatedDataset
 from fedray.teachers.cache import TeacherCache
 from fedray.teachers.cache_key import cache_content, file_digest

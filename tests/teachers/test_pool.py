@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from helpers import federated
 from safetensors.torch import save_model
 
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.federated import FederatedDataset
 from fedray.errors import SpecError
 from fedray.teachers.pool import TeacherPool

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import federated
 
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.dataset import Dataset
 from fedray.errors import SpecError
 from fedray.teachers.precomputed import PrecomputedTeacher

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import federated
 
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.federated import FederatedDataset
 from fedray.data.partition import IID
 from fedray.errors import SpecError

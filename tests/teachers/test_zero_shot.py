@@ -9,12 +9,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from helpers import federated
 from helpers.clip import MEAN, PREPROCESS, STD, TINY, write_clip
 from PIL import Image
 from safetensors.torch import save_file
 
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.dataset import Dataset
 from fedray.errors import SpecError
 from fedray.teachers import loading, zero_shot

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import federated
 
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.models import proxies
 from fedray.models.weights import get_weights, set_weights
 from fedray.types import ClientFailure, ClientTask, Weights, WorkerResult

@@ -118,7 +118,7 @@ def _answered(answer: Any) -> bool:
 
 def _tuner(study: Study, todo: PendingTrials, shared_objects: Any, watch: ProgressCallback) -> tune.Tuner:
     search = study.space.search
-    sizes = {experiment: count_clients(experiment) for experiment in todo.experiments}
+    sizes = {experiment: count_clients(experiment.partition) for experiment in todo.experiments}
     most = todo.left if search.max_concurrent == "auto" else search.max_concurrent
     at_once, part = portion(sizes, cluster_resources(), most)
     rounds = max(experiment.training.rounds for experiment in sizes)
@@ -159,7 +159,7 @@ def _bundles(study: Study, part: Mapping[str, float]) -> Callable[[dict[str, Any
 
     def of(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         experiment = study.of_config(config).experiment
-        plan = plan_actors(experiment, count_clients(experiment), part)
+        plan = plan_actors(experiment, count_clients(experiment.partition), part)
         actors = [{"CPU": plan.cpus_per_actor, "GPU": plan.gpus_per_actor}] * plan.actors
         return tune.PlacementGroupFactory([{}, *actors], strategy="PACK")
 

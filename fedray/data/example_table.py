@@ -1,0 +1,62 @@
+"""Tables that list examples by path or index: partitions and precomputed teacher outputs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fedray.data.dataset import Dataset
+from fedray.errors import SpecError
+from fedray.types import Indices
+
+Columns: TypeAlias = dict[str, np.ndarray]
+"""The columns of a table by name; a parquet list column has dtype object."""
+
+
+def read_table(file: Path, field: str) -> Columns:
+    """Read a CSV or parquet file. Raises SpecError, naming `field`, if that fails or the table is empty."""
+    import pandas as pd
+
+    path = file.expanduser()
+    if not path.exists():
+        raise SpecError(f"{field}: there is no file '{file}'.")
+    try:
+        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # errors of pyarrow and pandas are ValueErrors
+        raise SpecError(f"{field}: '{file}' cannot be read as a table ({error}).") from error
+    if not len(frame):
+        raise SpecError(f"{field}: '{file}' is empty.")
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def locate(table: Mapping[str, npt.ArrayLike], data: Dataset, source: str) -> Indices:
+    """Returns the position in `data` of each table row, by its `path` or else its `index`; -1 if absent.
+
+    `index` is the example's row in its source, before any limit. Raises SpecError, starting with `source`, if the
+    column cannot identify examples.
+    """
+    keys, wanted = (
+        _path_keys(table["path"], data, source) if "path" in table else _row_keys(table["index"], data, source)
+    )
+    order = np.argsort(keys)
+    slots = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
+    return np.where(keys[order[slots]] == wanted, order[slots], -1)
+
+
+def _path_keys(column: npt.ArrayLike, data: Dataset, source: str) -> tuple[np.ndarray, np.ndarray]:
+    if data.paths is None:
+        raise SpecError(f"{source} lists examples by path, but {data.name} has no paths; use the column index.")
+    if len(np.unique(data.paths)) < len(data):
+        raise SpecError(
+            f"{source} names examples by path, but images of {data.name} share a path; use the column index."
+        )
+    return data.paths, np.asarray(column, dtype=np.str_)
+
+
+def _row_keys(column: npt.ArrayLike, data: Dataset, source: str) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.asarray(column)
+    if not np.issubdtype(rows.dtype, np.number):
+        raise SpecError(f"{source} must have row numbers in its column index.")
+    return data.rows, rows
