@@ -172,7 +172,7 @@ def test_columns(file: Path, columns: dict[str, Any]) -> None:
 
 def test_paths_for_a_set_without(file: Path) -> None:
     message = message_of(file, dataset(paths=False), path=PATHS, logits=list(LOGITS))
-    assert message == (f"teacher.file: '{file}' names examples by path, but five has no paths; use the column index.")
+    assert message == (f"teacher.file: '{file}' lists examples by path, but five has no paths; use the column index.")
 
 
 def test_no_file(file: Path) -> None:
