@@ -50,7 +50,7 @@ def _path_keys(column: npt.ArrayLike, data: Dataset, source: str) -> tuple[np.nd
         raise SpecError(f"{source} lists examples by path, but {data.name} has no paths; use the column index.")
     if len(np.unique(data.paths)) < len(data):
         raise SpecError(
-            f"{source} names examples by path, but images of {data.name} share a path; use the column index."
+            f"{source} lists examples by path, but images of {data.name} share a path; use the column index."
         )
     return data.paths, np.asarray(column, dtype=np.str_)
 

@@ -87,7 +87,7 @@ def wrong(wrong_command: Callable[..., str]) -> Callable[..., str]:
             "partition.kind=class_split partition.classes_per_client=2",
             "2 clients with 2 classes each cannot hold all 10",
         ),
-        ("partition.kind=dirichlet partition.clients=50", "gave each at least min_examples=10"),
+        ("partition.kind=dirichlet partition.clients=50", "gave every client at least min_examples=10"),
         ("partition.kind=shards partition.shards_per_client=99", "198 shards, but there are only 100 examples"),
         ("partition.kind=file partition.file=nowhere.csv", "partition.file: there is no file 'nowhere.csv'"),
         ("training.lr=.nan", "training.lr is nan, but must be a finite number"),

@@ -1,4 +1,4 @@
-"""A labelled image set: balanced choices, channel statistics, parts and digests."""
+"""A labelled image set: balanced subsets, channel statistics, `take` and digests."""
 
 from collections import Counter
 
@@ -25,12 +25,12 @@ def test_balanced_takes_equally_many_of_each_class() -> None:
     assert (np.diff(chosen) > 0).all()
 
 
-def test_balanced_gives_what_is_left_over_to_some_classes() -> None:
+def test_balanced_spreads_the_remainder_over_some_classes() -> None:
     labels = np.repeat([0, 1, 2], [50, 30, 20])
     assert sorted(counts_of(labels, choose_balanced(labels, 32, seed=0, purpose="train_limit"))) == [10, 11, 11]
 
 
-def test_balanced_takes_more_of_others_where_a_class_runs_out() -> None:
+def test_balanced_takes_more_of_other_classes_when_one_runs_out() -> None:
     labels = np.repeat([0, 1, 2], [50, 30, 4])
     assert counts_of(labels, choose_balanced(labels, 44, seed=0, purpose="train_limit")) == [20, 20, 4]
 
@@ -38,13 +38,13 @@ def test_balanced_takes_more_of_others_where_a_class_runs_out() -> None:
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.floats(0, 1), st.integers(0, 99))
 def test_balanced_levels_the_classes(counts: list[int], share: float, seed: int) -> None:
-    """Classes are filled like connected vessels: one is below another only where it has run out."""
+    """A class has fewer examples than another (less one) only if all of its examples are chosen."""
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     chosen = choose_balanced(labels, round(share * len(labels)), seed, "train_limit")
     assert len(set(chosen.tolist())) == len(chosen) == round(share * len(labels))
     taken = [int((labels[chosen] == label).sum()) for label in range(len(counts))]
-    for took, there in zip(taken, counts, strict=True):
-        assert took == there or took >= max(taken) - 1
+    for count, available in zip(taken, counts, strict=True):
+        assert count == available or count >= max(taken) - 1
 
 
 def test_balanced_is_seeded_by_seed_and_purpose() -> None:
@@ -58,23 +58,23 @@ def test_balanced_is_seeded_by_seed_and_purpose() -> None:
 def test_balanced_chooses_at_random_within_a_class() -> None:
     labels = np.zeros(1000, dtype=np.int64)
     chosen = choose_balanced(labels, 500, 0, "train_limit")
-    # 500 of 0..999 without replacement: the mean is 499.5 with a deviation of 288.7 * sqrt(0.5 / 500) = 9.1.
+    # 500 of 0..999 without replacement: the mean is 499.5 with a standard deviation of 288.7 * sqrt(0.5 / 500) = 9.1.
     assert abs(chosen.mean() - 499.5) < 5 * 9.1
 
 
-def test_balanced_of_none_and_of_all() -> None:
+def test_balanced_subset_of_size_zero_and_of_full_size() -> None:
     labels = np.array([2, 0, 0, 1])
     assert choose_balanced(labels, 0, 0, "train_limit").tolist() == []
     assert choose_balanced(labels, 4, 0, "train_limit").tolist() == [0, 1, 2, 3]
 
 
-def test_balanced_of_too_many() -> None:
+def test_balanced_subset_larger_than_the_set() -> None:
     with pytest.raises(SpecError, match=r"data.test_limit is 5, but there are only 4 examples\."):
         choose_balanced(np.array([2, 0, 0, 1]), 5, 0, "test_limit")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_channel_statistics_are_numpys(channels: int) -> None:
+def test_channel_statistics_agree_with_numpy(channels: int) -> None:
     data = dataset(np.arange(37) % 5, channels=channels, size=9)
     mean, std = channel_statistics(data)
     scaled = data.images.astype(np.float64) / 255
@@ -83,7 +83,7 @@ def test_channel_statistics_are_numpys(channels: int) -> None:
     assert mean.dtype == std.dtype == np.float32
 
 
-def test_channel_statistics_of_one_colour_can_be_divided_by() -> None:
+def test_std_of_a_constant_channel_is_above_zero() -> None:
     data = dataset(np.zeros(3, dtype=np.int64), channels=1, size=4)
     data.images[:] = 51
     mean, std = channel_statistics(data)
@@ -91,7 +91,7 @@ def test_channel_statistics_of_one_colour_can_be_divided_by() -> None:
     assert 0 < std[0] < 1e-5
 
 
-def test_take_keeps_order_and_everything_that_belongs_to_an_example() -> None:
+def test_take_keeps_order_and_all_attributes() -> None:
     data = dataset(np.arange(6) % 3)
     taken = data.take(np.array([4, 1]))
     assert len(taken) == 2
@@ -107,12 +107,12 @@ def test_take_without_paths() -> None:
     assert dataset(np.arange(6) % 3, paths=False).take(np.array([0])).paths is None
 
 
-def test_shape() -> None:
+def test_shape_of_a_dataset() -> None:
     shape = dataset(np.arange(6) % 3, channels=3, size=5).shape
     assert (shape.channels, shape.size, shape.classes) == (3, 5, 3)
 
 
-def test_image_digest_is_of_images_only() -> None:
+def test_image_digest_depends_on_images_only() -> None:
     data = dataset(np.arange(6) % 3)
     other_label = dataset(np.array([0, 1, 2, 0, 1, 1]), paths=False)
     assert data.image_digest == other_label.image_digest

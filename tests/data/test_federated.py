@@ -1,4 +1,4 @@
-"""Who holds what: the public split, partitions from files, and sets that do not go together."""
+"""Each client's share: the public split, partitions from files, and incompatible sets."""
 
 from pathlib import Path
 from typing import Any
@@ -34,26 +34,26 @@ def folder(tmp_path: Path) -> dict[str, str]:
 
 
 class TestLoad:
-    def test_every_example_has_one_holder(self) -> None:
+    def test_every_example_belongs_to_one_client(self) -> None:
         found = federated()
         assert sorted(np.concatenate(found.shards).tolist()) == list(range(1433))
         assert len(found.public) == 0
         assert len(found.test) == 364
 
-    def test_public_split_belongs_to_nobody_and_is_balanced(self) -> None:
+    def test_public_split_is_balanced_and_belongs_to_no_client(self) -> None:
         found = federated(public_fraction=0.3)
         assert len(found.public) == round(0.3 * 1433) == 430
-        everybody = np.concatenate([found.public, *found.shards])
-        assert sorted(everybody.tolist()) == list(range(1433))
+        all_positions = np.concatenate([found.public, *found.shards])
+        assert sorted(all_positions.tolist()) == list(range(1433))
         assert np.bincount(found.train.labels[found.public]).tolist() == [43] * 10
 
     def test_shards_are_sorted_positions_in_the_training_set(self) -> None:
         found = federated(Shards(clients=5), public_fraction=0.3)
         for shard in found.shards:
             assert (np.diff(shard) > 0).all()
-            assert len(np.unique(found.train.labels[shard])) <= 6  # a shard of 100 meets three classes of 100 at most
+            assert len(np.unique(found.train.labels[shard])) <= 6  # a shard of 100 has at most three classes of 100
 
-    def test_same_seed_same_split(self) -> None:
+    def test_same_seed_gives_the_same_split(self) -> None:
         first, same, other = (federated(Dirichlet(), seed, public_fraction=0.3) for seed in (1, 1, 2))
         assert [s.tolist() for s in first.shards] == [s.tolist() for s in same.shards]
         assert [s.tolist() for s in first.shards] != [s.tolist() for s in other.shards]
@@ -69,38 +69,38 @@ class TestLoad:
         assert np.bincount(found.test.labels).tolist() == [2] * 10
         assert sum(map(len, found.shards)) == 50
 
-    def test_limit_above_the_set(self) -> None:
+    def test_limit_above_the_size_of_the_set(self) -> None:
         assert message_of(train_limit=1434) == "data.train_limit is 1434, but there are only 1433 examples."
 
-    def test_held_by_hand(self, folder: dict[str, str], tmp_path: Path) -> None:
+    def test_class_counts_of_a_small_partition(self, folder: dict[str, str], tmp_path: Path) -> None:
         table = pd.DataFrame({"index": [0, 1, 2, 3, 4, 5], "client": [0, 0, 1, 1, 1, 0]})
         table.to_csv(tmp_path / "split.csv", index=False)
         class_counts = federated(FromFile(file=tmp_path / "split.csv"), **folder).class_counts
         assert class_counts.tolist() == [[2, 1], [1, 2]]
 
-    def test_more_clients_than_examples(self) -> None:
+    def test_more_clients_than_examples_are_refused(self) -> None:
         message = message_of(IID(clients=51), train_limit=50)
         assert message == "partition.clients is 51, but there are only 50 training examples."
 
-    def test_normalised_by_the_training_set(self) -> None:
+    def test_normalization_uses_the_training_set(self) -> None:
         found = federated(public_fraction=0.3)
         scaled = found.train.images / 255
         assert found.mean == pytest.approx([scaled.mean()], rel=1e-6)
         assert found.std == pytest.approx([scaled.std()], rel=1e-5)
 
-    def test_normalised_by_imagenet(self, folder: dict[str, str]) -> None:
+    def test_normalization_uses_imagenet(self, folder: dict[str, str]) -> None:
         found = federated(IID(clients=2), normalize="imagenet", **folder)
         assert found.mean == pytest.approx([0.485, 0.456, 0.406])
         assert found.std == pytest.approx([0.229, 0.224, 0.225])
 
-    def test_imagenet_is_for_colour_images(self) -> None:
+    def test_imagenet_normalization_needs_colour_images(self) -> None:
         assert message_of(normalize="imagenet") == (
             "data.normalize is 'imagenet', but the images have 1 channel, not 3."
         )
 
 
-class TestSetsThatDoNotGoTogether:
-    def test_sizes(self, tmp_path: Path) -> None:
+class TestIncompatibleSets:
+    def test_different_sizes(self, tmp_path: Path) -> None:
         write_folder(tmp_path / "train", ["cat", "emu"], each=2, size=8)
         write_folder(tmp_path / "test", ["cat", "emu"], each=2, size=10)
         folders = {"train": f"folder:{tmp_path}/train", "test": f"folder:{tmp_path}/test"}
@@ -109,13 +109,13 @@ class TestSetsThatDoNotGoTogether:
         )
         assert federated(IID(clients=2), size=6, **folders).train.shape.size == 6
 
-    def test_numbers_of_classes(self, folder: dict[str, str], tmp_path: Path) -> None:
+    def test_different_numbers_of_classes(self, folder: dict[str, str], tmp_path: Path) -> None:
         write_folder(tmp_path / "more", ["cat", "dog", "emu"], each=1)
         message = message_of(IID(clients=2), train=folder["train"], test=f"folder:{tmp_path}/more")
         assert "train has 2 classes and 3x8x8 images, but test has 3 classes" in message
 
-    def test_names_of_classes(self, folder: dict[str, str], tmp_path: Path) -> None:
-        """As many classes, but not the same: label 1 would be an emu in one and a fox in the other."""
+    def test_different_class_names(self, folder: dict[str, str], tmp_path: Path) -> None:
+        """With equal numbers of classes, label 1 would be an emu in one set and a fox in the other."""
         write_folder(tmp_path / "other", ["cat", "fox"], each=1)
         message = message_of(IID(clients=2), train=folder["train"], test=f"folder:{tmp_path}/other")
         assert "emu" in message
@@ -127,7 +127,7 @@ class TestSetsThatDoNotGoTogether:
         assert message == "data.train: labels range from 0 to 2, but there are 2 classes."
 
     def test_labels_below_zero(self, tmp_path: Path) -> None:
-        """The Hugging Face hub marks test sets without labels so."""
+        """The Hugging Face hub marks missing test labels with -1."""
         write_parquet(tmp_path / "a.parquet", [png(picture(0)), png(picture(1))], [-1, -1], names=["cat", "emu"])
         message = message_of(IID(clients=2), test=f"parquet:{tmp_path}/a.parquet")
         assert message == "data.test: labels range from -1 to -1, but there are 2 classes."
@@ -143,7 +143,7 @@ def write(table: dict[str, Any], file: Path) -> FromFile:
 
 
 PATHS = ["emu/2.png", "cat/0.png", "emu/0.png", "cat/2.png", "cat/1.png", "emu/1.png"]
-"""The folder's six, in another order: positions 5, 0, 3, 2, 1, 4."""
+"""The six images of the folder, in the order of positions 5, 0, 3, 2, 1, 4."""
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -156,7 +156,7 @@ class TestFromFile:
         spec = write({"index": [5, 0, 3, 2, 1, 4], "client": [0, 1, 0, 1, 2, 2]}, tmp_path / f"split.{suffix}")
         assert [shard.tolist() for shard in federated(spec, **folder).shards] == [[3, 5], [0, 2], [1, 4]]
 
-    def test_other_columns_do_not_matter(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+    def test_other_columns_are_ignored(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"note": list("abcdef"), "path": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")
         assert [shard.tolist() for shard in federated(spec, **folder).shards] == [[0, 1, 2, 3, 4, 5]]
 
@@ -168,29 +168,29 @@ class TestFromFile:
         for client, shard in enumerate(found.shards):
             assert found.train.rows[shard].tolist() == sorted(row for row in rows if row % 3 == client)
 
-    def test_a_file_of_all_does_not_fit_a_limit(self, tmp_path: Path, suffix: str) -> None:
+    def test_file_of_all_examples_does_not_fit_a_limit(self, tmp_path: Path, suffix: str) -> None:
         rows = federated().train.rows
         spec = write({"index": rows, "client": rows % 3}, tmp_path / f"split.{suffix}")
         assert f"lists {1433 - 50} examples that are not in the clients' data" in message_of(spec, train_limit=50)
 
-    def test_public_examples_are_not_the_files(self, tmp_path: Path, suffix: str) -> None:
+    def test_file_divides_private_examples_only(self, tmp_path: Path, suffix: str) -> None:
         plain = federated(public_fraction=0.5)
         rows = np.delete(plain.train.rows, plain.public)
         spec = write({"index": rows, "client": rows % 2}, tmp_path / f"split.{suffix}")
         found = federated(spec, public_fraction=0.5)
-        everybody = np.concatenate([found.public, *found.shards])
-        assert sorted(everybody.tolist()) == list(range(1433))
+        all_positions = np.concatenate([found.public, *found.shards])
+        assert sorted(all_positions.tolist()) == list(range(1433))
 
-    def test_an_unknown_example(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+    def test_unknown_example(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"path": [*PATHS[:5], "fox/1.png"], "client": [0] * 6}, tmp_path / f"split.{suffix}")
         assert "split" in message_of(spec, **folder)
         assert message_of(spec, **folder).endswith("lists 1 examples that are not in the clients' data.")
 
-    def test_an_example_twice(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+    def test_duplicate_example(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"path": [*PATHS, PATHS[0]], "client": [0] * 7}, tmp_path / f"split.{suffix}")
         assert message_of(spec, **folder).endswith("lists an example twice.")
 
-    def test_an_example_left_out(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+    def test_missing_example_needs_partial(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"path": PATHS[:4], "client": [0, 0, 1, 1]}, tmp_path / f"split.{suffix}")
         message = message_of(spec, **folder)
         assert message.endswith("leaves out 2 of 6 examples; set partial: true to allow that.")
@@ -200,22 +200,24 @@ class TestFromFile:
         assert found.class_counts.tolist() == [[1, 1], [1, 1]]
 
     @pytest.mark.parametrize("table", [{"path": PATHS}, {"client": [0] * 6}, {"file": PATHS, "client": [0] * 6}])
-    def test_columns(self, folder: dict[str, str], tmp_path: Path, suffix: str, table: dict[str, Any]) -> None:
+    def test_missing_columns(self, folder: dict[str, str], tmp_path: Path, suffix: str, table: dict[str, Any]) -> None:
         spec = write(table, tmp_path / f"split.{suffix}")
         message = message_of(spec, **folder)
         assert message.endswith(f"needs the column client, and path or index; it has {', '.join(table)}.")
 
     @pytest.mark.parametrize("clients", [[0, 1, 2, -1, 0, 1], list("abcabc"), [0.5, 1, 1, 1, 1, 1]])
-    def test_client_numbers(self, folder: dict[str, str], tmp_path: Path, suffix: str, clients: list[Any]) -> None:
+    def test_invalid_client_numbers(
+        self, folder: dict[str, str], tmp_path: Path, suffix: str, clients: list[Any]
+    ) -> None:
         spec = write({"path": PATHS, "client": clients}, tmp_path / f"split.{suffix}")
         assert message_of(spec, **folder).endswith("must number its clients 0, 1, 2, ...")
 
-    def test_paths_of_a_source_that_has_none(self, tmp_path: Path, suffix: str) -> None:
+    def test_paths_for_a_source_without_paths(self, tmp_path: Path, suffix: str) -> None:
         spec = write({"path": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")
         message = message_of(spec)
         assert message.endswith("lists examples by path, but digits has no paths; use the column index.")
 
-    def test_an_index_that_is_no_number(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+    def test_index_must_be_a_number(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
         spec = write({"index": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")
         assert "index" in message_of(spec, **folder)
 

@@ -1,4 +1,4 @@
-"""Decoded images are found again, as long as nothing that decides them has changed."""
+"""The cache returns decoded images as long as the encoded images and the settings are the same."""
 
 import os
 from collections.abc import Callable
@@ -19,8 +19,8 @@ def images(value: int) -> Images:
     return np.full((module.MIN_IMAGES, 3, 2, 2), value, np.uint8)
 
 
-def known() -> Images:
-    raise AssertionError("it has been decoded before")
+def fail() -> Images:
+    raise AssertionError("the images are cached and must not be decoded")
 
 
 @pytest.fixture
@@ -28,35 +28,35 @@ def folder() -> Path:
     return Path(os.environ["FEDRAY_CACHE"]) / "images"
 
 
-def test_what_was_decoded_is_found_again(folder: Path) -> None:
-    assert cached_images(BLOBS, "as it is", lambda: images(1)).tobytes() == images(1).tobytes()
-    again = cached_images(BLOBS, "as it is", known)
+def test_decoded_images_are_cached(folder: Path) -> None:
+    assert cached_images(BLOBS, "plain", lambda: images(1)).tobytes() == images(1).tobytes()
+    again = cached_images(BLOBS, "plain", fail)
     assert (again.shape, again.dtype, again.tobytes()) == ((module.MIN_IMAGES, 3, 2, 2), np.uint8, images(1).tobytes())
     assert len(list(folder.iterdir())) == 1
 
 
 @pytest.mark.parametrize(
-    ("blobs", "how"),
+    ("blobs", "settings"),
     [
-        ([*BLOBS[1:], b"another"], "as it is"),
-        ([BLOBS[1], BLOBS[0], *BLOBS[2:]], "as it is"),
-        ([BLOBS[0] + BLOBS[1][:1], BLOBS[1][1:], *BLOBS[2:]], "as it is"),  # the same bytes, cut elsewhere
+        ([*BLOBS[1:], b"another"], "plain"),
+        ([BLOBS[1], BLOBS[0], *BLOBS[2:]], "plain"),
+        ([BLOBS[0] + BLOBS[1][:1], BLOBS[1][1:], *BLOBS[2:]], "plain"),  # the same bytes, divided differently
         (BLOBS, "smaller"),
     ],
 )
-def test_others_are_not_taken_for_them(blobs: list[bytes], how: str) -> None:
-    cached_images(BLOBS, "as it is", lambda: images(1))
-    assert cached_images(blobs, how, lambda: images(2))[0, 0, 0, 0] == 2
+def test_other_images_or_settings_have_other_entries(blobs: list[bytes], settings: str) -> None:
+    cached_images(BLOBS, "plain", lambda: images(1))
+    assert cached_images(blobs, settings, lambda: images(2))[0, 0, 0, 0] == 2
 
 
-def test_few_and_very_many_are_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_and_very_large_sets_are_not_cached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached_images(BLOBS[1:], "", lambda: images(1))
     monkeypatch.setattr(module, "MAX_FILE_BYTES", images(1).nbytes - 1)
     cached_images(BLOBS, "", lambda: images(1))
     assert not folder.exists()
 
 
-def test_a_file_that_is_cut_short_is_made_again(folder: Path) -> None:
+def test_truncated_file_is_replaced(folder: Path) -> None:
     cached_images(BLOBS, "", lambda: images(1))
     (file,) = folder.iterdir()
     whole = file.read_bytes()
@@ -66,39 +66,39 @@ def test_a_file_that_is_cut_short_is_made_again(folder: Path) -> None:
         assert file.read_bytes() == whole
 
 
-def test_those_that_were_not_used_for_longest_make_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = images(1).nbytes + 128  # with NumPy's header
+def test_least_recently_used_file_is_deleted_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = images(1).nbytes + 128  # 128 bytes are NumPy's header
     monkeypatch.setattr(module, "IMAGE_CACHE_BYTES", 2 * size)
-    for number, how in enumerate(("a", "b")):
-        cached_images(BLOBS, how, lambda: images(1))
+    for number, settings in enumerate(("a", "b")):
+        cached_images(BLOBS, settings, lambda: images(1))
         for file in folder.iterdir():
             if file.stat().st_mtime > 10:
                 os.utime(file, (number, number))
-    cached_images(BLOBS, "a", known)  # and so b is the older one
+    cached_images(BLOBS, "a", fail)  # so that b is the least recently used
     cached_images(BLOBS, "c", lambda: images(1))
     assert len(list(folder.iterdir())) == 2
-    cached_images(BLOBS, "a", known)
-    cached_images(BLOBS, "c", known)
+    cached_images(BLOBS, "a", fail)
+    cached_images(BLOBS, "c", fail)
 
 
-def test_what_cannot_be_touched_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_another_user_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> None:
         raise PermissionError
 
     cached_images(BLOBS, "", lambda: images(1))
     monkeypatch.setattr(os, "utime", refuse)
-    assert cached_images(BLOBS, "", known).tobytes() == images(1).tobytes()
+    assert cached_images(BLOBS, "", fail).tobytes() == images(1).tobytes()
 
 
-def test_where_it_cannot_be_written_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_cache_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FEDRAY_CACHE", str(tmp_path / "file" / "below"))
     assert cached_images(BLOBS, "", lambda: images(1))[0, 0, 0, 0] == 1
 
 
-def test_a_parquet_is_read_to_the_same_bits_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = [png(picture(seed % 7)) for seed in range(module.MIN_IMAGES)]
-    write_parquet(tmp_path / "a.parquet", pictures, [0] * module.MIN_IMAGES)
+def test_parquet_is_read_from_the_cache_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = [png(picture(seed % 7)) for seed in range(module.MIN_IMAGES)]
+    write_parquet(tmp_path / "a.parquet", blobs, [0] * module.MIN_IMAGES)
 
     def read(count: int, size: int | None) -> sources.Dataset:
         choose: Callable[[sources.Indices], sources.Indices] = lambda labels: np.arange(len(labels))[-count:]  # noqa: E731
@@ -109,6 +109,6 @@ def test_a_parquet_is_read_to_the_same_bits_without_decoding(tmp_path: Path, mon
     smaller, fewer = read(module.MIN_IMAGES, 4), read(module.MIN_IMAGES - 1, None)
     assert smaller.images.shape == (module.MIN_IMAGES, 3, 4, 4)
     assert fewer.images.tobytes() == first.images[1:].tobytes()
-    monkeypatch.setattr(sources, "_decode_uncached", known)
+    monkeypatch.setattr(sources, "_decode_uncached", fail)
     assert read(module.MIN_IMAGES, None).images.tobytes() == first.images.tobytes()
     assert read(module.MIN_IMAGES, 4).images.tobytes() == smaller.images.tobytes()

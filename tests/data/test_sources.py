@@ -1,4 +1,4 @@
-"""Sources that the tests write themselves, in the formats that are found in the wild."""
+"""Image sources that the tests write in the formats of public data sets."""
 
 import struct
 from pathlib import Path
@@ -50,7 +50,7 @@ class TestDigits:
         assert set(train.rows).isdisjoint(test.rows)
         assert set(train.labels) == set(test.labels) == set(range(10))
 
-    def test_images_are_gray_and_use_all_of_a_byte(self) -> None:
+    def test_images_are_gray_and_use_the_full_byte_range(self) -> None:
         data = read_all("digits")
         assert data.images.dtype == np.uint8
         assert data.images.shape == (len(data), 1, 8, 8)
@@ -60,12 +60,12 @@ class TestDigits:
         assert data.classes == tuple("0123456789")
         assert data.paths is None
 
-    def test_only_the_chosen_are_read_in_their_order(self) -> None:
+    def test_chosen_images_are_read_in_the_given_order(self) -> None:
         data, chosen = read_all("digits"), read("digits", "train", only(7, 3), None)
         assert chosen.rows.tolist() == data.rows[[7, 3]].tolist()
         np.testing.assert_array_equal(chosen.images, data.images[[7, 3]])
 
-    def test_resized(self) -> None:
+    def test_size_resizes_images(self) -> None:
         data = read("digits", "train", only(7), 16)
         plain = read("digits", "train", only(7), None).images[0, 0]
         assert data.images.shape == (1, 1, 16, 16)
@@ -74,12 +74,12 @@ class TestDigits:
 
 
 class TestParquet:
-    def test_as_the_hub_lays_it_out(self, tmp_path: Path) -> None:
+    def test_reads_the_hugging_face_layout(self, tmp_path: Path) -> None:
         file = tmp_path / "train.parquet"
-        pictures = [picture(seed) for seed in range(4)]
-        write_parquet(file, [png(p) for p in pictures], [1, 0, 2, 1], names=["cat", "dog", "emu"])
+        images = [picture(seed) for seed in range(4)]
+        write_parquet(file, [png(image) for image in images], [1, 0, 2, 1], names=["cat", "dog", "emu"])
         data = read_all(f"parquet:{file}")
-        np.testing.assert_array_equal(data.images, np.stack([channels_first(p) for p in pictures]))
+        np.testing.assert_array_equal(data.images, np.stack([channels_first(image) for image in images]))
         assert data.images.flags.c_contiguous
         assert data.labels.tolist() == [1, 0, 2, 1]
         assert data.labels.dtype == np.int64
@@ -92,22 +92,22 @@ class TestParquet:
         write_parquet(tmp_path / "a.parquet", [png(picture(0))], [0], names=["cat", "dog", "emu"])
         assert read_all(f"parquet:{tmp_path}/a.parquet").classes == ("cat", "dog", "emu")
 
-    def test_without_metadata_and_paths(self, tmp_path: Path) -> None:
+    def test_class_names_default_to_numbers_and_paths_to_none(self, tmp_path: Path) -> None:
         blobs = [png(picture(seed)) for seed in range(3)]
         write_parquet(tmp_path / "a.parquet", blobs, [0, 2, 1], image="image", label="fine_label", paths=[None] * 3)
         data = read_all(f"parquet:{tmp_path}/a.parquet")
         assert data.classes == ("0", "1", "2")
         assert data.paths is None
 
-    def test_metadata_of_another_column_is_not_taken(self, tmp_path: Path) -> None:
-        """CIFAR-100 has coarse and fine labels, each with names of its own."""
+    def test_class_names_come_from_the_label_column_that_is_read(self, tmp_path: Path) -> None:
+        """CIFAR-100 has coarse and fine labels, each with its own class names."""
         blobs, file = [png(picture(seed)) for seed in range(2)], tmp_path / "a.parquet"
         write_parquet(file, blobs, [0, 1], label="fine_label", names=["apple", "bear"])
         table = pq.read_table(file).append_column("coarse_label", pa.array([0, 0]))
         pq.write_table(table.select(["coarse_label", "img", "fine_label"]), file)
         assert read_all(f"parquet:{file}").classes == ("apple", "bear")
 
-    def test_several_files_in_the_order_of_their_names(self, tmp_path: Path) -> None:
+    def test_files_are_read_in_the_order_of_their_names(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "train-1.parquet", [png(picture(5))], [1], names=["cat", "dog"])
         write_parquet(tmp_path / "train-0.parquet", [png(picture(6)), png(picture(7))], [0, 1], names=["cat", "dog"])
         data = read_all(f"parquet:{tmp_path}/train-*.parquet")
@@ -117,22 +117,22 @@ class TestParquet:
         assert data.paths is not None
         assert data.paths.tolist() == ["train-0-0.png", "train-0-1.png", "train-1-0.png"]
 
-    def test_gray_pictures_are_read_as_colour(self, tmp_path: Path) -> None:
+    def test_gray_images_are_read_as_colour(self, tmp_path: Path) -> None:
         gray = picture(0, channels=1)
         write_parquet(tmp_path / "a.parquet", [png(gray), png(picture(1))], [0, 1])
         np.testing.assert_array_equal(read_all(f"parquet:{tmp_path}/a.parquet").images[0], np.stack([gray] * 3))
 
-    def test_what_is_not_chosen_is_not_decoded(self, tmp_path: Path) -> None:
+    def test_images_that_are_not_chosen_are_not_decoded(self, tmp_path: Path) -> None:
         file = tmp_path / "a.parquet"
         write_parquet(file, [png(picture(0)), b"not an image", png(picture(2))], [0, 1, 2])
-        asked: list[list[int]] = []
+        received: list[list[int]] = []
 
         def choose(labels: Indices) -> Indices:
-            asked.append(labels.tolist())
+            received.append(labels.tolist())
             return np.array([2, 0])
 
         data = read(f"parquet:{file}", "train", choose, None)
-        assert asked == [[0, 1, 2]]
+        assert received == [[0, 1, 2]]
         assert data.rows.tolist() == data.labels.tolist() == [2, 0]
         np.testing.assert_array_equal(data.images, np.stack([channels_first(picture(seed)) for seed in (2, 0)]))
         assert data.classes == ("0", "1", "2")
@@ -148,41 +148,41 @@ class TestParquet:
         ],
         ids=["text", "empty", "cut off", "short chunk", "short header"],
     )
-    def test_a_chosen_image_that_is_damaged_is_named(self, tmp_path: Path, blob: bytes) -> None:
+    def test_damaged_image_is_named(self, tmp_path: Path, blob: bytes) -> None:
         write_parquet(tmp_path / "a.parquet", [png(picture(0)), blob], [0, 1], paths=["good.png", "bad.png"])
         message = message_of(f"parquet:{tmp_path}/a.parquet")
         assert message.startswith("data.train: the image 'bad.png' cannot be decoded")
 
-    def test_a_damaged_image_message_is_for_people(self, tmp_path: Path) -> None:
+    def test_damaged_image_message_has_no_object_repr(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [b"not an image"], [0], paths=["bad.png"])
         assert "object at 0x" not in message_of(f"parquet:{tmp_path}/a.parquet")
 
-    def test_a_damaged_image_without_a_path_is_named_by_its_row(self, tmp_path: Path) -> None:
+    def test_damaged_image_without_path_is_named_by_its_row(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [png(picture(0)), b"not an image"], [0, 1], paths=[None, None])
         message = message_of(f"parquet:{tmp_path}/a.parquet")
         assert "'None'" not in message
         assert "row 1" in message
 
-    def test_no_such_file(self, tmp_path: Path) -> None:
+    def test_missing_file(self, tmp_path: Path) -> None:
         message = message_of(f"parquet:{tmp_path}/none-*.parquet")
         assert message == f"data.train: no file matches 'parquet:{tmp_path}/none-*.parquet'."
 
-    def test_cut_off_file(self, tmp_path: Path) -> None:
+    def test_truncated_file(self, tmp_path: Path) -> None:
         file = tmp_path / "a.parquet"
         write_parquet(file, [png(picture(0))], [0])
         file.write_bytes(file.read_bytes()[:-100])
         assert message_of(f"parquet:{file}").startswith(f"data.train: '{file}' cannot be read as parquet")
 
-    def test_no_image_column(self, tmp_path: Path) -> None:
+    def test_missing_image_column(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [png(picture(0))], [0], image="photo")
         assert "has no column img or image; it has photo, label." in message_of(f"parquet:{tmp_path}/a.parquet")
 
-    def test_no_label_column(self, tmp_path: Path) -> None:
+    def test_missing_label_column(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [png(picture(0))], [0], label="kind")
         assert "has no column label or fine_label; it has img, kind." in message_of(f"parquet:{tmp_path}/a.parquet")
 
-    def test_images_as_plain_bytes(self, tmp_path: Path) -> None:
-        """Either read or refused with a sentence that names the column."""
+    def test_images_as_plain_bytes_are_read_or_refused(self, tmp_path: Path) -> None:
+        """A refusal names the column."""
         pq.write_table(pa.table({"image": [png(picture(0))], "label": [0]}), tmp_path / "a.parquet")
         try:
             data = read_all(f"parquet:{tmp_path}/a.parquet")
@@ -191,14 +191,14 @@ class TestParquet:
         else:
             np.testing.assert_array_equal(data.images[0], channels_first(picture(0)))
 
-    def test_labels_as_words(self, tmp_path: Path) -> None:
+    def test_text_labels_are_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "a.parquet"
         write_parquet(file, [png(picture(0))], [0])
         table = pq.read_table(file)
         pq.write_table(table.set_column(1, "label", pa.array(["cat"])), file)
         assert "label" in message_of(f"parquet:{file}")
 
-    def test_no_examples(self, tmp_path: Path) -> None:
+    def test_empty_file_is_refused(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [], [])
         assert message_of(f"parquet:{tmp_path}/a.parquet").startswith("data.train:")
 
@@ -215,7 +215,7 @@ class TestFolder:
         np.testing.assert_array_equal(data.images, expected)
         assert data.name == "set"
 
-    def test_what_is_not_chosen_is_not_read(self, tmp_path: Path) -> None:
+    def test_files_that_are_not_chosen_are_not_read(self, tmp_path: Path) -> None:
         write_folder(tmp_path, ["cat", "emu"], each=2)
         (tmp_path / "cat" / "0.png").write_bytes(b"not an image")
         data = read(f"folder:{tmp_path}", "test", lambda labels: np.flatnonzero(labels == 1), None)
@@ -223,22 +223,22 @@ class TestFolder:
         with pytest.raises(SpecError, match=r"data.test: the image 'cat/0.png' cannot be decoded"):
             read_all(f"folder:{tmp_path}", "test")
 
-    def test_no_such_folder(self, tmp_path: Path) -> None:
+    def test_missing_folder(self, tmp_path: Path) -> None:
         assert message_of(f"folder:{tmp_path}/none") == (
             f"data.train: 'folder:{tmp_path}/none' is not a folder with one folder of images per class."
         )
 
-    def test_a_folder_of_files_only(self, tmp_path: Path) -> None:
+    def test_folder_without_class_folders(self, tmp_path: Path) -> None:
         (tmp_path / "0.png").write_bytes(png(picture(0)))
         assert "one folder of images per class" in message_of(f"folder:{tmp_path}")
 
-    def test_folders_without_images(self, tmp_path: Path) -> None:
+    def test_class_folders_without_images(self, tmp_path: Path) -> None:
         write_folder(tmp_path, ["cat", "emu"], each=0)
         assert message_of(f"folder:{tmp_path}").startswith("data.train:")
 
 
 class TestSize:
-    def test_shorter_side_then_centre(self, tmp_path: Path) -> None:
+    def test_resizes_shorter_side_then_crops_centre(self, tmp_path: Path) -> None:
         (tmp_path / "cat").mkdir()
         wide = np.zeros((20, 40, 3), dtype=np.uint8)
         wide[:, 10:30] = 255  # the centre square is white, both sides are black
@@ -248,19 +248,19 @@ class TestSize:
         assert data.images.shape == (2, 3, 10, 10)
         assert data.images[..., 1:-1, 1:-1].min() > 250
 
-    def test_is_bicubic(self, tmp_path: Path) -> None:
+    def test_resizing_is_bicubic(self, tmp_path: Path) -> None:
         write_folder(tmp_path, ["cat"], each=1, size=24)
         found = read_all(f"folder:{tmp_path}", size=10).images[0]
         expected = ImageOps.fit(Image.fromarray(picture(0, 24)), (10, 10), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(found, channels_first(np.asarray(expected)))
 
-    def test_images_of_that_size_are_not_touched(self, tmp_path: Path) -> None:
+    def test_images_of_the_given_size_are_unchanged(self, tmp_path: Path) -> None:
         write_folder(tmp_path, ["cat"], each=1, size=24)
         np.testing.assert_array_equal(
             read_all(f"folder:{tmp_path}", size=24).images, read_all(f"folder:{tmp_path}").images
         )
 
-    def test_several_sizes_need_one(self, tmp_path: Path) -> None:
+    def test_images_of_different_sizes_need_size(self, tmp_path: Path) -> None:
         blobs = [png(picture(0, size=8)), png(picture(1, size=10))]
         write_parquet(tmp_path / "a.parquet", blobs, [0, 1])
         message = message_of(f"parquet:{tmp_path}/a.parquet")
@@ -268,14 +268,14 @@ class TestSize:
         assert message.endswith("set data.size.")
         assert read_all(f"parquet:{tmp_path}/a.parquet", size=8).images.shape == (2, 3, 8, 8)
 
-    def test_oblong_images_need_one(self, tmp_path: Path) -> None:
+    def test_oblong_images_need_size(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [png(np.zeros((6, 8, 3), dtype=np.uint8))], [0])
         assert message_of(f"parquet:{tmp_path}/a.parquet").endswith("set data.size.")
 
 
 @pytest.fixture
 def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
-    """Twelve training and three test images where torchvision keeps its MNIST, so that none is downloaded."""
+    """Twelve training and three test images in the folder of torchvision's MNIST, so that it downloads nothing."""
     raw = tmp_path / "MNIST" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     images = np.random.default_rng(0).integers(0, 256, (15, 28, 28), dtype=np.uint8)
@@ -290,7 +290,7 @@ def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, 
 
 
 class TestTorchvision:
-    def test_mnist(self, mnist: tuple[np.ndarray, np.ndarray]) -> None:
+    def test_reads_mnist(self, mnist: tuple[np.ndarray, np.ndarray]) -> None:
         images, labels = mnist
         train, test = read_all("torchvision:MNIST"), read_all("torchvision:MNIST", "test")
         np.testing.assert_array_equal(train.images[:, 0], images[:12])
@@ -299,24 +299,24 @@ class TestTorchvision:
         assert train.classes[:2] == ("0 - zero", "1 - one")
         assert (train.name, train.paths) == ("MNIST", None)
 
-    def test_chosen_and_resized(self, mnist: tuple[np.ndarray, np.ndarray]) -> None:
+    def test_chosen_images_are_resized(self, mnist: tuple[np.ndarray, np.ndarray]) -> None:
         images, _ = mnist
         data = read("torchvision:MNIST", "train", only(9, 4), 32)
         assert data.rows.tolist() == data.labels.tolist() == [9, 4]
         expected = Image.fromarray(images[9]).resize((32, 32), Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(data.images[0, 0], np.asarray(expected))
 
-    def test_no_such_set(self) -> None:
+    def test_unknown_data_set(self) -> None:
         assert message_of("torchvision:CIFAR11") == (
             "data.train: torchvision has no data set 'CIFAR11'; did you mean 'CIFAR10'?"
         )
 
-    def test_the_nearest_name_does_not_hang_on_capitals(self) -> None:
+    def test_nearest_name_ignores_case(self) -> None:
         assert message_of("torchvision:cifar10").endswith("did you mean 'CIFAR10'?")
 
-    def test_a_set_that_cannot_be_downloaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_download(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for scheme in ("http_proxy", "https_proxy"):
-            monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # nobody listens there: refused at once
+            monkeypatch.setenv(scheme, "http://127.0.0.1:9")  # a closed port refuses at once
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("FEDRAY_DATA", str(tmp_path))
         message = message_of("torchvision:MNIST")
@@ -324,7 +324,7 @@ class TestTorchvision:
         assert "\n" not in message
 
     @pytest.mark.usefixtures("mnist")
-    def test_a_damaged_file(self, tmp_path: Path) -> None:
+    def test_damaged_file(self, tmp_path: Path) -> None:
         file = tmp_path / "MNIST" / "MNIST" / "raw" / "train-images-idx3-ubyte"
         file.write_bytes(file.read_bytes()[:-100])
         assert message_of("torchvision:MNIST").startswith("data.train: torchvision could not load MNIST")
@@ -341,7 +341,7 @@ def test_unknown_source(source: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["parquet", "parquet:", "folder", "folder:", "torchvision:"])
-def test_a_source_without_its_argument_is_not_the_working_folder(
+def test_source_without_argument_does_not_read_the_working_folder(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(tmp_path, ["cat"], each=1)

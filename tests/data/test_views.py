@@ -1,4 +1,4 @@
-"""The 162 views against a slow crop and flip of one image at a time."""
+"""The 162 views, compared with a slow crop and flip of single images."""
 
 import numpy as np
 import pytest
@@ -45,14 +45,14 @@ def test_view_80_is_the_image_and_81_its_mirror() -> None:
     assert torch.equal(views[1], images[1].flip(-1))
 
 
-def test_images_are_left_as_they_are() -> None:
+def test_apply_views_does_not_change_its_input() -> None:
     images = torch.from_numpy(random_images(4, 3, 8))
     before = images.clone()
     apply_views(images, torch.tensor([0, 17, 99, 161]))
     assert torch.equal(images, before)
 
 
-def test_a_choice_is_the_examples_own() -> None:
+def test_view_does_not_depend_on_other_examples() -> None:
     examples = np.arange(1000)
     together = choose_views(examples, seed=5, epoch=2)
     order = np.random.default_rng(0).permutation(1000)
@@ -61,24 +61,24 @@ def test_a_choice_is_the_examples_own() -> None:
     assert alone == together[:50].tolist()
 
 
-def test_another_seed_or_epoch_is_another_choice() -> None:
+def test_seed_and_epoch_change_the_views() -> None:
     examples = np.arange(1000)
     first = choose_views(examples, seed=5, epoch=2)
     for other in (choose_views(examples, seed=6, epoch=2), choose_views(examples, seed=5, epoch=3)):
-        # Two independent choices agree for one example in 162: 6.2 of 1000, with a deviation of 2.5.
+        # Independent choices agree for one example in 162: 6.2 of 1000, with a standard deviation of 2.5.
         assert (first == other).sum() < 20
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 7])
-def test_choices_are_uniform(epoch: int) -> None:
+def test_views_are_uniform(epoch: int) -> None:
     counts = np.bincount(choose_views(np.arange(162 * 200), seed=0, epoch=epoch), minlength=VIEWS)
     assert len(counts) == VIEWS
     chi_square = ((counts - 200) ** 2 / 200).sum()
-    # 161 degrees of freedom: mean 161, deviation sqrt(322) = 18.
+    # 161 degrees of freedom: mean 161, standard deviation sqrt(322) = 18.
     assert 161 - 5 * 18 < chi_square < 161 + 5 * 18
 
 
-def test_one_examples_choices_are_uniform_over_epochs() -> None:
+def test_views_of_one_example_are_uniform_over_epochs() -> None:
     chosen = [int(choose_views(np.array([42]), seed=0, epoch=epoch)[0]) for epoch in range(162 * 20)]
     chi_square = ((np.bincount(chosen, minlength=VIEWS) - 20) ** 2 / 20).sum()
     assert 161 - 5 * 18 < chi_square < 161 + 5 * 18

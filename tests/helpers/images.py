@@ -1,4 +1,4 @@
-"""Small data sets for tests, in memory and on disk."""
+"""Small image sets for tests, in memory and on disk."""
 
 import io
 import json
@@ -14,28 +14,29 @@ from PIL import Image
 from fedray.data.dataset import Dataset
 from fedray.types import Indices
 
-Picture = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 
 
-def picture(seed: int, size: int = 8, channels: int = 3) -> Picture:
-    """uint8 [size, size, channels], or [size, size] of gray."""
+def picture(seed: int, size: int = 8, channels: int = 3) -> Pixels:
+    """A random image: uint8 [size, size, 3], or [size, size] if `channels` is 1."""
     shape = (size, size, 3) if channels == 3 else (size, size)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def png(image: Picture) -> bytes:
+def png(image: Pixels) -> bytes:
+    """The image as a PNG file."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
 
 
 def dataset(labels: Indices, channels: int = 3, size: int = 8, *, paths: bool = True) -> Dataset:
-    """Random images. Rows start at 100, so that a row is not mistaken for a position."""
+    """Random images with these labels. Rows start at 100, so that rows differ from positions."""
     count = len(labels)
     images = np.random.default_rng(0).integers(0, 256, (count, channels, size, size), dtype=np.uint8)
     names = np.array([f"{i}.png" for i in range(count)])
     classes = tuple(f"class {c}" for c in range(int(labels.max()) + 1))
-    return Dataset("pictures", images, labels, np.arange(count) + 100, names if paths else None, classes)
+    return Dataset("images", images, labels, np.arange(count) + 100, names if paths else None, classes)
 
 
 def write_parquet(
@@ -48,7 +49,7 @@ def write_parquet(
     image: str = "img",
     label: str = "label",
 ) -> None:
-    """As the Hugging Face hub lays out image sets; `names` go into its own metadata."""
+    """Write an image set in the Hugging Face layout; `names` are the class names in its metadata."""
     paths = paths if paths is not None else [f"{file.stem}-{i}.png" for i in range(len(blobs))]
     cells = pa.array(
         [{"bytes": blob, "path": path} for blob, path in zip(blobs, paths, strict=True)],
@@ -62,7 +63,7 @@ def write_parquet(
 
 
 def write_folder(root: Path, classes: Sequence[str], each: int, size: int = 8) -> None:
-    """`each` PNG files for each class; the image of class c, number i is `picture(100 * c + i)`."""
+    """Write `each` PNG files per class; image i of class c is `picture(100 * c + i)`."""
     for c, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i in range(each):
