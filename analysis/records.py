@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis import csv_files
 from analysis.csv_files import Columns
-from fedray.config.loader import flatten, read_yaml
+from fedray.config.yaml_files import flatten, read_yaml
 from fedray.errors import SpecError
 from fedray.results.loader import run_folders
 from fedray.results.storage import is_uri, storage_of

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from fedray.config.experiment import Experiment
-from fedray.config.loader import to_yaml
+from fedray.config.yaml_files import to_yaml
 from fedray.results.writer import CLASSES_COLUMNS, CLIENTS_COLUMNS, CONFUSION_COLUMNS, ROUNDS_COLUMNS
 
 STRATEGIES = [{"name": "fedavg"}, {"name": "fedprox"}, *({"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 1.0))]

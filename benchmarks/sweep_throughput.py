@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from fedray.config import loader
+from fedray.config.yaml_files import to_yaml
 
 FEDRAY = [sys.executable, "-m", "fedray"]
 
@@ -72,7 +73,7 @@ def shrunk(options: argparse.Namespace, folder: Path) -> Path:
 def loop(space: Path, folder: Path) -> None:
     for run in loader.load(space):
         spec = folder / f"{Path(run.name).name}.yaml"
-        spec.write_text(loader.to_yaml(run.experiment))
+        spec.write_text(to_yaml(run.experiment))
         command([*FEDRAY, "run", str(spec), "--quiet", "--results", str(folder)], folder)
 
 

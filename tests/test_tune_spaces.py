@@ -26,7 +26,8 @@ from torchvision import datasets
 import fedray
 from fedray.config import loader
 from fedray.config.experiment import Experiment
-from fedray.config.loader import Run, flatten, to_yaml
+from fedray.config.loader import Run
+from fedray.config.yaml_files import flatten, to_yaml
 from fedray.data.partition import FromFile
 from fedray.models.proxies import Proxy, build
 from fedray.seeding import numpy_rng

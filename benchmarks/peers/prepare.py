@@ -9,7 +9,7 @@ import torch
 
 from fedray.backends.ray.placement import draw_cohort
 from fedray.config.experiment import Experiment
-from fedray.config.loader import to_yaml
+from fedray.config.yaml_files import to_yaml
 from fedray.data import federated
 from fedray.data.federated import FederatedDataset
 from fedray.models.weights import get_weights

@@ -222,9 +222,9 @@ def report(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a spec, for editors that check and complete YAML."""
-    from fedray.config import loader
+    from fedray.config.schema import schema as spec_schema
 
-    print(json.dumps(loader.schema(), indent=2))
+    print(json.dumps(spec_schema(), indent=2))
 
 
 def _meanwhile(work: Callable[..., object], *arguments: object) -> Thread:

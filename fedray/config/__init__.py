@@ -1,1 +1,1 @@
-"""The experiment spec: sections, YAML loading, sweep spaces, error messages."""
+"""The spec of an experiment or a space: its sections, how a file is loaded, and error messages."""

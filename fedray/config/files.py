@@ -1,14 +1,14 @@
-"""The files that a spec names besides its data: weights and tables. They decide a result, too."""
+"""Files that a spec names besides its data, such as weights and tables; their contents decide a result."""
 
 from fedray.config.experiment import Experiment
-from fedray.config.loader import flatten
-from fedray.config.messages import FILES
+from fedray.config.fields import FILE_FIELDS
+from fedray.config.yaml_files import flatten
 from fedray.files import file_digest, strip_scheme
 
 
 def named_files(experiment: Experiment) -> dict[str, str]:
-    """Of each field that names a file or folder: the SHA-256 of what is in it now."""
+    """Returns the SHA-256 of the present contents of each named file or folder, by dotted field."""
     fields = flatten(experiment.model_dump(mode="json"))
-    texts = {field: text for field, text in fields.items() if field.split(".")[-1] in FILES and isinstance(text, str)}
+    texts = {f: text for f, text in fields.items() if f.split(".")[-1] in FILE_FIELDS and isinstance(text, str)}
     digests = {field: file_digest(strip_scheme(text)) for field, text in texts.items()}
     return {field: digest for field, digest in digests.items() if digest is not None}

@@ -1,48 +1,59 @@
-"""What the trials of a space are called: by the values that tell one from another."""
+"""Labels of the trials of a space: the values by which they differ."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedray.config.messages import CHOOSERS, FILES
+from fedray.config.fields import CHOOSERS, FILE_FIELDS
+
+MAX_LABEL_CHARACTERS = 100
+FILE_SUFFIXES = (".parquet", ".csv", ".safetensors", ".pt", ".pth", ".bin")
 
 
-def folder(label: str, known_by: str) -> str:
-    """The label as the name of a folder, cut where it is long, and what the trial is known by."""
-    name = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ","))[:100] or "run"
-    return f"{name}-{known_by}"
+def folder_name(label: str, key: str) -> str:
+    """Returns the name of a trial's folder: its label, shortened, and its key."""
+    name = re.sub(r"[^\w.=,+-]+", "_", label.replace(", ", ","))[:MAX_LABEL_CHARACTERS] or "run"
+    return f"{name}-{key}"
 
 
-def short(field: str) -> str:
-    """`strategy.lam` -> `lam`; but `strategy.name` -> `strategy`, and a whole section as it is."""
+def short_field(field: str) -> str:
+    """`strategy.lam` -> `lam`; `strategy.name` -> `strategy`; a whole section keeps its name."""
     *sections, key = field.split(".")
     return sections[-1] if key in CHOOSERS and sections else key
 
 
-def of(value: Any, among: Sequence[Any]) -> str:
-    """Of sections, what tells one from the others; files by their names."""
-    others = [other for other in among if isinstance(other, dict)]
-    if not isinstance(value, dict) or len(others) < 2:
+def value_label(value: object, axis_values: Sequence[object]) -> str:
+    """Returns the label of one value of an axis: of a section the fields in which the axis's sections differ."""
+    sections = [other for other in axis_values if isinstance(other, dict)]
+    if not isinstance(value, dict) or len(sections) < 2:
         return _text(value)
-    telling = {field: told for field, told in value.items() if any(other.get(field) != told for other in others)}
-    short = {f: _stem(told) if f in FILES else told for f, told in telling.items() if not isinstance(told, list)}
-    names = [field for field in short if field in FILES]
-    return str(short[names[0]]) if len(short) == 1 and names else _text(short) or _text(value)
+    differing = {field: part for field, part in value.items() if any(s.get(field) != part for s in sections)}
+    short = {
+        field: _stem(part) if field in FILE_FIELDS else part
+        for field, part in differing.items()
+        if not isinstance(part, list)
+    }
+    files = [field for field in short if field in FILE_FIELDS]
+    return str(short[files[0]]) if len(short) == 1 and files else _text(short) or _text(value)
 
 
-def _stem(text: Any) -> str:
-    """The name of a file; of a model the whole name, whose dot tells it from others."""
-    path = Path(str(text))
-    return path.stem if path.suffix in (".parquet", ".csv", ".safetensors", ".pt", ".pth", ".bin") else path.name
+def _stem(name: object) -> str:
+    """Returns a file's name without its suffix; a model's name keeps its dots."""
+    path = Path(str(name))
+    return path.stem if path.suffix in FILE_SUFFIXES else path.name
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
     if isinstance(value, float):
         return str(float(f"{value:.6g}"))
-    if not isinstance(value, dict):
-        return str(value)
-    named = [str(v) for k, v in value.items() if k in CHOOSERS]
-    return " ".join([*named, *(f"{k}={_text(v)}" for k, v in value.items() if k not in CHOOSERS)])
+    return _section_text(value) if isinstance(value, dict) else str(value)
+
+
+def _section_text(section: Mapping[str, Any]) -> str:
+    """`{"name": "fedprox", "mu": 0.1}` -> `fedprox mu=0.1`."""
+    names = [str(value) for field, value in section.items() if field in CHOOSERS]
+    fields = [f"{field}={_text(value)}" for field, value in section.items() if field not in CHOOSERS]
+    return " ".join([*names, *fields])

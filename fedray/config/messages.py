@@ -1,191 +1,141 @@
-"""One clear sentence for the first thing that is wrong with a spec."""
+"""Turns a pydantic ValidationError into one sentence about the first invalid field of a spec."""
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
-from types import UnionType
-from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pydantic import BaseModel, ValidationError
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedray.config.experiment import Experiment
+from fedray.config.fields import CHOOSERS, Model, resolve
 from fedray.errors import nearest
 
-Model: TypeAlias = type[BaseModel]
-Walk: TypeAlias = Callable[[Sequence[str | int]], tuple[list[str], list[Model]]]
-
-BOUNDS = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
-FILES = ("file", "pretrained", "init", "model")
-"""Fields that may name a file or folder, as `PATH`, `file:PATH` or `local-dir:PATH`."""
-CHOOSERS = ("name", "kind")
-"""The fields that say which of several sections is meant."""
-KINDS = {
+MAX_VALUE_CHARACTERS = 60
+"""Longer values are shortened in a message."""
+REQUIREMENTS = {
     "tuple_type": "must be a list",
     "dict_type": "must map names to values",
     "path_type": "must be a path",
     "model_type": "must be a section, such as {name: ...} or {kind: ...}",
     "model_attributes_type": "must be a section, such as {name: ...} or {kind: ...}",
 }
-"""Where pydantic's own words would speak of Python."""
+"""Sentences for error types whose pydantic message names Python types."""
+NAME_ERRORS = ("literal_error", "union_tag_invalid")
+BOUND_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 
-def explain(error: ValidationError, root: Model = Experiment, name: str = "an experiment") -> str:
-    """Names the field, its value, what is allowed and, for a name, the nearest valid one.
+@dataclass(frozen=True)
+class _Problem:
+    """One pydantic error, the path of its field in the YAML, and the sections that may hold the field."""
 
-    `root` is the section that was read, `name` what to call it.
+    error: ErrorDetails
+    path: Sequence[str]
+    holders: Sequence[Model]
+
+    @property
+    def known_fields(self) -> dict[str, FieldInfo]:
+        return self.holders[0].model_fields if self.holders else {}
+
+    @property
+    def value(self) -> object:
+        """The invalid value; for an unknown kind of section, its `name` or `kind`."""
+        return self.error["ctx"]["tag"] if self.error["type"] == "union_tag_invalid" else self.error["input"]
+
+    @property
+    def allowed_names(self) -> list[str]:
+        if self.error["type"] not in NAME_ERRORS:
+            return []
+        context = self.error["ctx"]
+        return re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
+
+    @property
+    def requirement(self) -> str:
+        """Returns what the field must be: `must be at least 1`."""
+        kind = self.error["type"]
+        if kind == "value_error":
+            return str(self.error["ctx"]["error"])
+        if kind in NAME_ERRORS:
+            one_of = "one of " if len(self.allowed_names) > 1 else ""
+            return f"must be {one_of}{', '.join(self.allowed_names)}"
+        bounds = _bounds(self.known_fields.get(self.path[-1]))
+        if kind in BOUND_ERRORS and bounds:
+            return f"must be {bounds}"
+        if kind == "too_short":
+            least = self.error["ctx"]["min_length"]
+            return f"must have at least {least} {'entry' if least == 1 else 'entries'}"
+        return REQUIREMENTS.get(kind) or _reword(self.error["msg"])
+
+
+def explain(error: ValidationError, root: Model = Experiment, prefix: Sequence[str] = ()) -> str:
+    """Returns a sentence that names the first invalid field, its value, what is allowed and the nearest valid name.
+
+    `root` is the section that was validated and `prefix` its path in the file.
     """
-    walk = partial(_walk, root=root)
-    errors = error.errors()
-    first = _most_telling(errors, walk)
-    path, models = walk(first["loc"])
-    field, known = ".".join(path), models[0].model_fields
-    if first["type"] == "extra_forbidden":
-        owner = f"'{'.'.join(path[:-1])}'" if path[:-1] else name
-        return f"unknown field '{field}'{nearest(path[-1], known)} ({owner} has {', '.join(known)})"
-    if first["type"] in ("missing", "union_tag_not_found"):
-        return f"'{field}' is missing" if first["type"] == "missing" else f"'{field}' must say its {_chooser(first)}"
-    same = [e for e in errors if walk(e["loc"])[0] == path]
-    must, *others = dict.fromkeys(_allowed(e, known.get(path[-1])) for e in same)
-    allowed = " or ".join([must, *(other.removeprefix("must be ") for other in others)])
-    close = nearest(str(_given(first)), [choice for e in same for choice in _choices(e)])
-    return f"{field} is {_shown(_given(first))}, but {allowed}{close}"
+    problems = [_problem(details, root, prefix) for details in error.errors()]
+    first = _most_specific(problems)
+    field, known, kind = ".".join(first.path), first.known_fields, first.error["type"]
+    if kind == "extra_forbidden":
+        owner = f"'{'.'.join(first.path[:-1])}'" if first.path[:-1] else "an experiment"
+        return f"unknown field '{field}'{nearest(first.path[-1], known)} ({owner} has {', '.join(known)})"
+    if kind == "missing":
+        return f"'{field}' is missing"
+    if kind == "union_tag_not_found":
+        chooser = str(first.error["ctx"]["discriminator"]).strip("'")
+        return f"'{field}' must have a {chooser}"
+    return _sentence(first, [problem for problem in problems if problem.path == first.path])
 
 
-def fields_of(sections: Sequence[str], chooser: str, value: Any) -> list[str] | None:
-    """The fields of the section at this path once its `name` or `kind` is `value`; None if unknown."""
-    for model in _models_at(sections):
-        info = model.model_fields.get(chooser)
-        if info is not None and value in get_args(info.annotation):
-            return list(model.model_fields)
-    return None
+def _problem(details: ErrorDetails, root: Model, prefix: Sequence[str]) -> _Problem:
+    path, holders = resolve(details["loc"], root)
+    return _Problem(details, [*prefix, *path], holders)
 
 
-def unknown(field: str) -> str | None:
-    """What is wrong with the name of a field of an experiment, if anything: `; did you mean 'lam'?` or a full stop."""
-    parts = field.split(".")
-    for depth, part in enumerate(parts):
-        around = _inside_path(parts[:depth])
-        names = [name for model in _sections(around) for name in model.model_fields]
-        if any(get_origin(annotation) is dict for annotation in around):
-            return None
-        if part not in names:
-            return nearest(part, names) or "."
-    return None
-
-
-def _most_telling(errors: Sequence[ErrorDetails], walk: Walk) -> ErrorDetails:
-    """The first; but where a list was given, what is wrong inside it says more than that it is no name."""
-    first = errors[0]
-    if not isinstance(first["input"], list):
+def _most_specific(problems: Sequence[_Problem]) -> _Problem:
+    """Returns the first problem, or the innermost one of the first field if that is a list."""
+    first = problems[0]
+    if not isinstance(first.error["input"], list):
         return first
-    path = walk(first["loc"])[0]
-    inside = [error for error in errors if walk(error["loc"])[0][: len(path)] == path]
-    return max(inside, key=lambda error: len(walk(error["loc"])[0]))
+    inside = [problem for problem in problems if problem.path[: len(first.path)] == first.path]
+    return max(inside, key=lambda problem: len(problem.path))
 
 
-def _walk(location: Sequence[str | int], root: Model) -> tuple[list[str], list[Model]]:
-    """The path as the YAML has it, and the sections that may hold its last part.
-
-    pydantic's own path also has a union's tag (`strategy.fedlpfm.lam`) or member.
-    """
-    path: list[str] = []
-    holders: list[Model] = []
-    here: list[Any] = [root]
-    for part in location:
-        models = _sections(here)
-        chosen = [m for m in models if part in _tags(m)]
-        inside = _inside(here, part)
-        if len(models) > 1 and chosen:
-            here = chosen
-        elif models or inside or isinstance(part, int):
-            path.append(str(part))
-            holders = models or holders
-            here = inside
-    return path, holders
+def _sentence(first: _Problem, same_field: Sequence[_Problem]) -> str:
+    """Joins the requirements of all members of a union by `or`."""
+    head, *others = dict.fromkeys(problem.requirement for problem in same_field)
+    requirement = " or ".join([head, *(other.removeprefix("must be ") for other in others)])
+    hint = nearest(str(first.value), [name for problem in same_field for name in problem.allowed_names])
+    return f"{'.'.join(first.path)} is {_shorten(first.value)}, but {requirement}{hint}"
 
 
-def _models_at(path: Sequence[str]) -> list[Model]:
-    return _sections(_inside_path(path))
+def _reword(message: str) -> str:
+    """Replaces pydantic's wording: `Input should be greater than or equal to 1` -> `must be at least 1`."""
+    return message.replace("Input should", "must").split(",")[0].replace("greater than or equal to", "at least")
 
 
-def _inside_path(path: Sequence[str]) -> list[Any]:
-    here: list[Any] = [Experiment]
-    for part in path:
-        here = _inside(here, part)
-    return here
+def _bounds(field: FieldInfo | None) -> str:
+    """Returns all bounds of a field, such as `above 0 and at most 1`; empty without bounds."""
+    texts = []
+    for constraint in field.metadata if field else ():
+        match constraint:
+            case Ge(ge=bound):
+                texts.append(f"at least {bound:g}")
+            case Gt(gt=bound):
+                texts.append(f"above {bound:g}")
+            case Le(le=bound):
+                texts.append(f"at most {bound:g}")
+            case Lt(lt=bound):
+                texts.append(f"below {bound:g}")
+    return " and ".join(texts)
 
 
-def _inside(annotations: Sequence[Any], part: str | int) -> list[Any]:
-    """What may stand at a section's field, a list's place or a mapping's key."""
-    fields = [m.model_fields[str(part)].annotation for m in _sections(annotations) if part in m.model_fields]
-    entries = [get_args(a)[0] for a in annotations if get_origin(a) is tuple and isinstance(part, int)]
-    values = [get_args(a)[1] for a in annotations if get_origin(a) is dict]
-    return [member for annotation in (*fields, *entries, *values) for member in _members(annotation)]
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The members of a union, and of those in it; anything else is its own."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
-    return [annotation]
-
-
-def _sections(annotations: Sequence[Any]) -> list[Model]:
-    return [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
-
-
-def _tags(model: Model) -> list[str]:
-    return [tag for c in CHOOSERS if c in model.model_fields for tag in get_args(model.model_fields[c].annotation)]
-
-
-def _allowed(error: ErrorDetails, field: FieldInfo | None) -> str:
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    if error["type"] in ("literal_error", "union_tag_invalid"):
-        one_of = "one of " if len(_choices(error)) > 1 else ""
-        return f"must be {one_of}{', '.join(_choices(error))}"
-    if error["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return f"must be {_range(field)}" if _range(field) else _plain(error["msg"])
-    if error["type"] == "too_short":
-        least = error["ctx"]["min_length"]
-        return f"must have at least {least} {'entry' if least == 1 else 'entries'}"
-    return KINDS.get(error["type"]) or _plain(error["msg"])
-
-
-def _choices(error: ErrorDetails) -> list[str]:
-    """The names that would do, where it is about a name."""
-    if error["type"] not in ("literal_error", "union_tag_invalid"):
-        return []
-    return re.findall(r"'([^']*)'", error["ctx"].get("expected") or error["ctx"]["expected_tags"])
-
-
-def _plain(message: str) -> str:
-    """pydantic's own words, in ours."""
-    words = message.replace("Input should", "must").split(",")[0]
-    return words.replace("greater than or equal to", "at least")
-
-
-def _range(field: FieldInfo | None) -> str:
-    metadata: Sequence[Any] = field.metadata if field else ()
-    return " and ".join(text.format(getattr(m, b)) for m in metadata for b, text in BOUNDS.items() if hasattr(m, b))
-
-
-def _given(error: ErrorDetails) -> Any:
-    """What the spec says; for a union without such a member, its tag rather than the whole section."""
-    return error["ctx"]["tag"] if error["type"] == "union_tag_invalid" else error["input"]
-
-
-def _chooser(error: ErrorDetails) -> str:
-    return str(error["ctx"]["discriminator"]).strip("'")
-
-
-def _shown(value: Any) -> str:
-    """As it was given; of a long section only which it is."""
+def _shorten(value: object) -> str:
+    """Returns the value as text; for a long section its `name` or `kind`."""
     text = "null" if value is None else repr(value)
-    if len(text) > 60 and isinstance(value, dict) and (names := [value[c] for c in CHOOSERS if c in value]):
-        text = repr(names[0])
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if len(text) <= MAX_VALUE_CHARACTERS:
+        return text
+    if isinstance(value, dict) and (names := [value[chooser] for chooser in CHOOSERS if chooser in value]):
+        return repr(names[0])
+    return f"{text[: MAX_VALUE_CHARACTERS - 3]}..."

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedray.config.experiment import Experiment
-from fedray.config.loader import Space, flatten, read
-from fedray.config.messages import FILES
+from fedray.config.fields import FILE_FIELDS
+from fedray.config.loader import Space, read
+from fedray.config.yaml_files import flatten
 from fedray.data.federated import count_clients
 from fedray.doctor.report import File, Requirements
 from fedray.files import strip_scheme
@@ -44,7 +45,7 @@ def _files(experiment: Experiment, *, study: bool) -> Iterator[File]:
             yield File(f"data.{side}", source, study)
     for field, text in flatten(experiment.model_dump(mode="json")).items():
         name = field.split(".")[-1]
-        if name in FILES and isinstance(text, str) and (name == "file" or _is_file(text)):
+        if name in FILE_FIELDS and isinstance(text, str) and (name == "file" or _is_file(text)):
             yield File(field, text, study or name != "file")
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedray.config.loader import flatten, read_yaml
+from fedray.config.yaml_files import flatten, read_yaml
 from fedray.errors import SpecError
 from fedray.results.storage import storage_of
 from fedray.results.writer import FAULTS_COLUMNS

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from fedray.config.experiment import REPEATABLE, Experiment
 from fedray.config.files import named_files
-from fedray.config.loader import flatten, read_yaml, to_yaml
+from fedray.config.yaml_files import flatten, read_yaml, to_yaml
 from fedray.errors import SpecError
 from fedray.results.writer import CsvTable, RunTables
 from fedray.types import Row

@@ -22,8 +22,9 @@ from typing import Any, Literal, TypeAlias
 from filelock import FileLock, Timeout
 
 from fedray.config.experiment import Experiment
-from fedray.config.loader import Run, Space, flatten
+from fedray.config.loader import Run, Space
 from fedray.config.space import Assignment, contains
+from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import Storage, storage_of
@@ -256,9 +257,9 @@ class Study:
     def _trial(self, run: Run) -> Trial:
         name = Path(run.name).name
         if not self.space.axes:
-            return Trial(name, run.label, run.experiment, run.choice, self.storage)
+            return Trial(name, run.label, run.experiment, run.assignment, self.storage)
         path = self._held.get(name.rpartition("-")[2], self.folder / name)
-        return Trial(path.name, run.label, run.experiment, run.choice, self.storage.below(path.name))
+        return Trial(path.name, run.label, run.experiment, run.assignment, self.storage.below(path.name))
 
 
 METRICS = ("accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy")

@@ -5,7 +5,7 @@ import pytest
 
 from analysis.summary import faults, over_seeds, summary
 from fedray.config.experiment import Experiment
-from fedray.config.loader import to_yaml
+from fedray.config.yaml_files import to_yaml
 from fedray.results.loader import load_results
 from fedray.results.writer import FAULTS_COLUMNS, ROUNDS_COLUMNS
 

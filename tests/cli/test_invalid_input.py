@@ -118,7 +118,7 @@ def wrong(wrong_command: Callable[..., str]) -> Callable[..., str]:
         ("teacher.kind=oracle", "teacher is 'oracle', but must be one of supervised, zero_shot, classifier, adapted, "),
         ("teacher.kind=adaptd", "precomputed, ensemble; did you mean 'adapted'?"),
         ("teacher.kind=zero_shot teacher.prompts=[hello]", "must each have one {} for the class name"),
-        ("teacher.file=x", "'teacher' must say its kind"),
+        ("teacher.file=x", "'teacher' must have a kind"),
         ("seed.x=1", "seed is {'x': 1}, but must be a valid integer"),
         ("rounds", "'rounds' is not an override; write section.key=value"),
     ],
@@ -151,11 +151,11 @@ def several(*teachers: str, **fields: str) -> str:
         ),
         (
             [matching(lam=1), ZERO_SHOT],
-            "its loss needs a teacher that sees the view that the proxy sees: set teacher.view",
+            "its loss compares outputs for the same view of an image: set teacher.view",
         ),
         (
             [matching(lam=1), "teacher={kind: zero_shot, view: proxy}"],
-            "strategy is 'fedlpfm', but its loss mixes images, and no mixture comes twice: "
+            "strategy is 'fedlpfm', but its loss mixes images, whose outputs cannot be cached: "
             "set teacher.mode: online, or strategy.loss.mixup: 0.",
         ),
         ([matching(lam=1, mixup=-1), ZERO_SHOT], "strategy.loss.mixup is -1, but must be at least 0"),
@@ -190,7 +190,7 @@ A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
             several(A, "{kind: zero_shoot}"),
             "teacher.teachers.1 is 'zero_shoot', but must be one of supervised, zero_shot,",
         ),
-        (several(A, "{model: RN50}"), "'teacher.teachers.1' must say its kind"),
+        (several(A, "{model: RN50}"), "'teacher.teachers.1' must have a kind"),
         (several(A, "RN50"), "teacher.teachers.1 is 'RN50', but must be a section"),
         (
             several(A, "{kind: zero_shot, modl: RN50}"),
@@ -255,7 +255,7 @@ COSINE = "strategy={name: fedlpfm, loss: {name: cosine}}"
 
 
 def test_features_of_an_ensemble(wrong: Callable[..., str]) -> None:
-    said = "features, and those of several teachers cannot be combined: give each client one teacher"
+    said = "features, and those of several teachers cannot be combined: assign one teacher to each client"
     assert said in wrong(COSINE, several(A, B))
     assert said in wrong(COSINE, several(A, B, assignment="[0, [0, 1]]"))
 
@@ -313,7 +313,7 @@ def test_bad_questions_about_teachers(wrong_command: Callable[..., str], argumen
         ("- 1\n- 2", "must hold sections"),
         ("", "must hold sections"),
         ("training: [", "is not valid YAML"),
-        ("base: {}\nspaces: {}", "unknown key 'spaces' beside base, space, search; did you mean 'space'?"),
+        ("base: {}\nspaces: {}", "unknown key 'spaces'; a space has base, space, search; did you mean 'space'?"),
         ("base: {}\nspace: {seed: [1, 2]}", "the axis seed must be written {grid: [value, ...]}"),
         ("base: {}\nspace: {sed: {grid: [1, 2]}}", "unknown field 'sed'; did you mean 'seed'?"),
         ("base: [1]\nspace: {}", "base must hold sections, or name another file, not list"),

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from fedray.config.experiment import REPEATABLE, Experiment
-from fedray.config.loader import Space, experiment, flatten, key, load, read, schema, to_yaml
+from fedray.config.loader import Space, key, load, parse_experiment, read
+from fedray.config.schema import schema
 from fedray.config.search import Search
+from fedray.config.yaml_files import flatten, to_yaml
 from fedray.errors import SpecError
 
 TUNE_SPACES = Path(__file__).parents[2] / "tune_spaces"
@@ -280,7 +282,7 @@ def test_a_plain_experiment_is_a_space_without_axes(tmp_path: Path) -> None:
     assert found.base == {"seed": 3, "training": {"rounds": 2}}
     assert found.search == Search(metric="loss", samples=4)
     (run,) = found.runs()
-    assert (run.name, run.label, run.choice, run.experiment.training.rounds) == ("study", "", {}, 2)
+    assert (run.name, run.label, run.assignment, run.experiment.training.rounds) == ("study", "", {}, 2)
 
 
 SEARCHED = """
@@ -323,7 +325,7 @@ def test_a_seed_that_is_none_is_one_sentence(tmp_path: Path) -> None:
 def test_a_choice_is_the_same_trial_as_the_files_own(tmp_path: Path) -> None:
     found: Space = read(spec(tmp_path, SEARCHED))
     for run in found.runs():
-        assert found.run(run.choice) == run
+        assert found.run(run.assignment) == run
 
 
 @pytest.mark.parametrize(
@@ -355,8 +357,8 @@ def test_which_way_is_better(search: dict[str, Any], better: str) -> None:
         ("reduction: 1", "search.reduction is 1, but must be at least 2"),
         ("retries: -1", "search.retries is -1, but must be at least 0"),
         ("max_concurrent: 0", "search.max_concurrent is 0, but must be auto or at least 1"),
-        ("scheduler: pbt", "search.mutations is null, but must name what may change, such as"),
-        ("mutations: {training.lr: [0.1, 0.01]}", "search.mutations is {'training.lr': [0.1, 0.01]}, but must name"),
+        ("scheduler: pbt", "search.mutations is null, but must be set for pbt, such as"),
+        ("mutations: {training.lr: [0.1, 0.01]}", "search.mutations is {'training.lr': [0.1, 0.01]}, but must be set"),
         ("scheduler: pbt, mutations: {training.lr: [0.1]}", "search.mutations.training.lr is [0.1], but must have at"),
         ("log_to: [tensorbord]", "search.log_to.0 is 'tensorbord', but must be one of tensorboard, mlflow, wandb; did"),
         ("log_to: wandb", "search.log_to is 'wandb', but must be a list"),
@@ -377,7 +379,7 @@ def test_what_proposes_as_results_come_needs_a_sweep(tmp_path: Path) -> None:
 
 def test_an_experiment_says_where_it_comes_from() -> None:
     with pytest.raises(SpecError, match=r"^here: training.lr is -1, but must be above 0\.$"):
-        experiment({"training": {"lr": -1}}, "here")
+        parse_experiment({"training": {"lr": -1}}, "here")
 
 
 def test_equal_experiments_run_once(tmp_path: Path) -> None:
@@ -429,7 +431,7 @@ def test_the_schema_accepts_what_we_accept_and_refuses_what_we_refuse(tmp_path: 
         ),
         (
             "space: {seed: {grid: [1, 2]}}\nsearch: {scheduler: pbt, mutations: {seed: [1, 2]}}",
-            "search.mutations has seed, but only fields of training and strategy may change on the way.",
+            "search.mutations has seed, but only fields of training and strategy may change during a run.",
         ),
     ],
 )

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from fedray.config.space import Assignment, active, combinations, contains, drawn, parse, zip_row
+from fedray.config.space import Assignment, active, combinations, contains, parse_axes, random_points, zip_row
 from fedray.errors import SpecError
 
 
 def choices(space: dict[str, Any], samples: int = 1, seed: int = 0) -> list[Assignment]:
-    return combinations(parse(space, "study.yaml"), samples, seed)
+    return combinations(parse_axes(space, "study.yaml"), samples, seed)
 
 
 def test_a_grid_runs_its_last_axis_fastest() -> None:
@@ -64,7 +64,7 @@ def test_another_seed_draws_other_values() -> None:
 
 
 def test_an_axis_applies_only_when_another_field_is_so() -> None:
-    axes = parse(
+    axes = parse_axes(
         {
             "strategy.name": {"grid": ["fedavg", "fedprox", "fedlpfm"]},
             "strategy.mu": {"grid": [0.1, 1], "when": {"strategy.name": "fedprox"}},
@@ -95,7 +95,7 @@ EVERY_KIND: dict[str, Any] = {
 
 
 def points(space: dict[str, Any], samples: int, seed: int = 0) -> list[Assignment]:
-    return drawn(parse(space, "study.yaml"), samples, seed)
+    return random_points(parse_axes(space, "study.yaml"), samples, seed)
 
 
 def test_random_points_draw_every_axis() -> None:
@@ -131,11 +131,11 @@ def test_random_points_draw_what_is_drawn_beside_a_grid_as_well() -> None:
 
 
 def test_what_lies_within_the_axes() -> None:
-    axes = parse(EVERY_KIND, "study.yaml")
-    for choice in drawn(axes, 20, 0):
+    axes = parse_axes(EVERY_KIND, "study.yaml")
+    for choice in random_points(axes, 20, 0):
         assert contains(axes, choice)
         assert contains(axes, {name: choice[name] for name in ("grid", "left")})  # where the others do not apply
-    inside = drawn(axes, 1, 0)[0]
+    inside = random_points(axes, 1, 0)[0]
     for field, value in {
         "grid": 4, "choice": "z", "uniform": 3.01, "loguniform": 0.001, "randint": 7, "left": "c", "right": 2,
     }.items():  # fmt: skip
@@ -145,7 +145,7 @@ def test_what_lies_within_the_axes() -> None:
 
 
 def test_which_row_of_the_zipped_axes() -> None:
-    axes = parse(EVERY_KIND, "study.yaml")
+    axes = parse_axes(EVERY_KIND, "study.yaml")
     rows = [{"left": "a", "right": 0}, {"left": "b", "right": 0}, {"left": "a", "right": 1}]
     assert [zip_row(axes, row) for row in rows] == [0, 1, 2]
     assert zip_row(axes, {"right": 1}) == 2
@@ -155,14 +155,14 @@ def test_which_row_of_the_zipped_axes() -> None:
 @pytest.mark.parametrize(
     ("axis", "said"),
     [
-        ({"gird": [1]}, "in grid's place; did you mean 'grid'?"),
+        ({"gird": [1]}, "instead of grid; did you mean 'grid'?"),
         ({"grid": [1], "zip": [1]}, "must be written {grid: [value, ...]}"),
         ({"grid": []}, "with at least one value"),
         ({"choice": 3}, "must be written {choice: [value, ...]}"),
         ([1, 2], "must be written {grid: [value, ...]}"),
         ({"uniform": [1]}, "uniform of the axis a must be [lowest, highest], not [1]"),
         ({"uniform": [2, 1]}, "must be [lowest, highest], not [2, 1]"),
-        ({"loguniform": [0, 1]}, "must begin above 0, not at 0"),
+        ({"loguniform": [0, 1]}, "must start above 0, not at 0"),
         ({"randint": [0.5, 2]}, "must have whole numbers"),
         ({"grid": [1], "when": "b"}, "must map fields to values, not 'b'"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedray.config.experiment import Experiment
-from fedray.config.loader import to_yaml
+from fedray.config.yaml_files import to_yaml
 from fedray.results.writer import CLASSES_COLUMNS, CLIENTS_COLUMNS, ROUNDS_COLUMNS, CsvTable, write_confusion
 from fedray.types import Row
 

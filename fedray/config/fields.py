@@ -1,0 +1,96 @@
+"""The fields of a spec: which sections and fields exist, found by walking the annotations of `Experiment`.
+
+Annotations are `Any` here: typing has no type for type expressions such as `int | None`.
+"""
+
+from collections.abc import Sequence
+from types import UnionType
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from fedray.config.experiment import Experiment
+from fedray.errors import nearest
+
+Model: TypeAlias = type[BaseModel]
+
+CHOOSERS = ("name", "kind")
+"""Fields whose value selects one of several sections."""
+FILE_FIELDS = ("file", "pretrained", "init", "model")
+"""Fields that may name a file or folder, as `PATH`, `file:PATH` or `local-dir:PATH`."""
+
+
+def fields_of(path: Sequence[str], chooser: str, value: object) -> list[str] | None:
+    """Returns the fields of the section at `path` if its `chooser` field is `value`; None for an unknown value."""
+    for model in _sections(_annotations_at(path)):
+        info = model.model_fields.get(chooser)
+        if info is not None and value in get_args(info.annotation):
+            return list(model.model_fields)
+    return None
+
+
+def unknown_field_hint(field: str) -> str | None:
+    """Returns `; did you mean 'lam'?` or a full stop if a dotted field does not exist, else None."""
+    parts = field.split(".")
+    for depth, part in enumerate(parts):
+        annotations = _annotations_at(parts[:depth])
+        names = [name for model in _sections(annotations) for name in model.model_fields]
+        if any(get_origin(annotation) is dict for annotation in annotations):
+            return None
+        if part not in names:
+            return nearest(part, names) or "."
+    return None
+
+
+def resolve(location: Sequence[str | int], root: Model) -> tuple[list[str], list[Model]]:
+    """Returns the path of a pydantic error location as the YAML has it, and the sections that may hold its last part.
+
+    The location also has tags of unions (`strategy.fedlpfm.lam`) and names of their members, which the path omits.
+    """
+    path: list[str] = []
+    holders: list[Model] = []
+    annotations: list[Any] = [root]
+    for part in location:
+        models, inner = _sections(annotations), _inside(annotations, part)
+        tagged = [model for model in models if part in _tags(model)]
+        if len(models) > 1 and tagged:
+            annotations = list(tagged)
+        elif models or inner or isinstance(part, int):
+            path.append(str(part))
+            holders = models or holders
+            annotations = inner
+    return path, holders
+
+
+def _annotations_at(path: Sequence[str]) -> list[Any]:
+    annotations: list[Any] = [Experiment]
+    for part in path:
+        annotations = _inside(annotations, part)
+    return annotations
+
+
+def _inside(annotations: Sequence[Any], part: str | int) -> list[Any]:
+    """Returns what may stand at this field of a section, index of a list or key of a mapping."""
+    fields = [m.model_fields[str(part)].annotation for m in _sections(annotations) if part in m.model_fields]
+    entries = [get_args(a)[0] for a in annotations if get_origin(a) is tuple and isinstance(part, int)]
+    values = [get_args(a)[1] for a in annotations if get_origin(a) is dict]
+    return [member for annotation in (*fields, *entries, *values) for member in _members(annotation)]
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Returns the members of a union, nested unions flattened; of another annotation itself."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _sections(annotations: Sequence[Any]) -> list[Model]:
+    return [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
+
+
+def _tags(model: Model) -> list[str]:
+    """Returns the values of the section's `name` or `kind`."""
+    infos = [model.model_fields[chooser] for chooser in CHOOSERS if chooser in model.model_fields]
+    return [tag for info in infos for tag in get_args(info.annotation)]

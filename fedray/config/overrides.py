@@ -1,0 +1,75 @@
+"""Command-line overrides: `section.key=value` sets a field of a spec or fixes an axis of a space."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from fedray.config.fields import CHOOSERS, fields_of
+from fedray.config.space import Axis
+from fedray.config.yaml_files import Tree
+from fedray.errors import SpecError
+
+
+def parse_overrides(texts: Sequence[str]) -> Tree:
+    """Returns the values by dotted field. Raises SpecError for a text that is not `section.key=value`."""
+    return dict(map(_parse_override, texts))
+
+
+def set_fields(tree: Tree, values: Mapping[str, Any]) -> Tree:
+    """Returns a copy of the tree with dotted fields set.
+
+    Setting another `name` or `kind` changes the type of a section: fields that the new type lacks are removed.
+    """
+    copy = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for dotted, value in values.items():
+        *sections, key = dotted.split(".")
+        section = _section_at(copy, sections, dotted)
+        if key in CHOOSERS and section.get(key) != value:
+            _keep_fields(section, fields_of(sections, key, value))
+        section[key] = value
+    return copy
+
+
+def fix_axes(axes: Sequence[Axis], values: Mapping[str, Any]) -> list[Axis]:
+    """Returns the axes, those with an overridden field reduced to its value.
+
+    Raises SpecError for a field inside a section that an axis replaces as a whole.
+    """
+    for field in values:
+        for axis in axes:
+            if field.startswith(f"{axis.field}."):
+                raise SpecError(
+                    f"'{field}' cannot be set: the space varies the whole of {axis.field}; "
+                    f"write {axis.field}={{...}} to fix it, or change the file."
+                )
+    return [Axis(axis.field, "grid", [values[axis.field]]) if axis.field in values else axis for axis in axes]
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    field, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", field):
+        raise SpecError(f"'{text}' is not an override; write section.key=value, such as strategy.lam=0.3.")
+    try:
+        return field, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SpecError(f"the value of '{text}' is not valid YAML.") from None
+
+
+def _section_at(tree: Tree, sections: Sequence[str], dotted: str) -> Tree:
+    """Returns the section at a path; it and its parents become copies, or empty sections if missing."""
+    section = tree
+    for depth, name in enumerate(sections, 1):
+        inner = section.get(name)
+        if inner is not None and not isinstance(inner, dict):
+            raise SpecError(f"{'.'.join(sections[:depth])} is {inner!r}, so '{dotted}' cannot be set in it.")
+        section[name] = dict(inner or {})
+        section = section[name]
+    return section
+
+
+def _keep_fields(section: Tree, known: Iterable[str] | None) -> None:
+    """Delete the fields that are not known, in place; None keeps all."""
+    for field in section.keys() - set(known or section):
+        del section[field]
