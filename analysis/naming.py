@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedray.config.experiment import REPEATABLE
+from fedray.config.experiment import EXECUTION_SECTIONS
 
 ALGORITHMS = {"fedavg": "FedAvg", "fedprox": "FedProx", "fml": "FML", "fedlpfm": "Fed-LPFM"}
 SYMBOLS = {
@@ -92,7 +92,7 @@ def varied(runs: pd.DataFrame) -> list[str]:
     """
     found = []
     for field in runs.columns:
-        if "." not in field or field.split(".")[0] in (*REPEATABLE, "evaluation"):
+        if "." not in field or field.split(".")[0] in (*EXECUTION_SECTIONS, "evaluation"):
             continue
         cells = runs[field]
         present = cells[cells.notna()].astype(str)

@@ -35,7 +35,7 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
 
     def rank(trial: Trial) -> float:
         value = figures[trial.name][search.metric]
-        return float("inf") if value != value else (-value if search.better == "max" else value)
+        return float("inf") if value != value else (-value if search.direction == "max" else value)
 
     ended = sorted((t for t in trials if t.state in ("finished", "stopped")), key=rank)
     rows = empty_table("trial", "state", "round", "accuracy", "last ten", "worst class", "rare classes", "loss")

@@ -162,7 +162,7 @@ class SweepProgress:
         return f"{self._search.metric.replace('_', ' ')} {shown}"
 
     def _compare(self, label: str, figures: Row) -> None:
-        value, sign = figures.get(self._search.metric, float("nan")), 1 if self._search.better == "max" else -1
+        value, sign = figures.get(self._search.metric, float("nan")), 1 if self._search.direction == "max" else -1
         if value == value and (self._best is None or sign * value > sign * self._best[0]):  # NaN is not itself
             self._best = (value, label)
 

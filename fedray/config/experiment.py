@@ -14,7 +14,7 @@ from fedray.strategies.fedavg import FedAvg
 from fedray.teachers.sections import Adapted, AnyTeacher, Ensemble, Supervised, members
 from fedray.training.sections import Evaluation, Training
 
-REPEATABLE = ("resources", "checkpoint")
+EXECUTION_SECTIONS = ("resources", "checkpoint")
 """Sections that do not decide a result; a run may be resumed with other values."""
 
 

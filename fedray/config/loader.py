@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedray.config import labels, space
-from fedray.config.experiment import REPEATABLE, Experiment
+from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
 from fedray.config.fields import unknown_field_hint
 from fedray.config.messages import explain
 from fedray.config.overrides import fix_axes, parse_overrides, set_fields
@@ -123,7 +123,7 @@ def parse_experiment(tree: Tree, source: str) -> Experiment:
 
 def key(spec: Experiment) -> str:
     """Returns the trial's key: a hash of all fields that decide its result, with all defaults."""
-    document = spec.model_dump(mode="json", exclude=set(REPEATABLE))
+    document = spec.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
 
 

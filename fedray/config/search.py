@@ -48,6 +48,6 @@ class Search(Section):
         return value
 
     @property
-    def better(self) -> Literal["max", "min"]:
+    def direction(self) -> Literal["max", "min"]:
         """Direction in which the metric improves."""
         return self.mode or ("min" if self.metric == "loss" else "max")

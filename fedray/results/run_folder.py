@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import yaml
 from filelock import FileLock, Timeout
 
-from fedray.config.experiment import REPEATABLE, Experiment
+from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
 from fedray.config.files import named_files
 from fedray.config.yaml_files import flatten, read_yaml, to_yaml
 from fedray.errors import SpecError
@@ -123,6 +123,6 @@ def _first_difference(before: Row, experiment: Experiment) -> str:
     """`training.lr is 0.1 there and 0.01 here`; empty where the same result would come out."""
     old, new = flatten(before), flatten(yaml.safe_load(to_yaml(experiment)))
     for field in [*new, *(old.keys() - new.keys())]:
-        if field.split(".")[0] not in REPEATABLE and old.get(field) != new.get(field):
+        if field.split(".")[0] not in EXECUTION_SECTIONS and old.get(field) != new.get(field):
             return f"{field} is {old.get(field)} there and {new.get(field)} here"
     return ""

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
-from fedray.config.experiment import REPEATABLE, Experiment
+from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
 from fedray.config.loader import Space, key, load, parse_experiment, read
 from fedray.config.schema import schema
 from fedray.config.search import Search
@@ -259,7 +259,7 @@ def test_what_a_trial_is_known_by_is_all_that_decides_its_result(tmp_path: Path)
         return key(run.experiment)
 
     fields = flatten(Experiment().model_dump(mode="json"))
-    assert set(OTHERS) == {field for field in fields if field.split(".")[0] not in REPEATABLE}
+    assert set(OTHERS) == {field for field in fields if field.split(".")[0] not in EXECUTION_SECTIONS}
     changed = [known_by(f"{field}={json.dumps(value)}") for field, value in OTHERS.items()]
     assert len({known_by(), *changed}) == 1 + len(OTHERS)
     for field in ("resources.backend=serial", "resources.clients_per_actor=3", "resources.cpus_per_client=2",
@@ -329,7 +329,7 @@ def test_a_choice_is_the_same_trial_as_the_files_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("search", "better"),
+    ("search", "direction"),
     [
         ({}, "max"),
         ({"metric": "loss"}, "min"),
@@ -339,8 +339,8 @@ def test_a_choice_is_the_same_trial_as_the_files_own(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_which_way_is_better(search: dict[str, Any], better: str) -> None:
-    assert Search.model_validate(search).better == better
+def test_which_way_is_better(search: dict[str, Any], direction: str) -> None:
+    assert Search.model_validate(search).direction == direction
 
 
 @pytest.mark.parametrize(

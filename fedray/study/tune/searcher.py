@@ -87,7 +87,7 @@ def _optuna(study: Study, first: list[dict[str, Any]], known: int) -> Any:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = study.space.search
     space = _distributions(study.space.axes)
-    return OptunaSearch(space, search.metric, search.better, points_to_evaluate=first, seed=study.space.seed + known)
+    return OptunaSearch(space, search.metric, search.direction, points_to_evaluate=first, seed=study.space.seed + known)
 
 
 def _distributions(axes: Iterable[Axis]) -> dict[str, Any]:

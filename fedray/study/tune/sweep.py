@@ -127,7 +127,7 @@ def _tuner(study: Study, todo: PendingTrials, shared_objects: Any, watch: Progre
         param_space=_population(study) if study.is_population else None,
         tune_config=tune.TuneConfig(
             metric=search.metric,
-            mode=search.better,
+            mode=search.direction,
             search_alg=None if study.is_population else todo.searcher,
             scheduler=scheduler(search, rounds),
             num_samples=1 if study.is_population else todo.searcher.left,

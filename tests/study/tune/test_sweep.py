@@ -486,7 +486,7 @@ class TestOnRay:
     [
         ("search.sheduler=asha", ": unknown field 'search.sheduler'; did you mean 'scheduler'? ('search' has metric,"),
         ("search.metric=acuracy", ": search.metric is 'acuracy', but must be one of accuracy, last_ten, loss,"),
-        ("search.scheduler=pbt", ": search.mutations is null, but must name what may change, such as"),
+        ("search.scheduler=pbt", ": search.mutations is null, but must be set for pbt, such as"),
         ("search.max_concurrent=none", ": search.max_concurrent is 'none', but must be auto or"),
         ("training.lr=-1", " with seed=0: training.lr is -1, but must be above 0."),
     ],
