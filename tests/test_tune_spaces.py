@@ -1,4 +1,4 @@
-"""The shipped spaces: each says truly what it is, names what exists, and runs, here on small data and tiny teachers."""
+"""The shipped spaces: comments are true, named files and models exist, trials run on small data and tiny teachers."""
 
 import csv
 import io
@@ -59,7 +59,7 @@ SPECIAL: Sequence[tuple[str, Mapping[str, Any]]] = [
     ("cifar10_teachers", {"teacher.combine": "mean_probabilities"}),
     ("cifar10_study", {"partition.alpha": 0.05, "strategy.name": "fedlpfm"}),
 ]
-"""Trials that are run besides each file's first: by some of their fields."""
+"""Trials to run in addition to the first of each file, selected by some of their fields."""
 QUICK = ("quickstart", "lambda", "backbones", "losses", "datasets", "cifar10_study")
 """Whose first trials are run by `make test`."""
 FIRST = [pytest.param(name, {}, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES]
@@ -77,20 +77,22 @@ def comment(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-class TestWhatAFileSays:
-    def test_how_many_trials_it_has(self, name: str) -> None:
-        (said,) = re.findall(r"^# (\d+) (?:trial|run)s?\b", comment(name), re.MULTILINE)
-        assert len(runs(name)) == int(said)
+class TestComments:
+    def test_number_of_trials(self, name: str) -> None:
+        (stated,) = re.findall(r"^# (\d+) (?:trial|run)s?\b", comment(name), re.MULTILINE)
+        assert len(runs(name)) == int(stated)
 
-    def test_no_trial_is_another(self, name: str) -> None:
+    def test_trials_differ(self, name: str) -> None:
         found = runs(name)
         assert len({to_yaml(run.experiment) for run in found}) == len({run.name for run in found}) == len(found)
 
-    def test_no_trial_differs_by_a_teacher_alone_that_it_does_not_have(self, name: str) -> None:
-        untaught = [run.experiment for run in runs(name) if not run.experiment.strategy.needs_teacher]
-        assert len({to_yaml(each.model_copy(update={"teacher": None})) for each in untaught}) == len(untaught)
+    def test_trials_without_distillation_do_not_differ_by_teacher_only(self, name: str) -> None:
+        without_teacher = [run.experiment for run in runs(name) if not run.experiment.strategy.needs_teacher]
+        assert len({to_yaml(spec.model_copy(update={"teacher": None})) for spec in without_teacher}) == len(
+            without_teacher
+        )
 
-    def test_how_it_is_run(self, name: str) -> None:
+    def test_command(self, name: str) -> None:
         commands = re.findall(r"^#   fedray (run|sweep) (\S+)", comment(name), re.MULTILINE)
         ways = {"run", "sweep"} if loader.read(FOLDER / f"{name}.yaml").axes else {"run"}
         assert [file for _, file in commands] == [f"tune_spaces/{name}.yaml"]
@@ -98,8 +100,8 @@ class TestWhatAFileSays:
 
 
 @pytest.mark.parametrize("name", NAMES)
-class TestWhatAFileNames:
-    def test_weights_that_were_published(self, name: str) -> None:
+class TestNames:
+    def test_weights_are_published(self, name: str) -> None:
         for network in networks(name):
             if network["kind"] == "zero_shot":
                 assert network["pretrained"] in open_clip.list_pretrained_tags_by_model(network["model"])
@@ -108,30 +110,30 @@ class TestWhatAFileNames:
                 outputs = timm.get_pretrained_cfg(network["model"]).num_classes
                 assert max(map(max, network["class_map"].values())) < outputs == 1000
 
-    def test_proxies_that_fit_the_images(self, name: str) -> None:
+    def test_proxies_fit_the_images(self, name: str) -> None:
         for proxy in {run.experiment.proxy for run in runs(name)}:
             assert {tuple(logits_of(proxy, size).shape) for size in (32, 64)} == {(1, 10)}
 
-    def test_data_sets_that_exist(self, name: str) -> None:
+    def test_data_sets_exist(self, name: str) -> None:
         sources = {source for run in runs(name) for source in (run.experiment.data.train, run.experiment.data.test)}
         kinds = [source.partition(":")[::2] for source in sources]
         assert {argument for kind, argument in kinds if kind == "torchvision"} <= set(datasets.__all__)
 
-    def test_partitions_that_can_be_made_of_the_whole_data(self, name: str) -> None:
-        """Random ones might give a client too little; how many examples a class has decides it, not which."""
+    def test_partitions_are_possible(self, name: str) -> None:
+        """Whether a partition succeeds depends on the class sizes only, so labels of these sizes suffice."""
         specs = [run.experiment for run in runs(name)]
         wanted = {(spec.partition, spec.seed, spec.data.train, spec.data.train_limit) for spec in specs}
         for partition, seed, source, limit in wanted:
             if not isinstance(partition, FromFile):
-                classes, each = CLASSES_AND_EXAMPLES[source]
-                each = min(each, (limit or math.inf) // classes)
-                shards = partition.split(np.repeat(np.arange(classes), each), numpy_rng(seed, "partition"))
-                assert sum(map(len, shards)) == classes * each
+                classes, per_class = CLASSES_AND_EXAMPLES_PER_CLASS[source]
+                per_class = min(per_class, (limit or math.inf) // classes)
+                shards = partition.split(np.repeat(np.arange(classes), per_class), numpy_rng(seed, "partition"))
+                assert sum(map(len, shards)) == classes * per_class
                 assert len(shards) == partition.clients
 
 
-CLASSES_AND_EXAMPLES = {
-    "digits": (10, 115),  # four fifths of the four fifths that are for training, roughly
+CLASSES_AND_EXAMPLES_PER_CLASS = {
+    "digits": (10, 115),  # about 80% of the training set, itself 80% of the data
     "torchvision:CIFAR10": (10, 5000),
     "torchvision:CIFAR100": (100, 500),
     "folder:data/tiny-imagenet/train": (200, 500),
@@ -147,13 +149,13 @@ def logits_of(proxy: Proxy, size: int) -> torch.Tensor:
 
 
 def networks(name: str) -> list[dict[str, Any]]:
-    """The teachers that look at images, each once, as the spec has them."""
+    """The distinct image teachers of a space, as YAML trees."""
     specs = [getattr(member, "backbone", member) for run in runs(name) for member in members(run.experiment.teacher)]
     found = {json.dumps(spec.model_dump(mode="json")) for spec in specs if spec is not None}
     return [json.loads(text) for text in sorted(found)]
 
 
-def test_imagenets_classes_that_count_as_cifar10s() -> None:
+def test_imagenet_classes_that_map_to_cifar10() -> None:
     (mapping,) = {json.dumps(n["class_map"]) for n in networks("larger_teachers") if n["kind"] == "classifier"}
     described = timm.data.ImageNetInfo().label_descriptions()
     names = list(described.values()) if isinstance(described, dict) else list(described)
@@ -181,13 +183,13 @@ SMALL = {
     "torchvision:CIFAR10": "parquet:data/cifar10/{}-*.parquet",
     "torchvision:CIFAR100": "parquet:data/cifar100/{}-*.parquet",
 }
-"""What stands for a source that would be downloaded. Files are where spaces expect them."""
-RIGHT = 150  # of the 200 answers in each table of logits
+"""Small files that replace downloads, by source."""
+CORRECT_LOGITS = 150  # of the 200 rows in each table of logits
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that the spaces name by relative paths, and with weights."""
+    """A folder with the files that the spaces name by relative paths, and with weights."""
     home = tmp_path_factory.mktemp("home")
     data = home / "data"
     for side in ("train", "test"):
@@ -204,7 +206,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_hub(file: Path, classes: Sequence[str], each: int, label: str = "label") -> None:
-    """JPEGs in a parquet, as the Hugging Face hub has them."""
+    """Write JPEGs to a parquet file in the Hugging Face layout."""
     file.parent.mkdir(parents=True, exist_ok=True)
     labels = [c for c in range(len(classes)) for _ in range(each)]
     blobs = []
@@ -216,7 +218,7 @@ def write_hub(file: Path, classes: Sequence[str], each: int, label: str = "label
 
 
 def write_clients(folder: Path) -> None:
-    """Four clients, by the number of the picture; the last has twice as many."""
+    """Write a partition among four clients by image number; the last client has twice as many images."""
     paths = sorted(str(file.relative_to(folder / "train")) for file in (folder / "train").glob("*/*.png"))
     with (folder / "clients.csv").open("w", newline="") as file:
         rows = [(min(int(Path(path).stem) % 5, 3), path) for path in paths]
@@ -224,17 +226,17 @@ def write_clients(folder: Path) -> None:
 
 
 def write_logits(file: Path) -> None:
-    """For the images of cifar10's test parquet; three of four are right."""
+    """Write logits for the test images of cifar10; three of four predict the label."""
     file.parent.mkdir(exist_ok=True)
     labels = np.repeat(np.arange(10), 20)
-    said = np.where(np.arange(200) < RIGHT, labels, (labels + 1) % 10)
+    predictions = np.where(np.arange(200) < CORRECT_LOGITS, labels, (labels + 1) % 10)
     noise = np.random.default_rng(len(file.name)).uniform(size=(200, 10))
     paths = [f"test-0-{i}.png" for i in range(200)]
-    pd.DataFrame({"path": paths, "logits": list(20 * np.eye(10)[said] + noise)}).to_parquet(file)
+    pd.DataFrame({"path": paths, "logits": list(20 * np.eye(10)[predictions] + noise)}).to_parquet(file)
 
 
 def write_weights(folder: Path) -> None:
-    """Random networks in the formats of open_clip and timm, under the names of those that they stand for."""
+    """Write random networks in the formats of open_clip and timm, under the names of published models."""
     folder.mkdir()
     write_clip(folder / "ViT-B-32")
     write_clip(folder / "ViT-B-16-SigLIP", init_logit_bias=-10)
@@ -252,7 +254,7 @@ def write_weights(folder: Path) -> None:
 
 
 def shrunk(experiment: Experiment) -> Experiment:
-    """Two rounds on small data here, a proxy that is no work. Strategy, partition, loss, teachers' roles stay."""
+    """The experiment with two rounds, small data and a small proxy; strategy, partition and loss are unchanged."""
     tree = experiment.model_dump(mode="json")
     data = tree["data"]
     data |= {side: SMALL.get(data[side], data[side]).format(side) for side in ("train", "test")}
@@ -265,12 +267,13 @@ def shrunk(experiment: Experiment) -> Experiment:
     tree["resources"] = {"backend": "serial"}
     if tree["proxy"]["stem"] == "cifar":
         tree["proxy"] = {"name": "cnn"}
-    if experiment.strategy.needs_teacher:  # else it must not be missed
+    if experiment.strategy.needs_teacher:  # other strategies must run without one
         tree["teacher"] = tiny(tree["teacher"])
     return Experiment.model_validate(tree)
 
 
 def tiny(teacher: dict[str, Any]) -> dict[str, Any]:
+    """The teacher with a tiny model."""
     match teacher["kind"]:
         case "zero_shot":
             return teacher | {"model": f"local-dir:weights/{teacher['model']}", "pretrained": None}
@@ -286,7 +289,7 @@ def tiny(teacher: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "fields"), CASES, ids=lambda part: part if isinstance(part, str) else words(part))
-def test_a_trial_runs(
+def test_trial_runs(
     name: str, fields: Mapping[str, Any], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -311,33 +314,33 @@ def check_rounds(rounds: pd.DataFrame, clients: int) -> None:
     assert rounds["failed"].tolist() == [0, 0]
     assert rounds["accuracy"].between(0, 1).all()
     assert np.isfinite(rounds["loss"]).all()
-    assert rounds["loss"].nunique() == 2  # another model after another round
+    assert rounds["loss"].nunique() == 2  # the model changes every round
     assert (rounds["bytes_up"] == rounds["bytes_down"]).all()
 
 
 def check_partition(experiment: Experiment, table: pd.DataFrame) -> None:
-    """It is what its kind says."""
-    held = table.iloc[:, table.columns.get_loc("examples") + 1 :].to_numpy()
-    assert held.sum(axis=1).tolist() == table["examples"].tolist()
-    largest = (held.max(axis=1) / held.sum(axis=1)).mean()
+    """The class counts of the clients fit the kind of partition."""
+    counts = table.iloc[:, table.columns.get_loc("examples") + 1 :].to_numpy()
+    assert counts.sum(axis=1).tolist() == table["examples"].tolist()
+    largest = (counts.max(axis=1) / counts.sum(axis=1)).mean()
     spec = experiment.partition.model_dump()
     match spec["kind"]:
         case "iid":
             assert np.ptp(table["examples"]) <= 1
             assert largest < 0.3
         case "class_split":
-            assert ((held > 0).sum(axis=1) == spec["classes_per_client"]).all()
+            assert ((counts > 0).sum(axis=1) == spec["classes_per_client"]).all()
         case "dirichlet":
             assert table["examples"].min() >= 10
             assert largest > (0.8 if spec["alpha"] == 0.01 else 0.2)
         case "file":
             assert table["examples"].tolist() == [32, 32, 32, 64]
-            assert (np.ptp(held, axis=1) == 0).all()  # each class alike
+            assert (np.ptp(counts, axis=1) == 0).all()  # all classes have equal counts
     assert len(table) == spec.get("clients", 4)
 
 
 def check_losses(experiment: Experiment, clients: pd.DataFrame) -> None:
-    """The terms of the strategy are there, each with its values, and no other."""
+    """The table has the loss terms of the strategy, with finite values, and no others."""
     spec = experiment.strategy.model_dump()
     wanted = {
         "fedavg": {"cross_entropy"},
@@ -353,23 +356,23 @@ def check_losses(experiment: Experiment, clients: pd.DataFrame) -> None:
 
 
 def check_teachers(experiment: Experiment, rounds: pd.DataFrame, folder: Path, examples: int) -> None:
-    """They answer for what clients hold: once for the bank, in each round online, never where nothing is distilled."""
-    asked, passes = rounds["teacher_asked"].tolist(), rounds["teacher_passes"].tolist()
+    """Forward passes per example: one for cached outputs, one per round online, none without distillation."""
+    queries, passes = rounds["teacher_asked"].tolist(), rounds["teacher_passes"].tolist()
     teacher: Any = experiment.teacher
     if not experiment.strategy.needs_teacher:
-        assert asked == passes == [0, 0]
+        assert queries == passes == [0, 0]
         return
     assignment = getattr(teacher, "assignment", None)
-    each = len(teacher.teachers) if assignment == "all" else 1
-    assert asked == [examples * each] * 2
+    per_example = len(teacher.teachers) if assignment == "all" else 1
+    assert queries == [examples * per_example] * 2
     if members(teacher)[0].kind == "precomputed":
         assert passes == [0, 0]
         environment = json.loads((folder / "environment.json").read_text())
-        assert math.isclose(environment["teacher_accuracy"], RIGHT / 200)
+        assert math.isclose(environment["teacher_accuracy"], CORRECT_LOGITS / 200)
         return
-    assert passes == [examples * each, examples * each if teacher.mode == "online" else 0]
+    assert passes == [examples * per_example, examples * per_example if teacher.mode == "online" else 0]
     costs = json.loads((folder / "costs.json").read_text())["teacher"]
-    assert costs["forward_passes_saved"] == sum(asked) - sum(passes)
+    assert costs["forward_passes_saved"] == sum(queries) - sum(passes)
     assert costs["flops"] > 0
-    told = {entry["teacher"] for entry in costs["entries"].values()}
-    assert len(told) == (0 if teacher.mode == "online" else len(members(teacher)))
+    teachers = {entry["teacher"] for entry in costs["entries"].values()}
+    assert len(teachers) == (0 if teacher.mode == "online" else len(members(teacher)))

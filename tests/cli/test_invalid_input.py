@@ -1,4 +1,4 @@
-"""Every way to hold fedray wrong gives one clear sentence and exit code 2, never a traceback."""
+"""Invalid input ends in one clear sentence and exit code 2, never in a traceback."""
 
 import json
 import os
@@ -30,7 +30,7 @@ resources: {backend: serial}
 def wrong_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """`wrong_command("schema", "spec.yaml")` calls fedray so, checks how it fails, and returns what it said."""
+    """`wrong_command("schema", "spec.yaml")` runs fedray, checks that it fails, and returns its message."""
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text(SPEC)
 
@@ -38,13 +38,13 @@ def wrong_command(
         monkeypatch.setattr(sys, "argv", ["fedray", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()
-        said = capsys.readouterr()
-        assert stopped.value.code == 2, said
-        assert "Traceback" not in said.err
-        (sentence,) = said.err.strip().splitlines()
+        output = capsys.readouterr()
+        assert stopped.value.code == 2, output
+        assert "Traceback" not in output.err
+        (sentence,) = output.err.strip().splitlines()
         assert sentence.startswith("fedray: ")
         assert sentence.endswith((".", "?"))
-        assert not re.search("pydantic|tuple|Tuple|union|<class", sentence), "it speaks of Python"
+        assert not re.search("pydantic|tuple|Tuple|union|<class", sentence), "the message names Python types"
         return sentence
 
     return run
@@ -62,7 +62,7 @@ def wrong(wrong_command: Callable[..., str]) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "expected"),
     [
         ("trainng.rounds=3", "unknown field 'trainng'; did you mean 'training'?"),
         ("training.round=3", "unknown field 'training.round'; did you mean 'rounds'?"),
@@ -123,27 +123,27 @@ def wrong(wrong_command: Callable[..., str]) -> Callable[..., str]:
         ("rounds", "'rounds' is not an override; write section.key=value"),
     ],
 )
-def test_bad_values(wrong: Callable[..., str], overrides: str, said: str) -> None:
-    assert said in wrong(*overrides.split())
+def test_bad_values(wrong: Callable[..., str], overrides: str, expected: str) -> None:
+    assert expected in wrong(*overrides.split())
 
 
 ZERO_SHOT = "teacher={kind: zero_shot}"
 
 
 def matching(**fields: float) -> str:
-    """A strategy whose loss is function matching, as an override."""
+    """An override that sets a strategy whose loss is function matching."""
     loss = {"name": "function_matching", **({"mixup": fields.pop("mixup")} if "mixup" in fields else {})}
     return f"strategy={json.dumps({'name': 'fedlpfm', 'loss': loss, **fields})}"
 
 
-def several(*teachers: str, **fields: str) -> str:
-    """A section of several teachers, as an override."""
+def ensemble(*teachers: str, **fields: str) -> str:
+    """An override that sets an ensemble of teachers."""
     entries = [f"teachers: [{', '.join(teachers)}]", *(f"{name}: {value}" for name, value in fields.items())]
     return f"teacher={{kind: ensemble, {', '.join(entries)}}}"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "expected"),
     [
         (
             [matching(lam=0.5), ZERO_SHOT],
@@ -166,50 +166,50 @@ def several(*teachers: str, **fields: str) -> str:
         ),
     ],
 )
-def test_bad_losses(wrong: Callable[..., str], overrides: list[str], said: str) -> None:
-    assert said in wrong(*overrides)
+def test_bad_losses(wrong: Callable[..., str], overrides: list[str], expected: str) -> None:
+    assert expected in wrong(*overrides)
 
 
 A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
 
 
 @pytest.mark.parametrize(
-    ("teacher", "said"),
+    ("teacher", "expected"),
     [
-        (several(A), "teacher.teachers is [{'kind': 'zero_shot'}], but must have at least 2 entries."),
+        (ensemble(A), "teacher.teachers is [{'kind': 'zero_shot'}], but must have at least 2 entries."),
         ("teacher.kind=ensemble", "'teacher.teachers' is missing"),
-        (several(A, B, assignment="each"), "must be one of all, consistent, random or a list"),
+        (ensemble(A, B, assignment="each"), "must be one of all, consistent, random or a list"),
         (
-            several(A, B, assignment="[0, 5]"),
+            ensemble(A, B, assignment="[0, 5]"),
             "teacher.assignment is [0, 5], but must name for each client one or more ",
         ),
-        (several(A, B, assignment="[0, [0, 5]]"), "one or more of the teachers 0 to 1, each once."),
-        (several(A, B, assignment="[0, []]"), "one or more of the teachers 0 to 1, each once."),
-        (several(A, B, assignment="[0, [0, x]]"), "teacher.assignment.1.1 is 'x', but must be a valid integer"),
+        (ensemble(A, B, assignment="[0, [0, 5]]"), "one or more of the teachers 0 to 1, each once."),
+        (ensemble(A, B, assignment="[0, []]"), "one or more of the teachers 0 to 1, each once."),
+        (ensemble(A, B, assignment="[0, [0, x]]"), "teacher.assignment.1.1 is 'x', but must be a valid integer"),
         (
-            several(A, "{kind: zero_shoot}"),
+            ensemble(A, "{kind: zero_shoot}"),
             "teacher.teachers.1 is 'zero_shoot', but must be one of supervised, zero_shot,",
         ),
-        (several(A, "{model: RN50}"), "'teacher.teachers.1' must have a kind"),
-        (several(A, "RN50"), "teacher.teachers.1 is 'RN50', but must be a section"),
+        (ensemble(A, "{model: RN50}"), "'teacher.teachers.1' must have a kind"),
+        (ensemble(A, "RN50"), "teacher.teachers.1 is 'RN50', but must be a section"),
         (
-            several(A, "{kind: zero_shot, modl: RN50}"),
+            ensemble(A, "{kind: zero_shot, modl: RN50}"),
             "unknown field 'teacher.teachers.1.modl'; did you mean 'model'? ('teacher.teachers.1' has view, mode, ",
         ),
         (
-            several(A, "{kind: zero_shot, prompts: [a, b]}"),
+            ensemble(A, "{kind: zero_shot, prompts: [a, b]}"),
             "teacher.teachers.1.prompts is ['a', 'b'], but must each have ",
         ),
         (
-            several(A, "{kind: adapted, backbone: {kind: zero_shot, batch_size: 0}}"),
+            ensemble(A, "{kind: adapted, backbone: {kind: zero_shot, batch_size: 0}}"),
             "teacher.teachers.1.backbone.batch_size is 0, but must be at least 1",
         ),
         (
-            several(A, "{kind: zero_shot, mode: online}"),
+            ensemble(A, "{kind: zero_shot, mode: online}"),
             "teacher.teachers.1 is {'kind': 'zero_shot', 'mode': 'online'}, but must leave view and mode to ",
         ),
         (
-            several(A, "{kind: precomputed, file: x.parquet}", mode="online"),
+            ensemble(A, "{kind: precomputed, file: x.parquet}", mode="online"),
             "teacher is 'ensemble', but precomputed answers are for plain images: leave its view 'plain' and its",
         ),
         (
@@ -247,31 +247,31 @@ A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
         ),
     ],
 )
-def test_bad_teachers(wrong: Callable[..., str], teacher: str, said: str) -> None:
-    assert said in wrong(teacher)
+def test_bad_teachers(wrong: Callable[..., str], teacher: str, expected: str) -> None:
+    assert expected in wrong(teacher)
 
 
 COSINE = "strategy={name: fedlpfm, loss: {name: cosine}}"
 
 
 def test_features_of_an_ensemble(wrong: Callable[..., str]) -> None:
-    said = "features, and those of several teachers cannot be combined: assign one teacher to each client"
-    assert said in wrong(COSINE, several(A, B))
-    assert said in wrong(COSINE, several(A, B, assignment="[0, [0, 1]]"))
+    expected = "features, and those of several teachers cannot be combined: assign one teacher to each client"
+    assert expected in wrong(COSINE, ensemble(A, B))
+    assert expected in wrong(COSINE, ensemble(A, B, assignment="[0, [0, 1]]"))
 
 
-def test_as_many_assignments_as_clients(wrong: Callable[..., str]) -> None:
-    said = wrong("strategy.name=fedlpfm", several(A, B, assignment="[0, 1, 1]"))
-    assert "teacher.assignment has 3 entries, but there are 2 clients" in said
+def test_assignment_must_have_an_entry_per_client(wrong: Callable[..., str]) -> None:
+    sentence = wrong("strategy.name=fedlpfm", ensemble(A, B, assignment="[0, 1, 1]"))
+    assert "teacher.assignment has 3 entries, but there are 2 clients" in sentence
 
 
-def test_an_unknown_timm_model_as_teacher(wrong: Callable[..., str]) -> None:
-    said = wrong("strategy.name=fedlpfm", "teacher={kind: classifier, model: resnett18}")
-    assert "teacher.model: timm has no model 'resnett18'; did you mean 'resnet18'?" in said
+def test_unknown_timm_model_as_teacher(wrong: Callable[..., str]) -> None:
+    sentence = wrong("strategy.name=fedlpfm", "teacher={kind: classifier, model: resnett18}")
+    assert "teacher.model: timm has no model 'resnett18'; did you mean 'resnet18'?" in sentence
 
 
 @pytest.mark.parametrize(
-    ("class_map", "said"),
+    ("class_map", "expected"),
     [
         ("{zero: [1]}", "teacher.class_map: the data has no class 'zero'"),
         ("{'00': [1]}", "teacher.class_map: the data has no class '00'; did you mean '0'?"),
@@ -279,21 +279,21 @@ def test_an_unknown_timm_model_as_teacher(wrong: Callable[..., str]) -> None:
         ("{'0': [1000]}", "teacher.class_map: '0' needs one or more of the model's outputs 0 to 999"),
     ],
 )
-def test_a_class_map_of_other_classes(wrong: Callable[..., str], class_map: str, said: str) -> None:
+def test_class_map_with_wrong_classes_or_outputs(wrong: Callable[..., str], class_map: str, expected: str) -> None:
     save_model(timm.create_model("test_resnet"), "weights.safetensors")
     teacher = "kind: classifier, model: test_resnet, pretrained: 'file:weights.safetensors'"
-    assert said in wrong("strategy.name=fedlpfm", f"teacher={{{teacher}, class_map: {class_map}}}")
+    assert expected in wrong("strategy.name=fedlpfm", f"teacher={{{teacher}, class_map: {class_map}}}")
 
 
 def test_weights_of_another_teacher(wrong: Callable[..., str]) -> None:
     save_model(timm.create_model("test_resnet"), "weights.safetensors")
     teacher = "kind: classifier, model: test_vit, pretrained: 'file:weights.safetensors'"
-    said = wrong("strategy.name=fedlpfm", f"teacher={{{teacher}, class_map: {{'0': [1]}}}}")
-    assert "teacher.pretrained: 'file:weights.safetensors' could not be loaded" in said
+    sentence = wrong("strategy.name=fedlpfm", f"teacher={{{teacher}, class_map: {{'0': [1]}}}}")
+    assert "teacher.pretrained: 'file:weights.safetensors' could not be loaded" in sentence
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["show", "nonsense"], "there is no entry 'nonsense' in "),
         (["prune", "nonsense"], "there is no entry 'nonsense' in "),
@@ -303,12 +303,12 @@ def test_weights_of_another_teacher(wrong: Callable[..., str]) -> None:
         (["check", "spec.yaml", "teacher.kind=oracle"], "teacher is 'oracle', but must be one of "),
     ],
 )
-def test_bad_questions_about_teachers(wrong_command: Callable[..., str], arguments: list[str], said: str) -> None:
-    assert said in wrong_command("teachers", *arguments)
+def test_bad_teacher_commands(wrong_command: Callable[..., str], arguments: list[str], expected: str) -> None:
+    assert expected in wrong_command("teachers", *arguments)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("- 1\n- 2", "must hold sections"),
         ("", "must hold sections"),
@@ -320,26 +320,26 @@ def test_bad_questions_about_teachers(wrong_command: Callable[..., str], argumen
         ("base: nowhere.yaml\nspace: {}", "there is no spec 'nowhere.yaml'"),
     ],
 )
-def test_bad_files(wrong: Callable[..., str], text: str, said: str) -> None:
+def test_bad_files(wrong: Callable[..., str], text: str, expected: str) -> None:
     Path("spec.yaml").write_text(text)
-    assert said in wrong()
+    assert expected in wrong()
 
 
-def test_an_override_inside_an_axis(wrong: Callable[..., str]) -> None:
+def test_override_inside_an_axis(wrong: Callable[..., str]) -> None:
     Path("spec.yaml").write_text("base: {}\nspace: {strategy: {grid: [{name: fedavg}, {name: fml}]}}")
     assert "'strategy.alpha' cannot be set: the space varies the whole of strategy" in wrong("strategy.alpha=0.1")
 
 
-def test_a_run_of_a_space_is_named(wrong: Callable[..., str]) -> None:
+def test_message_names_the_run_of_a_space(wrong: Callable[..., str]) -> None:
     Path("spec.yaml").write_text(f"base: {{{SPEC.strip().replace(chr(10), ', ')}}}\nspace: {{seed: {{grid: [1, 2]}}}}")
     assert wrong("data.train=folder:nowhere").startswith("fedray: seed=1: data.train:")
 
 
-def test_a_missing_spec(wrong: Callable[..., str]) -> None:
+def test_missing_spec(wrong: Callable[..., str]) -> None:
     assert "there is no spec 'spce.yaml'; did you mean 'spec.yaml'?" in wrong("--", "spce.yaml")
 
 
-def test_a_truncated_parquet(wrong: Callable[..., str]) -> None:
+def test_truncated_parquet(wrong: Callable[..., str]) -> None:
     pq.write_table(pa.table({"label": [0, 1]}), "whole.parquet")
     Path("cut.parquet").write_bytes(Path("whole.parquet").read_bytes()[:-20])
     assert "'cut.parquet' cannot be read as parquet" in wrong("data.train=parquet:cut.parquet")
@@ -355,7 +355,7 @@ def logits(keys: dict[str, object], classes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "classes", "said"),
+    ("keys", "classes", "expected"),
     [
         ({"index": range(3000)}, 7, r"'logits.parquet' gives logits [100, 7], but digits needs [100, 10]"),
         ({"index": range(5000, 8000)}, 10, "has logits for 0 of the 100 images of digits"),
@@ -365,16 +365,16 @@ def logits(keys: dict[str, object], classes: int) -> None:
     ],
 )
 def test_logits_of_another_data_set(
-    wrong: Callable[..., str], keys: dict[str, object], classes: int, said: str
+    wrong: Callable[..., str], keys: dict[str, object], classes: int, expected: str
 ) -> None:
     logits(keys, classes)
-    assert said in wrong(*TEACHER)
+    assert expected in wrong(*TEACHER)
 
 
-def test_a_table_of_logits_where_the_loss_looks_at_features(wrong: Callable[..., str]) -> None:
+def test_table_without_the_features_that_the_loss_reads(wrong: Callable[..., str]) -> None:
     logits({"index": range(3000)}, 10)
-    said = wrong(COSINE, "teacher={kind: precomputed, file: logits.parquet}")
-    assert "'logits.parquet' has no column features, which strategy.loss looks at" in said
+    sentence = wrong(COSINE, "teacher={kind: precomputed, file: logits.parquet}")
+    assert "'logits.parquet' has no column features, which strategy.loss looks at" in sentence
 
 
 def test_results_of_another_spec(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,27 +410,27 @@ def test_damaged_tables_of_a_finished_run(wrong: Callable[..., str], monkeypatch
     assert "no rounds.csv is left" in wrong()
 
 
-def test_a_model_without_its_spec(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_without_a_spec(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     (finished(monkeypatch) / "spec.yaml").unlink()
     assert "holds a run, but no spec.yaml to know it by" in wrong()
 
 
-def test_a_folder_that_another_run_writes(wrong: Callable[..., str]) -> None:
+def test_folder_locked_by_another_run(wrong: Callable[..., str]) -> None:
     Path("results/spec").mkdir(parents=True)
     with RunFolder(Path("results/spec")).lock():
         assert "'results/spec' is being written by another run" in wrong().replace(f"{Path.cwd()}/", "")
 
 
-def test_a_name_that_is_too_long(wrong: Callable[..., str]) -> None:
+def test_results_name_that_is_too_long(wrong: Callable[..., str]) -> None:
     assert "cannot be written (File name too long)" in wrong("--results", "x" * 300)
 
 
-def test_a_results_folder_that_cannot_be_written(wrong: Callable[..., str]) -> None:
-    Path("taken").write_text("a file where the folder should go")
+def test_results_folder_below_a_file(wrong: Callable[..., str]) -> None:
+    Path("taken").write_text("a file in place of the folder")
     assert "the results folder 'taken/spec' cannot be written (Not a directory)" in wrong("--results", "taken")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_results_folder_without_permission(wrong: Callable[..., str], tmp_path: Path) -> None:
+def test_results_folder_without_permission(wrong: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     assert "cannot be written (Permission denied)" in wrong("--results", "locked")

@@ -1,4 +1,4 @@
-"""The files that a spec names, known by what is in them."""
+"""Files that a spec names, identified by their contents."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from fedray.study.session import run
 Make = Callable[..., Experiment]
 
 
-def test_a_path_by_each_spelling() -> None:
+def test_strip_scheme_accepts_every_notation() -> None:
     assert strip_scheme("file:/a/b") == strip_scheme("local-dir:/a/b") == strip_scheme("/a/b") == Path("/a/b")
     assert strip_scheme("~/b") == Path.home() / "b"
 
 
-def test_the_digest_of_a_file_is_of_its_bytes(tmp_path: Path) -> None:
+def test_digest_of_a_file_depends_on_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"weights")
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"weights").hexdigest()
     (tmp_path / "a").write_bytes(b"other weights")
@@ -31,18 +31,18 @@ def test_the_digest_of_a_file_is_of_its_bytes(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "none") is None
 
 
-def test_the_digest_of_a_folder_is_of_all_its_files_and_their_names(tmp_path: Path) -> None:
+def test_digest_of_a_folder_depends_on_file_names(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"weights")
     first = file_digest(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert file_digest(tmp_path) != first
 
 
-def test_names_that_are_no_files_are_left_out(small: Make) -> None:
+def test_names_that_are_not_files_are_omitted(small: Make) -> None:
     assert named_files(small(teacher={"kind": "supervised", "epochs": 1})) == {}
 
 
-def test_a_run_is_not_continued_with_other_contents_of_a_file(small: Make, tmp_path: Path) -> None:
+def test_resume_refuses_changed_contents_of_a_named_file(small: Make, tmp_path: Path) -> None:
     data = federated.load(small())
     logits = np.eye(10, dtype=np.float32)[data.train.labels]
     table = pd.DataFrame({"index": data.train.rows, "logits": list(logits)})

@@ -1,4 +1,4 @@
-"""Axes: what combinations a space stands for."""
+"""Axes of a space: combinations, random points, conditions and errors."""
 
 import math
 from collections import Counter
@@ -10,25 +10,25 @@ from fedray.config.space import Assignment, active, combinations, contains, pars
 from fedray.errors import SpecError
 
 
-def choices(space: dict[str, Any], samples: int = 1, seed: int = 0) -> list[Assignment]:
+def all_assignments(space: dict[str, Any], samples: int = 1, seed: int = 0) -> list[Assignment]:
     return combinations(parse_axes(space, "study.yaml"), samples, seed)
 
 
-def test_a_grid_runs_its_last_axis_fastest() -> None:
-    found = choices({"a": {"grid": [1, 2]}, "b": {"grid": ["x", "y"]}})
-    assert [tuple(choice.values()) for choice in found] == [(1, "x"), (1, "y"), (2, "x"), (2, "y")]
+def test_last_axis_of_a_grid_varies_fastest() -> None:
+    found = all_assignments({"a": {"grid": [1, 2]}, "b": {"grid": ["x", "y"]}})
+    assert [tuple(assignment.values()) for assignment in found] == [(1, "x"), (1, "y"), (2, "x"), (2, "y")]
 
 
-def test_zipped_axes_advance_together_and_cross_the_others() -> None:
-    found = choices({"a": {"zip": [1, 2]}, "g": {"grid": [0, 9]}, "b": {"zip": ["x", "y"]}})
-    assert {tuple(choice.values()) for choice in found} == {(1, 0, "x"), (1, 9, "x"), (2, 0, "y"), (2, 9, "y")}
+def test_zipped_axes_advance_together_and_combine_with_others() -> None:
+    found = all_assignments({"a": {"zip": [1, 2]}, "g": {"grid": [0, 9]}, "b": {"zip": ["x", "y"]}})
+    assert {tuple(assignment.values()) for assignment in found} == {(1, 0, "x"), (1, 9, "x"), (2, 0, "y"), (2, 9, "y")}
     assert len(found) == 4
     assert list(found[0]) == ["a", "g", "b"]
 
 
 def test_zipped_axes_must_be_equally_long() -> None:
     with pytest.raises(SpecError, match=r"^study.yaml: zipped axes .* equally long, but a has 2, b has 3 values\.$"):
-        choices({"a": {"zip": [1, 2]}, "b": {"zip": [1, 2, 3]}})
+        all_assignments({"a": {"zip": [1, 2]}, "b": {"zip": [1, 2, 3]}})
 
 
 @pytest.mark.parametrize(
@@ -37,33 +37,35 @@ def test_zipped_axes_must_be_equally_long() -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_draws_stay_within_their_bounds(axis: dict[str, Any], lowest: float, highest: float) -> None:
-    found = [choice["a"] for choice in choices({"a": axis}, samples=200)]
+    found = [assignment["a"] for assignment in all_assignments({"a": axis}, samples=200)]
     assert all(lowest <= value <= highest for value in found)
     assert len(set(found)) == (3 if "randint" in axis else 200)
 
 
-def test_a_loguniform_draw_is_uniform_in_its_logarithm() -> None:
-    found = sorted(choice["a"] for choice in choices({"a": {"loguniform": [0.01, 1]}}, samples=400))
+def test_logarithm_of_a_loguniform_draw_is_uniform() -> None:
+    found = sorted(assignment["a"] for assignment in all_assignments({"a": {"loguniform": [0.01, 1]}}, samples=400))
     assert math.log10(found[200]) == pytest.approx(-1, abs=0.15)
 
 
-def test_a_choice_draws_every_value() -> None:
-    found = [choice["a"] for choice in choices({"a": {"choice": ["x", "y", "z"]}}, samples=60)]
+def test_choice_draws_every_value() -> None:
+    found = [assignment["a"] for assignment in all_assignments({"a": {"choice": ["x", "y", "z"]}}, samples=60)]
     assert set(found) == {"x", "y", "z"}
 
 
-def test_more_samples_keep_the_first_ones_and_other_axes_do_not_change_them() -> None:
-    few = choices({"a": {"uniform": [0, 1]}}, samples=3)
-    assert choices({"a": {"uniform": [0, 1]}}, samples=5)[:3] == few
-    beside = choices({"b": {"grid": [1, 2]}, "a": {"uniform": [0, 1]}}, samples=3)
-    assert [choice["a"] for choice in beside] == [value for choice in few for value in [choice["a"]] * 2]
+def test_draws_do_not_depend_on_samples_or_on_other_axes() -> None:
+    few = all_assignments({"a": {"uniform": [0, 1]}}, samples=3)
+    assert all_assignments({"a": {"uniform": [0, 1]}}, samples=5)[:3] == few
+    with_grid = all_assignments({"b": {"grid": [1, 2]}, "a": {"uniform": [0, 1]}}, samples=3)
+    assert [assignment["a"] for assignment in with_grid] == [
+        value for assignment in few for value in [assignment["a"]] * 2
+    ]
 
 
 def test_another_seed_draws_other_values() -> None:
-    assert choices({"a": {"uniform": [0, 1]}}, seed=1) != choices({"a": {"uniform": [0, 1]}}, seed=2)
+    assert all_assignments({"a": {"uniform": [0, 1]}}, seed=1) != all_assignments({"a": {"uniform": [0, 1]}}, seed=2)
 
 
-def test_an_axis_applies_only_when_another_field_is_so() -> None:
+def test_axis_is_active_only_when_its_condition_holds() -> None:
     axes = parse_axes(
         {
             "strategy.name": {"grid": ["fedavg", "fedprox", "fedlpfm"]},
@@ -72,18 +74,20 @@ def test_an_axis_applies_only_when_another_field_is_so() -> None:
         },
         "study.yaml",
     )
-    kept = [active(choice, axes, {"seed": 3}.get) for choice in combinations(axes, 1, 0)]
-    unique = {tuple(choice.items()) for choice in kept}
+    assignments = [active(assignment, axes, {"seed": 3}.get) for assignment in combinations(axes, 1, 0)]
+    unique = {tuple(assignment.items()) for assignment in assignments}
     assert unique == {
         (("strategy.name", "fedavg"),),
         (("strategy.name", "fedprox"), ("strategy.mu", 0.1)),
         (("strategy.name", "fedprox"), ("strategy.mu", 1)),
         (("strategy.name", "fedlpfm"), ("strategy.lam", 0.5)),
     }
-    assert all("strategy.lam" not in active(choice, axes, {"seed": 4}.get) for choice in combinations(axes, 1, 0))
+    assert all(
+        "strategy.lam" not in active(assignment, axes, {"seed": 4}.get) for assignment in combinations(axes, 1, 0)
+    )
 
 
-EVERY_KIND: dict[str, Any] = {
+ALL_KINDS: dict[str, Any] = {
     "grid": {"grid": [1, 2, 3]},
     "choice": {"choice": ["x", "y"]},
     "uniform": {"uniform": [2, 3]},
@@ -99,42 +103,44 @@ def points(space: dict[str, Any], samples: int, seed: int = 0) -> list[Assignmen
 
 
 def test_random_points_draw_every_axis() -> None:
-    found = points(EVERY_KIND, 300)
+    found = points(ALL_KINDS, 300)
     assert len(found) == 300
-    assert all(list(choice) == list(EVERY_KIND) for choice in found)
-    counts = Counter(choice["grid"] for choice in found)
+    assert all(list(assignment) == list(ALL_KINDS) for assignment in found)
+    counts = Counter(assignment["grid"] for assignment in found)
     assert set(counts) == {1, 2, 3}
-    assert min(counts.values()) > 70  # 100 expected; 70 is 3.7 deviations below
-    assert {choice["choice"] for choice in found} == {"x", "y"}
-    assert all(2 <= choice["uniform"] <= 3 for choice in found)
-    assert {choice["randint"] for choice in found} == {4, 5, 6}
-    logarithms = sorted(math.log10(choice["loguniform"]) for choice in found)
+    assert min(counts.values()) > 70  # 100 expected; 70 is 3.7 standard deviations below
+    assert {assignment["choice"] for assignment in found} == {"x", "y"}
+    assert all(2 <= assignment["uniform"] <= 3 for assignment in found)
+    assert {assignment["randint"] for assignment in found} == {4, 5, 6}
+    logarithms = sorted(math.log10(assignment["loguniform"]) for assignment in found)
     assert logarithms[0] >= -2
     assert logarithms[-1] <= 0
     assert logarithms[150] == pytest.approx(-1, abs=0.2)
-    assert {(choice["left"], choice["right"]) for choice in found} == {("a", 0), ("b", 0), ("a", 1)}
-    assert len({(choice["grid"], choice["choice"], choice["randint"], choice["left"]) for choice in found}) == 36
+    assert {(assignment["left"], assignment["right"]) for assignment in found} == {("a", 0), ("b", 0), ("a", 1)}
+    assert (
+        len({tuple(assignment[name] for name in ("grid", "choice", "randint", "left")) for assignment in found}) == 36
+    )
 
 
-def test_random_points_stay_when_there_are_more_of_them_or_of_the_axes() -> None:
-    few = points(EVERY_KIND, 5)
-    assert points(EVERY_KIND, 9)[:5] == few
-    assert points(EVERY_KIND, 5, seed=1) != few
-    more = points({"new": {"uniform": [0, 1]}, **EVERY_KIND}, 5)
-    assert [{name: choice[name] for name in EVERY_KIND} for choice in more] == few
+def test_random_points_do_not_depend_on_samples_or_on_other_axes() -> None:
+    few = points(ALL_KINDS, 5)
+    assert points(ALL_KINDS, 9)[:5] == few
+    assert points(ALL_KINDS, 5, seed=1) != few
+    more = points({"new": {"uniform": [0, 1]}, **ALL_KINDS}, 5)
+    assert [{name: assignment[name] for name in ALL_KINDS} for assignment in more] == few
 
 
-def test_random_points_draw_what_is_drawn_beside_a_grid_as_well() -> None:
-    """So that a study that was begun on a grid keeps its drawn values where it goes on at random."""
+def test_random_points_equal_the_random_draws_of_a_grid() -> None:
+    """A study that changes from grid to random search keeps its random values."""
     axis = {"a": {"loguniform": [0.01, 1]}}
-    assert points(axis, 4) == choices(axis, samples=4)
+    assert points(axis, 4) == all_assignments(axis, samples=4)
 
 
-def test_what_lies_within_the_axes() -> None:
-    axes = parse_axes(EVERY_KIND, "study.yaml")
-    for choice in random_points(axes, 20, 0):
-        assert contains(axes, choice)
-        assert contains(axes, {name: choice[name] for name in ("grid", "left")})  # where the others do not apply
+def test_contains_points_of_the_space_only() -> None:
+    axes = parse_axes(ALL_KINDS, "study.yaml")
+    for assignment in random_points(axes, 20, 0):
+        assert contains(axes, assignment)
+        assert contains(axes, {name: assignment[name] for name in ("grid", "left")})  # the other axes are inactive
     inside = random_points(axes, 1, 0)[0]
     for field, value in {
         "grid": 4, "choice": "z", "uniform": 3.01, "loguniform": 0.001, "randint": 7, "left": "c", "right": 2,
@@ -144,8 +150,8 @@ def test_what_lies_within_the_axes() -> None:
     assert not contains(axes, inside | {"left": "b", "right": 1})
 
 
-def test_which_row_of_the_zipped_axes() -> None:
-    axes = parse_axes(EVERY_KIND, "study.yaml")
+def test_zip_row_is_the_first_that_agrees() -> None:
+    axes = parse_axes(ALL_KINDS, "study.yaml")
     rows = [{"left": "a", "right": 0}, {"left": "b", "right": 0}, {"left": "a", "right": 1}]
     assert [zip_row(axes, row) for row in rows] == [0, 1, 2]
     assert zip_row(axes, {"right": 1}) == 2
@@ -153,7 +159,7 @@ def test_which_row_of_the_zipped_axes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("axis", "said"),
+    ("axis", "expected"),
     [
         ({"gird": [1]}, "instead of grid; did you mean 'grid'?"),
         ({"grid": [1], "zip": [1]}, "must be written {grid: [value, ...]}"),
@@ -168,8 +174,8 @@ def test_which_row_of_the_zipped_axes() -> None:
     ],
     ids=str,
 )
-def test_one_sentence_for_what_is_wrong(axis: Any, said: str) -> None:
+def test_invalid_axis_is_one_sentence(axis: Any, expected: str) -> None:
     with pytest.raises(SpecError) as caught:
-        choices({"a": axis})
-    assert said in str(caught.value)
+        all_assignments({"a": axis})
+    assert expected in str(caught.value)
     assert str(caught.value).startswith("study.yaml: ")
