@@ -15,11 +15,11 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as pa_csv
 
-KEYS = ("round", "client", "class", "predicted")
+KEYS = ("round", "client", "class", "predicted_class")
 """Columns of whole numbers; they are never empty."""
 LARGEST = 2**53
 """Up to here, every whole number is a float."""
-AMOUNTS = ("seconds", "bytes", "teacher_", "failed", "examples")
+AMOUNTS = ("seconds", "bytes", "teacher_", "failed_clients", "examples")
 LARGEST_AMOUNT = 1e30
 """No cost comes near it: infinity is none."""
 
@@ -77,27 +77,6 @@ def read_last_round(
         return None
     problems += told
     return None if frame is None else frame[rounds == whole.max(initial=-1)]
-
-
-def read_counts(path: Path, problems: list[str]) -> pd.DataFrame | None:
-    """partition.csv, which has a column per class, as a row per client and class that it holds."""
-    content = _content(path, problems)
-    if content is None:
-        return None
-    header = _header(content)
-    if header[:2] != ["client", "examples"]:
-        problems.append(f"'{path}' does not begin with the columns client, examples.")
-        return None
-
-    def cells(row: list[str]) -> list[int]:
-        return [_whole(column, _number(column, cell)) for column, cell in zip(header, row, strict=True)]
-
-    rows = list(_sound_rows(path, content, 1, cells, problems))
-    table = np.array(rows, dtype=np.int64).reshape(len(rows), len(header))
-    place, label = np.nonzero(table[:, 2:])
-    names = np.array(header[2:], dtype=object)
-    examples = table[place, label + 2]
-    return pd.DataFrame({"client": table[place, 0], "class": label, "name": names[label], "examples": examples})
 
 
 def _content(path: Path, problems: list[str]) -> bytes | None:

@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.text import part_of, some
-
-LAST = 10
-"""How many evaluated rounds an average of the last is over."""
+from fedray.results.loader import last_k
 
 
 def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
@@ -17,7 +15,7 @@ def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame,
     Those that have come to their last round; where there is none, all, up to the last round that all have. Of runs
     of the same setting, condition and seed, which are the same run made twice, the one that has come furthest.
     """
-    evaluated = rounds[rounds["accuracy"].notna()]
+    evaluated = rounds[rounds["test_accuracy"].notna()]
     done = evaluated.groupby("run", observed=True)["round"].max().reindex(named.index)
     furthest = named.loc[done.sort_values(ascending=False, kind="stable").index]
     again = furthest.duplicated(["setting", "condition", "seed"]).reindex(named.index)
@@ -46,38 +44,42 @@ def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame,
     return runs.loc[begun], _of(evaluated, begun).query("round <= @common"), " ".join(said)
 
 
-def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int = LAST) -> pd.DataFrame:
+def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int | None = None) -> pd.DataFrame:
     """`runs` with a run's figures, of its evaluated `rounds`.
 
-    `final`, `best` so far, `last` (mean of the last so many) and `swing` (their standard deviation), `worst_class`
-    and `rare_classes` (means of the same rounds): shares. `cosine` and `drift` of the last rounds' client updates,
+    `final`, `best` so far, `k` (number of last rounds that are averaged: `last`, or else by `loader.last_k`), `last`
+    (mean of the last k), `swing` (their standard deviation), `worst_class` and `rare_classes` (means of the same
+    rounds): shares. `cosine` and `drift` of the last rounds' client updates,
     the drift as a multiple of the mean update's length. `gain`: of the last third of the rounds over the third
     before. `seconds`, `bytes`, `teacher_flops`: of all rounds. `rounds_done`, `first`.
     """
     curves = rounds.groupby("run", observed=True)
-    tail = curves.tail(last).groupby("run", observed=True)
+    counts = curves.cumcount(ascending=False), curves["round"].transform("size")
+    k = counts[1].map(lambda count: last or last_k(count))
+    tail = rounds[counts[0] < k].groupby("run", observed=True)
     figures = pd.DataFrame(
         {
             "rounds_done": curves["round"].max(),
-            "first": curves["accuracy"].first(),
-            "final": curves["accuracy"].last(),
-            "best": curves["accuracy"].max(),
-            "last": tail["accuracy"].mean(),
-            "swing": tail["accuracy"].std(),
+            "k": tail.size(),
+            "first": curves["test_accuracy"].first(),
+            "final": curves["test_accuracy"].last(),
+            "best": curves["test_accuracy"].max(),
+            "last": tail["test_accuracy"].mean(),
+            "swing": tail["test_accuracy"].std(),
             "worst_class": tail["worst_class_accuracy"].mean(),
             "rare_classes": tail["rare_class_accuracy"].mean(),
             "cosine": tail["update_cosine"].mean(),
             "drift": tail["update_drift"].mean() / tail["update_norm"].mean(),
-            "gain": curves["accuracy"].apply(_gain),
+            "gain": curves["test_accuracy"].apply(_gain),
         }
     )
     return runs.join(figures)
 
 
 def spent(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Per run, of all these rounds: `seconds`, `bytes`, `teacher_flops`, `teacher_asked`, `failed`; NaN if unknown."""
+    """Returns sums over a run's rounds by run: `seconds`, `bytes`, `teacher_flops` and so on; NaN if unknown."""
     spending = rounds.assign(bytes=rounds["bytes_down"] + rounds["bytes_up"])
-    columns = ["seconds", "bytes", "teacher_flops", "teacher_asked", "failed"]
+    columns = ["seconds", "bytes", "teacher_flops", "teacher_outputs_used", "failed_clients"]
     return spending.groupby("run", observed=True)[columns].sum(min_count=1)
 
 
@@ -90,7 +92,7 @@ def until(rounds: pd.DataFrame, last: "pd.Series[int]") -> pd.DataFrame:
 def rounds_to(rounds: pd.DataFrame, targets: "pd.Series[float]") -> "pd.Series[float]":
     """The first evaluated round in which a run is at least as accurate as its target; NaN where none is."""
     wanted = rounds["run"].map(targets).astype(float)
-    reached = rounds[rounds["accuracy"] >= wanted]
+    reached = rounds[rounds["test_accuracy"] >= wanted]
     return reached.groupby("run", observed=True)["round"].first().reindex(targets.index).astype(float)
 
 

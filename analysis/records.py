@@ -23,14 +23,16 @@ from fedray.results.loader import run_folders
 from fedray.results.storage import is_uri, storage_of
 
 ROUNDS = Columns((
-    "round", "accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy", "failed", "update_norm",
-    "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up", "teacher_asked", "teacher_passes",
+    "round", "test_accuracy", "test_loss",
+    "worst_class_accuracy", "rare_class_accuracy", "failed_clients", "update_norm",
+    "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up",
+    "teacher_outputs_used", "teacher_forward_passes",
     "teacher_flops", "teacher_seconds",
 ), once=True)  # fmt: skip
-CLASSES = Columns(("round", "class", "examples", "accuracy"), ("name",))
-CLIENTS = Columns(("round", "client", "examples", "local_accuracy", "update_norm", "seconds"))
-CONFUSION = Columns(("class", "predicted", "examples"))
-PARTITION = Columns(("client", "class", "examples"), ("name",))
+CLASSES = Columns(("round", "class", "examples", "test_accuracy"), ("class_name",))
+CLIENTS = Columns(("round", "client", "examples", "train_accuracy", "update_norm", "seconds"))
+CONFUSION = Columns(("class", "predicted_class", "examples"))
+PARTITION = Columns(("client", "class", "examples"), ("class_name",))
 TRIALS = Columns((), ("trial", "state", "reason"))
 KNOWN = {"seed": int, "training.rounds": int, "strategy.name": str, "partition.kind": str}
 """What every spec says, and no run can be understood without."""
@@ -59,7 +61,7 @@ class Records:
     def classes(self, runs: Iterable[str], until: "pd.Series[int] | None" = None) -> pd.DataFrame:
         """Per class, of the last evaluated round, or the last up to a run's round in `until`.
 
-        Columns `class`, `name`, `examples`, `accuracy`.
+        Columns `class`, `class_name`, `examples`, `test_accuracy`.
         """
         return self._last(runs, "classes.csv", CLASSES, until)
 
@@ -68,10 +70,8 @@ class Records:
         return self._last(runs, "clients.csv", CLIENTS, until)
 
     def partition(self, runs: Iterable[str]) -> pd.DataFrame:
-        """Per client and class that it holds: `client`, `class` (its place), `name`, `examples`."""
-        return self._stacked(
-            runs, PARTITION, lambda run: csv_files.read_counts(self.folder(run) / "partition.csv", self.problems)
-        )
+        """Per client and class that it holds: `client`, `class` (its index), `class_name`, `examples`."""
+        return self._stacked(runs, PARTITION, lambda run: self._read(run, "partition.csv", PARTITION))
 
     def confusion(self, runs: Iterable[str], model: str) -> pd.DataFrame:
         """Per class and what it was taken for by the `proxy` (test set) or the `teacher` (clients' examples)."""

@@ -19,7 +19,7 @@ records.rounds.tail()  # a row per run and round
 
 # %% Names for what varies, and what came of each run
 runs, rounds, left_out = comparable(name_runs(records.runs), records.rounds)
-named = outcomes(runs, rounds, last=10).join(spent(records.rounds))
+named = outcomes(runs, rounds).join(spent(records.rounds))
 print(left_out or "every run has come to its last round")
 print(named[["setting", "condition", "seed", "final", "best", "last"]].to_string())
 

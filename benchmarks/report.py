@@ -85,12 +85,14 @@ def curve(number: int, strategy: dict[str, object], alpha: float, rounds: int) -
     accuracy = level * (1 - np.exp(-steps / 50)) + np.random.default_rng(number).normal(0, 0.01, rounds)
     columns = dict.fromkeys(ROUNDS_COLUMNS, 1.0) | {
         "round": steps,
-        "accuracy": accuracy.clip(0, 1),
-        "failed": 0,
+        "test_accuracy": accuracy.clip(0, 1),
+        "failed_clients": 0,
         "retried": "",
     }
     asked = 1000 * (strategy["name"] == "fedlpfm")
-    return pd.DataFrame(columns | {"worst_class_accuracy": 0.1, "rare_class_accuracy": 0.2, "teacher_asked": asked})
+    return pd.DataFrame(
+        columns | {"worst_class_accuracy": 0.1, "rare_class_accuracy": 0.2, "teacher_outputs_used": asked}
+    )
 
 
 def shared_tables(rounds: int) -> dict[str, pd.DataFrame]:
@@ -99,9 +101,11 @@ def shared_tables(rounds: int) -> dict[str, pd.DataFrame]:
     some = np.random.default_rng(0).random(len(grid)).round(4)
     texts = {"node": "here", "device": "cpu", "failure": ""}
     clients = grid.rename(columns={"part": "client"}).assign(
-        local_accuracy=some, examples=100, update_norm=1.0, **texts
+        train_accuracy=some, examples=100, update_norm=1.0, **texts
     )
-    classes = grid.rename(columns={"part": "class"}).assign(name=grid["part"].map("class {}".format), accuracy=some)
+    classes = grid.rename(columns={"part": "class"}).assign(
+        class_name=grid["part"].map("class {}".format), test_accuracy=some
+    )
     pairs = pd.DataFrame(list(product([rounds], range(PARTS), range(PARTS))), columns=list(CONFUSION_COLUMNS[:3]))
     held = pd.DataFrame({f"class {label}": range(PARTS) for label in range(PARTS)})
     return {

@@ -102,7 +102,7 @@ class ClientUpdate:
     node: str
     device: str
     peak_bytes: int = 0  # the most memory its process has used: the GPU's where it trains on one
-    teacher_passes: int = 0  # forward passes that an online teacher made
+    teacher_forward_passes: int = 0  # forward passes that an online teacher made
     teacher_flops: int = 0
     teacher_seconds: float = 0.0
 

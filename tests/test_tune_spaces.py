@@ -311,10 +311,10 @@ def words(fields: Mapping[str, Any]) -> str:
 
 def check_rounds(rounds: pd.DataFrame, clients: int) -> None:
     assert rounds["clients"].tolist() == [clients] * 2
-    assert rounds["failed"].tolist() == [0, 0]
-    assert rounds["accuracy"].between(0, 1).all()
-    assert np.isfinite(rounds["loss"]).all()
-    assert rounds["loss"].nunique() == 2  # the model changes every round
+    assert rounds["failed_clients"].tolist() == [0, 0]
+    assert rounds["test_accuracy"].between(0, 1).all()
+    assert np.isfinite(rounds["test_loss"]).all()
+    assert rounds["test_loss"].nunique() == 2  # the model changes every round
     assert (rounds["bytes_up"] == rounds["bytes_down"]).all()
 
 
@@ -357,7 +357,7 @@ def check_losses(experiment: Experiment, clients: pd.DataFrame) -> None:
 
 def check_teachers(experiment: Experiment, rounds: pd.DataFrame, folder: Path, examples: int) -> None:
     """Forward passes per example: one for cached outputs, one per round online, none without distillation."""
-    queries, passes = rounds["teacher_asked"].tolist(), rounds["teacher_passes"].tolist()
+    queries, passes = rounds["teacher_outputs_used"].tolist(), rounds["teacher_forward_passes"].tolist()
     teacher: Any = experiment.teacher
     if not experiment.strategy.needs_teacher:
         assert queries == passes == [0, 0]

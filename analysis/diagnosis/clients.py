@@ -37,7 +37,7 @@ def spread(named: pd.DataFrame, clients: pd.DataFrame) -> Iterator[Finding]:
     shared, where = alike(named)
     families = clients["run"].astype(str).map(shared["family"].astype(str))
     own = clients.assign(family=families)[families.notna()]
-    deviations = own.groupby(["run", "family"], observed=True)["local_accuracy"].std().dropna()
+    deviations = own.groupby(["run", "family"], observed=True)["train_accuracy"].std().dropna()
     if deviations.empty:
         return
     by_family = deviations.groupby("family").mean().sort_values()

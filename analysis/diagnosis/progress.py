@@ -73,7 +73,7 @@ def megabytes(count: float) -> str:
 
 def _brought_late(named: pd.DataFrame, rounds: pd.DataFrame) -> float:
     """The share of the gain, over all runs, that came in the last third of their evaluated rounds."""
-    own = rounds[rounds["run"].isin(named.index)].groupby("run", observed=True)["accuracy"]
+    own = rounds[rounds["run"].isin(named.index)].groupby("run", observed=True)["test_accuracy"]
     shares = [_late_share(curve.to_numpy(dtype=float)) for _, curve in own]
     return float(np.nanmean(shares)) if np.isfinite(shares).any() else float("nan")
 

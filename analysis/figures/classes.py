@@ -31,15 +31,15 @@ def accuracy_by_class(named: pd.DataFrame, classes: pd.DataFrame, partition: pd.
     of it); where it is most of them, the row is shaded.
     """
     shown, said = chosen(named)
-    own = joined(shown, classes).dropna(subset="accuracy")
+    own = joined(shown, classes).dropna(subset="test_accuracy")
     if own.empty:
         return None
-    names = own.groupby("class")["name"].first().astype(str)
-    rows = _telling(own.groupby("class")["accuracy"].mean())
+    names = own.groupby("class")["class_name"].first().astype(str)
+    rows = _telling(own.groupby("class")["test_accuracy"].mean())
     if len(rows) < len(names):
         said = "; ".join(filter(None, [said, f"the {MOST // 2} worst and {MOST // 2} best of {len(names)} classes"]))
     labels = ["condition", "family", "class"]
-    means = 100 * own.groupby(labels, observed=True)["accuracy"].mean().unstack("class").reindex(columns=rows)
+    means = 100 * own.groupby(labels, observed=True)["test_accuracy"].mean().unstack("class").reindex(columns=rows)
     marks: dict[Any, pd.Series[float]] = dict(means.iterrows())
     rare: dict[Any, pd.Series[float]] = dict((100 * rare_for(joined(shown, partition))).iterrows())
     looks = {family: look | {"linestyle": ""} for family, look in styles_of(named).items()}
@@ -78,7 +78,9 @@ def confusions(
     if not known:
         return None
     named = {int(label): str(name) for label, name in dict(names).items()}
-    labels = sorted({*named, *(int(c) for table in known.values() for c in np.unique(table[["class", "predicted"]]))})
+    labels = sorted(
+        {*named, *(int(c) for table in known.values() for c in np.unique(table[["class", "predicted_class"]]))}
+    )
     texts = [style.short(named.get(label, str(label))) for label in labels]
     size = min(4.2, max(2.6, 1.4 + 0.27 * len(labels)))
     beyond = 0.07 * max(0, max(map(len, texts)) - 10)  # inches that long names take of the squares' room
@@ -86,7 +88,7 @@ def confusions(
     with style.new_figure(width + beyond, size + 0.8 + beyond) as figure:
         panels = style.panels(figure, [""] * len(known), sharey=True)
         for axes, (title, table) in zip(panels, known.items(), strict=True):
-            counts = table.pivot_table(index="class", columns="predicted", values="examples", aggfunc="sum")
+            counts = table.pivot_table(index="class", columns="predicted_class", values="examples", aggfunc="sum")
             grid = counts.reindex(index=labels, columns=labels).fillna(0).to_numpy(dtype=float)
             axes.set_title(f"{title}:\n{100 * np.trace(grid) / grid.sum():.1f} % right", loc="left")
             picture = _draw_confusion(axes, grid, texts)

@@ -21,11 +21,11 @@ SHOWN = 20
 def spread(named: pd.DataFrame, clients: pd.DataFrame) -> "Figure | None":
     """A panel per condition, a row per family: each client's accuracy on its own examples, median and quartiles.
 
-    `named` should hold one setting per family. `clients` has `run`, `client` and `local_accuracy` of the last round (a
+    `named` should hold one setting per family. `clients` has `run`, `client` and `train_accuracy` of the last round (a
     share; NaN where the client failed). The clients of all seeds are drawn, a dot each.
     """
     shown, said = chosen(named)
-    own = joined(shown, clients).dropna(subset="local_accuracy")
+    own = joined(shown, clients).dropna(subset="train_accuracy")
     if own.empty:
         return None
     looks = styles_of(named)
@@ -39,7 +39,7 @@ def spread(named: pd.DataFrame, clients: pd.DataFrame) -> "Figure | None":
             axes.grid(axis="x", color=style.FAINT_COLOR, alpha=0.35, linewidth=0.6)
             here = own[own["condition"] == condition]
             for place, family in enumerate(families):
-                accuracy = 100 * here.loc[here["family"] == family, "local_accuracy"].to_numpy(dtype=float)
+                accuracy = 100 * here.loc[here["family"] == family, "train_accuracy"].to_numpy(dtype=float)
                 if len(accuracy):
                     _draw_strip(axes, place, accuracy, looks[family]["color"])
         panels[0].set_yticks(range(len(families)), names)
@@ -64,7 +64,7 @@ def partitions(named: pd.DataFrame, partition: pd.DataFrame) -> "Figure | None":
     conditions = present(of_seed["condition"])
     firsts = {c: _first_run(of_seed[of_seed["condition"] == c]) for c in conditions}
     largest = max(int(first["examples"].max()) for first in firsts.values())
-    names = of_seed.groupby("class")["name"].first().astype(str).head(SHOWN)
+    names = of_seed.groupby("class")["class_name"].first().astype(str).head(SHOWN)
     clients = sorted(of_seed["client"].unique())
     titles = [", ".join(filter(None, [condition, f"seed {seed}"])) for condition in conditions]
     with style.new_figure(*style.size_of(len(conditions), 0.8 + 0.19 * len(names))) as figure:

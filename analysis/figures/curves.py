@@ -28,7 +28,7 @@ def accuracy_by_round(named: pd.DataFrame, rounds: pd.DataFrame) -> "Figure | No
     conditions = present(own["condition"])
     with style.new_figure(*style.size_of(len(conditions))) as figure:
         for axes, condition in zip(style.panels(figure, conditions, sharey=True, sharex=True), conditions, strict=True):
-            curves = over_seeds(own[own["condition"] == condition], "accuracy")
+            curves = over_seeds(own[own["condition"] == condition], "test_accuracy")
             for family, curve in curves.groupby("family", observed=True):
                 _draw_curve(axes, curve, looks[str(family)])
             if own["round"].nunique() == 1:

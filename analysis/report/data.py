@@ -8,7 +8,7 @@ from itertools import product
 import pandas as pd
 
 from analysis.naming import name_runs
-from analysis.outcomes import LAST, comparable, outcomes, spent, until
+from analysis.outcomes import comparable, outcomes, spent, until
 from analysis.records import Records
 from analysis.tables import best_of_families
 from analysis.text import SHOWN, part_of, some
@@ -28,7 +28,7 @@ class ReportData:
     missing: list[str]  # sentences
 
     @classmethod
-    def of(cls, records: Records, last: int = LAST) -> "ReportData":
+    def of(cls, records: Records, last: int | None = None) -> "ReportData":
         """Take the figures of the last so many evaluated rounds."""
         whole, torn = _whole(records)
         labelled = name_runs(whole, _targets(records)[whole.index])
@@ -76,7 +76,7 @@ class ReportData:
 
 def _targets(records: Records) -> "pd.Series[bool]":
     """Which runs have asked their teacher; of those that do not say, the ones whose λ makes them ask."""
-    asked = spent(records.rounds)["teacher_asked"].reindex(records.runs.index)
+    asked = spent(records.rounds)["teacher_outputs_used"].reindex(records.runs.index)
     weight = records.runs.get("strategy.lam", pd.Series(float("nan"), records.runs.index))
     return (asked > 0).where(asked.notna(), pd.to_numeric(weight, errors="coerce") > 0).astype(bool)
 

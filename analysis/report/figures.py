@@ -93,7 +93,7 @@ def _of_classes(material: ReportData, chosen: str) -> Iterator[Drawn]:
         one = targets.loc[[targets["last"].idxmax()]]
         run = one.index
         proxy, teacher = material.records.confusion(run, "proxy"), material.records.confusion(run, "teacher")
-        names = material.classes[material.classes["run"] == run[0]].set_index("class")["name"]
+        names = material.classes[material.classes["run"] == run[0]].set_index("class")["class_name"]
         yield (
             "confusions", "What is taken for what",
             f"The teacher on clients' examples and the proxy it taught on the test set, of the best taught run "

@@ -8,7 +8,6 @@ from typing import Any
 
 from analysis import records
 from analysis.diagnosis import Finding, diagnose
-from analysis.outcomes import LAST
 from analysis.report import page, svg
 from analysis.report.data import ReportData
 from analysis.report.figures import ReportFigure, report_figures
@@ -44,7 +43,7 @@ def write_report(
     places: Sequence[str],
     out: Path | None = None,
     *,
-    last: int = LAST,
+    last: int | None = None,
     target: float | None = None,
     command: Sequence[str] = (),
 ) -> Report:
@@ -53,7 +52,7 @@ def write_report(
     `last` is over how many rounds accuracies are averaged, `target` the share of accuracy whose round is looked for.
     Raises SpecError where one of these is out of range, there is nothing to report, or the folder cannot be written.
     """
-    if not 1 <= last <= MOST:
+    if last is not None and not 1 <= last <= MOST:
         raise SpecError(f"--last is {last}, but must be a number of rounds from 1 to {MOST:,}.")
     if target is not None and not 0 <= target <= 1:
         raise SpecError(f"--target is {target:g}, but must be a share from 0 to 1, such as 0.5 for 50 %.")
@@ -64,16 +63,16 @@ def write_report(
         raise SpecError(f"none of the {len(found.runs)} runs in {', '.join(places)} has evaluated a round yet.{why}")
     folder = out or Path("reports") / "+".join(dict.fromkeys(_short(study) for study in found.runs["study"]))
     try:
-        report = _make(material, folder, last, target, shlex.join(command))
+        report = _make(material, folder, target, shlex.join(command))
         report.page.write_text(page.render(report), encoding="utf-8")
     except OSError as error:
         raise SpecError(f"the report cannot be written to '{folder}' ({error.strerror or error}).") from error
     return report
 
 
-def _make(material: ReportData, folder: Path, last: int, target: float | None, command: str) -> Report:
+def _make(material: ReportData, folder: Path, target: float | None, command: str) -> Report:
     _clear(folder)
-    drawn, made = list(report_figures(material)), list(report_tables(material, last, target))
+    drawn, made = list(report_figures(material)), list(report_tables(material, target))
     drawings = {plate.name: svg.write(plate.figure, folder / "figures", plate.name) for plate in drawn}
     for sheet in made:
         _write_sheet(sheet, folder / "tables")

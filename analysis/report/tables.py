@@ -22,14 +22,14 @@ FIGURES = {
 }  # fmt: skip
 
 
-def report_tables(material: ReportData, last: int, target: float | None = None) -> Iterator[ReportTable]:
+def report_tables(material: ReportData, target: float | None = None) -> Iterator[ReportTable]:
     """Accuracy, differences to baselines, several readings of accuracy, rounds to a target, costs."""
     compared = _with_runs(tables.comparison(material.named), material.named)
-    yield _accuracy(compared, _of_last(material, last))
+    yield _accuracy(compared, _of_last(material))
     for baseline in tables.BASELINES:
         if f"difference to {baseline}" in compared:
             yield _differences(compared, baseline)
-    yield _readings(material, last)
+    yield _readings(material)
     yield _to_target(material, target)
     yield _costs(material)
 
@@ -83,21 +83,27 @@ def _of_all(table: pd.DataFrame) -> str:
     )
 
 
-def _of_last(material: ReportData, last: int) -> str:
-    fewer = material.rounds.groupby("run", observed=True).size().min() < last
-    return f"mean of the last {last} evaluated rounds{' or of all where there are fewer' if fewer else ''}"
+def _of_last(material: ReportData) -> str:
+    return f"mean of the last {_k(material)} evaluated rounds"
 
 
-def _readings(material: ReportData, last: int) -> ReportTable:
+def _k(material: ReportData) -> str:
+    """`10`, or `2 to 10` if the number of averaged rounds differs between runs."""
+    least, most = int(material.named["k"].min()), int(material.named["k"].max())
+    return str(most) if least == most else f"{least} to {most}"
+
+
+def _readings(material: ReportData) -> ReportTable:
     grouped = material.named.groupby(["setting", "condition"], observed=True)
     means, deviations = grouped[list(FIGURES)].mean(), grouped[list(FIGURES)].std()
-    texts = {name.format(last): _means(means[field], deviations[field]) for field, name in FIGURES.items()}
+    texts = {name.format(_k(material)): _means(means[field], deviations[field]) for field, name in FIGURES.items()}
     cells = pd.DataFrame(texts, means.index)
     cells.insert(0, "seeds", grouped.size().astype(str))
     caption = (
         f"In %, mean ± standard deviation over seeds. “Best so far” looks at the test set to choose a round, so it "
-        f"flatters; “swing” is the standard deviation within the last {last} evaluated rounds; the worst class and the "
-        "rare classes (under 5 % of a client's examples, averaged over clients) are means over the same rounds."
+        f"flatters; “swing” is the standard deviation within the last {_k(material)} evaluated rounds; the "
+        "worst class and the rare classes (under 5 % of a client's examples, averaged over clients) are means over the "
+        "same rounds."
     )
     numbers = _with_runs(means.join(deviations.add_suffix("_std")).reset_index(), material.named)
     return _long("readings", "Final, best and average accuracy", caption, numbers, cells)

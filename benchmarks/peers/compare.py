@@ -85,7 +85,7 @@ def run(tool: str, job: tools.Job, limit: float) -> Measured:
     if measured.code != 0:
         print("\n".join(measured.last_lines))
     elif rows := curve(tools.results_of(job) / "rounds.csv"):
-        loss, accuracy = ([float(row[name]) for row in rows] for name in ("loss", "accuracy"))
+        loss, accuracy = ([float(row[name]) for row in rows] for name in ("test_loss", "test_accuracy"))
         measured = replace(measured, loss=loss, accuracy=accuracy)
     return measured
 

@@ -204,7 +204,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where it goes; else reports/STUDY.", show_default=False)
     ] = None,
-    last: Annotated[int, typer.Option(help="Accuracies are means of so many last evaluated rounds.")] = 10,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Number of last evaluated rounds to average; by default a fifth of them, from 1 to 10.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         float | None,
         typer.Option(help="Accuracy (0 to 1) whose round is looked for; else FedAvg's.", show_default=False),

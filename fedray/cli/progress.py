@@ -21,8 +21,28 @@ if TYPE_CHECKING:
     from fedray.teachers.cache import TeacherCache
 
 
-FRACTIONS = ("accuracy", "last ten", "worst class", "rare classes")
-NUMBERS = (*FRACTIONS, "images", "published", "rows", "kB", "client", "round", "loss", "trials")
+HEADERS = {
+    "test_accuracy": "accuracy",
+    "last_k_accuracy": "last k",
+    "worst_class_accuracy": "worst class",
+    "rare_class_accuracy": "rare classes",
+    "round_seconds": "s/round",
+}
+NUMBERS = (
+    "accuracy",
+    "last k",
+    "k",
+    "worst class",
+    "rare classes",
+    "images",
+    "published",
+    "rows",
+    "kB",
+    "client",
+    "round",
+    "loss",
+    "trials",
+)
 
 
 class RunProgress:
@@ -91,8 +111,8 @@ class RunProgress:
             self._console.print(line)
 
     def _line(self, result: RoundResult) -> str:
-        if "accuracy" in result.row:
-            self._accuracy = f", accuracy {result.row['accuracy']:.1%}"
+        if "test_accuracy" in result.row:
+            self._accuracy = f", accuracy {result.row['test_accuracy']:.1%}"
         seconds = self._seconds_per_round(result.row["seconds"])
         retried = f", trained again: {result.row['retried']}" if result.row.get("retried") else ""
         line = f"{self._label}: round {result.round}/{result.rounds}{self._accuracy}, {seconds:.2f} s/round{retried}"
@@ -133,13 +153,13 @@ def print_summary(folder: str, runs: Sequence["Run"]) -> None:
 
 def print_over_seeds(folder: str | Path) -> None:
     """A row per setting: mean ± standard deviation over its seeds."""
-    from analysis.summary import FIGURES, over_seeds
+    from analysis.summary import METRICS, over_seeds
     from fedray.results.loader import load_results
 
     results = load_results(folder)
     frame = over_seeds(results)
-    for name in FIGURES:
-        frame[name] = [_mean(mean, std) for mean, std in zip(frame[name], frame.pop(f"{name} std"), strict=True)]
+    for name in METRICS:
+        frame[name] = [_mean(mean, std) for mean, std in zip(frame[name], frame.pop(f"{name}_std"), strict=True)]
     console = open_console()
     console.print(_framed(frame))
     if results.unfinished:
@@ -188,10 +208,14 @@ def print_checked(found: Sequence["TeacherAccuracy"]) -> None:
 
 
 def _framed(frame: "pd.DataFrame") -> Table:
+    headers = HEADERS
+    if frame["k"].nunique() == 1:
+        headers = HEADERS | {"last_k_accuracy": f"last {frame['k'].iloc[0]}"}
+        frame = frame.drop(columns="k")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in frame.columns:
-        is_text = frame[column].map(lambda value: isinstance(value, str)).any() and column not in FRACTIONS
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+        is_text = frame[column].map(lambda value: isinstance(value, str)).any() and not column.endswith("accuracy")
+        table.add_column(headers.get(column, column), justify="left" if is_text else "right", no_wrap=True)
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
     return table
@@ -221,7 +245,7 @@ def _cell(column: str, value: object) -> str:
     if column == "difference":
         return f"{100 * float(str(value)):+.1f}"
     if isinstance(value, float):
-        return f"{value:.1%}" if column in FRACTIONS else f"{value:g}"
+        return f"{value:.1%}" if column.endswith("accuracy") else f"{value:g}"
     return str(value)
 
 

@@ -9,6 +9,7 @@ from fedray.cli.progress import duration, empty_table, open_console, percent
 from fedray.study.estimate import compare_with_actual
 from fedray.study.study import Study, Trial, last_metrics
 
+ACCURACIES = ("test_accuracy", "last_k_accuracy", "worst_class_accuracy", "rare_class_accuracy")
 ROWS = 30
 """Of a large study only the best trials are printed; trials.csv has them all."""
 
@@ -38,11 +39,12 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
         return float("inf") if value != value else (-value if search.direction == "max" else value)
 
     ended = sorted((t for t in trials if t.state in ("finished", "stopped")), key=rank)
-    rows = empty_table("trial", "state", "round", "accuracy", "last ten", "worst class", "rare classes", "loss")
+    rows = empty_table("trial", "state", "round", "accuracy", "last k", "k", "worst class", "rare classes", "loss")
     for trial in ended[:ROWS]:
         own = figures[trial.name]
-        shares = (own[name] for name in ("accuracy", "last_ten", "worst_class_accuracy", "rare_class_accuracy"))
-        rows.add_row(trial.label, trial.state, str(trial.round), *map(percent, shares), f"{own['loss']:.4f}")
+        accuracy, last, worst, rare = (percent(own[name]) for name in ACCURACIES)
+        loss = f"{own['test_loss']:.4f}"
+        rows.add_row(trial.label, trial.state, str(trial.round), accuracy, last, str(own["last_k"]), worst, rare, loss)
     out = open_console()
     out.print(rows)
     if len(ended) > ROWS:
@@ -52,7 +54,7 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
         out.print(line)
     if not study.is_population and (kinds := Counter(kind for trial in trials for kind in trial.faults())):
         each = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-        out.print(f"faults survived within trials: {kinds.total()} ({each}), see their faults.csv")
+        out.print(f"recovered faults within trials: {kinds.total()} ({each}), see their faults.csv")
     out.print(f"{len(trials)} trials: {counted(trials)}; tables: {study.storage}", soft_wrap=True)
 
 

@@ -158,7 +158,7 @@ class SweepProgress:
     def _figure(self, value: float) -> str:
         if value != value:  # NaN is not itself
             return f"no {self._search.metric}"
-        shown = f"{value:.4f}" if self._search.metric == "loss" else f"{value:.1%}"
+        shown = f"{value:.4f}" if self._search.metric == "test_loss" else f"{value:.1%}"
         return f"{self._search.metric.replace('_', ' ')} {shown}"
 
     def _compare(self, label: str, figures: Row) -> None:

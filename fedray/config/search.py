@@ -7,15 +7,17 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from fedray.section import Section
 
-Metric: TypeAlias = Literal["accuracy", "last_ten", "loss", "worst_class_accuracy", "rare_class_accuracy"]
+Metric: TypeAlias = Literal[
+    "test_accuracy", "last_k_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy"
+]
 
 
 class Search(Section):
     """Decides which trials a study runs and when they stop; never the result of a trial."""
 
-    metric: Metric = "accuracy"
-    """Metric by which trials are compared: a column of rounds.csv, or `last_ten`, the mean accuracy of the last
-    ten evaluated rounds."""
+    metric: Metric = "test_accuracy"
+    """Metric by which trials are compared: a column of rounds.csv, or `last_k_accuracy`, the mean test accuracy of the
+    last k evaluated rounds (k is a fifth of them, from 1 to 10)."""
     mode: Literal["max", "min"] | None = None
     """Whether to maximise or minimise the metric; null means `min` for loss, else `max`."""
     algorithm: Literal["grid", "random", "optuna"] = "grid"
@@ -50,4 +52,4 @@ class Search(Section):
     @property
     def direction(self) -> Literal["max", "min"]:
         """Direction in which the metric improves."""
-        return self.mode or ("min" if self.metric == "loss" else "max")
+        return self.mode or ("min" if self.metric == "test_loss" else "max")

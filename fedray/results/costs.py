@@ -14,7 +14,7 @@ from fedray.types import Row
 class TeacherCosts:
     """What teachers have cost since the driver began."""
 
-    passes: int = 0  # forward passes of one image
+    forward_passes: int = 0  # forward passes of one image
     flops: int = 0  # floating-point operations of them all
     seconds: float = 0.0  # that the driver waited for answers
     peak_bytes: int = 0  # of the process that used most
@@ -28,12 +28,12 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
     `flops` is what an example takes to train the `proxy`, and a `private` model beside it.
     """
     rounds, clients = _read(folder / "rounds.csv"), _read(folder / "clients.csv")
-    asked, passes = _sum(rounds, "teacher_asked"), _sum(rounds, "teacher_passes")
+    asked, passes = _sum(rounds, "teacher_outputs_used"), _sum(rounds, "teacher_forward_passes")
     trained = _sum(clients, "examples") * experiment.training.local_epochs
     proxy_peak = int(max((float(row["peak_bytes"] or 0) for row in clients), default=0))
     document = {
         "teacher": {
-            "answers_used": int(asked),
+            "outputs_used": int(asked),
             "forward_passes": int(passes),
             "forward_passes_saved": int(asked - passes),
             "flops": int(_sum(rounds, "teacher_flops")),

@@ -1,6 +1,8 @@
 """The tables of many runs, read back as DataFrames."""
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +69,17 @@ class Results:
             raise SpecError(f"no {name} is left of {', '.join(map(str, self.folders.values()))}.")
         table = pd.concat(frames, names=["run"]).copy().reset_index(level="run").reset_index(drop=True)
         return table.join(self.varied, on="run")
+
+
+def last_k(evaluated_rounds: int) -> int:
+    """Returns k, the number of last evaluated rounds that are averaged: a fifth of all, from 1 to 10."""
+    return min(10, max(1, evaluated_rounds // 5))
+
+
+def last_k_accuracy(accuracies: Sequence[float]) -> float:
+    """Returns the mean of the last k of a run's test accuracies, one per evaluated round; NaN without any."""
+    tail = accuracies[-last_k(len(accuracies)) :]
+    return sum(tail) / len(tail) if len(tail) else math.nan
 
 
 def load_results(path: str | Path) -> Results:

@@ -35,7 +35,7 @@ def round_record(
     row = {
         "round": number,
         "clients": len(updates),
-        "failed": len(outcomes) - len(updates),
+        "failed_clients": len(outcomes) - len(updates),
         "bytes_down": size * len(outcomes),
         "bytes_up": size * len(updates),
     }
@@ -75,8 +75,8 @@ def loss_columns(strategy: Strategy) -> list[str]:
 
 def _scores(tally: EvalCounts, data: FederatedDataset) -> Row:
     return {
-        "accuracy": tally.accuracy,
-        "loss": tally.mean_loss,
+        "test_accuracy": tally.accuracy,
+        "test_loss": tally.mean_loss,
         "worst_class_accuracy": float(min(a for a in tally.class_accuracy if a == a)),  # NaN is not itself
         "rare_class_accuracy": tally.rare_accuracy(data.class_counts),
     }
@@ -85,7 +85,12 @@ def _scores(tally: EvalCounts, data: FederatedDataset) -> Row:
 def _client_row(outcome: Outcome) -> Row:
     row: Row = {"round": outcome.round, "client": outcome.client, "node": outcome.node}
     if isinstance(outcome, ClientFailure):
-        return row | {"failure": outcome.reason, "teacher_passes": 0, "teacher_flops": 0, "teacher_seconds": 0.0}
+        return row | {
+            "failure": outcome.reason,
+            "teacher_forward_passes": 0,
+            "teacher_flops": 0,
+            "teacher_seconds": 0.0,
+        }
     metrics: Mapping[str, float] = outcome.metrics
     return row | {
         **metrics,
@@ -93,7 +98,7 @@ def _client_row(outcome: Outcome) -> Row:
         "seconds": round(outcome.seconds, 4),
         "device": outcome.device,
         "peak_bytes": outcome.peak_bytes,
-        "teacher_passes": outcome.teacher_passes,
+        "teacher_forward_passes": outcome.teacher_forward_passes,
         "teacher_flops": outcome.teacher_flops,
         "teacher_seconds": round(outcome.teacher_seconds, 4),
     }
@@ -107,6 +112,6 @@ def _fault_of(failure: ClientFailure) -> Fault:
 def _class_rows(number: int, tally: EvalCounts, names: Sequence[str]) -> list[Row]:
     columns = zip(names, tally.examples.tolist(), tally.class_accuracy.tolist(), strict=True)
     return [
-        {"round": number, "class": label, "name": name, "examples": examples, "accuracy": accuracy}
+        {"round": number, "class": label, "class_name": name, "examples": examples, "test_accuracy": accuracy}
         for label, (name, examples, accuracy) in enumerate(columns)
     ]

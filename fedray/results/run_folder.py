@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
@@ -18,7 +19,7 @@ from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
 from fedray.config.files import named_files
 from fedray.config.yaml_files import flatten, read_yaml, to_yaml
 from fedray.errors import SpecError
-from fedray.results.writer import CsvTable, RunTables
+from fedray.results.writer import PARTITION_COLUMNS, CsvTable, RunTables
 from fedray.types import Row
 
 if TYPE_CHECKING:
@@ -108,11 +109,11 @@ class RunFolder:
         (self.path / "environment.json").write_text(json.dumps(environment, indent=2), encoding="utf-8")
 
     def write_partition(self, federated: "FederatedDataset") -> None:
-        """partition.csv: a row per client, a column per class, in examples."""
-        with CsvTable(self.path / "partition.csv", ("client", "examples", *federated.train.classes)) as table:
-            for client, counts in enumerate(federated.class_counts.tolist()):
-                named = dict(zip(federated.train.classes, counts, strict=True))
-                table.write([{"client": client, "examples": sum(counts), **named}])
+        """Writes partition.csv: a row with the number of examples for each client and class that it holds."""
+        with CsvTable(self.path / "partition.csv", PARTITION_COLUMNS) as table:
+            for client, label in np.argwhere(federated.class_counts).tolist():
+                name, examples = federated.train.classes[label], int(federated.class_counts[client, label])
+                table.write([{"client": client, "class": label, "class_name": name, "examples": examples}])
 
     def tables(self, losses: Sequence[str], after_round: int) -> RunTables:
         """The tables of the rounds, without the rows beyond `after_round` that a crash left behind."""

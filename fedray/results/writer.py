@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from fedray.results.rows import RoundRecord
 
 ROUNDS_COLUMNS = (
-    "round", "accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy", "clients", "failed",
+    "round", "test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy", "clients", "failed_clients",
     "retried", "update_norm", "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up",
-    "teacher_asked", "teacher_passes", "teacher_flops", "teacher_seconds",
+    "teacher_outputs_used", "teacher_forward_passes", "teacher_flops", "teacher_seconds",
 )  # fmt: skip
-CLASSES_COLUMNS = ("round", "class", "name", "examples", "accuracy")
+CLASSES_COLUMNS = ("round", "class", "class_name", "examples", "test_accuracy")
 CLIENTS_COLUMNS = (
-    "round", "client", "examples", "local_accuracy", "update_norm", "seconds", "teacher_seconds",
+    "round", "client", "examples", "train_accuracy", "update_norm", "seconds", "teacher_seconds",
     "node", "device", "peak_bytes", "failure",
 )  # fmt: skip
-CONFUSION_COLUMNS = ("round", "class", "predicted", "examples")
+CONFUSION_COLUMNS = ("round", "class", "predicted_class", "examples")
+PARTITION_COLUMNS = ("client", "class", "class_name", "examples")
 FAULTS_COLUMNS = ("round", "time", "fault", "subject", "node", "response", "reason")
 
 

@@ -190,8 +190,8 @@ class Driver:
             return getattr(self._teacher_client.costs, what) - getattr(before, what) + beside
 
         return {
-            "teacher_asked": self._teacher_targets.asked(cohort),
-            "teacher_passes": spent("passes"),
+            "teacher_outputs_used": self._teacher_targets.asked(cohort),
+            "teacher_forward_passes": spent("forward_passes"),
             "teacher_flops": spent("flops"),
             "teacher_seconds": round(spent("seconds"), 3),
         }

@@ -104,7 +104,7 @@ class TeacherClient:
             )
         error = float(np.abs(lesson.values - stored).max(initial=0.0))
         self.costs.storage_error = max(self.costs.storage_error, error)
-        self.costs.passes += lesson.passes
+        self.costs.forward_passes += lesson.passes
         self.costs.flops += lesson.flops
         self.costs.peak_bytes = max(self.costs.peak_bytes, lesson.peak_bytes)
         entry.write(rows, stored, lesson.made_by)

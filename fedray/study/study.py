@@ -26,6 +26,7 @@ from fedray.config.loader import Run, Space
 from fedray.config.space import Assignment, contains
 from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
+from fedray.results.loader import last_k, last_k_accuracy
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import Storage, storage_of
 from fedray.types import Row
@@ -262,16 +263,16 @@ class Study:
         return Trial(path.name, run.label, run.experiment, run.assignment, self.storage.below(path.name))
 
 
-METRICS = ("accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy")
+METRICS = ("test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy")
 
 
 def last_metrics(history: list[Row]) -> Row:
-    """The figures of the last evaluated round, and `last_ten`; NaN before there is one."""
-    evaluated = [row for row in history if "accuracy" in row]
+    """Returns the metrics of the last evaluated round, `last_k_accuracy` and its k, `last_k`; NaN without any."""
+    evaluated = [row for row in history if "test_accuracy" in row]
     last = evaluated[-1] if evaluated else {}
-    tail = [row["accuracy"] for row in evaluated[-10:]]
-    figures = {name: last.get(name, float("nan")) for name in METRICS}
-    return figures | {"last_ten": sum(tail) / len(tail) if tail else float("nan")}
+    metrics = {name: last.get(name, float("nan")) for name in METRICS}
+    accuracies = [row["test_accuracy"] for row in evaluated]
+    return metrics | {"last_k_accuracy": last_k_accuracy(accuracies), "last_k": last_k(len(accuracies))}
 
 
 def _choice(folder: Path) -> Assignment | None:

@@ -44,7 +44,7 @@ class EvalCounts:
         """How many examples of each class were taken for which: a row for each pair that occurs."""
         pairs, counts = np.unique(self.labels * self.classes + self.predicted, return_counts=True)
         for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-            yield {"class": pair // self.classes, "predicted": pair % self.classes, "examples": count}
+            yield {"class": pair // self.classes, "predicted_class": pair % self.classes, "examples": count}
 
     @property
     def accuracy(self) -> float:

@@ -22,7 +22,7 @@ def local_update(
 
     Momentum starts at zero. Returns means over the epochs' examples: each term's value
     (`loss_kd`; `loss_private_kd` for a model beside the proxy) and, of the last epoch,
-    `local_accuracy`: the share of examples the proxy had right as it trained on them.
+    `train_accuracy`: the share of examples the proxy had right as it trained on them.
     """
     training = trainer.training
     trainer.begin()
@@ -162,4 +162,4 @@ class LossMeter:
         """Each sum over all examples of all epochs, and the share of one epoch's examples that was right."""
         *totals, right = torch.stack([*self._sums.values(), self._right]).tolist()
         means = {name: total / (examples * epochs) for name, total in zip(self._sums, totals, strict=True)}
-        return means | {"local_accuracy": right / examples}
+        return means | {"train_accuracy": right / examples}

@@ -123,7 +123,7 @@ def test_clients_that_pull_apart(tmp_path: Path) -> None:
 
 
 def test_spread_over_clients(tmp_path: Path) -> None:
-    study = material(tmp_path, [FEDAVG], falling, alphas=(0.05,), local_accuracy=(0.9, 0.5, 0.9, 0.5))
+    study = material(tmp_path, [FEDAVG], falling, alphas=(0.05,), train_accuracy=(0.9, 0.5, 0.9, 0.5))
     (spread,) = found(study, "Clients' spread")
     # deviations of 0.2 each: (4 · 0.2² / 3)^½ = 0.231
     assert spread.sentence == (

@@ -42,19 +42,19 @@ def test_every_table_of_a_run(tmp_path: Path) -> None:
     assert (row["study"], row["commit"], row["teacher_accuracy"]) == ("s", "abc1234", 0.875)
     assert row["client_flops"] == 1000 * 300 * 3
     assert records.rounds["run"].tolist() == ["a"] * 3
-    assert records.rounds["accuracy"].tolist() == pytest.approx([0.25, math.nan, 0.5], nan_ok=True)
+    assert records.rounds["test_accuracy"].tolist() == pytest.approx([0.25, math.nan, 0.5], nan_ok=True)
     classes, clients = records.classes(["a"]), records.clients(["a"])
-    assert classes[["round", "class", "name", "examples", "accuracy"]].to_numpy().tolist() == [
+    assert classes[["round", "class", "class_name", "examples", "test_accuracy"]].to_numpy().tolist() == [
         [3, 0, "cat", 10, 0.9], [3, 1, "dog", 10, 0.5], [3, 2, "ship", 10, 0.1],
     ]  # fmt: skip
-    assert clients[["round", "client", "examples", "local_accuracy"]].to_numpy().tolist() == [
+    assert clients[["round", "client", "examples", "train_accuracy"]].to_numpy().tolist() == [
         [3, 0, 80, 0.8], [3, 1, 40, 0.7], [3, 2, 100, 0.6], [3, 3, 80, 0.5],
     ]  # fmt: skip
     partition = records.partition(["a"])
     assert len(partition) == sum(count > 0 for held in PARTITION for count in held)
     assert partition["examples"].sum() == 300
     proxy = records.confusion(["a"], "proxy")
-    assert proxy[["class", "predicted", "examples"]].to_numpy().tolist() == [
+    assert proxy[["class", "predicted_class", "examples"]].to_numpy().tolist() == [
         [0, 0, 9], [0, 1, 1], [1, 1, 5], [1, 2, 5], [2, 2, 1], [2, 0, 9],
     ]  # fmt: skip
     assert len(records.confusion(["a"], "teacher")) == 6
@@ -65,7 +65,7 @@ def test_rows_know_their_run(tmp_path: Path) -> None:
     write_run(tmp_path / "s" / "b", accuracy=[0.75, 0.5, 0.25])
     write_run(tmp_path / "s" / "c", accuracy=[])
     records = load(tmp_path / "s")
-    curves = {str(run): own["accuracy"].tolist() for run, own in records.rounds.groupby("run", observed=True)}
+    curves = {str(run): own["test_accuracy"].tolist() for run, own in records.rounds.groupby("run", observed=True)}
     assert curves == {"a": [0.25, 0.5], "b": [0.75, 0.5, 0.25]}
     assert records.clients(["b", "c"])["run"].tolist() == ["b"] * 4
 
@@ -221,7 +221,8 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path) -> None:
     records = load(tmp_path / "s")
     assert records.rounds["round"].tolist() == [1, 3]
     assert records.problems == [
-        f"'{folder / 'rounds.csv'}', line 3: accuracy is 1.7, which is not a share from 0 to 1; the row is left out.",
+        f"'{folder / 'rounds.csv'}', line 3: test_accuracy is 1.7, which is not a share from 0 to 1; "
+        "the row is left out.",
         f"'{folder / 'rounds.csv'}', line 5: it has 2 cells, not 18; the row is left out.",
         f"'{folder / 'rounds.csv'}', line 6: round 2 comes after round 3; the row is left out.",
     ]
@@ -240,9 +241,9 @@ def test_a_run_without_any_round(tmp_path: Path) -> None:
     assert records.problems == []
     assert records.rounds.empty
     assert records.rounds["run"].dtype == "category"
-    assert records.rounds["accuracy"].dtype == float
+    assert records.rounds["test_accuracy"].dtype == float
     assert records.classes(["a"]).empty
-    assert records.confusion(["a"], "teacher").columns.tolist() == ["run", "class", "predicted", "examples"]
+    assert records.confusion(["a"], "teacher").columns.tolist() == ["run", "class", "predicted_class", "examples"]
 
 
 def test_no_results(tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_a_uri(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/s"
     records = load(uri, tmp_path / "t")
     assert records.runs["study"].tolist() == ["s", "t"]
-    assert records.rounds["accuracy"].tolist() == [0.25, 0.5, 0.75, 0.5]
+    assert records.rounds["test_accuracy"].tolist() == [0.25, 0.5, 0.75, 0.5]
     assert records.folder("s/a") != tmp_path / "s" / "a"  # a mirror
     shutil.rmtree(tmp_path / "s")
     with pytest.raises(SpecError, match="holds no results"):

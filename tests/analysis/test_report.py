@@ -69,7 +69,7 @@ def test_differences_by_hand(report: Report) -> None:
 def test_no_difference_has_no_sign(tmp_path: Path) -> None:
     level = {"fedavg": 0.3, "fedprox": 0.2998}
     study = write_study(tmp_path, STRATEGIES[:2], accuracy=lambda strategy, *_: [level[strategy["name"]]] * 12)
-    made = report_tables(ReportData.of(load(study)), last=10)
+    made = report_tables(ReportData.of(load(study)))
     assert cells(made, "difference-to-fedavg")["FedProx"] == ["0.0", "0.0", "0.0"]
 
 
@@ -81,7 +81,7 @@ def test_readings_by_hand(report: Report) -> None:
 def test_rounds_to_target(report: Report) -> None:
     (sheet,) = [sheet for sheet in report.report_tables if sheet.name == "rounds-to-target"]
     assert "what FedAvg comes to (31.0 % on α=0.05, 41.0 % on α=0.5)" in sheet.caption
-    table = cells(report_tables(report.material, last=10, target=0.315), "rounds-to-target")
+    table = cells(report_tables(report.material, target=0.315), "rounds-to-target")
     assert table["FedAvg"] == ["2 (1 of 3)", "2"]  # 31.6 % with seed 2, and no more with others
     assert table["FedProx"] == ["2", "2"]
 
@@ -145,7 +145,7 @@ def test_the_same_tables_give_the_same_files(report: Report, study: Path, tmp_pa
 def test_one_run(tmp_path: Path) -> None:
     write_run(tmp_path / "one", accuracy=[0.1, 0.2])
     report = write_report([str(tmp_path / "one")], tmp_path / "out")
-    assert cells(report.report_tables, "accuracy") == {"FedAvg": ["15.0"]}
+    assert cells(report.report_tables, "accuracy") == {"FedAvg": ["20.0"]}
     assert "1 run ·" in report.page.read_text()
 
 
@@ -187,11 +187,13 @@ def test_who_does_not_say_whether_a_teacher_was_asked(tmp_path: Path) -> None:
     """Two teachers, and rounds.csv of an earlier version: λ says that they are asked, and neither run is dropped."""
     for model in ("ViT-B-32", "RN50"):
         folder = write_run(tmp_path / model, strategy=STRATEGIES[3], teacher={"kind": "zero_shot", "model": model})
-        pd.read_csv(folder / "rounds.csv").drop(columns="teacher_asked").to_csv(folder / "rounds.csv", index=False)
+        pd.read_csv(folder / "rounds.csv").drop(columns="teacher_outputs_used").to_csv(
+            folder / "rounds.csv", index=False
+        )
     material = ReportData.of(load(tmp_path))
     assert set(material.named["teacher_name"]) == {"ViT-B-32", "RN50"}
     assert not [sentence for sentence in material.said() if "repeats" in sentence]
-    assert material.named["teacher_asked"].isna().all()
+    assert material.named["teacher_outputs_used"].isna().all()
 
 
 def test_unfinished_runs_are_compared_at_the_round_that_all_have(tmp_path: Path) -> None:
@@ -207,9 +209,7 @@ def test_unfinished_runs_are_compared_at_the_round_that_all_have(tmp_path: Path)
 def test_a_lucky_seed_is_not_the_first(tmp_path: Path) -> None:
     curves = {"fedavg": {0: [0.1, 0.5], 1: [0.1, 0.5]}, "fedprox": {0: [0.5, 0.5], 1: [0.1, 0.1]}}
     study = write_study(tmp_path, STRATEGIES[:2], [0.1], [0, 1], lambda s, _, seed: curves[s["name"]][seed])
-    (sheet,) = [
-        sheet for sheet in report_tables(ReportData.of(load(study)), 10, 0.5) if sheet.name == "rounds-to-target"
-    ]
+    (sheet,) = [sheet for sheet in report_tables(ReportData.of(load(study)), 0.5) if sheet.name == "rounds-to-target"]
     assert [(label, row) for label, row in sheet.rows()] == [
         ("FedAvg", [("2", True)]),
         ("FedProx", [("1 (1 of 2)", False)]),

@@ -21,7 +21,7 @@ def read(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Named runs with their outcomes, and their evaluated rounds."""
     records = load(root)
     runs, rounds, _ = comparable(name_runs(records.runs), records.rounds)
-    return outcomes(runs, rounds).join(spent(records.rounds)), rounds
+    return outcomes(runs, rounds, last=10).join(spent(records.rounds)), rounds
 
 
 def study(tmp_path: Path, strategies: Sequence[Mapping[str, Any]], accuracy: Accuracy, **more: Any) -> pd.DataFrame:

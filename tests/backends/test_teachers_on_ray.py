@@ -60,7 +60,7 @@ def test_three_actors_teach_what_one_process_does(
 
     assert run("ray", partial(RayBackend, pool=pool)) == run("serial", SerialBackend)
     on_ray, here = (pd.read_csv(tmp_path / backend / "rounds.csv") for backend in ("ray", "serial"))
-    assert on_ray["teacher_passes"].tolist() == here["teacher_passes"].tolist()
+    assert on_ray["teacher_forward_passes"].tolist() == here["teacher_forward_passes"].tolist()
     ours, theirs = (
         {entry.key: entry.known() for entry in TeacherCache(tmp_path / f"{b} cache").entries()}
         for b in ("ray", "serial")

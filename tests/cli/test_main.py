@@ -71,7 +71,7 @@ def test_a_space_runs_one_experiment_after_another_and_ends_in_a_table(finished:
     assert second.split()[0] == "fedprox"
     assert where == "tables: results/study"
     (folder,) = (results / "results/study").glob("strategy=fedavg-*")  # and what it is known by
-    accuracy = pd.read_csv(folder / "rounds.csv")["accuracy"].iloc[-1]
+    accuracy = pd.read_csv(folder / "rounds.csv")["test_accuracy"].iloc[-1]
     assert f"{accuracy:.1%}" in first
 
 
@@ -95,7 +95,7 @@ def test_results_prints_each_setting_and_writes_it(finished: tuple[Path, Sequenc
         "round",
         "accuracy",
         "last",
-        "ten",
+        "1",
         "worst",
         "class",
         "rare",
@@ -103,7 +103,7 @@ def test_results_prints_each_setting_and_writes_it(finished: tuple[Path, Sequenc
     ]
     table = pd.read_csv(tmp_path / "table.csv")
     assert [line.split()[:4] for line in (fedavg, fedprox)] == [
-        [row.strategy, "1", "2", f"{100 * row.accuracy:.1f}"] for row in table.itertuples()
+        [row.strategy, "1", "2", f"{100 * row.test_accuracy:.1f}"] for row in table.itertuples()
     ]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), table)
     wrong = fedray("results", study, "--write", "table.xls", cwd=tmp_path, check=False)

@@ -63,8 +63,8 @@ def test_a_line_for_each_trial_that_ends(board: Make, clock: Clock, out: io.Stri
         shown.start(name, f"lam={name}", 4, 0)
     clock.now += 65
     for number in (1, 2, 3, 4):
-        shown.round("a", row(number, accuracy=number / 8))
-    shown.round("b", row(1, accuracy=0.75))
+        shown.round("a", row(number, test_accuracy=number / 8))
+    shown.round("b", row(1, test_accuracy=0.75))
     shown.end("a", "finished")
     shown.end("b", "stopped", "asha")
     shown.again("c", "a client sent NaN")
@@ -73,13 +73,13 @@ def test_a_line_for_each_trial_that_ends(board: Make, clock: Clock, out: io.Stri
     shown.round("d", row(1))  # not evaluated yet
     shown.end("d", "finished")
     assert out.getvalue().splitlines() == [
-        "[2/5] lam=a: accuracy 50.0% after 4 rounds, 1 min 05 s",
-        "[3/5] lam=b: stopped by asha, accuracy 75.0% after 1 rounds, 1 min 05 s",
+        "[2/5] lam=a: test accuracy 50.0% after 4 rounds, 1 min 05 s",
+        "[3/5] lam=b: stopped by asha, test accuracy 75.0% after 1 rounds, 1 min 05 s",
         "[3/5] lam=c: failed, and is tried again: a client sent NaN",
         "[4/5] lam=c: failed: a client sent NaN",
-        "[5/5] lam=d: no accuracy after 1 rounds, 1 min 05 s",
+        "[5/5] lam=d: no test_accuracy after 1 rounds, 1 min 05 s",
     ]
-    assert shown.headline() == "study: 5 of 5 trials, 1 stopped, 1 failed, best accuracy 75.0% (lam=b)"
+    assert shown.headline() == "study: 5 of 5 trials, 1 stopped, 1 failed, best test accuracy 75.0% (lam=b)"
 
 
 def test_a_label_that_begins_like_the_study_is_a_label_still(board: Make, out: io.StringIO) -> None:
@@ -92,11 +92,11 @@ def test_a_label_that_begins_like_the_study_is_a_label_still(board: Make, out: i
 @pytest.mark.parametrize(
     ("search", "best"),
     [
-        ({}, "best accuracy 50.0% (b)"),
-        ({"mode": "min"}, "best accuracy 25.0% (a)"),
-        ({"metric": "loss"}, "best loss 1.2500 (c)"),
-        ({"metric": "loss", "mode": "max"}, "best loss 3.0000 (b)"),
-        ({"metric": "last_ten"}, "best last ten 40.0% (c)"),
+        ({}, "best test accuracy 50.0% (b)"),
+        ({"mode": "min"}, "best test accuracy 25.0% (a)"),
+        ({"metric": "test_loss"}, "best test loss 1.2500 (c)"),
+        ({"metric": "test_loss", "mode": "max"}, "best test loss 3.0000 (b)"),
+        ({"metric": "last_k_accuracy"}, "best last k accuracy 40.0% (c)"),
         ({"metric": "worst_class_accuracy"}, ""),
     ],
     ids=str,
@@ -104,31 +104,31 @@ def test_a_label_that_begins_like_the_study_is_a_label_still(board: Make, out: i
 def test_the_best_is_by_the_metric_and_its_way(board: Make, search: dict[str, Any], best: str) -> None:
     shown = board(total=5, **search)
     figures: dict[str, dict[str, float]] = {
-        "a": {"accuracy": 0.25, "loss": 2.0, "last_ten": 0.2},
-        "b": {"accuracy": 0.5, "loss": 3.0, "last_ten": 0.3},
-        "c": {"accuracy": 0.375, "loss": 1.25, "last_ten": 0.4},
-        "d": {"accuracy": float("nan"), "loss": float("nan"), "last_ten": float("nan")},
+        "a": {"test_accuracy": 0.25, "test_loss": 2.0, "last_k_accuracy": 0.2},
+        "b": {"test_accuracy": 0.5, "test_loss": 3.0, "last_k_accuracy": 0.3},
+        "c": {"test_accuracy": 0.375, "test_loss": 1.25, "last_k_accuracy": 0.4},
+        "d": {"test_accuracy": float("nan"), "test_loss": float("nan"), "last_k_accuracy": float("nan")},
     }
     for name, values in figures.items():
         shown.start(name, name, 4, 0)
         shown.round(name, row(1, **values, worst_class_accuracy=float("nan")))
         shown.end(name, "finished")
     shown.start("e", "e", 4, 0)
-    shown.round("e", row(1, accuracy=0.99, loss=9.0, last_ten=0.99))
+    shown.round("e", row(1, test_accuracy=0.99, test_loss=9.0, last_k_accuracy=0.99))
     shown.end("e", "failed", "it broke")  # what fails is never the best
     assert shown.headline() == ", ".join(part for part in ("study: 5 of 5 trials, 1 failed", best) if part)
 
 
 def test_what_earlier_sweeps_have_finished_is_compared_too(board: Make) -> None:
     shown = board(total=4, finished=2)
-    shown.known("a", {"accuracy": 0.625})
-    shown.known("b", {"accuracy": float("nan")})
-    assert shown.headline() == "study: 2 of 4 trials, best accuracy 62.5% (a)"
+    shown.known("a", {"test_accuracy": 0.625})
+    shown.known("b", {"test_accuracy": float("nan")})
+    assert shown.headline() == "study: 2 of 4 trials, best test accuracy 62.5% (a)"
     for name, value in (("c", 0.5), ("d", 0.75)):
         shown.start(name, name, 4, 0)
-        shown.round(name, row(1, accuracy=value))
+        shown.round(name, row(1, test_accuracy=value))
         shown.end(name, "finished")
-        assert ("best accuracy 62.5% (a)" if name == "c" else "best accuracy 75.0% (d)") in shown.headline()
+        assert ("best test accuracy 62.5% (a)" if name == "c" else "best test accuracy 75.0% (d)") in shown.headline()
 
 
 def test_the_time_left_follows_from_the_rounds_of_this_sweep(board: Make, clock: Clock) -> None:
@@ -163,7 +163,7 @@ def test_now_and_then_a_line_says_how_far_it_is(board: Make, clock: Clock, out: 
     shown = board(total=7, rounds=42)
     for name in "abcde":
         shown.start(name, name, 6, 0)
-    shown.round("b", row(1, accuracy=0.5))
+    shown.round("b", row(1, test_accuracy=0.5))
     shown.note("c", "teacher: 10 of 20 answers")
     shown.note("z", "of no trial that runs")
     clock.now += HEARTBEAT - 1
@@ -201,7 +201,7 @@ def test_the_live_table_stays_within_the_terminal(monkeypatch: pytest.MonkeyPatc
         for number in range(trials):
             shown.start(f"{number}", f"lam={number / 200}, alpha=0.05, teacher=ViT-B-32, seed={number}", 4, 0)
         for number in range(0, trials, 2):
-            shown.round(f"{number}", row(1, accuracy=number / 400))
+            shown.round(f"{number}", row(1, test_accuracy=number / 400))
         shown.tick()
         rendered = shown._console.render_lines(shown.render())
         lines = [text for line in rendered if (text := "".join(segment.text for segment in line).rstrip())]
@@ -214,7 +214,7 @@ def test_the_live_table_stays_within_the_terminal(monkeypatch: pytest.MonkeyPatc
         assert lines[-1].strip() == f"and {trials - room} more"
     if trials:
         assert re.fullmatch(
-            r"  lam=0.0, alpha=0.05, teacher=ViT-B-32, seed=0 +1/4 +accuracy 0.0% +0.25 s/round", lines[1]
+            r"  lam=0.0, alpha=0.05, teacher=ViT-B-32, seed=0 +1/4 +test accuracy 0.0% +0.25 s/round", lines[1]
         )
         assert lines[2].split()[-2:] == ["0/4", "starting"]
     assert "study: 100 of 300 trials" in out.getvalue()
@@ -227,6 +227,6 @@ def test_a_long_headline_pushes_nothing_out_of_the_terminal(monkeypatch: pytest.
     label = ", ".join(f"teacher.teachers.{number}.backbone.model=ViT-B-32" for number in range(5))
     for number in range(200):
         shown.start(f"{number}", label, 4, 0)
-    shown.round("0", row(1, accuracy=0.5))
+    shown.round("0", row(1, test_accuracy=0.5))
     shown.end("0", "finished")
     assert len(shown._console.render_lines(shown.render())) <= 20

@@ -133,10 +133,12 @@ def test_key_does_not_depend_on_the_notation_of_the_spec(tmp_path: Path) -> None
 
 
 def test_plain_experiment_is_a_space_without_axes(tmp_path: Path) -> None:
-    found = read(write_spec(tmp_path, "seed: 3\nsearch: {metric: loss}"), ["training.rounds=2", "search.samples=4"])
+    found = read(
+        write_spec(tmp_path, "seed: 3\nsearch: {metric: test_loss}"), ["training.rounds=2", "search.samples=4"]
+    )
     assert found.axes == []
     assert found.base == {"seed": 3, "training": {"rounds": 2}}
-    assert found.search == Search(metric="loss", samples=4)
+    assert found.search == Search(metric="test_loss", samples=4)
     (run,) = found.runs()
     assert (run.name, run.label, run.assignment, run.experiment.training.rounds) == ("study", "", {}, 2)
 
@@ -144,7 +146,7 @@ def test_plain_experiment_is_a_space_without_axes(tmp_path: Path) -> None:
 RANDOM_SEARCH = """
 base: {seed: 4}
 space: {training.lr: {grid: [0.1, 0.2]}, training.momentum: {uniform: [0.5, 0.9]}}
-search: {metric: loss, algorithm: random, samples: 5}
+search: {metric: test_loss, algorithm: random, samples: 5}
 """
 
 

@@ -13,7 +13,7 @@ from fedray.errors import SpecError
 RANDOM_SEARCH = """
 base: {seed: 4}
 space: {training.lr: {grid: [0.1, 0.2]}, training.momentum: {uniform: [0.5, 0.9]}}
-search: {metric: loss, algorithm: random, samples: 5}
+search: {metric: test_loss, algorithm: random, samples: 5}
 """
 
 
@@ -21,7 +21,9 @@ def test_search_section_and_its_overrides(tmp_path: Path) -> None:
     found = read(
         write_spec(tmp_path, RANDOM_SEARCH), ["search.scheduler=asha", "search.grace=2", "search.log_to=[]", "seed=5"]
     )
-    assert found.search == Search(metric="loss", algorithm="random", samples=5, scheduler="asha", grace=2, log_to=())
+    assert found.search == Search(
+        metric="test_loss", algorithm="random", samples=5, scheduler="asha", grace=2, log_to=()
+    )
     assert [(axis.field, axis.kind) for axis in found.axes] == [
         ("training.lr", "grid"),
         ("training.momentum", "uniform"),
@@ -41,10 +43,10 @@ def test_search_section_and_its_overrides(tmp_path: Path) -> None:
     ("search", "direction"),
     [
         ({}, "max"),
-        ({"metric": "loss"}, "min"),
-        ({"metric": "loss", "mode": "max"}, "max"),
-        ({"metric": "last_ten"}, "max"),
-        ({"metric": "accuracy", "mode": "min"}, "min"),
+        ({"metric": "test_loss"}, "min"),
+        ({"metric": "test_loss", "mode": "max"}, "max"),
+        ({"metric": "last_k_accuracy"}, "max"),
+        ({"metric": "test_accuracy", "mode": "min"}, "min"),
     ],
     ids=str,
 )
@@ -56,8 +58,11 @@ def test_direction_of_a_metric(search: dict[str, Any], direction: str) -> None:
     ("search", "expected"),
     [
         ("sheduler: asha", "unknown field 'search.sheduler'; did you mean 'scheduler'? ('search' has metric, mode,"),
-        ("metric: acuracy", "search.metric is 'acuracy', but must be one of accuracy, last_ten, loss,"),
-        ("metric: acuracy", "; did you mean 'accuracy'?"),
+        (
+            "metric: test_acuracy",
+            "search.metric is 'test_acuracy', but must be one of test_accuracy, last_k_accuracy, test_loss,",
+        ),
+        ("metric: test_acuracy", "; did you mean 'test_accuracy'?"),
         ("algorithm: tpe", "search.algorithm is 'tpe', but must be one of grid, random, optuna"),
         ("scheduler: hyperband", "search.scheduler is 'hyperband', but must be one of none, asha, median, pbt"),
         ("mode: biggest", "search.mode is 'biggest', but must be one of max, min"),

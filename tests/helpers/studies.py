@@ -7,14 +7,28 @@ from typing import Any
 
 from fedray.config.experiment import Experiment
 from fedray.config.yaml_files import to_yaml
-from fedray.results.writer import CLASSES_COLUMNS, CLIENTS_COLUMNS, ROUNDS_COLUMNS, CsvTable, write_confusion
+from fedray.results.writer import (
+    CLASSES_COLUMNS,
+    CLIENTS_COLUMNS,
+    PARTITION_COLUMNS,
+    ROUNDS_COLUMNS,
+    CsvTable,
+    write_confusion,
+)
 from fedray.types import Row
 
 TEACHER = {"kind": "zero_shot", "model": "ViT-B-32"}
 CLASS_NAMES = ("cat", "dog", "ship")
 PARTITION = ((60, 20, 0), (0, 30, 10), (5, 5, 90), (40, 0, 40))
 """Examples of four clients, by class."""
-TRAINED = {"clients": 4, "failed": 0, "update_norm": 2.0, "update_drift": 3.0, "update_cosine": 0.5, "seconds": 1.5}
+TRAINED = {
+    "clients": 4,
+    "failed_clients": 0,
+    "update_norm": 2.0,
+    "update_drift": 3.0,
+    "update_cosine": 0.5,
+    "seconds": 1.5,
+}
 SENT = {"bytes_down": 4000, "bytes_up": 4000}
 """What of rounds.csv every round has, evaluated or not."""
 
@@ -28,7 +42,7 @@ def write_run(
     accuracy: Sequence[float | None] = (0.1, 0.3, 0.5),
     per_round: Mapping[str, Any] | None = None,
     class_accuracy: Sequence[float | None] = (0.9, 0.5, 0.1),
-    local_accuracy: Sequence[float] = (0.8, 0.7, 0.6, 0.5),
+    train_accuracy: Sequence[float] = (0.8, 0.7, 0.6, 0.5),
     partition_counts: Sequence[Sequence[int]] = PARTITION,
     teacher_accuracy: float | None = None,
     **sections: Any,
@@ -50,7 +64,7 @@ def write_run(
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text(to_yaml(spec), encoding="utf-8")
     write_rounds(folder, accuracy, per_round, targets=targets)
-    write_clients(folder, len(accuracy), local_accuracy, partition_counts)
+    write_clients(folder, len(accuracy), train_accuracy, partition_counts)
     last = max((number for number, value in enumerate(accuracy, 1) if value is not None), default=0)
     write_classes(folder, range(1, last + 1), class_accuracy)
     write_partition(folder, partition_counts)
@@ -90,7 +104,12 @@ def write_rounds(
     folder: Path, accuracy: Sequence[float | None], columns: Mapping[str, Any] | None = None, *, targets: bool = False
 ) -> None:
     """rounds.csv. The worst class has half the accuracy, and the rare ones three quarters of it."""
-    asked = {"teacher_asked": 300, "teacher_passes": 300, "teacher_flops": 3_000_000, "teacher_seconds": 0.5}
+    asked = {
+        "teacher_outputs_used": 300,
+        "teacher_forward_passes": 300,
+        "teacher_flops": 3_000_000,
+        "teacher_seconds": 0.5,
+    }
     unasked = dict.fromkeys(asked, 0)
     rows = []
     for place, value in enumerate(accuracy):
@@ -102,14 +121,14 @@ def write_rounds(
 
 
 def write_clients(
-    folder: Path, rounds: int, local_accuracy: Sequence[float], counts: Sequence[Sequence[int]] = PARTITION
+    folder: Path, rounds: int, train_accuracy: Sequence[float], counts: Sequence[Sequence[int]] = PARTITION
 ) -> None:
     """clients.csv: the same rows in every round."""
     rows = [
-        {"round": number, "client": client, "examples": sum(held), "local_accuracy": local, "update_norm": 1.0 + client,
+        {"round": number, "client": client, "examples": sum(held), "train_accuracy": local, "update_norm": 1.0 + client,
          "seconds": 0.5, "teacher_seconds": 0.0, "node": "here", "device": "cpu", "peak_bytes": 1 << 20}
         for number in range(1, rounds + 1)
-        for client, (local, held) in enumerate(zip(local_accuracy, counts, strict=True))
+        for client, (local, held) in enumerate(zip(train_accuracy, counts, strict=True))
     ]  # fmt: skip
     write_table(folder / "clients.csv", (*CLIENTS_COLUMNS[:3], "loss_cross_entropy", *CLIENTS_COLUMNS[3:]), rows)
 
@@ -117,7 +136,7 @@ def write_clients(
 def write_classes(folder: Path, rounds: Iterable[int], accuracy: Sequence[float | None], examples: int = 10) -> None:
     """classes.csv: the same rows in every round."""
     rows = [
-        {"round": number, "class": label, "name": name, "examples": examples, "accuracy": value}
+        {"round": number, "class": label, "class_name": name, "examples": examples, "test_accuracy": value}
         for number in rounds
         for label, (name, value) in enumerate(zip(_names(len(accuracy)), accuracy, strict=True))
     ]
@@ -128,10 +147,12 @@ def write_partition(folder: Path, counts: Sequence[Sequence[int]]) -> None:
     """partition.csv of examples by client and class."""
     names = _names(len(counts[0]))
     rows = [
-        {"client": client, "examples": sum(held), **dict(zip(names, held, strict=True))}
+        {"client": client, "class": label, "class_name": names[label], "examples": examples}
         for client, held in enumerate(counts)
+        for label, examples in enumerate(held)
+        if examples
     ]
-    write_table(folder / "partition.csv", ("client", "examples", *names), rows)
+    write_table(folder / "partition.csv", PARTITION_COLUMNS, rows)
 
 
 def write_trials(root: Path, trials: Sequence[Mapping[str, Any]]) -> None:
@@ -152,8 +173,8 @@ def confusion(class_accuracy: Sequence[float | None], examples: int = 10) -> lis
     for label, value in enumerate(class_accuracy):
         right = round((value or 0.0) * examples)
         wrong = (label + 1) % len(class_accuracy)
-        rows += [{"class": label, "predicted": label, "examples": right}] * (right > 0)
-        rows += [{"class": label, "predicted": wrong, "examples": examples - right}] * (right < examples)
+        rows += [{"class": label, "predicted_class": label, "examples": right}] * (right > 0)
+        rows += [{"class": label, "predicted_class": wrong, "examples": examples - right}] * (right < examples)
     return rows
 
 
@@ -161,8 +182,8 @@ def _scores(accuracy: float | None) -> Row:
     if accuracy is None:
         return {}
     return {
-        "accuracy": accuracy,
-        "loss": 2 - accuracy,
+        "test_accuracy": accuracy,
+        "test_loss": 2 - accuracy,
         "worst_class_accuracy": accuracy / 2,
         "rare_class_accuracy": accuracy * 0.75,
     }

@@ -59,8 +59,8 @@ def test_sums_of_the_tables(small: Make, tmp_path: Path) -> None:
     costs, rounds, clients = finish(distil(small), tmp_path)
     teacher, proxy = costs["teacher"], costs["proxy"]
     used = 2 * clients["examples"].sum()  # in two epochs
-    assert teacher["answers_used"] == rounds["teacher_asked"].sum() == used
-    assert teacher["forward_passes"] == rounds["teacher_passes"].sum() == 80  # whatever clients hold
+    assert teacher["outputs_used"] == rounds["teacher_outputs_used"].sum() == used
+    assert teacher["forward_passes"] == rounds["teacher_forward_passes"].sum() == 80  # whatever clients hold
     assert teacher["forward_passes_saved"] == used - 80
     assert teacher["flops"] == 80 * FORWARD
     assert teacher["seconds"] == pytest.approx(rounds["teacher_seconds"].sum(), abs=0.001)
@@ -96,8 +96,10 @@ def test_what_made_the_answers_is_named_by_its_entry(small: Make, tmp_path: Path
 def test_a_second_run_pays_nothing_and_says_who_did(small: Make, tmp_path: Path) -> None:
     first, *_ = finish(distil(small), tmp_path / "first")
     second, rounds, _ = finish(distil(small), tmp_path / "second")
-    assert rounds["teacher_passes"].sum() == second["teacher"]["forward_passes"] == second["teacher"]["flops"] == 0
-    assert second["teacher"]["forward_passes_saved"] == second["teacher"]["answers_used"]
+    assert (
+        rounds["teacher_forward_passes"].sum() == second["teacher"]["forward_passes"] == second["teacher"]["flops"] == 0
+    )
+    assert second["teacher"]["forward_passes_saved"] == second["teacher"]["outputs_used"]
     assert second["teacher"]["peak_bytes"] is None
     assert second["teacher"]["entries"] == first["teacher"]["entries"]
 
@@ -111,7 +113,7 @@ def test_rounds_before_an_interruption_count(small: Make, tmp_path: Path) -> Non
     rounds.close()
     resumed, *_ = finish(distil(small), tmp_path / "resumed")
     for part, fields in {
-        "teacher": ("answers_used", "forward_passes", "forward_passes_saved", "flops"),
+        "teacher": ("outputs_used", "forward_passes", "forward_passes_saved", "flops"),
         "proxy": ("examples_trained", "flops"),
     }.items():
         assert [resumed[part][field] for field in fields] == [whole[part][field] for field in fields]
@@ -120,8 +122,8 @@ def test_rounds_before_an_interruption_count(small: Make, tmp_path: Path) -> Non
 def test_online_every_answer_is_a_pass(small: Make, tmp_path: Path) -> None:
     costs, rounds, clients = finish(distil(small, {"mode": "online"}), tmp_path)
     asked = 2 * clients["examples"].sum()
-    assert costs["teacher"]["answers_used"] == costs["teacher"]["forward_passes"] == asked
-    assert rounds["teacher_passes"].tolist() == rounds["teacher_asked"].tolist()
+    assert costs["teacher"]["outputs_used"] == costs["teacher"]["forward_passes"] == asked
+    assert rounds["teacher_forward_passes"].tolist() == rounds["teacher_outputs_used"].tolist()
     assert costs["teacher"]["forward_passes_saved"] == 0
     assert costs["teacher"]["entries"] == {}
     assert costs["teacher"]["flops"] == asked * FORWARD
@@ -149,7 +151,7 @@ def test_without_a_teacher(small: Make, tmp_path: Path) -> None:
     experiment = small(data={"train_limit": 100}, training={"rounds": 1}, teacher=None)
     costs, *_ = finish(experiment, tmp_path)
     teacher = costs["teacher"]
-    assert [teacher[field] for field in ("answers_used", "forward_passes", "forward_passes_saved")] == [0, 0, 0]
+    assert [teacher[field] for field in ("outputs_used", "forward_passes", "forward_passes_saved")] == [0, 0, 0]
     assert teacher["flops"] == 0
     assert teacher["entries"] == {}
     assert costs["proxy"]["examples_trained"] == 80

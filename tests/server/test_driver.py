@@ -33,7 +33,7 @@ def weights_of(folder: Path) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in load_file(folder / "model.safetensors").items()}
 
 
-OF_THE_MACHINE = ["seconds", "teacher_seconds", "teacher_passes", "teacher_flops", "peak_bytes"]
+OF_THE_MACHINE = ["seconds", "teacher_seconds", "teacher_forward_passes", "teacher_flops", "peak_bytes"]
 """Columns that depend on the machine, or on what the teacher bank already held."""
 
 
@@ -125,18 +125,19 @@ def test_tables_hold_what_happened(small: Make, tmp_path: Path) -> None:
     rounds, clients, classes = (table(tmp_path, f"{name}.csv") for name in ("rounds", "clients", "classes"))
     partition = table(tmp_path, "partition.csv").set_index("client")
     assert rounds["round"].tolist() == [1, 2, 3]
-    assert rounds["accuracy"].notna().tolist() == [False, True, True]
+    assert rounds["test_accuracy"].notna().tolist() == [False, True, True]
     size = sum(array.nbytes for array in load_file(tmp_path / "model.safetensors").values())
     assert rounds["bytes_up"].tolist() == rounds["bytes_down"].tolist() == [4 * size] * 3
     assert partition["examples"].sum() == 160  # 200 less the public fifth
-    assert clients.groupby("client")["examples"].first().tolist() == partition["examples"].tolist()
+    held = partition.groupby("client")["examples"].sum()
+    assert clients.groupby("client")["examples"].first().tolist() == held.tolist()
     losses = [column for column in clients.columns if column.startswith("loss")]
     assert losses == ["loss_cross_entropy", "loss_mutual", "loss_private_cross_entropy", "loss_private_mutual"]
     assert clients[losses].notna().all(axis=None)
     last = classes[classes["round"] == 3]
     assert last["examples"].tolist() == [6] * 10
-    assert rounds["accuracy"].iloc[-1] == pytest.approx((last["accuracy"] * last["examples"]).sum() / 60)
-    assert rounds["worst_class_accuracy"].iloc[-1] == last["accuracy"].min()
+    assert rounds["test_accuracy"].iloc[-1] == pytest.approx((last["test_accuracy"] * last["examples"]).sum() / 60)
+    assert rounds["worst_class_accuracy"].iloc[-1] == last["test_accuracy"].min()
 
 
 def test_a_client_that_raises_stops_the_run_with_its_name_and_traceback(small: Make, tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_client_that_raises_stops_the_run_with_its_name_and_traceback(small: M
 def test_a_dropped_failure_is_reported_and_the_run_goes_on(small: Make, tmp_path: Path) -> None:
     finish(small(training={"failures": "drop", "min_cohort": 3}), tmp_path, FailingWorker)
     rounds, clients = table(tmp_path, "rounds.csv"), table(tmp_path, "clients.csv")
-    assert rounds["failed"].tolist() == [0, 1, 0]
+    assert rounds["failed_clients"].tolist() == [0, 1, 0]
     assert rounds["clients"].tolist() == [4, 3, 4]
     failed = clients[clients["failure"].notna()]
     assert failed[["round", "client"]].to_numpy().tolist() == [[2, 2]]
@@ -191,7 +192,7 @@ def test_distillation_carries_clients_of_one_class_each(small: Make, tmp_path: P
     }
     finish(small(strategy={"name": "fedavg"}, **sections), tmp_path / "fedavg")
     finish(small(strategy={"name": "fedlpfm", "lam": 0.8, "temperature": 2}, **sections), tmp_path / "fedlpfm")
-    mean = {s: table(tmp_path / s, "rounds.csv")["accuracy"].tail(4).mean() for s in ("fedavg", "fedlpfm")}
+    mean = {s: table(tmp_path / s, "rounds.csv")["test_accuracy"].tail(4).mean() for s in ("fedavg", "fedlpfm")}
     assert mean["fedlpfm"] > mean["fedavg"] + 0.15
 
 
@@ -242,14 +243,14 @@ def test_tables_count_what_is_asked_of_the_teacher(small: Make, tmp_path: Path, 
     )
     finish(experiment, tmp_path)
     rounds, clients = (pd.read_csv(tmp_path / name) for name in ("rounds.csv", "clients.csv"))
-    assert rounds["teacher_asked"].tolist() == [2 * 160] * 3  # 160 examples, two epochs a round
+    assert rounds["teacher_outputs_used"].tolist() == [2 * 160] * 3  # 160 examples, two epochs a round
     passes = [2 * 160] * 3 if mode == "online" else [160, 0, 0]  # a bank asks once for each image
-    assert rounds["teacher_passes"].tolist() == passes
+    assert rounds["teacher_forward_passes"].tolist() == passes
     assert (rounds["teacher_seconds"] >= 0).all()
     assert (clients["peak_bytes"] > 2**20).all()
 
 
 def test_without_a_teacher_nothing_is_asked(small: Make, tmp_path: Path) -> None:
     finish(small(strategy={"name": "fedavg"}), tmp_path)
-    columns = ["teacher_asked", "teacher_passes", "teacher_seconds"]
+    columns = ["teacher_outputs_used", "teacher_forward_passes", "teacher_seconds"]
     assert (pd.read_csv(tmp_path / "rounds.csv")[columns] == 0).all(axis=None)

@@ -156,7 +156,7 @@ class TestADeadline:
         experiment = small(training={**self.TRAINING, "late": "drop"}, teacher=None, partition=partition)
         finish(experiment, tmp_path, self.Sleeping)
         rounds, clients = pd.read_csv(tmp_path / "rounds.csv"), pd.read_csv(tmp_path / "clients.csv")
-        assert rounds["failed"].tolist() == [0, 2, 0]
+        assert rounds["failed_clients"].tolist() == [0, 2, 0]
         late = clients[clients["failure"].notna()]
         assert late[["round", "client"]].to_numpy().tolist() == [[2, 2], [2, 3]]
         assert late["failure"].unique().tolist() == ["it was not begun in time"]
@@ -219,7 +219,7 @@ class TestTheCommand:
         assert found[0].round == done  # though a checkpoint is only due each tenth round
         assert not (tmp_path / "results" / "spec" / "DONE").exists()
         process = self.begin(tmp_path, "--resume", "resources.backend=serial")
-        assert "faults survived: 1 (interrupted 1)" in process.communicate(timeout=60)[0]
+        assert "recovered faults: 1 (interrupted 1)" in process.communicate(timeout=60)[0]
         assert bits(tmp_path / "results" / "spec") == whole
         assert (tmp_path / "results" / "spec" / "DONE").read_text() == "1 of 1 runs\n"
 

@@ -42,7 +42,7 @@ def checked(experiment: Experiment, data: FederatedDataset | None = None) -> tup
     teacher_client = TeacherClient(experiment, data, SerialBackend(experiment, data), TeacherCache())
     events = list(check_teachers(experiment, data, teacher_client))
     assert all(event.total == 60 for event in events if isinstance(event, TeacherProgress))
-    return [event for event in events if isinstance(event, TeacherAccuracy)], teacher_client.costs.passes
+    return [event for event in events if isinstance(event, TeacherAccuracy)], teacher_client.costs.forward_passes
 
 
 def accuracy(spec: Any, data: FederatedDataset) -> float:

@@ -115,11 +115,11 @@ def test_only_what_the_bank_lacks_is_computed(experiment: Experiment, data: Fede
     one = TeacherClient(experiment, data, backend, TeacherCache())
     for rows, passes in ((range(10, 30), 20), (range(10, 30), 20), ([29, 30, 5, 5, 30], 22), (range(100), 100)):
         ask(one, rows)
-        assert one.costs.passes == passes
+        assert one.costs.forward_passes == passes
     assert sorted(backend.asked) == list(range(100))
     another = teacher_client(experiment, data)
     ask(another, range(100))
-    assert another.costs.passes == 0
+    assert another.costs.forward_passes == 0
     assert another.costs.peak_bytes == 0
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_row_is_computed_again(experiment: Experiment, data: Federated
     (entry.folder / "rows.bin").write_bytes(text)
     again = teacher_client(experiment, data)
     np.testing.assert_array_equal(ask(again, range(100)), first)
-    assert again.costs.passes == 1
+    assert again.costs.forward_passes == 1
 
 
 def test_it_tells_how_far_it_is(experiment: Experiment, data: FederatedDataset) -> None:
@@ -148,7 +148,7 @@ def test_several_questions_at_once(experiment: Experiment, data: FederatedDatase
     one = teacher_client(experiment, data)
     found, events = returned(one.answers(questions))
     assert [(found[q].shape[0], found[q].shape[1]) for q in questions] == [(20, 10), (10, 512), (5, 10)]
-    assert one.costs.passes == events[-1].done == 35
+    assert one.costs.forward_passes == events[-1].done == 35
     assert len(one.costs.made_by) == len(TeacherCache().entries()) == 3
 
 
@@ -188,12 +188,12 @@ def test_a_teacher_that_fails_leaves_what_was_computed(experiment: Experiment, d
     ) as error:
         ask(one, range(100))
     assert "test_teacher_queries.py" in str(error.value)
-    assert one.costs.passes == 96
+    assert one.costs.forward_passes == 96
     (entry,) = TeacherCache().entries()
     assert entry.known() == 96
     again = teacher_client(experiment, data)
     np.testing.assert_array_equal(ask(again, range(100)), teacher_of(experiment, data).ask(data.train.images)["logits"])
-    assert again.costs.passes == 4
+    assert again.costs.forward_passes == 4
 
 
 def test_stopped_in_the_middle_it_lets_others_in(experiment: Experiment, data: FederatedDataset) -> None:
@@ -203,7 +203,7 @@ def test_stopped_in_the_middle_it_lets_others_in(experiment: Experiment, data: F
     one = teacher_client(experiment, data)
     _, events = returned(one.answers({PLAINLY: np.arange(100)}))
     assert not any(event.waiting for event in events)
-    assert one.costs.passes == 92
+    assert one.costs.forward_passes == 92
 
 
 def test_what_another_computes_is_waited_for(experiment: Experiment, data: FederatedDataset) -> None:
@@ -214,7 +214,7 @@ def test_what_another_computes_is_waited_for(experiment: Experiment, data: Feder
     assert next(asking) == TeacherProgress(0, 0, waiting=True)
     returned(first)
     found, _ = returned(asking)
-    assert second.costs.passes == 0
+    assert second.costs.forward_passes == 0
     np.testing.assert_array_equal(found[PLAINLY], ask(teacher_client(experiment, data), range(100)))
 
 
@@ -231,7 +231,7 @@ def _ask_in_a_process(experiment: Experiment, begin: Any, said: Any) -> None:
     torch.set_num_threads(1)
     one = teacher_client(experiment, federated.load(experiment))
     begin.wait(120)
-    said.put((ask(one, range(99, 19, -1)), one.costs.passes))
+    said.put((ask(one, range(99, 19, -1)), one.costs.forward_passes))
 
 
 def test_processes_that_ask_at_once_compute_each_row_once(experiment: Experiment, data: FederatedDataset) -> None:
@@ -245,7 +245,7 @@ def test_processes_that_ask_at_once_compute_each_row_once(experiment: Experiment
     its, passes = said.get(timeout=120)
     other.join(60)
     assert other.exitcode == 0
-    assert one.costs.passes + passes == 100
+    assert one.costs.forward_passes + passes == 100
     direct = teacher_of(experiment, data).ask(data.train.images)["logits"]
     np.testing.assert_array_equal(mine, direct[:80])
     np.testing.assert_array_equal(its, direct[:19:-1])

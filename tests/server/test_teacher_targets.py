@@ -92,7 +92,7 @@ def bits(weights: Weights) -> dict[str, bytes]:
 
 
 def passes(*folders: Path) -> int:
-    return sum(int(pd.read_csv(folder / "rounds.csv")["teacher_passes"].sum()) for folder in folders)
+    return sum(int(pd.read_csv(folder / "rounds.csv")["teacher_forward_passes"].sum()) for folder in folders)
 
 
 def targets(
@@ -210,10 +210,10 @@ class TestOnce:
         whole = finish(experiment, tmp_path / "whole", cache=tmp_path / "another")
         interrupted(experiment, tmp_path / "resumed")
         assert bits(finish(experiment, tmp_path / "resumed")) == bits(whole)
-        columns = ["round", "teacher_asked", "teacher_passes"]
+        columns = ["round", "teacher_outputs_used", "teacher_forward_passes"]
         resumed, uninterrupted = (pd.read_csv(tmp_path / name / "rounds.csv")[columns] for name in ("resumed", "whole"))
         pd.testing.assert_frame_equal(resumed, uninterrupted)
-        assert resumed["teacher_asked"].tolist() == [HELD] * 3
+        assert resumed["teacher_outputs_used"].tolist() == [HELD] * 3
 
     def test_interrupted_in_the_middle_of_the_answers_it_goes_on_where_it_was(self, make: Make, tmp_path: Path) -> None:
         experiment = make({**STAND_IN, "batch_size": 5})
@@ -229,12 +229,19 @@ class TestOnce:
         finish(make(teacher, data={"augment": "crop_flip"}, training=training), tmp_path)
         rounds, clients = pd.read_csv(tmp_path / "rounds.csv"), pd.read_csv(tmp_path / "clients.csv")
         assert len(clients) == 2
-        assert rounds["teacher_passes"].tolist() == rounds["teacher_asked"].tolist() == [clients["examples"].sum()]
+        assert (
+            rounds["teacher_forward_passes"].tolist()
+            == rounds["teacher_outputs_used"].tolist()
+            == [clients["examples"].sum()]
+        )
 
     def test_a_weight_of_zero_asks_nothing(self, make: Make, tmp_path: Path) -> None:
         finish(make(strategy={"lam": 0.0}), tmp_path, MuteWorker)
         rounds = pd.read_csv(tmp_path / "rounds.csv")
-        assert rounds[["teacher_asked", "teacher_passes", "teacher_seconds"]].to_numpy().tolist() == [[0, 0, 0]] * 2
+        assert (
+            rounds[["teacher_outputs_used", "teacher_forward_passes", "teacher_seconds"]].to_numpy().tolist()
+            == [[0, 0, 0]] * 2
+        )
         assert TeacherCache().entries() == []
 
 
@@ -349,8 +356,8 @@ class TestSeveral:
         finish(experiment, tmp_path)
         rounds = pd.read_csv(tmp_path / "rounds.csv")
         asked = sizes[0] + sizes[1] + 2 * sizes[2] + 2 * sizes[3]
-        assert rounds["teacher_asked"].tolist() == [asked, asked]
-        assert rounds["teacher_passes"].tolist() == [asked, 0]
+        assert rounds["teacher_outputs_used"].tolist() == [asked, asked]
+        assert rounds["teacher_forward_passes"].tolist() == [asked, 0]
 
 
 class TestAdapted:

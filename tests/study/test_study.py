@@ -163,8 +163,8 @@ def test_history_is_what_the_checkpoint_vouches_for(tmp_path: Path) -> None:
     history = trial.history()
     assert history == before
     assert [row["round"] for row in history] == [1, 2]
-    assert "accuracy" not in history[0]  # evaluated every second round
-    assert history[1]["accuracy"] == float(written[1]["accuracy"])
+    assert "test_accuracy" not in history[0]  # evaluated every second round
+    assert history[1]["test_accuracy"] == float(written[1]["test_accuracy"])
     assert (history[1]["clients"], history[1]["seconds"]) == (2, float(written[1]["seconds"]))
     whole = file.read_text()
     for torn in ("4,0.5", "1", "2,0.3,", "\n\n", "ro", "4,0.5,0.5\n4,"):
@@ -174,15 +174,18 @@ def test_history_is_what_the_checkpoint_vouches_for(tmp_path: Path) -> None:
     assert [row["round"] for row in trial.history()] == [1, 2, 3, 4]
 
 
-def test_figures_are_the_last_evaluated_ones_and_the_mean_of_ten() -> None:
-    rows = [{"round": n, "accuracy": n / 100, "loss": 2 - n / 10, "worst_class_accuracy": 0.0} for n in range(1, 13)]
-    figures = last_metrics([*rows, {"round": 13, "clients": 2}])
-    assert figures["accuracy"] == 0.12
-    assert figures["loss"] == pytest.approx(0.8)
-    assert figures["last_ten"] == pytest.approx(0.075)  # of 0.03 to 0.12
-    assert figures["rare_class_accuracy"] != figures["rare_class_accuracy"]  # NaN: never evaluated
-    assert last_metrics(rows[:3])["last_ten"] == pytest.approx(0.02)
-    assert all(value != value for value in last_metrics([{"round": 1}]).values())
+def test_metrics_are_of_the_last_evaluated_rounds() -> None:
+    rows = [
+        {"round": n, "test_accuracy": n / 100, "test_loss": 2 - n / 10, "worst_class_accuracy": 0.0}
+        for n in range(1, 13)
+    ]
+    metrics = last_metrics([*rows, {"round": 13, "clients": 2}])
+    assert metrics["test_accuracy"] == 0.12
+    assert metrics["test_loss"] == pytest.approx(0.8)
+    assert (metrics["last_k_accuracy"], metrics["last_k"]) == (pytest.approx(0.115), 2)  # of 0.11 and 0.12
+    assert metrics["rare_class_accuracy"] != metrics["rare_class_accuracy"]  # NaN: never evaluated
+    assert last_metrics(rows[:3])["last_k_accuracy"] == pytest.approx(0.03)
+    assert all(value != value for name, value in last_metrics([{"round": 1}]).items() if name != "last_k")
 
 
 def test_the_table_has_a_row_per_trial(tmp_path: Path) -> None:
@@ -204,11 +207,11 @@ def test_the_table_has_a_row_per_trial(tmp_path: Path) -> None:
     assert rows["startup_seconds"].fillna(-1).tolist() == [1.5, -1, -1, -1]
     for trial in (finished, begun):
         rounds = pd.read_csv(trial.folder.path / "rounds.csv")
-        for name in ("accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy"):
+        for name in ("test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy"):
             assert rows.loc[trial.name, name] == rounds[name].iloc[-1]
-        assert rows.loc[trial.name, "last_ten"] == pytest.approx(rounds["accuracy"].mean())
+        assert rows.loc[trial.name, "last_k_accuracy"] == pytest.approx(rounds["test_accuracy"].iloc[-1])
         assert rows.loc[trial.name, "seconds"] == pytest.approx(rounds["seconds"].sum(), abs=1e-3)
-    assert rows.loc[waiting.name, ["accuracy", "last_ten"]].isna().all()
+    assert rows.loc[waiting.name, ["test_accuracy", "last_k_accuracy"]].isna().all()
 
 
 def test_the_table_follows_trials_as_they_end(tmp_path: Path) -> None:
@@ -224,7 +227,10 @@ def test_the_table_follows_trials_as_they_end(tmp_path: Path) -> None:
     rows = table(found)
     assert rows["state"].tolist() == ["finished", "stopped"]
     assert rows["round"].tolist() == [3, 1]
-    assert rows.loc[second.name, "accuracy"] == pd.read_csv(second.folder.path / "rounds.csv")["accuracy"].iloc[-1]
+    assert (
+        rows.loc[second.name, "test_accuracy"]
+        == pd.read_csv(second.folder.path / "rounds.csv")["test_accuracy"].iloc[-1]
+    )
     assert rows.loc[second.name, "reason"] == "asha"
 
 

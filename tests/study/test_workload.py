@@ -66,7 +66,7 @@ def test_counted_as_a_run_then_does(small: Make, tmp_path: Path, training: dict[
     counted = workload(experiment, federated.load(experiment))
     rounds, costs = ran(experiment, tmp_path)
     assert counted.bytes == (rounds["bytes_down"] + rounds["bytes_up"]).sum()
-    assert counted.evaluations == rounds["accuracy"].count()
+    assert counted.evaluations == rounds["test_accuracy"].count()
     assert counted.examples * counted.rounds == costs["proxy"]["examples_trained"]
     assert counted.flops == costs["proxy"]["flops"]
 
@@ -112,8 +112,8 @@ class TestTeachers:
         rounds, _ = ran(experiment, tmp_path)
         after.add(experiment, federated.load(experiment))
         assert before.banked == 0
-        assert before.missing == rounds["teacher_passes"].sum() > 0
-        assert used == rounds["teacher_asked"].sum()
+        assert before.missing == rounds["teacher_forward_passes"].sum() > 0
+        assert used == rounds["teacher_outputs_used"].sum()
         assert (after.missing, after.banked) == (0, before.missing)
 
     def test_two_trials_want_the_same_once(self, small: Make) -> None:

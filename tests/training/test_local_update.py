@@ -173,7 +173,7 @@ def test_local_accuracy_counts_the_last_epoch_while_it_trains() -> None:
     frozen = Training(local_epochs=3, batch_size=5, lr=1e-12, weight_decay=0)
     metrics = train({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, shard, frozen, first_epoch=0)
     predictions = model((shard.images.float() / 255 - 0.5) / 0.25).argmax(1)
-    assert metrics["local_accuracy"] == pytest.approx((predictions == shard.labels).float().mean().item())
+    assert metrics["train_accuracy"] == pytest.approx((predictions == shard.labels).float().mean().item())
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from analysis.figures.families import joined
 from analysis.figures.style import COLORS
 from fedray.training import evaluation
 
-CLASSES = ["run", "round", "class", "name", "examples", "accuracy"]
-HELD = ["run", "client", "class", "name", "examples"]
+CLASSES = ["run", "round", "class", "class_name", "examples", "test_accuracy"]
+HELD = ["run", "client", "class", "class_name", "examples"]
 NAMES = ("cat", "dog", "ship")
 
 
@@ -95,7 +95,7 @@ def test_a_panel_for_each_of_twelve_conditions() -> None:
     assert [len(texts(axes)) for axes in panels(figure)] == [3] * 3 + [0] * 9  # partitions of a, b and c are known
 
 
-PAIRS = ["run", "class", "predicted", "examples"]
+PAIRS = ["run", "class", "predicted_class", "examples"]
 
 
 def proxy() -> pd.DataFrame:
@@ -138,7 +138,7 @@ def test_names_as_a_column_and_classes_without_one() -> None:
 
 def test_long_names_are_cut_and_leave_room() -> None:
     names = {place: f"a very long\nname of a class, number {place}" for place in range(12)}
-    table = rows(["run", "class", "predicted", "examples"], *(("a", place, place, 5) for place in names))
+    table = rows(["run", "class", "predicted_class", "examples"], *(("a", place, place, 5) for place in names))
     figure = seen(confusions(table, table, names))
     (first, _) = panels(figure)
     shown = [tick.get_text() for tick in first.get_yticklabels()]

@@ -8,8 +8,8 @@ from matplotlib.colors import to_hex
 from analysis.figures.clients import partitions, spread
 from analysis.figures.style import COLORS
 
-CLIENTS = ["run", "round", "client", "local_accuracy"]
-HELD = ["run", "client", "class", "name", "examples"]
+CLIENTS = ["run", "round", "client", "train_accuracy"]
+HELD = ["run", "client", "class", "class_name", "examples"]
 NAMES = ("cat", "dog", "ship")
 
 

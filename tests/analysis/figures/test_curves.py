@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from analysis.figures.curves import accuracy_by_round, heterogeneity
 from analysis.figures.style import COLORS
 
-ROUNDS = ["run", "round", "accuracy"]
+ROUNDS = ["run", "round", "test_accuracy"]
 LONG = "ViT-SO400M-14-SigLIP2-384-with-a-name-that-goes-on"
 
 

@@ -40,7 +40,7 @@ def run(trial: Trial, rounds: int) -> float:
     if rounds == trial.experiment.training.rounds:
         list(driven)
     driven.close()
-    return float(trial.history()[-1].get("accuracy", "nan"))
+    return float(trial.history()[-1].get("test_accuracy", "nan"))
 
 
 def suggestions(searcher: Searcher, count: int) -> list[Any]:
@@ -180,7 +180,7 @@ class TestProposals:
 
     def test_a_trial_that_was_never_evaluated_has_nothing_to_tell(self, tmp_path: Path, optuna: Any) -> None:
         def now() -> Study:
-            return study(tmp_path, SIX, {"scheduler": "asha", "metric": "loss"}, evaluation={"every": 2})
+            return study(tmp_path, SIX, {"scheduler": "asha", "metric": "test_loss"}, evaluation={"every": 2})
 
         stopped = now().trial({"seed": 1, "training.lr": 0.1})
         run(stopped, 1)
@@ -212,8 +212,8 @@ class TestProposals:
         searcher = OptunaSearcher(study(tmp_path, SIX))
         suggestions(searcher, 2)
         for _ in range(2):  # a trial that is tried again reports its rounds again
-            searcher.on_trial_result("trial 0", {"accuracy": 0.25, "training_iteration": 1})
-        searcher.on_trial_complete("trial 0", {"accuracy": 0.75, "training_iteration": 2})
+            searcher.on_trial_result("trial 0", {"test_accuracy": 0.25, "training_iteration": 1})
+        searcher.on_trial_complete("trial 0", {"test_accuracy": 0.75, "training_iteration": 2})
         searcher.on_trial_complete("trial 1", error=True)
         done = [(trial.state.name, trial.value) for trial in searcher._inner._ot_study.trials]
         assert done == [("COMPLETE", 0.75), ("FAIL", None)]

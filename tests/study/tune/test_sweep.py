@@ -103,7 +103,7 @@ def check_trial(trial: Trial, folder: Path) -> None:
     assert bits(trial.folder.path) == alone(trial.experiment, folder)
     ours, theirs = (pd.read_csv(path / "rounds.csv") for path in (trial.folder.path, folder))
     assert ours["round"].tolist() == list(range(1, trial.experiment.training.rounds + 1))
-    figures = ["accuracy", "loss", "worst_class_accuracy", "rare_class_accuracy", "clients", "bytes_up"]
+    figures = ["test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy", "clients", "bytes_up"]
     pd.testing.assert_frame_equal(ours[figures], theirs[figures])
     for name, each in (("clients", "client"), ("classes", "class")):
         ours, theirs = (pd.read_csv(path / f"{name}.csv")[["round", each]] for path in (trial.folder.path, folder))
@@ -184,7 +184,7 @@ class TestWatch:
         before = written(found.folder)
         trial = TuneTrial(trial_id="a", config=found.config(first))
         watch.on_trial_start(0, (), trial)
-        watch.on_trial_result(0, (), trial, {"round": 1, "seconds": 1.0, "accuracy": 0.5})
+        watch.on_trial_result(0, (), trial, {"round": 1, "seconds": 1.0, "test_accuracy": 0.5})
         watch.on_trial_recover(0, (), trial)
         watch.on_trial_error(0, (), trial)
         watch.on_trial_complete(0, (), trial)
@@ -197,7 +197,7 @@ class TestWatch:
     ) -> None:
         found, watch = watched
         first, _ = found.trials()
-        refused = {"refused": "it cannot be.", "hostname": "a node", "round": 0, "accuracy": float("nan")}
+        refused = {"refused": "it cannot be.", "hostname": "a node", "round": 0, "test_accuracy": float("nan")}
         trial = TuneTrial(trial_id="a", config=found.config(first), last_result=refused)
         watch.on_trial_start(0, (), trial)
         watch.on_trial_result(0, (), trial, refused)
@@ -253,8 +253,8 @@ class TestOneProcess:
         assert [result["training_iteration"] for result in results] == [1, 2, 3]
         check_trial(begun, tmp_path / "begun alone")
         written_rows = pd.read_csv(begun.folder.path / "rounds.csv")
-        assert [result["accuracy"] for result in results] == written_rows["accuracy"].tolist()
-        assert results[2]["last_ten"] == pytest.approx(written_rows["accuracy"].mean())
+        assert [result["test_accuracy"] for result in results] == written_rows["test_accuracy"].tolist()
+        assert results[2]["last_k_accuracy"] == pytest.approx(written_rows["test_accuracy"].mean())
 
         before = written(found.folder)
         process = open_trial(found, finished)
@@ -364,7 +364,7 @@ class TestOnRay:
     def test_asha_stops_the_worse_and_what_is_stopped_stays_so(self, tmp_path: Path) -> None:
         """A learning rate of 1e-6 learns nothing, and so is stopped where it is compared first."""
         lrs = {"training.lr": {"grid": [0.1, 1e-6]}}
-        asha = {"scheduler": "asha", "grace": 1, "reduction": 2, "metric": "loss"}
+        asha = {"scheduler": "asha", "grace": 1, "reduction": 2, "metric": "test_loss"}
         good, bad = sweep(study(tmp_path, lrs, asha))
         assert (good.state, bad.state, bad.round) == ("finished", "stopped", 1)
         assert bad.outcome is not None
@@ -372,7 +372,7 @@ class TestOnRay:
         folder = good.folder.path.parent
         table = pd.read_csv(folder / "trials.csv")
         assert table["state"].tolist() == ["finished", "stopped"]
-        assert table["loss"][1] == pd.read_csv(bad.folder.path / "rounds.csv")["loss"].item()
+        assert table["test_loss"][1] == pd.read_csv(bad.folder.path / "rounds.csv")["test_loss"].item()
 
         before, described = written(folder), (folder / "study.json").stat().st_mtime_ns
         assert [trial.state for trial in sweep(study(tmp_path, lrs, asha))] == ["finished", "stopped"]
@@ -380,7 +380,7 @@ class TestOnRay:
         assert (folder / "study.json").stat().st_mtime_ns == described
 
         more = {"training.lr": {"grid": [0.1, 1e-6, 0.05, 1e-7]}}
-        median = {"scheduler": "median", "grace": 2, "metric": "loss"}
+        median = {"scheduler": "median", "grace": 2, "metric": "test_loss"}
         _, bad, new, worst = sweep(study(tmp_path, more, median))  # which has not stopped the second one
         for trial in (bad, new):
             check_trial(trial, tmp_path / f"alone {trial.name}")
@@ -485,7 +485,10 @@ class TestOnRay:
     ("overrides", "said"),
     [
         ("search.sheduler=asha", ": unknown field 'search.sheduler'; did you mean 'scheduler'? ('search' has metric,"),
-        ("search.metric=acuracy", ": search.metric is 'acuracy', but must be one of accuracy, last_ten, loss,"),
+        (
+            "search.metric=test_acuracy",
+            ": search.metric is 'test_acuracy', but must be one of test_accuracy, last_k_accuracy, test_loss,",
+        ),
         ("search.scheduler=pbt", ": search.mutations is null, but must be set for pbt, such as"),
         ("search.max_concurrent=none", ": search.max_concurrent is 'none', but must be auto or"),
         ("training.lr=-1", " with seed=0: training.lr is -1, but must be above 0."),
@@ -613,7 +616,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(say: Say, tmp_path: Path
     code, said, complaint = say("sweep", "study.yaml")
     assert (code, complaint) == (0, "")
     assert said[-1] == "2 trials: 2 finished; tables: results/study"
-    assert said[-2] == "faults survived within trials: 3 (interrupted 3), see their faults.csv"
+    assert said[-2] == "recovered faults within trials: 3 (interrupted 3), see their faults.csv"
     assert (found.folder / "DONE").exists()
     for trial in (first, second):
         check_trial(trial, tmp_path / f"alone {trial.name}")
