@@ -1,4 +1,4 @@
-"""What `fedray doctor` prints: the nodes, what they have in common, and what to put right."""
+"""Output of `fedray doctor`: the nodes, what they share, the findings and the first problem to fix."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,118 +7,126 @@ from rich.table import Table
 from rich.text import Text
 
 from fedray.cli.progress import open_console
-from fedray.doctor.checks import plans, share
 from fedray.doctor.finding import Finding
-from fedray.doctor.report import ClusterReport, Node, Place
+from fedray.doctor.report import ClusterReport, Node, SharedPath
+from fedray.doctor.requirements import Requirements
+from fedray.doctor.resource_checks import describe_actor, plan_trials
 from fedray.errors import SpecError
 
-SHOWN = ("python", "fedray", "ray", "torch", "torchvision", "open_clip_torch", "timm", "numpy")
+PACKAGES = ("python", "fedray", "ray", "torch", "torchvision", "open_clip_torch", "timm", "numpy")
 
 
-def print_report(facts: ClusterReport, findings: Sequence[Finding], out: Console | None = None) -> None:
-    """A table of the nodes, a line for each thing they share, the findings, and what to do first."""
+def print_report(report: ClusterReport, findings: Sequence[Finding], out: Console | None = None) -> None:
+    """Print a table of the nodes, a line for each thing they share, the findings, and the first of these."""
     out = out or open_console()
-    out.print(_nodes(facts))
-    room = "; room: for so many clients of the spec" if facts.wanted else ""
-    out.print(f"free/in all; memory, disk and object store in GB{room}")
+    out.print(_node_table(report))
+    note = "; clients: clients of the spec that a node can hold" if report.requirements else ""
+    out.print(f"free/total; memory, disk and object store in GB{note}")
     out.print()
-    out.print(_lines(_shared(facts)))
+    out.print(_two_columns(_shared_lines(report)))
     out.print()
     if len(findings) > 1:
-        out.print(_lines(("to fix" if each.must else "to know", each.sentence) for each in findings))
+        out.print(_two_columns(("error" if f.is_error else "warning", f.sentence) for f in findings))
         out.print()
-    out.print(first(findings))
+    out.print(conclusion(findings))
 
 
-def first(findings: Sequence[Finding]) -> str:
-    """The one sentence to end with."""
+def conclusion(findings: Sequence[Finding]) -> str:
+    """Returns the last line of the output: the first finding."""
     if not findings:
         return "Nothing to fix."
     sentence = findings[0].sentence
-    return f"Fix first: {sentence}" if findings[0].must else f"Nothing must be fixed. To know: {sentence}"
+    return f"Fix first: {sentence}" if findings[0].is_error else f"No errors. First warning: {sentence}"
 
 
-def _nodes(facts: ClusterReport) -> Table:
-    """What is free of what there is, and how many of the spec's clients would find room in all."""
+def _node_table(report: ClusterReport) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("node", overflow="fold")
     table.add_column("address", no_wrap=True)
-    for column in ("cores", "GPUs", "memory", "disk", "store"):
+    for column in ("cores", "GPUs", "memory", "disk", "store", *(("clients",) if report.requirements else ())):
         table.add_column(column, justify="right", no_wrap=True)
-    if facts.wanted:
-        table.add_column("room", justify="right", no_wrap=True)
-    for node in facts.nodes:
-        table.add_row(*_row(node, facts))
+    for node in report.nodes:
+        table.add_row(*_row(node, report.requirements))
     return table
 
 
-def _row(node: Node, facts: ClusterReport) -> list[str]:
-    state = "gone" if node.left else "silent" if node.silence else "here" if node.here else ""
-    head = [f"{node.name} ({state})" if state else node.name, node.address]
-    if node.left:
+def _row(node: Node, requirements: Requirements | None) -> list[str]:
+    head = [_name_with_state(node), node.address]
+    if node.exit_reason:
         return head
-    answer = node.answer
-    memory = _of(answer.memory[1] / 1e9, answer.memory[0] / 1e9) if answer and answer.memory else "-"
-    disk = _of(answer.disk[1] / 1e9, answer.disk[0] / 1e9) if answer else "-"
-    gpus = _of(node.free_gpus, node.gpus) if node.gpus else "-"
-    room = [str(min(node.fits(*share) for share in facts.wanted.shares))] if facts.wanted else []
-    return [*head, _of(node.free_cores, node.cores), gpus, memory, disk, f"{node.store / 1e9:.1f}", *room]
-
-
-def _shared(facts: ClusterReport) -> Iterator[tuple[str, str]]:
-    for node in facts.alive:
-        for gpu in _gpus(node):
-            yield "GPU", f"{node.name}: {gpu}"
-    yield "versions", _versions(facts)
-    if facts.results:
-        yield "results", _place(facts.results, len(facts.alive))
-    if facts.teacher_cache:
-        yield "cached", _place(facts.teacher_cache, len(facts.alive))
-    if facts.wanted:
-        yield "spec", _plan(facts)
-
-
-def _gpus(node: Node) -> list[str]:
-    """Each name once, with how many there are and how much of their memory is free."""
-    found = (node.answer.gpus if node.answer else None) or ()
-    names = {gpu.name: [each for each in found if each.name == gpu.name] for gpu in found}
+    memory = node.report.memory if node.report else None
+    disk = node.report.disk if node.report else None
+    clients = [str(min(node.count_actors(*r) for r in requirements.client_resources))] if requirements else []
     return [
-        f"{len(same)} {name}, {_of(min(each.free for each in same) / 1e9, same[0].total / 1e9)} GB free"
-        for name, same in names.items()
+        *head,
+        _fraction(node.free_cores, node.cores),
+        _fraction(node.free_gpus, node.gpus) if node.gpus else "-",
+        _fraction(memory.free / 1e9, memory.total / 1e9) if memory else "-",
+        _fraction(disk.free / 1e9, disk.total / 1e9) if disk else "-",
+        f"{node.object_store_bytes / 1e9:.1f}",
+        *clients,
     ]
 
 
-def _versions(facts: ClusterReport) -> str:
-    mine = facts.software.versions()
-    shown = ", ".join(f"{name} {mine.get(name) or 'missing'}" for name in SHOWN)
-    return f"{shown}; source {facts.software.source}"
+def _name_with_state(node: Node) -> str:
+    states = {"left": node.exit_reason, "unresponsive": node.probe_error, "here": node.is_local}
+    state = next((state for state, applies in states.items() if applies), None)
+    return f"{node.name} ({state})" if state else node.name
 
 
-def _place(place: Place, nodes: int) -> str:
-    if place.problem:
-        return f"{place.path}: cannot be written from here"
-    sharing = sum(reach.shared for reach in place.reached.values())
-    free = [reach.free for reach in place.reached.values() if reach.shared and reach.free is not None]
-    room = f", {min(free) / 1e9:,.0f} GB free" if free else ""
-    return f"{place.path}: reached by {sharing} of {nodes} node{'s' * (nodes != 1)}{room}"
+def _shared_lines(report: ClusterReport) -> Iterator[tuple[str, str]]:
+    for node in report.alive:
+        for gpus in _gpu_models(node):
+            yield "GPU", f"{node.name}: {gpus}"
+    yield "versions", _versions(report)
+    if report.results:
+        yield "results", _access(report.results, len(report.alive))
+    if report.teacher_cache:
+        yield "teacher cache", _access(report.teacher_cache, len(report.alive))
+    if report.requirements:
+        yield "spec", _plan(report, report.requirements)
 
 
-def _plan(facts: ClusterReport) -> str:
-    assert facts.wanted is not None, "asked only where there is a spec"
+def _gpu_models(node: Node) -> list[str]:
+    """Returns a line per GPU model: number, name, and the least free memory."""
+    gpus = (node.report.gpus if node.report else None) or ()
+    models = {gpu.name: [other for other in gpus if other.name == gpu.name] for gpu in gpus}
+    return [
+        f"{len(same)} {name}, {_fraction(min(gpu.free for gpu in same) / 1e9, same[0].total / 1e9)} GB free"
+        for name, same in models.items()
+    ]
+
+
+def _versions(report: ClusterReport) -> str:
+    versions = report.software.versions()
+    listed = ", ".join(f"{name} {versions.get(name) or 'missing'}" for name in PACKAGES)
+    return f"{listed}; source {report.software.source}"
+
+
+def _access(path: SharedPath, nodes: int) -> str:
+    if path.error:
+        return f"{path.path}: cannot be written from here"
+    sharing = [access for access in path.access.values() if access.shared]
+    free = [access.free_bytes for access in sharing if access.free_bytes is not None]
+    least = f", {min(free) / 1e9:,.0f} GB free" if free else ""
+    return f"{path.path}: shared by {len(sharing)} of {nodes} node{'s' * (nodes != 1)}{least}"
+
+
+def _plan(report: ClusterReport, requirements: Requirements) -> str:
     try:
-        at_once, planned = plans(facts.wanted, facts.total)
+        at_once, plans = plan_trials(requirements, report.total)
     except SpecError:
         return "does not fit"
-    most = max(planned.values(), key=lambda plan: plan.actors)
-    actors = f"{most.actors} actor{'s' * (most.actors > 1)}, each with {share(most)}"
-    clients = f"{max(facts.wanted.sizes.values())} clients in {actors}"
-    if not facts.wanted.study:
+    largest = max(plans.values(), key=lambda plan: plan.actors)
+    actors = f"{largest.actors} actor{'s' * (largest.actors > 1)}, each with {describe_actor(largest)}"
+    clients = f"{max(requirements.clients.values())} clients in {actors}"
+    if not requirements.is_study:
         return clients
-    return f"{len(planned)} trials, {at_once} at once, each of {clients}"
+    return f"{len(plans)} trials, {at_once} at once, each of {clients}"
 
 
-def _of(free: float, total: float) -> str:
-    """`3/8`: parts of a core or a GPU are shown, gigabytes are whole."""
+def _fraction(free: float, total: float) -> str:
+    """Returns `3/8`, with two significant digits below 10: `0.5/2`."""
     return f"{_short(free)}/{_short(total)}"
 
 
@@ -126,8 +134,8 @@ def _short(number: float) -> str:
     return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 
-def _lines(pairs: Iterator[tuple[str, str]]) -> Table:
-    """A grid in which long sentences stay in their column."""
+def _two_columns(pairs: Iterator[tuple[str, str]]) -> Table:
+    """Returns a grid in which long sentences wrap within the second column."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")

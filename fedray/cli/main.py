@@ -158,19 +158,19 @@ def doctor(
     """Say what is wrong with a cluster, node by node, before anything runs on it."""
     from fedray.backends.ray.cluster import start_ray
     from fedray.cli.doctor_table import print_report
-    from fedray.doctor.checks import judge
+    from fedray.doctor.checks import run_checks
     from fedray.doctor.requirements import requirements
 
-    wanted = requirements(spec, overrides or []) if spec else None
+    required = requirements(spec, overrides or []) if spec else None
     if address:
         os.environ["RAY_ADDRESS"] = address
     start_ray(verbose=verbose)
     from fedray.doctor.probe import probe
 
-    facts = probe(results, wanted)
-    findings = judge(facts)
-    print_report(facts, findings)
-    if any(finding.must for finding in findings):
+    report = probe(results, required)
+    findings = run_checks(report)
+    print_report(report, findings)
+    if any(finding.is_error for finding in findings):
         raise SystemExit(1)
 
 

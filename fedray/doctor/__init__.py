@@ -1,1 +1,1 @@
-"""`fedray doctor`: what is wrong with a cluster, told before anything runs on it."""
+"""`fedray doctor`: checks a cluster before anything runs on it."""

@@ -1,4 +1,4 @@
-"""What the doctor says, and how it names what it speaks of."""
+"""One problem that the doctor found, and helpers to word it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One whole sentence: which node, which value, what to do."""
+    """A sentence that names the node, the value and the remedy."""
 
     sentence: str
-    must: bool = True
-    """Whether it must be put right before anything runs well."""
+    is_error: bool = True
+    """Whether the problem must be fixed before a run; otherwise the finding is a warning."""
 
 
 def node_names(names: Sequence[str]) -> str:
-    """`node a`, `nodes a and b`, `nodes a, b and 3 more`."""
+    """Returns `node a`, `nodes a and b` or `nodes a, b and 3 more`."""
     if len(names) < 3:
         return f"node{'s' * (len(names) - 1)} {' and '.join(names)}"
     return f"nodes {names[0]}, {names[1]} and {len(names) - 2} more"
 
 
-def counted(number: float, what: str) -> str:
-    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
+def count(number: float, noun: str) -> str:
+    """Returns `1 actor` or `2.5 cores`."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

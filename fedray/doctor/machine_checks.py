@@ -1,96 +1,94 @@
-"""What is wrong with single nodes: with the machine, its devices, its disk, its clock."""
+"""Checks of single nodes: responsiveness, devices, spill disk, clock."""
 
 from collections.abc import Iterator
 
-from fedray.doctor.finding import Finding, counted, node_names
+from fedray.doctor.finding import Finding, count, node_names
 from fedray.doctor.report import ClusterReport
 
-CLOCK = 5.0
-"""Seconds that clocks may differ."""
-SPILLING = 0.05
-"""The share of a disk below which Ray no longer spills to it."""
-ROOM = 1e9
-"""Bytes that should be free where results and teachers' answers go."""
+MAX_CLOCK_OFFSET_S = 5.0
+MIN_SPILL_DISK_SHARE = 0.05
+"""Free share of a disk below which Ray stops spilling objects to it."""
 
 
-def silent(facts: ClusterReport) -> Iterator[Finding]:
-    for node in facts.alive:
-        if node.silence:
+def unresponsive_nodes(report: ClusterReport) -> Iterator[Finding]:
+    """Every node must respond."""
+    for node in report.alive:
+        if node.probe_error:
             yield Finding(
-                f"node {node.name} ({node.address}) {node.silence}: look at the machine and its Ray logs, "
-                "or stop Ray there, for whatever is placed on it would wait."
+                f"node {node.name} ({node.address}) {node.probe_error}: check the machine and its Ray logs, or stop "
+                "Ray there, because tasks and actors placed on it would wait."
             )
 
 
-def no_actor(facts: ClusterReport) -> Iterator[Finding]:
-    here = [node.name for node in facts.alive if node.here and not node.silence]
-    if facts.no_actor and here:
+def actor_start(report: ClusterReport) -> Iterator[Finding]:
+    """An actor must start on this node."""
+    names = [node.name for node in report.alive if node.is_local and not node.probe_error]
+    if report.actor_error and names:
         yield Finding(
-            f"{node_names(here)} runs tasks, but no actor comes up there ({facts.no_actor}): see its Ray logs; if the "
-            "cluster asks for no token, set RAY_AUTH_MODE=disabled here, for fedray sends the one it finds."
+            f"{node_names(names)} runs tasks, but no actor starts there ({report.actor_error}): see its Ray logs; if "
+            "the cluster uses no token, set RAY_AUTH_MODE=disabled here, because fedray sends any token that it finds."
         )
 
 
-def gpus(facts: ClusterReport) -> Iterator[Finding]:
-    for node in facts.alive:
-        found = node.answer.gpus if node.answer else None
-        if found is not None and len(found) < node.gpus:
+def gpus(report: ClusterReport) -> Iterator[Finding]:
+    """torch must detect the GPUs of a node."""
+    is_error = bool(report.requirements and any(gpus for _, gpus in report.requirements.client_resources))
+    for node in report.alive:
+        detected = node.report.gpus if node.report else None
+        if detected is not None and len(detected) < node.gpus:
             yield Finding(
-                f"node {node.name} offers Ray {counted(node.gpus, 'GPU')}, but torch sees {len(found)}: "
-                "install a torch with CUDA and a driver there, or start its Ray with --num-gpus=0.",
-                must=bool(facts.wanted and any(gpus for _, gpus in facts.wanted.shares)),
+                f"node {node.name} has {count(node.gpus, 'GPU')} in Ray, but torch detects {len(detected)}: install "
+                "torch with CUDA and a driver there, or start its Ray with --num-gpus=0.",
+                is_error,
             )
 
 
-def arithmetic(facts: ClusterReport) -> Iterator[Finding]:
-    """bfloat16 where the processor has no instructions for it: torch then takes several times as long as float32."""
-    on_cpu = [spec for spec in facts.wanted.sizes if not spec.resources.gpus_per_client] if facts.wanted else []
-    if any(spec.training.precision == "bfloat16" for spec in on_cpu):
-        slow = [node.name for node in facts.alive if node.answer and node.answer.bfloat16 is False]
-        if slow:
+def bfloat16(report: ClusterReport) -> Iterator[Finding]:
+    """Without bfloat16 instructions, torch takes several times as long in bfloat16 as in float32."""
+    specs = report.requirements.clients if report.requirements else ()
+    if any(spec.training.precision == "bfloat16" and not spec.resources.gpus_per_client for spec in specs):
+        names = [node.name for node in report.alive if node.report and node.report.has_bfloat16 is False]
+        if names:
             yield Finding(
-                f"training.precision is bfloat16, but the processor of {node_names(slow)} has no instructions for it "
-                "and is several times slower so: choose float32, or train on GPUs (resources.gpus_per_client).",
-                must=False,
+                f"training.precision is bfloat16, but the processor of {node_names(names)} has no instructions for it "
+                "and needs several times as long as with float32: choose float32, or train on GPUs "
+                "(resources.gpus_per_client).",
+                is_error=False,
             )
 
 
-def disks(facts: ClusterReport) -> Iterator[Finding]:
-    for node in facts.alive:
-        if node.answer and node.answer.disk[1] < SPILLING * node.answer.disk[0]:
-            total, free = node.answer.disk
+def spill_disks(report: ClusterReport) -> Iterator[Finding]:
+    """The disk to which Ray spills objects needs free space."""
+    for node in report.alive:
+        if node.report and node.report.disk.free < MIN_SPILL_DISK_SHARE * node.report.disk.total:
+            total, free = node.report.disk
             yield Finding(
-                f"node {node.name} has {free / 1e9:.1f} of {total / 1e9:.0f} GB free at {node.answer.temp}, and Ray "
-                "stops spilling objects there at 5 %: make room, or start Ray with another --temp-dir.",
-                must=False,
-            )
-    for place, name in ((facts.results, "--results"), (facts.teacher_cache, "FEDRAY_CACHE")):
-        scarce = (
-            {node: r.free for node, r in place.reached.items() if r.free is not None and r.free < ROOM} if place else {}
-        )
-        if place and scarce:
-            least = min(scarce.values())
-            what = f"{place.path} has {least / 1e9:.2f} GB free on {node_names(list(scarce))}"
-            yield Finding(f"{what}: make room, or choose another {name}.", must=False)
-
-
-def clocks(facts: ClusterReport) -> Iterator[Finding]:
-    for node in facts.alive:
-        if node.answer and abs(node.answer.clock) > CLOCK:
-            apart = f"{abs(node.answer.clock):.0f} s {'ahead of' if node.answer.clock > 0 else 'behind'}"
-            yield Finding(
-                f"the clock of node {node.name} is {apart} this one's: have it set (chrony, ntp), for the ages of "
-                "files and the times of faults are wrong.",
-                must=False,
+                f"node {node.name} has {free / 1e9:.1f} of {total / 1e9:.0f} GB free at {node.report.temp_folder}, and "
+                "Ray stops spilling objects there below 5%: free some space, or start Ray with another --temp-dir.",
+                is_error=False,
             )
 
 
-def left(facts: ClusterReport) -> Iterator[Finding]:
-    there = {node.address for node in facts.alive}
-    for node in facts.nodes:
-        if node.left and not node.meant_to_leave and node.address not in there:
+def clocks(report: ClusterReport) -> Iterator[Finding]:
+    """Clocks must agree to a few seconds."""
+    for node in report.alive:
+        offset = node.report.clock_offset_s if node.report else 0.0
+        if abs(offset) > MAX_CLOCK_OFFSET_S:
+            difference = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'}"
             yield Finding(
-                f"node {node.name} ({node.address}) has left the cluster ({node.left}): start Ray there again if it "
-                "should take part.",
-                must=False,
+                f"the clock of node {node.name} is {difference} this machine's: synchronize it (chrony, ntp), because "
+                "ages of files and times of faults are wrong.",
+                is_error=False,
+            )
+
+
+def lost_nodes(report: ClusterReport) -> Iterator[Finding]:
+    """Yields nodes that left unintentionally and did not return under the same address."""
+    present = {node.address for node in report.alive}
+    for node in report.nodes:
+        if node.exit_reason and not node.exit_was_intended and node.address not in present:
+            yield Finding(
+                f"node {node.name} ({node.address}) has left the cluster ({node.exit_reason}): start Ray there again "
+                "if the node should take part.",
+                is_error=False,
             )

@@ -1,14 +1,12 @@
-"""Asks a cluster and its nodes for the facts. A node that is stuck costs its time limit, and no more."""
+"""Probes a Ray cluster and its nodes. An unresponsive node costs one timeout, because it is not queried again."""
 
 import secrets
-import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import ray
 from ray._private.state import available_resources_per_node
@@ -16,230 +14,205 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedray.cache import cache_folder
-from fedray.doctor import node as on_node
-from fedray.doctor.report import ClusterReport, Gpu, Node, NodeReport, Place, Reach, Requirements, Software
+from fedray.doctor import node as node_functions
+from fedray.doctor.node import AccessDict, NodeDict
+from fedray.doctor.report import Access, Bytes, ClusterReport, Gpu, Node, NodeReport, SharedPath, Software
+from fedray.doctor.requirements import Requirements
+from fedray.doctor.shared_path import token_folder, wait_for_files
 from fedray.errors import SpecError
-from fedray.results.remote import Remote
 from fedray.results.storage import is_uri
 
 PROBE_TIMEOUT_S = 60.0
-"""Seconds that a node may take to answer: its first process may have to be started from a slow disk."""
-SETTLING = 5.0
-"""Seconds until what another node has written may be seen through a network's file system."""
-MEANT = (1, 3, 4)
-"""Ray's reasons of a node's end that somebody wanted: stopped, or drained."""
+"""Seconds that a node has to respond; its first worker process may start from a slow disk."""
+INTENDED_EXITS = (1, 3, 4)
+"""Ray's death reasons of nodes that a user stopped or drained."""
+
+T = TypeVar("T")
+RayNode: TypeAlias = Mapping[str, Any]
+"""An entry of `ray.nodes()`."""
 
 
-def probe(results: str | None, wanted: Requirements | None, *, lock_timeout: float = PROBE_TIMEOUT_S) -> ClusterReport:
-    """The facts of the cluster that this process is connected to."""
-    teacher_client = NodeProber(lock_timeout)
-    nodes = teacher_client.nodes([file.text for file in wanted.files] if wanted else [])
+@dataclass(frozen=True)
+class _Response(Generic[T]):
+    """The result of a function on a node, and this process's clock before and after the call."""
+
+    result: T
+    sent: float
+    received: float
+
+
+def probe(
+    results: str | None, requirements: Requirements | None, *, timeout_s: float = PROBE_TIMEOUT_S
+) -> ClusterReport:
+    """Probe the cluster to which this process is connected."""
+    prober = NodeProber(timeout_s)
+    nodes = prober.nodes([file.text for file in requirements.files] if requirements else [])
     return ClusterReport(
         nodes=nodes,
-        software=software_of(on_node.software()),
-        results=teacher_client.place(results or "results"),
-        teacher_cache=teacher_client.place(str(cache_folder())),
-        wanted=wanted,
-        no_actor=teacher_client.no_actor(),
-        results_meant=results is not None,
+        software=Software(**node_functions.software()),
+        results=prober.shared_path(results or "results"),
+        teacher_cache=prober.shared_path(str(cache_folder())),
+        requirements=requirements,
+        actor_error=prober.actor_error(),
+        has_results_option=results is not None,
     )
 
 
-def software_of(told: Mapping[str, Any]) -> Software:
-    return Software(**told)
-
-
 class NodeProber:
-    """Asks all nodes at once. One that has not answered is not asked again."""
+    """Queries all nodes at once. A node that fails or times out is not queried again."""
 
-    def __init__(self, lock_timeout: float) -> None:
-        # By value: a node may have another fedray than this one, or none.
-        ray.cloudpickle.register_pickle_by_value(on_node)  # type: ignore[no-untyped-call]
-        self._lock_timeout = lock_timeout
-        self._known = [each for each in ray.nodes() if each["Alive"]]  # type: ignore[no-untyped-call]
-        self._gone = [each for each in ray.nodes() if not each["Alive"]]  # type: ignore[no-untyped-call]
-        self._names = _names([*self._known, *self._gone])
-        self._silent: dict[str, str] = {}
+    def __init__(self, timeout_s: float) -> None:
+        # By value, because a node may have another fedray, or none.
+        ray.cloudpickle.register_pickle_by_value(node_functions)  # type: ignore[no-untyped-call]
+        self._timeout_s = timeout_s
+        nodes: Sequence[RayNode] = ray.nodes()  # type: ignore[no-untyped-call]
+        self._alive = [node for node in nodes if node["Alive"]]
+        self._dead = [node for node in nodes if not node["Alive"]]
+        self._names = _names(nodes)
+        self._errors: dict[str, str] = {}
 
     def nodes(self, files: list[str]) -> list[Node]:
-        """All nodes, this one first, those that are gone last."""
-        # Ray has no public way to ask it; asked before our own questions.
+        """Returns all nodes, this one first and those that have left last."""
+        # Ray has no public function for the free resources of a node. Queried before tasks of ours take some.
         free: Mapping[str, Mapping[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
-        told = self._ask(on_node.look, lambda _: (files,))
-        with_gpus = [each["NodeID"] for each in self._known if each["Resources"].get("GPU")]
-        gpus = self._ask(on_node.gpus, lambda _: (), only=with_gpus, keep=False)
-        here = ray.get_runtime_context().get_node_id()
-        found = []
-        for each in sorted(self._known, key=lambda each: (each["NodeID"] != here, self._names[each["NodeID"]])):
-            known = each["NodeID"]
-            said = told.get(known)
-            found.append(self._node(each, free.get(known, {}), known == here, said, gpus.get(known)))
-        return found + [self._left(each) for each in self._gone]
+        descriptions = self._call(node_functions.describe_node, lambda _: (files,))
+        with_gpus = [node["NodeID"] for node in self._alive if node["Resources"].get("GPU")]
+        gpus = self._call(node_functions.list_gpus, lambda _: (), only=with_gpus, reuse_process=False)
+        local = ray.get_runtime_context().get_node_id()
+        alive = []
+        for node in sorted(self._alive, key=lambda node: (node["NodeID"] != local, self._names[node["NodeID"]])):
+            node_id = node["NodeID"]
+            report = _node_report(descriptions.get(node_id), gpus.get(node_id))
+            alive.append(self._alive_node(node, free.get(node_id, {}), report, is_local=node_id == local))
+        return alive + [self._dead_node(node) for node in self._dead]
 
-    def no_actor(self) -> str:
-        """Why none comes up on this node; empty where one does."""
-        here = _pinned(ray.get_runtime_context().get_node_id())
-        made: Any = ray.remote(on_node.Present)
-        actor = made.options(num_cpus=0, scheduling_strategy=here).remote()
+    def actor_error(self) -> str:
+        """Start an actor on this node. Returns why it did not start, or an empty string."""
+        actor_class: Any = ray.remote(node_functions.PingActor)
+        strategy = _on_node(ray.get_runtime_context().get_node_id())
+        actor = actor_class.options(num_cpus=0, scheduling_strategy=strategy).remote()
         try:
-            ray.get(actor.answer.remote(), timeout=self._lock_timeout)
+            ray.get(actor.ping.remote(), timeout=self._timeout_s)
         except RayError as error:
             return _reason(error)
         finally:
             ray.kill(actor)
         return ""
 
-    def place(self, path: str) -> Place:
-        """Leave a word in it, see who finds it there, and see what they reply."""
+    def shared_path(self, path: str) -> SharedPath:
+        """Determine which nodes can read and write a folder or URI of this process."""
         path = path if is_uri(path) else str(Path(path).absolute())
-        token, silent = secrets.token_hex(16), set(self._silent)
+        token, failed_before = secrets.token_hex(16), set(self._errors)
         try:
-            with _marked(path, token) as (mark, replies):
-                told = self._ask(on_node.visit, lambda known: (path, mark, known))
-                expected = {known for known, (said, _, _) in told.items() if said and said["read"] == token}
-                seen = _seen(replies, expected)
-        except (OSError, SpecError) as error:
-            return Place(path, getattr(error, "strerror", None) or str(error).rstrip("."))
-        reached = {self._names[known]: _reach(said, known in seen, token) for known, (said, _, _) in told.items()}
-        late = {self._names[known]: Reach(False, why) for known, why in self._silent.items() if known not in silent}
-        return Place(path, "", reached | late)
+            with token_folder(path, token) as (mark, list_files):
+                responses = self._call(node_functions.reply_to_token, lambda node_id: (path, mark, node_id))
+                expected = {node_id for node_id, reply in responses.items() if reply.result["token"] == token}
+                visible = wait_for_files(list_files, expected)
+        except OSError as error:
+            return SharedPath(path, error.strerror or str(error).rstrip("."))
+        except SpecError as error:
+            return SharedPath(path, str(error).rstrip("."))
+        access = {
+            self._names[node_id]: _access(reply.result, token, is_visible=node_id in visible)
+            for node_id, reply in responses.items()
+        }
+        failed = {id_: error for id_, error in self._errors.items() if id_ not in failed_before}
+        return SharedPath(path, "", access | {self._names[id_]: Access(False, error) for id_, error in failed.items()})
 
-    def _ask(
+    def _call(
         self,
-        question: Callable[..., Any],
-        arguments: Callable[[str], tuple[Any, ...]],
+        function: Callable[..., T],
+        arguments: Callable[[str], tuple[object, ...]],
         only: Sequence[str] | None = None,
         *,
-        keep: bool = True,
-    ) -> dict[str, tuple[Any, float, float]]:
-        """Each node's answer, when it was asked and when that was there. Who fails is silent from now on."""
-        wanted = [each["NodeID"] for each in self._known if each["NodeID"] not in self._silent]
-        wanted = [known for known in wanted if only is None or known in only]
-        asked = time.time()
-        task = ray.remote(num_cpus=0, max_retries=0, max_calls=0 if keep else 1)(question)
+        reuse_process: bool = True,
+    ) -> dict[str, _Response[T]]:
+        """Run a function on all nodes, or those of `only`. Returns the responses by node id, and records errors."""
+        node_ids = [node["NodeID"] for node in self._alive if node["NodeID"] not in self._errors]
+        node_ids = [node_id for node_id in node_ids if only is None or node_id in only]
+        sent = time.time()
+        task = ray.remote(num_cpus=0, max_retries=0, max_calls=0 if reuse_process else 1)(function)
         pending = {
-            task.options(scheduling_strategy=_pinned(known)).remote(*arguments(known)): known for known in wanted
+            task.options(scheduling_strategy=_on_node(node_id)).remote(*arguments(node_id)): node_id
+            for node_id in node_ids
         }
-        answers, deadline = {}, time.monotonic() + self._lock_timeout
+        responses: dict[str, _Response[T]] = {}
+        deadline = time.monotonic() + self._timeout_s
         while pending:
-            left = max(0.0, deadline - time.monotonic())
-            ready, _ = ray.wait(list(pending), num_returns=1, timeout=left)
+            remaining = max(0.0, deadline - time.monotonic())
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=remaining)
             if not ready:
                 break
-            known = pending.pop(ready[0])
+            node_id = pending.pop(ready[0])
             try:
-                answers[known] = ray.get(ready[0]), asked, time.time()
+                responses[node_id] = _Response(ray.get(ready[0]), sent, time.time())
             except RayError as error:
-                self._silent[known] = f"cannot answer ({_reason(error)})"
-        for reference, known in pending.items():
-            self._silent[known] = f"does not answer within {self._lock_timeout:g} s"
+                self._errors[node_id] = f"cannot run a task ({_reason(error)})"
+        for reference, node_id in pending.items():
+            self._errors[node_id] = f"does not respond within {self._timeout_s:g} s"
             ray.cancel(reference, force=True)
-        return answers
+        return responses
 
-    def _node(
-        self,
-        each: Mapping[str, Any],
-        free: Mapping[str, float],
-        here: bool,
-        told: tuple[Any, float, float] | None,
-        gpus: tuple[Any, float, float] | None,
+    def _alive_node(
+        self, node: RayNode, free: Mapping[str, float], report: NodeReport | None, *, is_local: bool
     ) -> Node:
-        has = each["Resources"]
+        resources = node["Resources"]
         return Node(
-            name=self._names[each["NodeID"]],
-            address=each["NodeManagerAddress"],
-            here=here,
-            cores=has.get("CPU", 0),
+            name=self._names[node["NodeID"]],
+            address=node["NodeManagerAddress"],
+            is_local=is_local,
+            cores=resources.get("CPU", 0),
             free_cores=free.get("CPU", 0),
-            gpus=has.get("GPU", 0),
+            gpus=resources.get("GPU", 0),
             free_gpus=free.get("GPU", 0),
-            store=has.get("object_store_memory", 0),
-            silence=self._silent.get(each["NodeID"], ""),
-            answer=_answer(*told, gpus) if told else None,
+            object_store_bytes=resources.get("object_store_memory", 0),
+            probe_error=self._errors.get(node["NodeID"], ""),
+            report=report,
         )
 
-    def _left(self, each: Mapping[str, Any]) -> Node:
+    def _dead_node(self, node: RayNode) -> Node:
         return Node(
-            name=self._names[each["NodeID"]],
-            address=each["NodeManagerAddress"],
-            left=each.get("DeathReasonMessage") or "no reason known",
-            meant_to_leave=each.get("DeathReason") in MEANT,
+            name=self._names[node["NodeID"]],
+            address=node["NodeManagerAddress"],
+            exit_reason=node.get("DeathReasonMessage") or "no reason known",
+            exit_was_intended=node.get("DeathReason") in INTENDED_EXITS,
         )
 
 
-def _answer(told: Mapping[str, Any], asked: float, got: float, gpus: tuple[Any, float, float] | None) -> NodeReport:
+def _node_report(
+    response: _Response[NodeDict] | None, gpus: _Response[list[tuple[str, int, int]]] | None
+) -> NodeReport | None:
+    if response is None:
+        return None
+    node = response.result
     return NodeReport(
-        software=software_of(told["software"]),
-        disk=tuple(told["disk"]),
-        temp=told["temp"],
-        folder=told["folder"],
-        memory=told["memory"],
-        bfloat16=told["bfloat16"],
-        clock=max(0.0, told["time"] - got) or min(0.0, told["time"] - asked),
-        files=told["files"],
-        gpus=tuple(Gpu(*each) for each in gpus[0]) if gpus else None,
+        software=Software(**node["software"]),
+        disk=Bytes(*node["disk"]),
+        temp_folder=node["temp_folder"],
+        working_folder=node["working_folder"],
+        memory=Bytes(*node["memory"]) if node["memory"] else None,
+        has_bfloat16=node["bfloat16"],
+        # The node read its clock at some time between `sent` and `received`.
+        clock_offset_s=max(0.0, node["time"] - response.received) or min(0.0, node["time"] - response.sent),
+        file_sizes=node["file_sizes"],
+        gpus=tuple(Gpu(*gpu) for gpu in gpus.result) if gpus else None,
     )
 
 
-def _reach(said: Mapping[str, Any], seen: bool, token: str) -> Reach:
-    problem = said["problem"]
-    if said["read"] == token and not seen:
-        problem = "what it writes there is not seen here"
-    return Reach(seen, problem, said["free"])
+def _access(reply: AccessDict, token: str, *, is_visible: bool) -> Access:
+    if reply["token"] == token and not is_visible:
+        return Access(False, "files that it writes there are not visible here", reply["free_bytes"])
+    return Access(is_visible, reply["error"], reply["free_bytes"])
 
 
-@contextmanager
-def _marked(place: str, token: str) -> Iterator[tuple[str, Callable[[], set[str]]]]:
-    """A folder of our own in the place, with the token in it, and a look at what is there; all gone at the end."""
-    mark = f".fedray-doctor-{secrets.token_hex(4)}"
-    with _marked_uri(place, mark, token) if is_uri(place) else _marked_folder(Path(place), mark, token) as replies:
-        yield mark, replies
-
-
-@contextmanager
-def _marked_folder(folder: Path, mark: str, token: str) -> Iterator[Callable[[], set[str]]]:
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        (folder / mark).mkdir(parents=True)
-        (folder / mark / "token").write_text(token)
-        yield lambda: {each.name for each in (folder / mark).iterdir()}
-    finally:
-        shutil.rmtree(folder / mark, ignore_errors=True)
-        for each in new:
-            with suppress(OSError):
-                each.rmdir()
-
-
-@contextmanager
-def _marked_uri(uri: str, mark: str, token: str) -> Iterator[Callable[[], set[str]]]:
-    own = Remote(uri, mark)
-    with own.reached(SpecError), tempfile.TemporaryDirectory() as here:
-        file = Path(here) / "token"
-        file.write_text(token)
-        own.upload(file, "token")
-        try:
-            yield lambda: set(own.facts())
-        finally:
-            Remote(uri, "").delete(mark)
-
-
-def _seen(replies: Callable[[], set[str]], expected: set[str]) -> set[str]:
-    """Those whose reply has come."""
-    deadline = time.monotonic() + SETTLING
-    while not expected <= (found := replies()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return expected & found
-
-
-def _names(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """By their ids; with a part of it where several have one name."""
-    hosts = Counter(each["NodeManagerHostname"] for each in nodes)
-
-    def name(each: Mapping[str, Any]) -> str:
-        host = str(each["NodeManagerHostname"])
-        return host if hosts[host] == 1 else f"{host}/{each['NodeID'][:4]}"
-
-    return {each["NodeID"]: name(each) for each in nodes}
+def _names(nodes: Sequence[RayNode]) -> dict[str, str]:
+    """Returns host names by node id, with the start of the id where several nodes have one host name."""
+    hosts = Counter(node["NodeManagerHostname"] for node in nodes)
+    unique = {node["NodeID"]: hosts[node["NodeManagerHostname"]] == 1 for node in nodes}
+    return {
+        node["NodeID"]: node["NodeManagerHostname"] + ("" if unique[node["NodeID"]] else f"/{node['NodeID'][:4]}")
+        for node in nodes
+    }
 
 
 def _reason(error: RayError) -> str:
@@ -247,5 +220,5 @@ def _reason(error: RayError) -> str:
     return (str(cause) or type(cause).__name__).strip().partition("\n")[0].rstrip(".")
 
 
-def _pinned(known: str) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(known, soft=False)
+def _on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)

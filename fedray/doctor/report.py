@@ -1,167 +1,158 @@
-"""What is known of a cluster, of what is wanted of it, and how that fits. None of it asks anybody."""
+"""The result of probing a cluster: its nodes, their software, and the folders that they share."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from fedray.config.experiment import Experiment
+from fedray.doctor.requirements import Requirements
 
-TINY = 1e-9
+EPSILON = 1e-9
+"""Tolerance when resources are divided."""
 SOURCE = "fedray's source"
 
 
 @dataclass(frozen=True)
 class Software:
-    """What a process runs on."""
+    """The software of a process."""
 
     python: str
     packages: Mapping[str, str]
+    """Versions by name; missing packages are left out."""
     source: str
-    """A hash of fedray's own code; empty where there is none."""
+    """A hash of fedray's code; empty if fedray is missing."""
     executable: str = ""
 
     def versions(self) -> dict[str, str]:
-        """By name, in the order in which a difference matters."""
+        """Returns versions by name, fedray's first, then those of its source, Python and the other packages."""
         return {"fedray": self.packages.get("fedray", ""), SOURCE: self.source, "python": self.python} | {
             name: value for name, value in self.packages.items() if name != "fedray"
         }
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Bytes(NamedTuple):
+    """The size of a memory or disk, in bytes."""
+
+    total: int
+    free: int
+
+
+class Gpu(NamedTuple):
+    """A GPU that torch can use, and bytes of its memory."""
+
     name: str
     free: int
     total: int
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What one node sees of a place that this process has written to."""
+class Access:
+    """Whether a node can read and write a folder of this process."""
 
     shared: bool
-    problem: str = ""
-    free: int | None = None
+    error: str = ""
+    free_bytes: int | None = None
+    """None for a URI."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder, or a URI, that several nodes may have in common."""
+class SharedPath:
+    """A folder or URI that several nodes may share."""
 
     path: str
-    problem: str = ""
-    """Why this process cannot use it."""
-    reached: Mapping[str, Reach] = field(default_factory=dict)
-    """By the names of the nodes that answered."""
+    error: str = ""
+    """Why this process cannot write to it; empty if it can."""
+    access: Mapping[str, Access] = field(default_factory=dict)
+    """By name of the node, of nodes that responded."""
 
     @property
     def is_uri(self) -> bool:
+        """Whether the path is a URI such as s3://bucket/path."""
         return "://" in self.path
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node says of itself."""
+    """The state of a node as its own process determined it."""
 
     software: Software
-    disk: tuple[int, int]
-    """Bytes in all and free, where Ray spills to."""
-    temp: str
-    folder: str
-    """The working folder of its processes."""
-    memory: tuple[int, int] | None = None
-    clock: float = 0.0
-    """Seconds by which its clock is surely ahead of this process's, or behind."""
-    files: Mapping[str, int | None] = field(default_factory=dict)
-    """By what the spec calls them: roughly what is there, None if nothing."""
+    disk: Bytes
+    """Of the disk to which Ray spills objects."""
+    temp_folder: str
+    """The folder to which Ray spills objects."""
+    working_folder: str
+    """The working folder of Ray's processes."""
+    memory: Bytes | None = None
+    clock_offset_s: float = 0.0
+    """Seconds by which the node's clock is ahead of this process's, at least; negative if behind."""
+    file_sizes: Mapping[str, int | None] = field(default_factory=dict)
+    """Approximate bytes by the file's name in the spec; None for a missing file."""
     gpus: Sequence[Gpu] | None = None
-    """Those that torch sees; None where nobody has looked."""
-    bfloat16: bool | None = None
-    """Whether its processor has instructions for it; None where it does not say."""
+    """GPUs that torch detects; None if it was not queried."""
+    has_bfloat16: bool | None = None
+    """Whether the processor has bfloat16 instructions; None if unknown."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node as Ray knows it, and what it said."""
+    """A node that is, or was, part of the Ray cluster."""
 
     name: str
     address: str
-    here: bool = False
+    is_local: bool = False
     """Whether this process runs on it."""
     cores: float = 0
     free_cores: float = 0
     gpus: float = 0
     free_gpus: float = 0
-    store: float = 0
-    left: str = ""
-    """Why it is no longer in the cluster."""
-    meant_to_leave: bool = False
-    silence: str = ""
-    """Why it has said nothing of itself."""
-    answer: NodeReport | None = None
+    object_store_bytes: float = 0
+    exit_reason: str = ""
+    """Why it has left the cluster; empty if it has not."""
+    exit_was_intended: bool = False
+    probe_error: str = ""
+    """Why it has no report."""
+    report: NodeReport | None = None
 
-    def fits(self, cpus: float, gpus: float, *, now: bool = False) -> int:
-        """How many actors of so many cores and GPUs find room on it, in all or `now`.
+    def count_actors(self, cpus: float, gpus: float, *, free_only: bool = False) -> int:
+        """Returns how many actors with these cores and GPUs the node can hold, in total or in its free resources.
 
-        A part of a GPU is a part of one GPU, and more than one are whole ones.
+        A share of a GPU is on one GPU; an actor with more than one GPU takes whole GPUs.
         """
-        if self.left:
+        if self.exit_reason:
             return 0
-        by_cores = int((self.free_cores if now else self.cores) / cpus + TINY)
-        if not gpus:
-            return by_cores
-        has = self.free_gpus if now else self.gpus
-        by_gpus = int(has + TINY) * int(1 / gpus + TINY) + int(has % 1 / gpus + TINY) if gpus <= 1 else has / gpus
-        return min(by_cores, math.floor(by_gpus + TINY))
-
-
-@dataclass(frozen=True)
-class File:
-    """What a field of the spec names."""
-
-    field: str
-    text: str
-    everywhere: bool
-    """Whether every node reads it, not this one alone."""
-
-
-@dataclass(frozen=True)
-class Requirements:
-    """What a spec asks for."""
-
-    study: bool
-    """Whether it has axes, and so may be swept: trials then run on any node."""
-    targets: bool
-    """Whether teachers' answers are kept in the bank."""
-    sizes: Mapping[Experiment, int]
-    """How many clients each experiment has."""
-    most: int
-    """Trials at once, at most."""
-    files: Sequence[File] = ()
-
-    @property
-    def shares(self) -> set[tuple[float, float]]:
-        """The cores and GPUs that a client may ask for."""
-        return {(spec.resources.cpus_per_client, spec.resources.gpus_per_client) for spec in self.sizes}
+        by_cores = int((self.free_cores if free_only else self.cores) / cpus + EPSILON)
+        return min(by_cores, _actors_by_gpus(self.free_gpus if free_only else self.gpus, gpus)) if gpus else by_cores
 
 
 @dataclass(frozen=True)
 class ClusterReport:
+    """Everything that the checks read."""
+
     nodes: Sequence[Node]
     software: Software
     """Of this process."""
-    results: Place | None = None
-    teacher_cache: Place | None = None
-    wanted: Requirements | None = None
-    no_actor: str = ""
-    """Why no actor comes up on this node, where the nodes' tasks run."""
-    results_meant: bool = False
-    """Whether somebody said where results go, rather than leaving it."""
+    results: SharedPath | None = None
+    teacher_cache: SharedPath | None = None
+    requirements: Requirements | None = None
+    """Of the spec; None without a spec."""
+    actor_error: str = ""
+    """Why no actor starts on this node; empty if one does."""
+    has_results_option: bool = False
+    """Whether the user gave --results."""
 
     @property
     def alive(self) -> list[Node]:
-        return [node for node in self.nodes if not node.left]
+        """The nodes that have not left."""
+        return [node for node in self.nodes if not node.exit_reason]
 
     @property
     def total(self) -> Mapping[str, float]:
-        """As Ray has it for the cluster."""
+        """Resources of the cluster under Ray's names, CPU and GPU."""
         return {"CPU": sum(n.cores for n in self.alive), "GPU": sum(n.gpus for n in self.alive)}
+
+
+def _actors_by_gpus(available: float, per_actor: float) -> int:
+    if per_actor > 1:
+        return math.floor(available / per_actor + EPSILON)
+    per_gpu = int(1 / per_actor + EPSILON)
+    return int(available + EPSILON) * per_gpu + int(available % 1 / per_actor + EPSILON)

@@ -1,7 +1,7 @@
-"""What a spec wants of a cluster."""
+"""What a spec requires of a cluster."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedray.config.experiment import Experiment
@@ -9,46 +9,75 @@ from fedray.config.fields import FILE_FIELDS
 from fedray.config.loader import Space, read
 from fedray.config.yaml_files import flatten
 from fedray.data.federated import count_clients
-from fedray.doctor.report import File, Requirements
 from fedray.files import strip_scheme
 
 SUFFIXES = (".bin", ".csv", ".npz", ".parquet", ".pt", ".pth", ".safetensors")
 
 
+@dataclass(frozen=True)
+class RequiredFile:
+    """A file, folder or data set that the spec names."""
+
+    field: str
+    text: str
+    """Its name in the spec."""
+    on_every_node: bool
+    """Whether every node reads it, not this one alone."""
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What the experiments of a spec require."""
+
+    is_study: bool
+    """Whether the spec has axes; trials of a sweep run on any node."""
+    uses_teacher_cache: bool
+    clients: Mapping[Experiment, int]
+    """Number of clients of each experiment."""
+    max_trials: int
+    """Upper limit of the trials that run at once."""
+    files: Sequence[RequiredFile] = ()
+
+    @property
+    def client_resources(self) -> set[tuple[float, float]]:
+        """The distinct (cores, GPUs) per client."""
+        return {(spec.resources.cpus_per_client, spec.resources.gpus_per_client) for spec in self.clients}
+
+
 def requirements(path: str | Path, overrides: Sequence[str] = ()) -> Requirements:
-    """Raises SpecError for a spec that cannot be used."""
+    """Determine what the spec file requires. Raises SpecError for an invalid spec."""
     space = read(path, overrides)
-    experiments = [run.experiment for run in _drawn(space).runs()]
-    files = {(f.field, f.text): f for each in experiments for f in _files(each, study=bool(space.axes))}
-    most = space.search.max_concurrent
+    experiments = [run.experiment for run in _without_searcher(space).runs()]
+    is_study = bool(space.axes)
+    files = {(f.field, f.text): f for spec in experiments for f in _required_files(spec, is_study=is_study)}
+    limit = space.search.max_concurrent
     return Requirements(
-        study=bool(space.axes),
-        targets=any(getattr(each.teacher, "mode", "online") == "cached" for each in experiments),
-        sizes={each: count_clients(each.partition) for each in experiments},
-        most=len(experiments) if most == "auto" else most,
+        is_study=is_study,
+        uses_teacher_cache=any(spec.teacher is not None and spec.teacher.mode == "cached" for spec in experiments),
+        clients={spec: count_clients(spec.partition) for spec in experiments},
+        max_trials=len(experiments) if limit == "auto" else limit,
         files=list(files.values()),
     )
 
 
-def _drawn(space: Space) -> Space:
-    """In place of what a searcher will propose as much drawn at random: it asks for the same."""
+def _without_searcher(space: Space) -> Space:
+    """Returns the space with random points in place of optuna's proposals; both need the same resources."""
     if space.search.algorithm != "optuna":
         return space
     return replace(space, search=space.search.model_copy(update={"algorithm": "random"}))
 
 
-def _files(experiment: Experiment, *, study: bool) -> Iterator[File]:
-    """Tables and images are read by whoever drives a run, weights by the actors, wherever they are."""
-    for side in ("train", "test"):
-        source = getattr(experiment.data, side)
+def _required_files(experiment: Experiment, *, is_study: bool) -> Iterator[RequiredFile]:
+    """Yields tables and images, which the driver of a run reads, and weights, which the actors read."""
+    for side, source in (("train", experiment.data.train), ("test", experiment.data.test)):
         if source != "digits":
-            yield File(f"data.{side}", source, study)
+            yield RequiredFile(f"data.{side}", source, is_study)
     for field, text in flatten(experiment.model_dump(mode="json")).items():
         name = field.split(".")[-1]
         if name in FILE_FIELDS and isinstance(text, str) and (name == "file" or _is_file(text)):
-            yield File(field, text, study or name != "file")
+            yield RequiredFile(field, text, is_study or name != "file")
 
 
 def _is_file(text: str) -> bool:
-    """Rather than the name of a model or a tag."""
+    """Whether a field names a file, and not a model or a tag."""
     return text.startswith(("file:", "local-dir:")) or text.endswith(SUFFIXES) or strip_scheme(text).exists()
