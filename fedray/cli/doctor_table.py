@@ -1,4 +1,4 @@
-"""Output of `fedray doctor`: the nodes, what they share, the findings and the first problem to fix."""
+"""Output of `fedray doctor`: nodes, versions, shared folders, findings, and the first problem to fix."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,11 +1,11 @@
 """The fields of a spec: which sections and fields exist, found by walking the annotations of `Experiment`.
 
-Annotations are `Any` here: typing has no type for type expressions such as `int | None`.
+Annotations have the type `object` here: typing has no type for type expressions such as `int | None`.
 """
 
 from collections.abc import Sequence
 from types import UnionType
-from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -49,7 +49,7 @@ def resolve(location: Sequence[str | int], root: Model) -> tuple[list[str], list
     """
     path: list[str] = []
     holders: list[Model] = []
-    annotations: list[Any] = [root]
+    annotations: list[object] = [root]
     for part in location:
         models, inner = _sections(annotations), _inside(annotations, part)
         tagged = [model for model in models if part in _tags(model)]
@@ -62,14 +62,14 @@ def resolve(location: Sequence[str | int], root: Model) -> tuple[list[str], list
     return path, holders
 
 
-def _annotations_at(path: Sequence[str]) -> list[Any]:
-    annotations: list[Any] = [Experiment]
+def _annotations_at(path: Sequence[str]) -> list[object]:
+    annotations: list[object] = [Experiment]
     for part in path:
         annotations = _inside(annotations, part)
     return annotations
 
 
-def _inside(annotations: Sequence[Any], part: str | int) -> list[Any]:
+def _inside(annotations: Sequence[object], part: str | int) -> list[object]:
     """Returns what may stand at this field of a section, index of a list or key of a mapping."""
     fields = [m.model_fields[str(part)].annotation for m in _sections(annotations) if part in m.model_fields]
     entries = [get_args(a)[0] for a in annotations if get_origin(a) is tuple and isinstance(part, int)]
@@ -77,7 +77,7 @@ def _inside(annotations: Sequence[Any], part: str | int) -> list[Any]:
     return [member for annotation in (*fields, *entries, *values) for member in _members(annotation)]
 
 
-def _members(annotation: Any) -> list[Any]:
+def _members(annotation: object) -> list[object]:
     """Returns the members of a union, nested unions flattened; of another annotation itself."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
@@ -86,7 +86,7 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _sections(annotations: Sequence[Any]) -> list[Model]:
+def _sections(annotations: Sequence[object]) -> list[Model]:
     return [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
 
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fedray.config.fields import CHOOSERS, FILE_FIELDS
 
@@ -52,7 +51,7 @@ def _text(value: object) -> str:
     return _section_text(value) if isinstance(value, dict) else str(value)
 
 
-def _section_text(section: Mapping[str, Any]) -> str:
+def _section_text(section: Mapping[str, object]) -> str:
     """`{"name": "fedprox", "mu": 0.1}` -> `fedprox mu=0.1`."""
     names = [str(value) for field, value in section.items() if field in CHOOSERS]
     fields = [f"{field}={_text(value)}" for field, value in section.items() if field not in CHOOSERS]

@@ -37,6 +37,7 @@ class _Problem:
 
     @property
     def known_fields(self) -> dict[str, FieldInfo]:
+        """The fields of the section, by name."""
         return self.holders[0].model_fields if self.holders else {}
 
     @property
@@ -46,6 +47,7 @@ class _Problem:
 
     @property
     def allowed_names(self) -> list[str]:
+        """The valid values of a field that takes a name; empty for other fields."""
         if self.error["type"] not in NAME_ERRORS:
             return []
         context = self.error["ctx"]
@@ -53,7 +55,7 @@ class _Problem:
 
     @property
     def requirement(self) -> str:
-        """Returns what the field must be: `must be at least 1`."""
+        """The rule that the value breaks: `must be at least 1`."""
         kind = self.error["type"]
         if kind == "value_error":
             return str(self.error["ctx"]["error"])
@@ -70,7 +72,7 @@ class _Problem:
 
 
 def explain(error: ValidationError, root: Model = Experiment, prefix: Sequence[str] = ()) -> str:
-    """Returns a sentence that names the first invalid field, its value, what is allowed and the nearest valid name.
+    """Returns a sentence about the first invalid field: its value, the broken rule and the nearest valid name.
 
     `root` is the section that was validated and `prefix` its path in the file.
     """

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import yaml
 
@@ -17,7 +16,7 @@ def parse_overrides(texts: Sequence[str]) -> Tree:
     return dict(map(_parse_override, texts))
 
 
-def set_fields(tree: Tree, values: Mapping[str, Any]) -> Tree:
+def set_fields(tree: Tree, values: Mapping[str, object]) -> Tree:
     """Returns a copy of the tree with dotted fields set.
 
     Setting another `name` or `kind` changes the type of a section: fields that the new type lacks are removed.
@@ -32,7 +31,7 @@ def set_fields(tree: Tree, values: Mapping[str, Any]) -> Tree:
     return copy
 
 
-def fix_axes(axes: Sequence[Axis], values: Mapping[str, Any]) -> list[Axis]:
+def fix_axes(axes: Sequence[Axis], values: Mapping[str, object]) -> list[Axis]:
     """Returns the axes, those with an overridden field reduced to its value.
 
     Raises SpecError for a field inside a section that an axis replaces as a whole.
@@ -47,7 +46,7 @@ def fix_axes(axes: Sequence[Axis], values: Mapping[str, Any]) -> list[Axis]:
     return [Axis(axis.field, "grid", [values[axis.field]]) if axis.field in values else axis for axis in axes]
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def _parse_override(text: str) -> tuple[str, object]:
     field, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", field):
         raise SpecError(f"'{text}' is not an override; write section.key=value, such as strategy.lam=0.3.")

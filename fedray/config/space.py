@@ -11,25 +11,25 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from fedray.errors import SpecError, nearest
 from fedray.seeding import numpy_rng
 
-Assignment: TypeAlias = dict[str, Any]
+Assignment: TypeAlias = dict[str, object]
 """One value for each active axis, by field."""
-Draw: TypeAlias = Callable[[np.random.Generator, Sequence[Any]], Any]
+Draw: TypeAlias = Callable[[np.random.Generator, float, float], float]
 
-DRAWS: Mapping[str, Draw] = {
-    "choice": lambda rng, values: values[int(rng.integers(len(values)))],
-    "uniform": lambda rng, bounds: float(rng.uniform(*bounds)),
-    "loguniform": lambda rng, bounds: float(math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))),
-    "randint": lambda rng, bounds: int(rng.integers(bounds[0], bounds[1] + 1)),
+RANGES: Mapping[str, Draw] = {
+    "uniform": lambda rng, low, high: float(rng.uniform(low, high)),
+    "loguniform": lambda rng, low, high: float(math.exp(rng.uniform(math.log(low), math.log(high)))),
+    "randint": lambda rng, low, high: int(rng.integers(int(low), int(high) + 1)),
 }
-"""Functions that draw a value, by kind of axis; bounds are included."""
-AXIS_KINDS = ("grid", "zip", *DRAWS)
+"""Functions that draw a number between two bounds, which are included, by kind of axis."""
+RANDOM_KINDS = ("choice", *RANGES)
+AXIS_KINDS = ("grid", "zip", *RANDOM_KINDS)
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,33 @@ class Axis:
 
     field: str
     kind: str
-    values: Sequence[Any]
+    values: Sequence[object]
     """Its values; for uniform, loguniform and randint the two bounds."""
-    when: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    when: Mapping[str, object] = dataclasses.field(default_factory=dict)
     """Values, or lists of values, that other fields must have for the axis to be active."""
 
-    def draw(self, seed: int, sample: int) -> Any:
-        """Returns a random value that depends on (seed, field, sample) alone, not on other axes."""
-        return DRAWS[self.kind](numpy_rng(seed, "space", self.field, sample), self.values)
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value of an axis with a range."""
+        low, high = self.values
+        assert isinstance(low, int | float), "parse_axes checks the bounds"
+        assert isinstance(high, int | float), "parse_axes checks the bounds"
+        return low, high
 
-    def accepts(self, value: Any) -> bool:
+    def draw(self, seed: int, sample: int) -> object:
+        """Returns a random value that depends on (seed, field, sample) alone, not on other axes."""
+        rng = numpy_rng(seed, "space", self.field, sample)
+        return RANGES[self.kind](rng, *self.bounds) if self.kind in RANGES else _choose(rng, self.values)
+
+    def accepts(self, value: object) -> bool:
         """Whether the axis can take this value."""
-        if self.kind in DRAWS and self.kind != "choice":
-            return isinstance(value, int | float) and bool(self.values[0] <= value <= self.values[1])
+        if self.kind in RANGES:
+            low, high = self.bounds
+            return isinstance(value, int | float) and low <= value <= high
         return value in self.values
 
 
-def parse_axes(space: Any, source: str) -> list[Axis]:
+def parse_axes(space: object, source: str) -> list[Axis]:
     """Parse the `space` section of a file. Raises SpecError that starts with `source`."""
     if not isinstance(space, dict):
         raise SpecError(f"{source}: space must map fields to axes, such as 'strategy.lam: {{grid: [0, 0.5, 1]}}'.")
@@ -77,7 +87,7 @@ def combinations(axes: Sequence[Axis], samples: int, seed: int) -> list[Assignme
     if zipped:
         rows = zip(*(axis.values for axis in zipped), strict=True)
         grids.append([dict(zip((axis.field for axis in zipped), row, strict=True)) for row in rows])
-    random = [axis for axis in axes if axis.kind in DRAWS]
+    random = [axis for axis in axes if axis.kind in RANDOM_KINDS]
     draws = [{axis.field: axis.draw(seed, sample) for axis in random} for sample in range(samples if random else 1)]
     merged = [_merged(parts) for parts in itertools.product(draws, *grids)]
     return [{axis.field: assignment[axis.field] for axis in axes} for assignment in merged]
@@ -104,7 +114,7 @@ def contains(axes: Sequence[Axis], assignment: Assignment) -> bool:
     return all(axis.kind != "zip" for axis in axes) or zip_row(axes, assignment) is not None
 
 
-def active(assignment: Assignment, axes: Sequence[Axis], lookup: Callable[[str], Any]) -> Assignment:
+def active(assignment: Assignment, axes: Sequence[Axis], lookup: Callable[[str], object]) -> Assignment:
     """Returns the assignment without axes whose `when` does not hold; `lookup` returns the base's value of a field."""
     conditions = {axis.field: axis.when for axis in axes}
     fields = {field: value for field, value in assignment.items() if not conditions[field]}
@@ -115,22 +125,22 @@ def active(assignment: Assignment, axes: Sequence[Axis], lookup: Callable[[str],
     return {field: fields[field] for field in assignment if field in fields}
 
 
-def _value_of(field: str, fields: Assignment, lookup: Callable[[str], Any]) -> Any:
+def _value_of(field: str, fields: Assignment, lookup: Callable[[str], object]) -> object:
     """Returns a field's value in the assignment, possibly within a whole section, or else in the base."""
     if field in fields:
         return fields[field]
     sections = [name for name, value in fields.items() if field.startswith(f"{name}.") and isinstance(value, Mapping)]
     if not sections:
         return lookup(field)
-    value: Any = fields[sections[0]]
+    value = fields[sections[0]]
     for part in field.removeprefix(f"{sections[0]}.").split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
 
-def _axis(name: str, axis: Any, source: str) -> Axis:
+def _axis(name: str, axis: object, source: str) -> Axis:
     kinds = [key for key in axis if key != "when"] if isinstance(axis, dict) else []
-    if len(kinds) != 1 or kinds[0] not in AXIS_KINDS:
+    if not isinstance(axis, dict) or len(kinds) != 1 or kinds[0] not in AXIS_KINDS:
         hint = nearest(str(kinds[0]), AXIS_KINDS) if len(kinds) == 1 else "."
         raise SpecError(
             f"{source}: the axis {name} must be written {{grid: [value, ...]}}, "
@@ -141,33 +151,37 @@ def _axis(name: str, axis: Any, source: str) -> Axis:
         raise SpecError(
             f"{source}: the axis {name} must be written {{{kinds[0]}: [value, ...]}} with at least one value."
         )
-    if kinds[0] in DRAWS and kinds[0] != "choice":
+    if kinds[0] in RANGES:
         _check_bounds(name, kinds[0], values, source)
     if not isinstance(when, dict):
         raise SpecError(f"{source}: 'when' of the axis {name} must map fields to values, not {when!r}.")
     return Axis(name, kinds[0], values, when)
 
 
-def _check_bounds(name: str, kind: str, bounds: Sequence[Any], source: str) -> None:
-    numbers = len(bounds) == 2 and all(isinstance(b, int | float) and not isinstance(b, bool) for b in bounds)
-    if not numbers or not bounds[0] < bounds[1]:
+def _check_bounds(name: str, kind: str, bounds: Sequence[object], source: str) -> None:
+    numbers = [bound for bound in bounds if isinstance(bound, int | float) and not isinstance(bound, bool)]
+    if len(bounds) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise SpecError(f"{source}: {kind} of the axis {name} must be [lowest, highest], not {bounds}.")
-    if kind == "loguniform" and bounds[0] <= 0:
-        raise SpecError(f"{source}: loguniform of the axis {name} must start above 0, not at {bounds[0]}.")
+    if kind == "loguniform" and numbers[0] <= 0:
+        raise SpecError(f"{source}: loguniform of the axis {name} must start above 0, not at {numbers[0]}.")
     if kind == "randint" and not all(isinstance(bound, int) for bound in bounds):
         raise SpecError(f"{source}: randint of the axis {name} must have whole numbers, not {bounds}.")
 
 
-def _draw(axis: Axis, seed: int, sample: int) -> Any:
+def _draw(axis: Axis, seed: int, sample: int) -> object:
     if axis.kind == "zip":
-        return axis.values[int(numpy_rng(seed, "space", "zip", sample).integers(len(axis.values)))]
+        return _choose(numpy_rng(seed, "space", "zip", sample), axis.values)
     kind = "choice" if axis.kind == "grid" else axis.kind
     return dataclasses.replace(axis, kind=kind).draw(seed, sample)
+
+
+def _choose(rng: np.random.Generator, values: Sequence[object]) -> object:
+    return values[int(rng.integers(len(values)))]
 
 
 def _merged(parts: Sequence[Assignment]) -> Assignment:
     return {name: value for part in parts for name, value in part.items()}
 
 
-def _as_list(allowed: Any) -> list[Any]:
+def _as_list(allowed: object) -> list[object]:
     return allowed if isinstance(allowed, list) else [allowed]

@@ -37,9 +37,9 @@ def to_yaml(spec: Experiment) -> str:
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> Tree:
     """`{"a": {"b": 1}}` -> `{"a.b": 1}`; sections in a list are numbered, `{"a": [{"b": 1}]}` -> `{"a.0.b": 1}`."""
-    flat: dict[str, Any] = {}
+    flat: Tree = {}
     for key, value in tree.items():
         if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
             value = {str(number): item for number, item in enumerate(value)}

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,11 @@ from fedray.data.dataset import Dataset
 from fedray.data.image_cache import cached_images
 from fedray.errors import SpecError, nearest
 from fedray.types import Indices
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from torchvision.datasets import VisionDataset
 
 Side: TypeAlias = Literal["train", "test"]
 Choose: TypeAlias = Callable[[Indices], Indices]
@@ -109,7 +114,7 @@ def _parquet(argument: str, side: Side, choose: Choose, size: int | None) -> Dat
     )
 
 
-def _columns(schemas: Sequence[Any], argument: str, side: Side) -> tuple[str, str]:
+def _columns(schemas: Sequence["pa.Schema"], argument: str, side: Side) -> tuple[str, str]:
     """Returns the names of the image and the label column. Raises SpecError unless all files have the same columns."""
     import pyarrow as pa
 
@@ -124,7 +129,7 @@ def _columns(schemas: Sequence[Any], argument: str, side: Side) -> tuple[str, st
     return image_column, label_column
 
 
-def _integers(tables: Sequence[Any], argument: str, side: Side) -> Indices:
+def _integers(tables: Sequence["pa.Table"], argument: str, side: Side) -> Indices:
     """Returns the labels, converted through lists: pyarrow's conversion to NumPy imports pandas."""
     labels = [label for table in tables for label in table.column(0).to_pylist()]
     if None in labels:
@@ -134,7 +139,7 @@ def _integers(tables: Sequence[Any], argument: str, side: Side) -> Indices:
     return np.array(labels, dtype=np.int64)
 
 
-def _read_images(files: Sequence[Any], column: str, rows: Indices) -> tuple[list[bytes], list[str | None]]:
+def _read_images(files: Sequence["pq.ParquetFile"], column: str, rows: Indices) -> tuple[list[bytes], list[str | None]]:
     """Returns the encoded images and the paths of these rows, read in batches of 4096 rows."""
     blobs, paths = [b""] * len(rows), list[str | None]([None] * len(rows))
     order = np.argsort(rows)
@@ -172,21 +177,21 @@ READERS: Mapping[str, Callable[[str, Side, Choose, int | None], Dataset]] = {
 }
 
 
-def _torchvision_labels(data: Any) -> Indices:
+def _torchvision_labels(data: "VisionDataset") -> Indices:
     """Returns all labels, without decoding images if the set has them in an attribute, as most do."""
     attributes = (getattr(data, name, None) for name in ("targets", "labels", "_labels"))
     labels = next((labels for labels in attributes if labels is not None), None)
     return np.asarray([data[i][1] for i in range(len(data))] if labels is None else labels, dtype=np.int64)
 
 
-def _column(schema: Any, names: Sequence[str], argument: str, side: Side) -> str:
+def _column(schema: "pa.Schema", names: Sequence[str], argument: str, side: Side) -> str:
     for name in names:
         if name in schema.names:
             return name
     raise SpecError(f"data.{side}: '{argument}' has no column {' or '.join(names)}; it has {', '.join(schema.names)}.")
 
 
-def _class_names(schema: Any, column: str, labels: Indices) -> tuple[str, ...]:
+def _class_names(schema: "pa.Schema", column: str, labels: Indices) -> tuple[str, ...]:
     """Returns the class names of the `huggingface` metadata, or else the labels as text."""
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = metadata.get("info", {}).get("features", {}).get(column, {}).get("names")

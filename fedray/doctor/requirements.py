@@ -1,4 +1,4 @@
-"""What a spec requires of a cluster."""
+"""The requirements of a spec: clients, resources and files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class RequiredFile:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What the experiments of a spec require."""
+    """The requirements of all experiments of a spec."""
 
     is_study: bool
     """Whether the spec has axes; trials of a sweep run on any node."""
@@ -45,7 +45,7 @@ class Requirements:
 
 
 def requirements(path: str | Path, overrides: Sequence[str] = ()) -> Requirements:
-    """Determine what the spec file requires. Raises SpecError for an invalid spec."""
+    """Determine the requirements of a spec file. Raises SpecError for an invalid spec."""
     space = read(path, overrides)
     experiments = [run.experiment for run in _without_searcher(space).runs()]
     is_study = bool(space.axes)
