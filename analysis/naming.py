@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedray.config.experiment import EXECUTION_SECTIONS
+from fedray.results.loader import varying_fields
 
 ALGORITHMS = {"fedavg": "FedAvg", "fedprox": "FedProx", "fml": "FML", "fedlpfm": "Fed-LPFM"}
 SYMBOLS = {
@@ -41,7 +41,7 @@ def name_runs(runs: pd.DataFrame, targets: "pd.Series[bool] | None" = None) -> p
         targets = pd.to_numeric(_column(runs, "strategy.lam"), errors="coerce") > 0
     named["algorithm"] = [ALGORITHMS.get(str(name), str(name)) for name in runs["strategy.name"]]
     named["teacher_name"] = [teacher_name(row) if targets[run] else "" for run, row in _rows(runs)]
-    fields = varied(runs)
+    fields = varying_fields(runs)
     told = _telling(runs, fields)
     of_setting = [f for f in told if not f.startswith(CONDITIONS)]
     teachers = named.loc[targets, "teacher_name"].nunique() > 1
@@ -82,25 +82,6 @@ def _sortable(value: Any) -> tuple[int, float, str]:
     if not _is_there(value):
         return 0, 0.0, ""
     return (1, float(value), "") if isinstance(value, int | float) else (2, 0.0, str(value))
-
-
-def varied(runs: pd.DataFrame) -> list[str]:
-    """The fields, other than the seed, that have several values among the runs that have them at all.
-
-    A field that is null in some, or in a section that is, and something in others has several; one that only some
-    strategies have does not.
-    """
-    found = []
-    for field in runs.columns:
-        if "." not in field or field.split(".")[0] in (*EXECUTION_SECTIONS, "evaluation"):
-            continue
-        cells = runs[field]
-        present = cells[cells.notna()].astype(str)
-        sections = [field.rsplit(".", depth)[0] for depth in range(field.count("."))]
-        null = any(cell is None for section in sections if section in runs for cell in runs[section])
-        if present.nunique() > 1 or (null and present.nunique() == 1):
-            found.append(field)
-    return found
 
 
 def _telling(runs: pd.DataFrame, fields: Sequence[str]) -> list[str]:

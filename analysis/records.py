@@ -1,197 +1,181 @@
-"""What is on disk of one study or several, as DataFrames.
+"""Loads one study or several, as DataFrames.
 
-A file that is damaged costs its own rows and no more, and is named with the line in `problems`.
+Damage does not stop a report: a damaged file loses its own rows only, and is described in `problems`.
 """
 
-import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import csv_files
-from analysis.csv_files import Columns
-from fedray.config.yaml_files import flatten, read_yaml
+from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
-from fedray.results.loader import run_folders
-from fedray.results.storage import is_uri, storage_of
+from fedray.results.loader import read_json, read_spec, read_table, run_folders, specs_table
+from fedray.results.storage import is_uri
+from fedray.types import Row
 
-ROUNDS = Columns((
-    "round", "test_accuracy", "test_loss",
-    "worst_class_accuracy", "rare_class_accuracy", "failed_clients", "update_norm",
-    "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up",
-    "teacher_outputs_used", "teacher_forward_passes",
-    "teacher_flops", "teacher_seconds",
-), once=True)  # fmt: skip
-CLASSES = Columns(("round", "class", "examples", "test_accuracy"), ("class_name",))
-CLIENTS = Columns(("round", "client", "examples", "train_accuracy", "update_norm", "seconds"))
-CONFUSION = Columns(("class", "predicted_class", "examples"))
-PARTITION = Columns(("client", "class", "examples"), ("class_name",))
-TRIALS = Columns((), ("trial", "state", "reason"))
-KNOWN = {"seed": int, "training.rounds": int, "strategy.name": str, "partition.kind": str}
-"""What every spec says, and no run can be understood without."""
-NUMBERS = ("strategy.lam", "partition.alpha", "partition.classes_per_client")
-"""What runs are ordered and drawn by, where they have it."""
+ROUNDS = (
+    "round", "test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy", "failed_clients",
+    "update_norm", "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up", "teacher_outputs_used",
+    "teacher_forward_passes", "teacher_flops", "teacher_seconds",
+)  # fmt: skip
+CLASSES = ("round", "class", "class_name", "examples", "test_accuracy")
+CLIENTS = ("round", "client", "examples", "train_accuracy", "update_norm", "seconds")
+CONFUSION = ("class", "predicted_class", "examples")
+PARTITION = ("client", "class", "class_name", "examples")
+TRIALS = ("trial", "state", "reason")
+REQUIRED_FIELDS = {"seed": int, "training.rounds": int, "strategy.name": str, "partition.kind": str}
+"""Fields that every spec has, with their types."""
+NUMERIC_FIELDS = ("strategy.lam", "partition.alpha", "partition.classes_per_client")
+"""Optional fields by which runs are sorted and drawn."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The tables of many runs. `runs` has a row per run, the others a column `run`.
+    """The tables of many runs. `runs` has one row per run, the other tables have a column `run`.
 
-    `runs` has every field of the spec by its dotted name (`strategy.lam`), and `study`, `folder`, `command`
-    (which repeats it), `commit`, `teacher_accuracy`, `client_flops` (of proxies and private models). Accuracies are
-    shares from 0 to 1.
+    `runs` has every field of the spec by dotted name (`strategy.lam`) and `study`, `folder`, `command` (repeats the
+    run), `commit`, `teacher_accuracy`, `client_flops` (of proxies and private models). Accuracies are shares, 0 to 1.
     """
 
     runs: pd.DataFrame
-    trials: pd.DataFrame  # `study`, `trial`, `state`, `reason`: what sweeps say of their trials
+    trials: pd.DataFrame  # `study`, `trial`, `state`, `reason`, as in the sweeps' trials.csv
     problems: list[str] = field(default_factory=list)
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
-        """A row per run and round; `run` is categorical."""
-        return self._stacked(self.runs.index, ROUNDS, lambda run: self._read(run, "rounds.csv", ROUNDS))
+        """One row per run and round; `run` is categorical."""
+        return self._tables(self.runs.index, "rounds.csv", ROUNDS)
 
-    def classes(self, runs: Iterable[str], until: "pd.Series[int] | None" = None) -> pd.DataFrame:
-        """Per class, of the last evaluated round, or the last up to a run's round in `until`.
+    def classes(self, runs: Iterable[str], rounds: "pd.Series[int] | None" = None) -> pd.DataFrame:
+        """One row per run and class, of the run's round in `rounds` (by default its last evaluated round)."""
+        evaluated = self.rounds[self.rounds["test_accuracy"].notna()]
+        return self._of_round(runs, "classes.csv", CLASSES, _last_round(evaluated) if rounds is None else rounds)
 
-        Columns `class`, `class_name`, `examples`, `test_accuracy`.
-        """
-        return self._last(runs, "classes.csv", CLASSES, until)
-
-    def clients(self, runs: Iterable[str], until: "pd.Series[int] | None" = None) -> pd.DataFrame:
-        """Per client of the last round's cohort, or of the last up to a run's round in `until`."""
-        return self._last(runs, "clients.csv", CLIENTS, until)
+    def clients(self, runs: Iterable[str], rounds: "pd.Series[int] | None" = None) -> pd.DataFrame:
+        """One row per run and client of the cohort, of the run's round in `rounds` (by default its last one)."""
+        return self._of_round(runs, "clients.csv", CLIENTS, _last_round(self.rounds) if rounds is None else rounds)
 
     def partition(self, runs: Iterable[str]) -> pd.DataFrame:
-        """Per client and class that it holds: `client`, `class` (its index), `class_name`, `examples`."""
-        return self._stacked(runs, PARTITION, lambda run: self._read(run, "partition.csv", PARTITION))
+        """One row per run, client and class that the client holds."""
+        return self._tables(runs, "partition.csv", PARTITION)
 
     def confusion(self, runs: Iterable[str], model: str) -> pd.DataFrame:
-        """Per class and what it was taken for by the `proxy` (test set) or the `teacher` (clients' examples)."""
+        """One row per class and predicted class of the `proxy` (test set) or the `teacher` (clients' examples)."""
         name = f"confusion-{model}.csv"
-        there = [run for run in runs if (self.folder(run) / name).exists()]
-        return self._stacked(there, CONFUSION, lambda run: self._read(run, name, CONFUSION))
+        return self._tables([run for run in runs if (self.folder(run) / name).exists()], name, CONFUSION)
 
     def folder(self, run: str) -> Path:
+        """Returns the folder of a run on this machine."""
         return Path(str(self.runs.at[run, "folder"]))
 
-    def _read(self, run: str, name: str, columns: Columns) -> pd.DataFrame | None:
-        return csv_files.read(self.folder(run) / name, columns, self.problems)
-
-    def _last(self, runs: Iterable[str], name: str, columns: Columns, until: "pd.Series[int] | None") -> pd.DataFrame:
-        """At most up to the last round in rounds.csv, which is written when all else of a round is."""
-        whole = self.rounds.groupby("run", observed=True)["round"].max() if until is None else until
-        return self._stacked(
-            runs,
-            columns,
-            lambda run: csv_files.read_last_round(
-                self.folder(run) / name, columns, self.problems, until=whole.get(run, math.inf)
-            ),
-        )
-
-    def _stacked(
-        self, runs: Iterable[str], columns: Columns, read: Callable[[str], pd.DataFrame | None]
+    def _of_round(
+        self, runs: Iterable[str], name: str, columns: Sequence[str], rounds: "pd.Series[int]"
     ) -> pd.DataFrame:
-        frames = {run: read(run) for run in runs}
-        return stacked({run: frame for run, frame in frames.items() if frame is not None}, columns.names)
+        return self._tables([run for run in runs if run in rounds.index], name, columns, rounds)
+
+    def _tables(
+        self, runs: Iterable[str], name: str, columns: Sequence[str], rounds: "pd.Series[int] | None" = None
+    ) -> pd.DataFrame:
+        numbers = {run: None if rounds is None else int(rounds[run]) for run in runs}
+        tables = {
+            run: read_table(self.folder(run) / name, self.problems, columns, number) for run, number in numbers.items()
+        }
+        return _stacked({run: table for run, table in tables.items() if table is not None}, columns)
 
 
 def load(*places: str | Path) -> Records:
-    """Every run below some folders or URIs, finished or not.
+    """Returns the records of every run below some folders or URIs, finished or not.
 
-    Raises SpecError where there is none, or where one is named twice.
+    Raises SpecError if there is no run, or if a folder is given twice.
     """
     problems: list[str] = []
-    studies = {study: _find(place) for study, place in zip(_names(places), places, strict=True)}
-    _check_once([folder for _, folders in studies.values() for folder in folders.values()])
-    rows: dict[str, dict[str, Any]] = {}
+    studies = {study: _find_runs(place) for study, place in zip(_study_names(places), places, strict=True)}
+    _check_distinct([folder for folders in studies.values() for folder in folders.values()])
+    runs: dict[str, Row] = {}
     trials: list[pd.DataFrame] = []
-    for study, (root, folders) in studies.items():
+    for study, folders in studies.items():
         for name, folder in folders.items():
-            if row := _run(study, folder, problems):
-                rows[study if name == "." else f"{study}/{name}" if len(places) > 1 else name] = row
-        problems += [f"'{folder}' has rounds.csv and no spec.yaml: it is left out." for folder in _nameless(root)]
-        above = [folder.parent for name, folder in folders.items() if name != "."]
-        trials += [_trials(study, folder, problems) for folder in dict.fromkeys([root, *above])]
-    if not rows:
+            if row := _run_row(study, folder, problems):
+                runs[study if name == "." else f"{study}/{name}" if len(places) > 1 else name] = row
+        root = _root(folders)
+        problems += [f"'{folder}' has rounds.csv but no spec.yaml: it is left out." for folder in _without_spec(root)]
+        parents = [folder.parent for name, folder in folders.items() if name != "."]
+        trials += [_read_trials(study, folder, problems) for folder in dict.fromkeys([root, *parents])]
+    if not runs:
         raise SpecError(f"no run can be read: {problems[0]}")
-    return Records(_table(rows), pd.concat(trials, ignore_index=True), problems)
+    return Records(specs_table(runs), pd.concat(trials, ignore_index=True), problems)
 
 
-def _find(place: str | Path) -> tuple[Path, dict[str, Path]]:
-    """Where a study is on this machine, and the folders of its runs."""
+def _find_runs(place: str | Path) -> dict[str, Path]:
     if not is_uri(place) and not (place and Path(place).is_dir()):
         wrong = "is a file, not a folder of results" if Path(place).is_file() else "does not exist"
         raise SpecError(f"'{place}' {wrong}.")
-    storage = storage_of(place)
-    storage.pull(without="*.safetensors")
-    if not (found := run_folders(storage.folder)):
-        raise SpecError(f"'{storage}' holds no results.")
-    return storage.folder, found
+    return run_folders(place)
 
 
-def _nameless(root: Path) -> Iterator[Path]:
-    """Folders of runs that have lost their spec."""
+def _root(folders: dict[str, Path]) -> Path:
+    """The folder to which the names of the runs are relative."""
+    name, folder = next(iter(folders.items()))
+    return folder if name == "." else folder.parents[len(Path(name).parts) - 1]
+
+
+def _without_spec(root: Path) -> Iterator[Path]:
+    """Folders of runs without a spec."""
     return (rounds.parent for rounds in sorted(root.rglob("rounds.csv")) if not rounds.with_name("spec.yaml").exists())
 
 
-def _check_once(folders: Sequence[Path]) -> None:
+def _check_distinct(folders: Sequence[Path]) -> None:
     seen: set[Path] = set()
     for folder in map(Path.resolve, folders):
         if folder in seen:
-            raise SpecError(f"'{folder}' is named twice.")
+            raise SpecError(f"'{folder}' is given twice.")
         seen.add(folder)
 
 
-def _table(rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """A column that is null somewhere holds objects: null is a value, and no run that lacks the field has it."""
-    table = pd.DataFrame(list(rows.values()), index=pd.Index(rows, name="run"), dtype=object)
-    typed = [str(column) for column in table if not any(cell is None for cell in table[column])]
-    table[typed] = table[typed].infer_objects()
-    return table
-
-
-def stacked(frames: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    """One below the other, with a categorical column `run`."""
-    if not frames:
+def _stacked(tables: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """The tables of several runs in one, with a categorical column `run`."""
+    if not tables:
         return pd.DataFrame({"run": pd.Categorical([]), **{column: np.empty(0) for column in columns}})
-    table = pd.concat(list(frames.values()), ignore_index=True)
-    codes = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames.values()])
-    runs = pd.Series(pd.Categorical.from_codes(codes, pd.Index(list(frames), dtype="str")), name="run")
+    table = pd.concat(list(tables.values()), ignore_index=True)
+    codes = np.repeat(np.arange(len(tables)), [len(part) for part in tables.values()])
+    runs = pd.Series(pd.Categorical.from_codes(codes, pd.Index(list(tables), dtype="str")), name="run")
     return pd.concat([runs, table], axis=1)
 
 
-def _names(places: Sequence[str | Path]) -> list[str]:
-    """What the studies are called: the last parts of their paths that tell them apart."""
+def _last_round(rounds: pd.DataFrame) -> "pd.Series[int]":
+    return rounds.groupby("run", observed=True)["round"].max()
+
+
+def _study_names(places: Sequence[str | Path]) -> list[str]:
+    """Names of studies: as many last parts of their paths as distinguish them."""
     paths = [Path(str(place).partition("?")[0] if is_uri(place) else Path(place).absolute()) for place in places]
     for parts in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-parts:]) for path in paths]
         if len({*names}) == len(names):
             return names
-    raise SpecError(f"'{places[0]}' is named twice.")
+    raise SpecError(f"'{places[0]}' is given twice.")
 
 
-def _run(study: str, folder: Path, problems: list[str]) -> dict[str, Any] | None:
+def _run_row(study: str, folder: Path, problems: list[str]) -> Row | None:
+    """A run's row of `Records.runs`; None, with a problem, if its spec cannot be used."""
     try:
-        spec = flatten(read_yaml(folder / "spec.yaml"))
+        spec = read_spec(folder)
     except SpecError as error:
         problems.append(f"{str(error).rstrip('.')}: the run is left out.")
         return None
-    if unusable := [*_unusable(spec)]:
-        problems.append(f"'{folder / 'spec.yaml'}': {', '.join(unusable)}; the run is left out.")
+    if invalid := [*_invalid_fields(spec)]:
+        problems.append(f"'{folder / 'spec.yaml'}': {', '.join(invalid)}; the run is left out.")
         return None
-    cells = {name: str(cell) if isinstance(cell, list) else cell for name, cell in spec.items()}
-    environment = _read_json(folder / "environment.json", problems)
-    costs = flatten(_read_json(folder / "costs.json", problems))
+    environment = read_json(folder / "environment.json", problems)
+    costs = flatten(read_json(folder / "costs.json", problems))
     return {
-        **cells,
+        **spec,
         "study": study,
         "folder": str(folder),
         "command": f"fedray run {shlex.quote(str(folder / 'spec.yaml'))} --results again",
@@ -201,39 +185,24 @@ def _run(study: str, folder: Path, problems: list[str]) -> dict[str, Any] | None
     }
 
 
-def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Empty where it is not there yet, or damaged."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        problems.append(f"'{path}' is damaged ({error}); what it says is not known.")
-        return {}
-    if not isinstance(document, dict):
-        problems.append(f"'{path}' is damaged (it is no object); what it says is not known.")
-        return {}
-    return document
-
-
-def _unusable(spec: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the fields that reports are made by."""
-    for name, kind in KNOWN.items():
+def _invalid_fields(spec: Row) -> Iterator[str]:
+    """Descriptions of missing or invalid fields among those that reports use."""
+    for name, kind in REQUIRED_FIELDS.items():
         if name not in spec:
             yield f"{name} is missing"
         elif type(spec[name]) is not kind or (kind is int and spec[name] < (name == "training.rounds")):
             yield f"{name} is {spec[name]!r}"
-    for name in NUMBERS:
+    for name in NUMERIC_FIELDS:
         if spec.get(name) is not None and not math.isfinite(_number(spec[name])):
             yield f"{name} is {spec[name]!r}"
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
-def _share(document: dict[str, Any], name: str, path: Path, problems: list[str]) -> float:
-    """NaN where it is not there, or no share from 0 to 1."""
+def _share(document: Row, name: str, path: Path, problems: list[str]) -> float:
+    """A share from 0 to 1; NaN if it is missing or, with a problem, out of range."""
     value = document.get(name)
     if value is not None and not 0 <= _number(value) <= 1:
         problems.append(f"'{path}': {name} is {value!r}, which is not a share from 0 to 1.")
@@ -241,7 +210,7 @@ def _share(document: dict[str, Any], name: str, path: Path, problems: list[str])
     return _number(value)
 
 
-def _trials(study: str, root: Path, problems: list[str]) -> pd.DataFrame:
+def _read_trials(study: str, root: Path, problems: list[str]) -> pd.DataFrame:
     path = root / "trials.csv"
-    table = csv_files.read(path, TRIALS, problems) if path.exists() else None
-    return (pd.DataFrame(columns=list(TRIALS.names)) if table is None else table).assign(study=study)
+    table = read_table(path, problems, TRIALS) if path.exists() else None
+    return (pd.DataFrame(columns=list(TRIALS)) if table is None else table).assign(study=study)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fedray.results.loader import last_k, last_k_accuracy
+from fedray.config.labels import short_fields
+from fedray.results.loader import last_k, last_k_accuracy, varying_fields
 
 if TYPE_CHECKING:
     from fedray.results.loader import Results
@@ -22,14 +23,14 @@ def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFra
     """
     table = _last_rounds(results.rounds)
     table = table.loc[[run for run in runs or results.folders if run in table.index]]
-    fields = _varying_fields(results, table)
+    fields = varying_fields(results.specs.loc[table.index], with_seed=True)
     table["round_seconds"] = results.rounds.groupby("run")["seconds"].median().round(2)
     difference = []
     if len(table) > 1:
         table["difference"] = table["last_k_accuracy"] - table["last_k_accuracy"].iloc[0]
         difference = ["difference"]
     columns = [*fields, "round", "test_accuracy", "last_k_accuracy", "k", *difference, *METRICS[2:], "round_seconds"]
-    return table[columns].rename(columns=_short_names(fields)).reset_index(drop=bool(fields) or len(table) == 1)
+    return table[columns].rename(columns=short_fields(fields)).reset_index(drop=bool(fields) or len(table) == 1)
 
 
 def over_seeds(results: "Results") -> pd.DataFrame:
@@ -40,14 +41,14 @@ def over_seeds(results: "Results") -> pd.DataFrame:
     `METRIC_std`, its standard deviation (n - 1; NaN for one seed).
     """
     runs = _last_rounds(results.rounds)
-    fields = [field for field in _varying_fields(results, runs) if field != "seed"]
+    fields = varying_fields(results.specs.loc[runs.index])
     common = _by(fields, runs)["round"].transform("min")
     runs = _last_rounds(results.rounds[results.rounds["round"] <= results.rounds["run"].map(common)])
     groups = _by(fields, runs)
     table: pd.DataFrame = groups.agg(seeds=("round", "size"), round=("round", "min"), k=("k", "min"))
     for metric in METRICS:
         table[metric], table[f"{metric}_std"] = groups[metric].mean(), groups[metric].std()
-    return table.reset_index(drop=not fields).rename(columns=_short_names(fields))
+    return table.reset_index(drop=not fields).rename(columns=short_fields(fields))
 
 
 def _last_rounds(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -80,22 +81,3 @@ def faults(results: "Results", runs: Sequence[str]) -> str:
     counts = rows["fault"].value_counts()
     kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
     return f"recovered faults: {len(rows)} ({kinds})" if len(rows) else ""
-
-
-def _varying_fields(results: "Results", runs: pd.DataFrame) -> list[str]:
-    """The spec fields with several values among these runs.
-
-    A field that one strategy has and another lacks does not count: the strategies' names already differ.
-    """
-    return [
-        field
-        for field in results.varied.columns
-        if runs[field].nunique() > 1 or (field in results.nullable and runs[field].isna().nunique() > 1)
-    ]
-
-
-def _short_names(fields: list[str]) -> dict[str, str]:
-    """`strategy.lam` -> `lam`, `strategy.name` -> `strategy`; the whole name if two would clash."""
-    short = {f: f.rsplit(".", 1)[0] if f.endswith((".name", ".kind")) else f.rsplit(".", 1)[-1] for f in fields}
-    names = list(short.values())
-    return {field: name if names.count(name) == 1 else field for field, name in short.items()}

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.naming import CONDITIONS, varied
+from analysis.naming import CONDITIONS
 from analysis.outcomes import rounds_to
 from analysis.stats import holm, paired_p
+from fedray.results.loader import varying_fields
 
 BASELINES = ("FedAvg", "FedProx")
 ALL = "all"
@@ -121,7 +122,7 @@ def _over_seeds(named: pd.DataFrame, value: str) -> pd.DataFrame:
 def _pairs(named: pd.DataFrame, value: str, baseline: str) -> pd.DataFrame:
     """A row per run that has a run of the baseline to stand beside it, and their `difference`."""
     algorithms = ("strategy.", "teacher.")
-    shared = [field for field in varied(named) if not field.startswith((*algorithms, *CONDITIONS))]
+    shared = [field for field in varying_fields(named) if not field.startswith((*algorithms, *CONDITIONS))]
     training = pd.Series("", named.index)
     for field in shared:
         training = training + " / " + named[field].astype(str)

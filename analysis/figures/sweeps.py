@@ -8,8 +8,9 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.families import chosen, present, share_legend, styles_of
-from analysis.naming import CONDITIONS, backbone, teacher_method, varied
+from analysis.naming import CONDITIONS, backbone, teacher_method
 from analysis.tables import best_of_families, comparison
+from fedray.results.loader import varying_fields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,7 +106,7 @@ def _swept(named: pd.DataFrame) -> pd.DataFrame | None:
     swept = named[named["strategy.lam"].notna()].astype({"strategy.lam": float})
     told = ("strategy.lam", "strategy.name", "teacher.", *CONDITIONS)
     best = best_of_families(swept).drop_duplicates("family").set_index("family")
-    for field in [field for field in varied(swept) if not field.startswith(told)]:
+    for field in [field for field in varying_fields(swept) if not field.startswith(told)]:
         swept = swept[swept[field].astype(str) == swept["family"].map(best[field].astype(str)).astype(str)]
     return swept if swept["strategy.lam"].nunique() > 1 and (swept["teacher_name"] != "").any() else None
 

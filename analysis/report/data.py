@@ -48,7 +48,7 @@ class ReportData:
     @property
     def problems(self) -> list[str]:
         """What could not be used, whole files first."""
-        return sorted(dict.fromkeys(self.records.problems), key=lambda problem: ", line " in problem)
+        return sorted(dict.fromkeys(self.records.problems), key=lambda problem: "rows are left out" in problem)
 
     @cached_property
     def best(self) -> pd.DataFrame:

@@ -162,6 +162,8 @@ def print_over_seeds(folder: str | Path) -> None:
         frame[name] = [_mean(mean, std) for mean, std in zip(frame[name], frame.pop(f"{name}_std"), strict=True)]
     console = open_console()
     console.print(_framed(frame))
+    for problem in results.problems:
+        console.print(problem)
     if results.unfinished:
         console.print(
             f"{len(results.unfinished)} of {len(results.folders)} runs have not come to their last round: "

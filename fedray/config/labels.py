@@ -22,6 +22,13 @@ def short_field(field: str) -> str:
     return sections[-1] if key in CHOOSERS and sections else key
 
 
+def short_fields(fields: Sequence[str]) -> dict[str, str]:
+    """Returns the short name of each field; the whole name if two would be equal."""
+    short = {field: short_field(field) for field in fields}
+    names = list(short.values())
+    return {field: name if names.count(name) == 1 else field for field, name in short.items()}
+
+
 def value_label(value: object, axis_values: Sequence[object]) -> str:
     """Returns the label of one value of an axis: of a section the fields in which the axis's sections differ."""
     sections = [other for other in axis_values if isinstance(other, dict)]

@@ -1,12 +1,12 @@
 """costs.json: what a run's teachers and proxies have cost, over all its rounds, resumed ones too."""
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedray.config.experiment import Experiment
+from fedray.results.loader import read_rows
 from fedray.types import Row
 
 
@@ -27,10 +27,10 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
 
     `flops` is what an example takes to train the `proxy`, and a `private` model beside it.
     """
-    rounds, clients = _read(folder / "rounds.csv"), _read(folder / "clients.csv")
+    rounds, clients = read_rows(folder / "rounds.csv"), read_rows(folder / "clients.csv")
     asked, passes = _sum(rounds, "teacher_outputs_used"), _sum(rounds, "teacher_forward_passes")
     trained = _sum(clients, "examples") * experiment.training.local_epochs
-    proxy_peak = int(max((float(row["peak_bytes"] or 0) for row in clients), default=0))
+    proxy_peak = int(max((row.get("peak_bytes", 0) for row in clients), default=0))
     document = {
         "teacher": {
             "outputs_used": int(asked),
@@ -58,10 +58,5 @@ def _flops(per_example: int, examples: float) -> Row:
     return {"flops_per_example": per_example, "flops": int(per_example * examples)}
 
 
-def _read(table: Path) -> list[Row]:
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def _sum(rows: list[Row], column: str) -> float:
-    return sum(float(row[column] or 0) for row in rows)
+    return sum(float(row.get(column, 0)) for row in rows)

@@ -11,6 +11,7 @@ results/STUDY/tune/                what Tune writes: TensorBoard's events
 import csv
 import io
 import json
+import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from fedray.config.loader import Run, Space
 from fedray.config.space import Assignment, contains
 from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
-from fedray.results.loader import last_k, last_k_accuracy
+from fedray.results.loader import last_k, last_k_accuracy, read_rows
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import Storage, storage_of
 from fedray.types import Row
@@ -108,21 +109,12 @@ class Trial:
 
     def history(self) -> list[Row]:
         """The rows of rounds.csv that are kept, numbers as numbers, without what is empty."""
-        try:
-            with (self.folder.path / "rounds.csv").open(newline="", encoding="utf-8") as file:
-                whole = [row for row in csv.DictReader(file) if None not in row.values()]
-                rows = [row for row in whole if row["round"].isdigit()]
-        except (OSError, KeyError, csv.Error):
-            return []
-        return [_numbers(row) for row in rows if int(row["round"]) <= self.round]
+        rows = read_rows(self.folder.path / "rounds.csv")
+        return [row for row in rows if row.get("round", math.inf) <= self.round]
 
     def faults(self) -> list[str]:
         """What kinds of faults it has got over, one for each time."""
-        try:
-            with (self.folder.path / "faults.csv").open(newline="", encoding="utf-8") as file:
-                return [row["fault"] for row in csv.DictReader(file)]
-        except (OSError, KeyError, csv.Error):
-            return []
+        return [row["fault"] for row in read_rows(self.folder.path / "faults.csv")]
 
 
 class Study:
@@ -281,10 +273,3 @@ def _choice(folder: Path) -> Assignment | None:
     except (OSError, ValueError):
         return None
     return choice
-
-
-def _numbers(row: Mapping[str, str]) -> Row:
-    def number(text: str) -> Any:
-        return int(text) if text.lstrip("-").isdigit() else float(text)
-
-    return {column: number(text) for column, text in row.items() if text and column != "retried"}

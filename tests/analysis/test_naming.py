@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from helpers.studies import TEACHER, write_run
 
-from analysis.naming import backbone, name_runs, teacher_method, teacher_name, varied
+from analysis.naming import backbone, name_runs, teacher_method, teacher_name
 from analysis.records import load
+from fedray.results.loader import varying_fields
 
 LPFM = {"name": "fedlpfm", "lam": 0.5}
 PROBED = {"kind": "adapted", "backbone": {"kind": "zero_shot", "model": "RN50"}}
@@ -80,7 +81,7 @@ def test_seeds_and_what_decides_no_result_are_not_told(tmp_path: Path) -> None:
         {"seed": 0, "resources": {"backend": "serial"}, "evaluation": {"batch_size": 100}},
         {"seed": 1, "checkpoint": {"every": 5}},
     )
-    assert varied(table) == []
+    assert varying_fields(table) == []
     assert name_runs(table)["setting"].nunique() == 1
 
 

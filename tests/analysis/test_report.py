@@ -163,7 +163,7 @@ def test_what_is_missing_is_said(study: Path, tmp_path: Path) -> None:
     shutil.rmtree(gone)
     rows = (half / "rounds.csv").read_text().splitlines(keepends=True)
     (half / "rounds.csv").write_text("".join(rows[:5]))
-    (torn / "rounds.csv").write_text((torn / "rounds.csv").read_text().replace("\n7,", "\n7,not a number,"))
+    (torn / "rounds.csv").write_text((torn / "rounds.csv").read_text().replace("\n7,", "\n7,2"))
     failed = {"trial": gone.name, "state": "failed", "reason": "client 3 failed in round 1"}
     write_trials(partial, [failed, {"trial": half.name, "state": "begun", "reason": ""}])
     report = write_report([str(partial)], tmp_path / "out")
@@ -173,7 +173,7 @@ def test_what_is_missing_is_said(study: Path, tmp_path: Path) -> None:
     assert "1 of 10 cells lacks seeds that others have (FedAvg on α=0.05: 0, 1)." in said
     assert f"1 of 2 trials has failed ({gone.name}: client 3 failed in round 1)." in said
     assert "1 of 2 trials has begun and not ended." in said
-    assert any(f"{torn.name}/rounds.csv', line 8" in sentence for sentence in said)
+    assert any(f"{torn.name}/rounds.csv' has invalid values (test_accuracy is 2" in sentence for sentence in said)
     assert 'id="missing"' in html
 
 
@@ -239,7 +239,7 @@ def test_a_table_that_is_none(tmp_path: Path) -> None:
     rounds.to_csv(folders[1] / "rounds.csv", index=False)
     said = " ".join(write_report([str(tmp_path / "s")], tmp_path / "out").material.said())
     assert "classes.csv'" in said
-    assert "rounds.csv', line 5: seconds is -5.0, which is not an amount from 0; the row is left out." in said
+    assert "rounds.csv' has invalid values (seconds is -5.0); 1 of 11 rows are left out." in said
 
 
 def test_nothing_of_an_earlier_report_stays(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ import fedray
 from fedray.config.experiment import Experiment
 from fedray.config.loader import load
 from fedray.errors import SpecError
-from fedray.results.loader import load_results
+from fedray.results.loader import last_k, last_k_accuracy, load_results, read_rows, read_table
 from fedray.results.run_folder import RunFolder
 from fedray.results.writer import CsvTable
 from fedray.study.session import run
@@ -64,16 +66,16 @@ def test_resources_may_differ_on_resume(small: Make, tmp_path: Path) -> None:
 
 
 def test_load_results_of_a_tree_has_the_varied_fields_typed(small: Make, tmp_path: Path) -> None:
-    for name, strategy in {"a": {"name": "fedavg"}, "b": {"name": "fedlpfm", "lam": 0.25}}.items():
+    weights = {"a": 0.0, "b": 0.25}
+    for name, strategy in {name: {"name": "fedlpfm", "lam": lam} for name, lam in weights.items()}.items():
         list(run(small(strategy=strategy, seed=4, training={"rounds": 2}), tmp_path / "study" / name))
     results = fedray.load_results(tmp_path / "study")
-    assert {"strategy.name", "strategy.lam", "strategy.loss.name"} <= set(results.varied.columns)
-    assert all(column.startswith("strategy.") for column in results.varied.columns)
+    assert results.varied["strategy.lam"].to_dict() == weights
+    assert results.varied.columns.tolist() == ["strategy.lam"]
     rounds = results.rounds
     assert rounds["run"].tolist() == ["a", "a", "b", "b"]
-    assert rounds["strategy.name"].tolist() == ["fedavg", "fedavg", "fedlpfm", "fedlpfm"]
     assert rounds["strategy.lam"].dtype == float
-    assert rounds["strategy.lam"].tolist()[2:] == [0.25, 0.25]
+    assert rounds["strategy.lam"].tolist() == [0, 0, 0.25, 0.25]
     assert len(results.clients) == 2 * 2 * 4
     assert len(results.classes) == 2 * 2 * 10
     assert results.partition["examples"].sum() == 2 * 160
@@ -90,3 +92,104 @@ def test_load_results_of_one_run_has_no_varied_fields(small: Make, tmp_path: Pat
 def test_load_results_where_there_are_none(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds no results"):
         load_results(tmp_path)
+
+
+def table_of(tmp_path: Path, content: str | bytes, **options: Any) -> tuple[pd.DataFrame | None, list[str]]:
+    """Table `rounds.csv` with this content, and the problems found in it without the path."""
+    path, problems = tmp_path / "rounds.csv", list[str]()
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    table = read_table(path, problems, **options)
+    return table, [problem.replace(f"'{path}'", "the file") for problem in problems]
+
+
+def test_read_table_has_typed_columns(tmp_path: Path) -> None:
+    table, problems = table_of(tmp_path, 'round,test_accuracy,retried\n1,,"a, b"\n2,nan,\n3,0.5,c\n')
+    assert table is not None
+    assert table["round"].tolist() == [1, 2, 3]
+    assert table["round"].dtype == "int64"
+    assert table["test_accuracy"].isna().tolist() == [True, True, False]
+    assert table["retried"].tolist() == ["a, b", "", "c"]
+    assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("row", "example"),
+    [
+        ("2,half", "test_accuracy is half"),
+        ("2,1.7", "test_accuracy is 1.7"),
+        ("2,-0.1", "test_accuracy is -0.1"),
+        ("2,inf", "test_accuracy is inf"),
+        ("1.5,0.5", "round is 1.5"),
+        ("-1,0.5", "round is -1"),
+        (",0.5", "round is nan"),
+        ("inf,0.5", "round is inf"),
+    ],
+)
+def test_read_table_leaves_invalid_rows_out(tmp_path: Path, row: str, example: str) -> None:
+    table, problems = table_of(tmp_path, f"round,test_accuracy\n1,0.25\n{row}\n3,0.5\n")
+    assert table is not None
+    assert table.to_numpy().tolist() == [[1, 0.25], [3, 0.5]]
+    assert table["round"].dtype == "int64"
+    assert problems == [f"the file has invalid values ({example}); 1 of 3 rows are left out."]
+
+
+def test_read_table_leaves_an_incomplete_last_line_out(tmp_path: Path) -> None:
+    for end in (b"3,0.", b"\0" * 3000):
+        table, problems = table_of(tmp_path, b"round,test_accuracy\n1,0.25\n" + end)
+        assert table is not None
+        assert table.to_numpy().tolist() == [[1, 0.25]]
+        assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "the file is damaged (No columns to parse from file)."),
+        ("round,test_accuracy\n1,0.5\n2,0.5,0.5\n", "the file is damaged (Error tokenizing data. C error: Expected 2"),
+        ("test_accuracy\n0.5\n", "the file has no column round."),
+        (b"\xff,\xfe\n1,2\n", "the file has no column round, test_accuracy."),
+    ],
+)
+def test_read_table_of_a_damaged_file_is_none(tmp_path: Path, content: str | bytes, problem: str) -> None:
+    table, (found,) = table_of(tmp_path, content, columns=("round", "test_accuracy"))
+    assert table is None
+    assert found.startswith(problem)
+
+
+def test_read_table_without_a_file(tmp_path: Path) -> None:
+    problems: list[str] = []
+    assert read_table(tmp_path / "none.csv", problems) is None
+    assert problems == [f"'{tmp_path / 'none.csv'}' cannot be read (No such file or directory)."]
+
+
+def test_read_table_fills_missing_columns(tmp_path: Path) -> None:
+    table, problems = table_of(tmp_path, "round\n1\n", columns=("round", "test_accuracy", "retried"))
+    assert table is not None
+    assert table["test_accuracy"].isna().all()
+    assert table["retried"].tolist() == [""]
+    assert problems == ["the file has no column test_accuracy, retried."]
+
+
+def test_read_table_of_one_round(tmp_path: Path) -> None:
+    content = "round,client\n" + "".join(f"{number},{client}\n" for number in (1, 2, 11, 12) for client in (0, 1))
+    for number in (1, 2, 11, 12):
+        table, _ = table_of(tmp_path, content, number=number)
+        assert table is not None
+        assert table.to_numpy().tolist() == [[number, 0], [number, 1]]
+    table, problems = table_of(tmp_path, content, number=3)
+    assert table is not None
+    assert table.empty
+    assert problems == []
+
+
+def test_read_rows_has_numbers_without_empty_cells(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.csv"
+    path.write_text("round,test_accuracy,retried\n1,,7\n2,0.5,\n3,0.")
+    assert read_rows(path) == [{"round": 1, "retried": "7"}, {"round": 2, "test_accuracy": 0.5}]
+    assert read_rows(tmp_path / "none.csv") == []
+
+
+def test_last_k_is_a_fifth_from_1_to_10() -> None:
+    assert [last_k(rounds) for rounds in (0, 1, 9, 10, 49, 50, 1000)] == [1, 1, 1, 2, 9, 10, 10]
+    assert last_k_accuracy([0.1] * 8 + [0.2, 0.4]) == pytest.approx(0.3)
+    assert math.isnan(last_k_accuracy([]))
