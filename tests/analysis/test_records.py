@@ -222,8 +222,8 @@ def test_invalid_rows_are_left_out_and_described(tmp_path: Path) -> None:
     records = load(tmp_path / "s")
     assert records.rounds["round"].tolist() == [1, 3]
     assert records.problems == [
-        f"'{folder / 'rounds.csv'}' has invalid values (round is -5, test_accuracy is 1.7, rare_class_accuracy is 1.275); "
-        "3 of 5 rows are left out."
+        f"'{folder / 'rounds.csv'}' has invalid values (round is -5, test_accuracy is 1.7, "
+        "rare_class_accuracy is 1.275); 3 of 5 rows are left out."
     ]
 
 
