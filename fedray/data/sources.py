@@ -2,11 +2,9 @@
 
 import glob
 import inspect
-import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.data.dataset import Dataset
-from fedray.data.image_cache import cached_images
+from fedray.data.decoding import decode, stack, to_square
 from fedray.errors import SpecError, nearest
 from fedray.types import Indices
 
@@ -55,8 +53,8 @@ def _digits(_: str, side: Side, choose: Choose, size: int | None) -> Dataset:
     rows = np.flatnonzero((rank_in_class % DIGITS_TEST_STRIDE == 0) == (side == "test"))
     rows = rows[choose(labels[rows])]
     images = np.round(pixels[rows] * (255 / 16)).astype(np.uint8)
-    squares = [_to_square(image, size) for image in images]
-    return Dataset("digits", _stack(squares, side), labels[rows], rows, None, tuple("0123456789"))
+    squares = [to_square(image, size) for image in images]
+    return Dataset("digits", stack(squares, f"data.{side}"), labels[rows], rows, None, tuple("0123456789"))
 
 
 @cache
@@ -84,9 +82,9 @@ def _torchvision(argument: str, side: Side, choose: Choose, size: int | None) ->
         raise SpecError(f"data.{side}: torchvision could not load {argument} from {root} ({error}).") from error
     labels = _torchvision_labels(data)
     rows = choose(labels)
-    images = [_to_square(np.asarray(data[row][0]), size) for row in rows]
+    images = [to_square(np.asarray(data[row][0]), size) for row in rows]
     classes = tuple(map(str, getattr(data, "classes", range(int(labels.max()) + 1))))
-    return Dataset(argument, _stack(images, side), labels[rows], rows, None, classes)
+    return Dataset(argument, stack(images, f"data.{side}"), labels[rows], rows, None, classes)
 
 
 def _parquet(argument: str, side: Side, choose: Choose, size: int | None) -> Dataset:
@@ -106,7 +104,7 @@ def _parquet(argument: str, side: Side, choose: Choose, size: int | None) -> Dat
         raise SpecError(f"data.{side}: '{argument}' cannot be read as parquet ({error}).") from error
     return Dataset(
         Path(argument).name,
-        _decode(blobs, [path or f"row {row}" for path, row in zip(paths, rows, strict=True)], side, size),
+        decode(blobs, [path or f"row {row}" for path, row in zip(paths, rows, strict=True)], f"data.{side}", size),
         labels[rows],
         rows,
         None if None in paths else np.array(paths, dtype=np.str_),
@@ -165,7 +163,7 @@ def _folder(argument: str, side: Side, choose: Choose, size: int | None) -> Data
     labels = np.array([label for _, label in files], dtype=np.int64)
     rows = choose(labels)
     paths = [str(files[row][0].relative_to(root)) for row in rows]
-    images = _decode([(root / path).read_bytes() for path in paths], paths, side, size)
+    images = decode([(root / path).read_bytes() for path in paths], paths, f"data.{side}", size)
     return Dataset(root.name, images, labels[rows], rows, np.array(paths, dtype=np.str_), tuple(classes))
 
 
@@ -196,57 +194,3 @@ def _class_names(schema: "pa.Schema", column: str, labels: Indices) -> tuple[str
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = metadata.get("info", {}).get("features", {}).get(column, {}).get("names")
     return tuple(names) if names else tuple(map(str, range(int(labels.max()) + 1)))
-
-
-DECODE_CHUNK_IMAGES = 128
-"""Images that a thread decodes at a time."""
-SMALL_IMAGE_BYTES = 2**13
-"""Mean size of an encoded image up to which several threads are no faster than one, because of the GIL."""
-
-
-def _decode(blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None) -> npt.NDArray[np.uint8]:
-    import PIL
-
-    settings = f"Pillow {PIL.__version__}, size {size}"
-    return cached_images(blobs, settings, lambda: _decode_uncached(blobs, names, side, size))
-
-
-def _decode_uncached(
-    blobs: Sequence[bytes], names: Sequence[str | None], side: Side, size: int | None
-) -> npt.NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    def decode(blob: bytes, name: str | None) -> npt.NDArray[np.uint8]:
-        try:
-            return _to_square(np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), size)
-        except UnidentifiedImageError as error:
-            raise SpecError(f"data.{side}: the image '{name}' cannot be decoded (no known image format).") from error
-        except (OSError, TypeError, ValueError, SyntaxError) as error:  # Pillow raises any of these for damaged files
-            raise SpecError(f"data.{side}: the image '{name}' cannot be decoded ({error}).") from error
-
-    def decode_chunk(start: int) -> list[npt.NDArray[np.uint8]]:
-        chunk = slice(start, start + DECODE_CHUNK_IMAGES)
-        return list(map(decode, blobs[chunk], names[chunk]))
-
-    small = sum(map(len, blobs)) <= SMALL_IMAGE_BYTES * len(blobs)
-    with ThreadPoolExecutor(1 if small else os.cpu_count()) as threads:
-        chunks = threads.map(decode_chunk, range(0, len(blobs), DECODE_CHUNK_IMAGES))
-        return _stack([image for chunk in chunks for image in chunk], side)
-
-
-def _to_square(image: npt.NDArray[np.uint8], size: int | None) -> npt.NDArray[np.uint8]:
-    """Converts [H, W] or [H, W, C] to [C, H, W], resized to [C, size, size] if `size` is given."""
-    if size is not None and image.shape[:2] != (size, size):
-        from PIL import Image, ImageOps
-
-        image = np.asarray(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BICUBIC))
-    return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-
-
-def _stack(images: Sequence[npt.NDArray[np.uint8]], side: Side) -> npt.NDArray[np.uint8]:
-    shapes = sorted({image.shape for image in images})
-    if len(shapes) != 1 or shapes[0][1] != shapes[0][2]:
-        raise SpecError(
-            f"data.{side}: images must all be square and of one size, not {shapes[0]} and {shapes[-1]}; set data.size."
-        )
-    return np.ascontiguousarray(np.stack(images))

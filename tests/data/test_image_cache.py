@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers.images import picture, png, write_parquet
 
+from fedray.data import decoding, sources
 from fedray.data import image_cache as module
-from fedray.data import sources
 from fedray.data.image_cache import Images, cached_images
 
 BLOBS = [f"image {number}".encode() for number in range(module.MIN_IMAGES)]
@@ -109,6 +109,6 @@ def test_parquet_is_read_from_the_cache_with_the_same_bits(tmp_path: Path, monke
     smaller, fewer = read(module.MIN_IMAGES, 4), read(module.MIN_IMAGES - 1, None)
     assert smaller.images.shape == (module.MIN_IMAGES, 3, 4, 4)
     assert fewer.images.tobytes() == first.images[1:].tobytes()
-    monkeypatch.setattr(sources, "_decode_uncached", fail)
+    monkeypatch.setattr(decoding, "_decode_uncached", fail)
     assert read(module.MIN_IMAGES, None).images.tobytes() == first.images.tobytes()
     assert read(module.MIN_IMAGES, 4).images.tobytes() == smaller.images.tobytes()
