@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedray.cli.progress import open_console
+from fedray.cli.tables import open_console
 from fedray.doctor.finding import Finding
 from fedray.doctor.report import ClusterReport, Node, SharedPath
 from fedray.doctor.requirements import Requirements

@@ -1,70 +1,77 @@
-"""What `fedray plan` prints."""
+"""The lines that `fedray plan` prints."""
 
 from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from fedray.cli.progress import duration, open_console
-from fedray.cli.study_table import counted, held_against_line
+from fedray.cli.study_table import count_states, plan_accuracy
+from fedray.cli.tables import duration, open_console
 from fedray.study.plan import StudyPlan
 from fedray.study.study import Study
 
 
-def print_plan(study: Study, planned: StudyPlan) -> None:
-    """What a study will take, a line for each kind of cost."""
-    out = open_console()
+def print_plan(study: Study, plan: StudyPlan) -> None:
+    """Print the estimated cost of a study, one line per kind of cost."""
     rows = Table.grid(padding=(0, 2))
-    for name, text in _plan_lines(study, planned):
+    for name, text in _lines(study, plan):
         rows.add_row(name, text)
-    out.print(rows)
+    open_console().print(rows)
 
 
-def _plan_lines(study: Study, planned: StudyPlan) -> Iterator[tuple[str, str]]:
-    left, work = planned.left, planned.work.values()
-    yield "trials", f"{len(planned.trials)}: {counted(planned.trials)}; {len(left)} to be run"
-    if left:
-        most = max(planned.actors.values(), key=lambda plan: plan.actors)
-        clients = sorted({len(each.steps) for each in work})
-        gpus = f" and {most.gpus_per_actor:g} GPU" if most.gpus_per_actor else ""
-        yield (
-            "a trial",
-            (
-                f"{_range(clients)} clients in {most.actors} {'actor' if most.actors == 1 else 'actors'}, "
-                f"each with {most.cpus_per_actor:g} core{gpus}; {sum(each.rounds for each in work):,} rounds in all"
-            ),
-        )
-        has = f"{planned.cluster.get('CPU', 0):g} cores, {planned.cluster.get('GPU', 0):g} GPUs"
-        yield "room", f"{planned.at_once} {'trial' if planned.at_once == 1 else 'trials'} at once on {has}"
-        yield "teachers", _teacher_line(planned)
-        yield (
-            "work",
-            (
-                f"{_flop(sum(each.flops for each in work))} to train the proxies; "
-                f"{sum(each.bytes for each in work) / 1e9:,.1f} GB between drivers and clients"
-            ),
-        )
-    for one in planned.forwards:
-        if one.problem:
-            yield "", f"a teacher was not measured: {one.problem}"
-    if planned.speeds and left:
-        peaks = [s.memory for s in planned.speeds.values()] + [one.memory for one in planned.forwards]
-        yield "memory", f"{max(peaks) / 1e9:.2f} GB in an actor at most"
-        asking = f", of which {duration(planned.asking)} until the teachers have answered" if planned.asking else ""
-        yield "time", f"{duration(planned.total)}{asking} (measured now on a few steps of each kind of trial)"
-    if line := held_against_line(study, planned.trials):
+def _lines(study: Study, plan: StudyPlan) -> Iterator[tuple[str, str]]:
+    yield "trials", f"{len(plan.trials)}: {count_states(plan.trials)}; {len(plan.left)} to run"
+    if plan.left:
+        yield from _resource_lines(plan)
+    for teacher in plan.forwards:
+        if teacher.problem:
+            yield "", f"a teacher was not measured: {teacher.problem}"
+    if plan.speeds and plan.left:
+        yield from _measured_lines(plan)
+    if line := plan_accuracy(study, plan.trials):
         yield "estimate", line
 
 
-def _teacher_line(planned: StudyPlan) -> str:
-    answers = planned.answers
-    online = f"; {planned.online:,} forward passes online" if planned.online else ""
-    flops = answers.missing * max((one.flops for one in planned.forwards), default=0)
-    cost = f" ({_flop(flops)})" if flops else ""
-    if not planned.used:
-        return "none"
+def _resource_lines(plan: StudyPlan) -> Iterator[tuple[str, str]]:
+    work = plan.work.values()
+    yield "clients", _client_line(plan)
+    cluster = f"{plan.cluster.get('CPU', 0):g} cores, {plan.cluster.get('GPU', 0):g} GPUs"
+    yield "capacity", f"{plan.at_once} {'trial' if plan.at_once == 1 else 'trials'} at a time on {cluster}"
+    yield "teachers", _teacher_line(plan)
+    yield (
+        "work",
+        f"{_flop(sum(trial.flops for trial in work))} to train the proxies; "
+        f"{sum(trial.bytes for trial in work) / 1e9:,.1f} GB between drivers and clients",
+    )
+
+
+def _measured_lines(plan: StudyPlan) -> Iterator[tuple[str, str]]:
+    peaks = [speed.memory for speed in plan.speeds.values()] + [teacher.memory for teacher in plan.forwards]
+    yield "memory", f"at most {max(peaks) / 1e9:.2f} GB per actor"
+    teachers = f", of which {duration(plan.asking)} for teacher outputs" if plan.asking else ""
+    yield "time", f"{duration(plan.total)}{teachers} (from a few measured steps of each kind of trial)"
+
+
+def _client_line(plan: StudyPlan) -> str:
+    work = plan.work.values()
+    clients = sorted({len(trial.steps) for trial in work})
+    largest = max(plan.actors.values(), key=lambda actors: actors.actors)
+    actors = "1 actor with" if largest.actors == 1 else f"{largest.actors} actors, each with"
+    gpus = f" and {largest.gpus_per_actor:g} GPU" if largest.gpus_per_actor else ""
     return (
-        f"{planned.used - planned.online:,} answers used: {answers.missing:,} forward passes to make{cost}, "
-        f"{answers.banked:,} in the bank{online}"
+        f"{_range(clients)} per trial in {actors} {largest.cpus_per_actor:g} core{gpus}; "
+        f"{sum(trial.rounds for trial in work):,} rounds in all"
+    )
+
+
+def _teacher_line(plan: StudyPlan) -> str:
+    if not plan.used:
+        return "none"
+    flops = plan.answers.missing * max((teacher.flops for teacher in plan.forwards), default=0)
+    cost = f" ({_flop(flops)})" if flops else ""
+    online = f"; {plan.online:,} forward passes online" if plan.online else ""
+    return (
+        f"{plan.used - plan.online:,} outputs used: {plan.answers.banked:,} in the cache, "
+        f"{plan.answers.missing:,} forward passes to compute the rest{cost}{online}"
     )
 
 

@@ -1,60 +1,31 @@
-"""What `fedray run` shows: one live line per running experiment, and a table at the end."""
+"""Progress of `fedray run`: one live line per running experiment."""
 
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from fedray.cli.tables import duration, empty_table, open_console
 from fedray.types import Event, Progress, RoundResult, TeacherProgress, Waiting
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from fedray.config.loader import Run
     from fedray.server.teacher_check import TeacherAccuracy
     from fedray.teachers.cache import TeacherCache
 
 
-HEADERS = {
-    "test_accuracy": "accuracy",
-    "last_k_accuracy": "last k",
-    "worst_class_accuracy": "worst class",
-    "rare_class_accuracy": "rare classes",
-    "round_seconds": "s/round",
-}
-NUMBERS = (
-    "accuracy",
-    "last k",
-    "k",
-    "worst class",
-    "rare classes",
-    "images",
-    "published",
-    "rows",
-    "kB",
-    "client",
-    "round",
-    "loss",
-    "trials",
-)
-
-
 class RunProgress:
-    """A line that is rewritten on a terminal; elsewhere one line per round."""
+    """Prints a run's progress: a line that is rewritten on a terminal, else one line per round."""
 
     def __init__(self, label: str, *, quiet: bool) -> None:
         self._label = label
         self._console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
         self._live = Live(Text(f"{label}: starting ..."), console=self._console, refresh_per_second=4)
-        self._times: list[float] = []
-        self._shown, self._asked_since = float("-inf"), 0.0
-        self._asked_first = 0
+        self._round_ends: list[float] = []
+        self._shown_at = float("-inf")
+        self._teacher_start: tuple[float, int] | None = None  # time and count of the first outputs of a query
         self._accuracy = ""
 
     def __enter__(self) -> "RunProgress":
@@ -67,62 +38,63 @@ class RunProgress:
             self._live.stop()
 
     def end(self) -> None:
-        """Say so where there was nothing to do."""
-        if not self._times:
-            self._show(f"{self._label}: finished before, kept as it is")
+        """Print one line if the run had no round left to do."""
+        if not self._round_ends:
+            self._show(f"{self._label}: already finished, skipped")
 
     def update(self, event: Event) -> None:
-        """Show one more finished round, or what it waits for."""
+        """Show a finished round, or the event that the run waits for."""
         if isinstance(event, TeacherProgress):
-            self._show_asking(event)
-            return
-        if isinstance(event, Waiting):
+            self._show_teacher(event)
+        elif isinstance(event, Waiting):
             self._show(f"{self._label}: {progress_line(event)}")
-            return
-        self._times.append(time.monotonic())
-        self._show(self._line(event))
+        else:
+            self._round_ends.append(time.monotonic())
+            self._show(self._round_line(event))
 
-    def _show_asking(self, event: TeacherProgress) -> None:
-        """On a terminal each step; elsewhere every ten seconds, and the last."""
+    def _show_teacher(self, event: TeacherProgress) -> None:
+        """Show each event on a terminal, else one every 10 s (60 s while waiting for another run) and the last."""
         now = time.monotonic()
-        if event.done and not self._asked_since:
-            self._asked_since, self._asked_first = now, event.done
-        line = f"{self._label}: {self._asking_line(event, now)}"
-        finished = event.done == event.total and not event.waiting
-        if self._console.is_terminal or finished or now - self._shown > (60 if event.waiting else 10):
+        if event.done and self._teacher_start is None:
+            self._teacher_start = now, event.done
+        line = f"{self._label}: {self._teacher_line(event, now)}"
+        is_last = event.done == event.total and not event.waiting
+        if self._console.is_terminal or is_last or now - self._shown_at > (60 if event.waiting else 10):
             self._show(line)
-        if finished:
-            self._asked_since = 0.0
+        if is_last:
+            self._teacher_start = None
 
-    def _asking_line(self, event: TeacherProgress, now: float) -> str:
+    def _teacher_line(self, event: TeacherProgress, now: float) -> str:
+        """Returns the line with the speed and the time left, once they are known."""
         line = progress_line(event)
-        if event.waiting:
+        if event.waiting or event.done == event.total or self._teacher_start is None:
             return line
-        if event.done == event.total or now == self._asked_since:
+        started, first = self._teacher_start
+        if now == started or event.done == first:
             return line
-        speed = (event.done - self._asked_first) / (now - self._asked_since)
-        return f"{line}, {speed:,.0f} a second, {duration((event.total - event.done) / speed)} left"
+        speed = (event.done - first) / (now - started)
+        return f"{line}, {speed:,.0f} per second, {duration((event.total - event.done) / speed)} left"
 
     def _show(self, line: str) -> None:
-        self._shown = time.monotonic()
+        self._shown_at = time.monotonic()
         if self._console.is_terminal:
             self._live.update(Text(line))
         else:
             self._console.print(line)
 
-    def _line(self, result: RoundResult) -> str:
+    def _round_line(self, result: RoundResult) -> str:
         if "test_accuracy" in result.row:
             self._accuracy = f", accuracy {result.row['test_accuracy']:.1%}"
         seconds = self._seconds_per_round(result.row["seconds"])
-        retried = f", trained again: {result.row['retried']}" if result.row.get("retried") else ""
+        retried = f", clients retried: {result.row['retried']}" if result.row.get("retried") else ""
         line = f"{self._label}: round {result.round}/{result.rounds}{self._accuracy}, {seconds:.2f} s/round{retried}"
-        if len(self._times) == 1 and result.round < result.rounds:
-            return line  # the first round also waits for processes to start: no basis for a forecast
+        if len(self._round_ends) == 1 and result.round < result.rounds:
+            return line  # the first round includes the start of processes, so it gives no forecast
         return f"{line}, {duration((result.rounds - result.round) * seconds)} left"
 
     def _seconds_per_round(self, first: float) -> float:
-        """Over the last ten rounds, from the end of one to the end of another."""
-        recent = self._times[-11:]
+        """Returns the mean time between the ends of the last eleven rounds; `first` after a single round."""
+        recent = self._round_ends[-11:]
         return first if len(recent) < 2 else (recent[-1] - recent[0]) / (len(recent) - 1)
 
 
@@ -133,47 +105,6 @@ def progress_line(event: Progress) -> str:
     if event.waiting:
         return "waiting for another run that is asking the same teacher"
     return f"teacher: {event.done:,} of {event.total:,} {event.what}"
-
-
-def print_summary(folder: str, runs: Sequence["Run"]) -> None:
-    """A row per run of the folder: the last round's figures, and the difference to the first run."""
-    from analysis.summary import faults, summary, teacher_work
-    from fedray.results.loader import load_results
-
-    results = load_results(folder)
-    names = [str(Path(run.name).relative_to(Path(run.name).parts[0])) for run in runs]
-    console = open_console()
-    console.print(_framed(summary(results, names)))
-    if work := teacher_work(results, names):
-        console.print(work)
-    if survived := faults(results, names):
-        console.print(f"{survived}, see faults.csv")
-    console.print(f"tables: {folder}", soft_wrap=True)
-
-
-def print_over_seeds(folder: str | Path) -> None:
-    """A row per setting: mean ± standard deviation over its seeds."""
-    from analysis.summary import METRICS, over_seeds
-    from fedray.results.loader import load_results
-
-    results = load_results(folder)
-    frame = over_seeds(results)
-    for name in METRICS:
-        frame[name] = [_mean(mean, std) for mean, std in zip(frame[name], frame.pop(f"{name}_std"), strict=True)]
-    console = open_console()
-    console.print(_framed(frame))
-    for problem in results.problems:
-        console.print(problem)
-    if results.unfinished:
-        console.print(
-            f"{len(results.unfinished)} of {len(results.folders)} runs have not come to their last round: "
-            "stopped, failed, or not done yet; figures are of the rounds there are."
-        )
-
-
-def _mean(mean: float, deviation: float) -> str:
-    spread = "" if deviation != deviation else f" ± {100 * deviation:.1f}"  # NaN is not itself: one seed
-    return f"{100 * mean:.1f}{spread}" if mean == mean else "-"
 
 
 def print_entries(teacher_cache: "TeacherCache") -> None:
@@ -207,52 +138,3 @@ def print_checked(found: Sequence["TeacherAccuracy"]) -> None:
         known = "-" if one.published is None else f"{one.published:.2f}%"
         table.add_row(one.teacher, one.data, f"{one.images:,}", f"{one.accuracy:.2%}", known)
     open_console().print(table)
-
-
-def _framed(frame: "pd.DataFrame") -> Table:
-    headers = HEADERS
-    if frame["k"].nunique() == 1:
-        headers = HEADERS | {"last_k_accuracy": f"last {frame['k'].iloc[0]}"}
-        frame = frame.drop(columns="k")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in frame.columns:
-        is_text = frame[column].map(lambda value: isinstance(value, str)).any() and not column.endswith("accuracy")
-        table.add_column(headers.get(column, column), justify="left" if is_text else "right", no_wrap=True)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
-    return table
-
-
-def empty_table(*columns: str) -> Table:
-    """Only its head; figures stand right."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=column != "trial")
-    return table
-
-
-def open_console() -> Console:
-    """For tables: as wide as they are where no terminal bounds them."""
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-
-
-def percent(value: float) -> str:
-    """`89.6%`, or `-` where it is not known."""
-    return f"{value:.1%}" if value == value else "-"  # NaN is not itself
-
-
-def _cell(column: str, value: object) -> str:
-    if value is None or value != value:  # NaN is not itself
-        return "-"
-    if column == "difference":
-        return f"{100 * float(str(value)):+.1f}"
-    if isinstance(value, float):
-        return f"{value:.1%}" if column.endswith("accuracy") else f"{value:g}"
-    return str(value)
-
-
-def duration(seconds: float) -> str:
-    """`1 h 02 min`, `3 min 04 s` or `5 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

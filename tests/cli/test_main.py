@@ -77,7 +77,7 @@ def test_a_space_runs_one_experiment_after_another_and_ends_in_a_table(finished:
 
 def test_again_keeps_what_is_finished(finished: tuple[Path, Sequence[str]]) -> None:
     said = fedray("run", "study.yaml", cwd=finished[0]).stdout
-    assert "strategy=fedavg: finished before, kept as it is" in said
+    assert "strategy=fedavg: already finished, skipped" in said
 
 
 def test_quiet_prints_the_table_only(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_ctrl_c_stops_soon_keeps_rounds_and_says_how_to_resume(tmp_path: Path) -
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - asked < 20
     assert process.returncode == 130
-    assert "continue with: fedray run study.yaml training.rounds=500 --resume" in said
+    assert "resume with: fedray run study.yaml training.rounds=500 --resume" in said
     assert "Traceback" not in said
     (table,) = (tmp_path / "results/study").glob("strategy=fedavg-*/rounds.csv")
     rounds = pd.read_csv(table)["round"].tolist()
@@ -170,4 +170,4 @@ def test_a_run_that_fails_says_which_client_and_how_to_go_on(tmp_path: Path) -> 
     assert said.returncode == 1
     assert "fedray: strategy=fedavg: client 0 failed in round 1 on node" in said.stderr
     assert "its update is refused" in said.stderr
-    assert "continue with: fedray run study.yaml training.lr=1e9 --resume" in said.stderr
+    assert "resume with: fedray run study.yaml training.lr=1e9 --resume" in said.stderr

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedray.cli.sweep_progress import HEARTBEAT, SweepProgress
+from fedray.cli.sweep_progress import STATUS_INTERVAL_S, SweepProgress
 from fedray.config.search import Search
 
 
@@ -75,7 +75,7 @@ def test_a_line_for_each_trial_that_ends(board: Make, clock: Clock, out: io.Stri
     assert out.getvalue().splitlines() == [
         "[2/5] lam=a: test accuracy 50.0% after 4 rounds, 1 min 05 s",
         "[3/5] lam=b: stopped by asha, test accuracy 75.0% after 1 rounds, 1 min 05 s",
-        "[3/5] lam=c: failed, and is tried again: a client sent NaN",
+        "[3/5] lam=c: failed, will be retried: a client sent NaN",
         "[4/5] lam=c: failed: a client sent NaN",
         "[5/5] lam=d: no test_accuracy after 1 rounds, 1 min 05 s",
     ]
@@ -166,7 +166,7 @@ def test_now_and_then_a_line_says_how_far_it_is(board: Make, clock: Clock, out: 
     shown.round("b", row(1, test_accuracy=0.5))
     shown.note("c", "teacher: 10 of 20 answers")
     shown.note("z", "of no trial that runs")
-    clock.now += HEARTBEAT - 1
+    clock.now += STATUS_INTERVAL_S - 1
     shown.tick()
     assert out.getvalue() == ""
     clock.now += 2
@@ -175,7 +175,7 @@ def test_now_and_then_a_line_says_how_far_it_is(board: Make, clock: Clock, out: 
     where = "a 0/6 (starting); b 1/6; c 0/6 (teacher: 10 of 20 answers); d 0/6 (starting)"
     assert out.getvalue() == f"study: 0 of 7 trials, 5 running; {where}\n"
     shown.round("c", row(1))
-    clock.now += HEARTBEAT + 1
+    clock.now += STATUS_INTERVAL_S + 1
     shown.tick()
     _, second = out.getvalue().splitlines()
     assert "; c 1/6; d" in second
@@ -184,7 +184,7 @@ def test_now_and_then_a_line_says_how_far_it_is(board: Make, clock: Clock, out: 
 def test_quiet_is_quiet(board: Make, clock: Clock, out: io.StringIO) -> None:
     with board(total=1, quiet=True) as shown:
         shown.start("a", "a", 4, 0)
-        clock.now += HEARTBEAT + 1
+        clock.now += STATUS_INTERVAL_S + 1
         shown.tick()
         shown.end("a", "failed", "it broke")
     assert out.getvalue() == ""

@@ -212,7 +212,7 @@ class TestTheCommand:
         done = self.rounds(tmp_path)
         assert process.returncode == 0, said
         again = f"fedray run spec.yaml resources.backend={backend} --resume"
-        assert said == f"fedray: stopped by SIGTERM. Every finished round is kept; continue with: {again}\n"
+        assert said == f"fedray: stopped by SIGTERM. Every finished round is saved; resume with: {again}\n"
         assert 2 <= done < 30
         found = checkpoint.load(tmp_path / "results" / "spec" / "checkpoint")
         assert found is not None

@@ -185,13 +185,10 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     planned = plan.plan(of, TWO_CORES, TeacherCache())
     print_plan(of, planned)
     rows = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
-    assert rows["trials"].startswith("3: 3 waiting; 3 to be run")
-    assert (
-        rows["trial" if "trial" in rows else "a"].strip()
-        == "trial   4 clients in 1 actor, each with 1 core; 6 rounds in all"
-    )
-    assert rows["room"].strip() == "2 trials at once on 2 cores, 0 GPUs"
-    assert rows["teachers"].strip() == "960 answers used: 160 forward passes to make, 0 in the bank"
+    assert rows["trials"].startswith("3: 3 waiting; 3 to run")
+    assert rows["clients"].strip() == "4 per trial in 1 actor with 1 core; 6 rounds in all"
+    assert rows["capacity"].strip() == "2 trials at a time on 2 cores, 0 GPUs"
+    assert rows["teachers"].strip() == "960 outputs used: 0 in the cache, 160 forward passes to compute the rest"
     assert "time" not in rows  # nothing was measured
 
 
@@ -205,5 +202,5 @@ def test_numbers_that_people_read(tmp_path: Path, capsys: pytest.CaptureFixture[
     print_plan(of, planned)
     out = capsys.readouterr().out
     assert "900.0 Tflop to train the proxies; 30.0 GB between drivers and clients" in out
-    assert "1.50 GB in an actor at most" in out
+    assert "at most 1.50 GB per actor" in out
     assert "10 min 00 s" in out  # two trials of five minutes one after the other

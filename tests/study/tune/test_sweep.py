@@ -165,8 +165,8 @@ class TestWatch:
         watch.on_trial_error(0, (), trial)
         assert first.outcome == Outcome("failed", 0, "its process was lost", traceback="The actor died: SIGKILL")
         assert out.getvalue().splitlines() == [
-            "[0/2] seed=0: failed, and is tried again: its process was lost",
-            "[0/2] seed=0: failed, and is tried again: its process was lost",
+            "[0/2] seed=0: failed, will be retried: its process was lost",
+            "[0/2] seed=0: failed, will be retried: its process was lost",
             "[1/2] seed=0: failed: its process was lost",
         ]
         assert pd.read_csv(found.folder / "trials.csv")["state"].tolist() == ["failed", "waiting"]
@@ -325,7 +325,7 @@ class TestOnRay:
         assert lines[1].startswith("[2/4] lr=0.1, train=digits: accuracy ")
         assert lines[2] == f"[3/4] lr=0.05, train=parquet:nowhere.parquet: failed: {nowhere}"  # it is not tried again
         tried, failed = lines[3:]
-        assert tried.startswith("[3/4] lr=1000000000.0, train=digits: failed, and is tried again: client 0 failed in")
+        assert tried.startswith("[3/4] lr=1000000000.0, train=digits: failed, will be retried: client 0 failed in")
         assert failed.startswith("[4/4] lr=1000000000.0, train=digits: failed: client 0 failed in round 1 on node ")
         assert said[-1] == "4 trials: 2 finished, 2 failed; tables: results/study"
         assert sum(line.startswith("Traceback") for line in said) == 1
@@ -545,7 +545,7 @@ def test_a_dry_run_shows_what_remains_without_ray_and_without_a_trace(tmp_path: 
         ["seed=1", "finished", "3/3", "-"],
         ["seed=2", "waiting", "0/3", "run"],
     ]
-    assert said.stdout.splitlines()[4:] == ["3 trials: 1 begun, 1 finished, 1 waiting; 2 to be run", "[]"]
+    assert said.stdout.splitlines()[4:] == ["3 trials: 1 begun, 1 finished, 1 waiting; 2 to run", "[]"]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
 
 
@@ -556,7 +556,7 @@ def test_a_dry_run_of_what_optuna_proposes(say: Say, tmp_path: Path) -> None:
     code, said, _ = say("sweep", "study.yaml", "--dry-run")
     assert code == 0
     assert said[1].split() == ["lr=0.03125", "begun", "1/3", "run"]
-    assert said[2:] == ["1 trials: 1 begun; 1 to be run", "optuna proposes trials until there are 7."]
+    assert said[2:] == ["1 trials: 1 begun; 1 to run", "optuna proposes new trials until there are 7."]
 
 
 def sweeping(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -583,7 +583,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(say: Say, tmp_path: Path
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
-    assert complaint == "fedray: stopped. Every finished round is kept; continue with: fedray sweep study.yaml\n"
+    assert complaint == "fedray: stopped. Every finished round is saved; resume with: fedray sweep study.yaml\n"
     assert [first.state, second.state] == ["begun", "waiting"]
     assert not list(found.folder.glob("*/outcome.json"))
     table = pd.read_csv(found.folder / "trials.csv")
@@ -616,7 +616,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(say: Say, tmp_path: Path
     code, said, complaint = say("sweep", "study.yaml")
     assert (code, complaint) == (0, "")
     assert said[-1] == "2 trials: 2 finished; tables: results/study"
-    assert said[-2] == "recovered faults within trials: 3 (interrupted 3), see their faults.csv"
+    assert said[-2] == "recovered faults in trials: 3 (interrupted 3), see their faults.csv"
     assert (found.folder / "DONE").exists()
     for trial in (first, second):
         check_trial(trial, tmp_path / f"alone {trial.name}")

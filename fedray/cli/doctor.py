@@ -1,0 +1,48 @@
+"""`fedray doctor`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedray.cli.options import Overrides, Verbose
+
+
+def doctor(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(help="YAML file: one experiment, or a base and a space of axes.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Ray cluster to check. Default: RAY_ADDRESS, or this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    results: Annotated[
+        str | None,
+        typer.Option(metavar="DIR_OR_URI", help="Results folder that the nodes must be able to use."),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Check a cluster, node by node, before anything runs on it. Exits with 1 where an error must be fixed."""
+    from fedray.backends.ray.cluster import start_ray
+    from fedray.cli.doctor_table import print_report
+    from fedray.doctor.checks import run_checks
+    from fedray.doctor.requirements import requirements
+
+    required = requirements(spec, overrides or []) if spec else None
+    if address:
+        os.environ["RAY_ADDRESS"] = address
+    start_ray(verbose=verbose)
+    from fedray.doctor.probe import probe
+
+    report = probe(results, required)
+    findings = run_checks(report)
+    print_report(report, findings)
+    if any(finding.is_error for finding in findings):
+        raise SystemExit(1)

@@ -1,0 +1,35 @@
+"""`fedray plan`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fedray.cli.options import Overrides, SpecPath, StudyResults, Verbose
+
+
+def plan(
+    space: SpecPath,
+    overrides: Overrides = None,
+    results: StudyResults = "results",
+    probe: Annotated[
+        bool, typer.Option(help="Measure a few training steps of each kind of trial, to estimate the time.")
+    ] = True,
+    verbose: Verbose = False,
+) -> None:
+    """Estimate a study's cost without running it: trials, resources, teacher outputs, FLOPs, memory, time."""
+    from fedray.cli.plan_table import print_plan
+    from fedray.config import loader
+    from fedray.study import estimate
+    from fedray.study import plan as planning
+    from fedray.study.session import probing
+    from fedray.study.study import Study
+    from fedray.teachers.cache import TeacherCache
+
+    study = Study(loader.read(space, overrides or []), results, alone=True)
+    with probing(verbose=verbose) as (cluster, make_backend):
+        planned = planning.plan(study, cluster, TeacherCache())
+        if probe:
+            planning.probe(planned, make_backend, lambda line: print(line, file=sys.stderr))
+            estimate.keep(study, planned.seconds)
+    print_plan(study, planned)

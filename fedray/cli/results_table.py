@@ -1,0 +1,88 @@
+"""Tables of results: one row per run after `fedray run`, one row per setting for `fedray results`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from fedray.cli.tables import borderless, open_console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedray.config.loader import Run
+
+HEADERS = {
+    "test_accuracy": "accuracy",
+    "last_k_accuracy": "last k",
+    "worst_class_accuracy": "worst class",
+    "rare_class_accuracy": "rare classes",
+    "round_seconds": "s/round",
+}
+
+
+def print_runs(folder: str, runs: Sequence["Run"]) -> None:
+    """Print one row per run of `folder`: metrics of its last round, and the difference from the first run."""
+    from analysis.summary import faults, summary, teacher_work
+    from fedray.results.loader import load_results
+
+    results = load_results(folder)
+    names = [str(Path(run.name).relative_to(Path(run.name).parts[0])) for run in runs]
+    console = open_console()
+    console.print(_to_table(summary(results, names)))
+    if work := teacher_work(results, names):
+        console.print(work)
+    if recovered := faults(results, names):
+        console.print(f"{recovered}, see faults.csv")
+    console.print(f"tables: {folder}", soft_wrap=True)
+
+
+def print_over_seeds(folder: str | Path) -> None:
+    """Print one row per setting: mean ± standard deviation over its seeds."""
+    from analysis.summary import METRICS, over_seeds
+    from fedray.results.loader import load_results
+
+    results = load_results(folder)
+    frame = over_seeds(results)
+    for name in METRICS:
+        frame[name] = [_mean_and_std(*pair) for pair in zip(frame[name], frame.pop(f"{name}_std"), strict=True)]
+    console = open_console()
+    console.print(_to_table(frame))
+    for problem in results.problems:
+        console.print(problem)
+    if results.unfinished:
+        console.print(
+            f"{len(results.unfinished)} of {len(results.folders)} runs have not reached their last round "
+            "(stopped, failed or still running); their metrics are those of the rounds so far."
+        )
+
+
+def _mean_and_std(mean: float, std: float) -> str:
+    """Returns percentages: `89.6 ± 0.4`, `89.6` for one seed (NaN std), `-` for a NaN mean."""
+    spread = "" if std != std else f" ± {100 * std:.1f}"
+    return f"{100 * mean:.1f}{spread}" if mean == mean else "-"
+
+
+def _to_table(frame: "pd.DataFrame") -> Table:
+    headers = HEADERS
+    if frame["k"].nunique() == 1:
+        headers = HEADERS | {"last_k_accuracy": f"last {frame['k'].iloc[0]}"}
+        frame = frame.drop(columns="k")
+    table = borderless()
+    for column in frame.columns:
+        is_text = frame[column].map(lambda value: isinstance(value, str)).any() and not column.endswith("accuracy")
+        table.add_column(headers.get(column, column), justify="left" if is_text else "right", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
+    return table
+
+
+def _cell(column: str, value: object) -> str:
+    if value is None or value != value:  # NaN
+        return "-"
+    if column == "difference":
+        return f"{100 * float(str(value)):+.1f}"
+    if isinstance(value, float):
+        return f"{value:.1%}" if column.endswith("accuracy") else f"{value:g}"
+    return str(value)

@@ -1,0 +1,62 @@
+"""`fedray run`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from threading import Thread
+from typing import Annotated
+
+import typer
+
+from fedray.cli.exits import exit_on_stop
+from fedray.cli.options import Overrides, Quiet, SpecPath, StudyResults, Verbose
+from fedray.errors import RunError, SpecError
+
+
+def run(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    results: StudyResults = "results",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue interrupted runs.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run an experiment, or the experiments of a space one after another, and print a table of results."""
+    from fedray.backends.ray.cluster import stop_ray
+    from fedray.cli.progress import RunProgress
+    from fedray.cli.results_table import print_runs
+    from fedray.config import loader
+    from fedray.results.storage import DONE_FILE, storage_of
+    from fedray.study.session import Session
+
+    runs = loader.load(spec, overrides or [])
+    storage = storage_of(results).below(spec.stem)
+    _in_background(import_module, "analysis.summary")  # imports pandas, which takes as long as a round
+    with exit_on_stop() as sigterm, Session(verbose=verbose) as session:
+        storage.erase(DONE_FILE)
+        for planned in runs:
+            with _errors_labelled(planned.label), RunProgress(planned.label or planned.name, quiet=quiet) as progress:
+                for event in session.run(planned.experiment, f"{results}/{planned.name}", resume=resume):
+                    progress.update(event)
+                progress.end()
+    stopping = _in_background(stop_ray)
+    if not sigterm.received:
+        storage.write(DONE_FILE, f"{len(runs)} of {len(runs)} runs\n")
+        print_runs(str(storage), runs)
+    stopping.join()
+
+
+def _in_background(work: Callable[..., object], *arguments: object) -> Thread:
+    """Start `work(*arguments)` in a daemon thread and return the thread."""
+    thread = Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+@contextmanager
+def _errors_labelled(label: str) -> Iterator[None]:
+    """Prefix the message of an error with the label of the run that raised it."""
+    try:
+        yield
+    except (SpecError, RunError) as error:
+        raise (type(error)(f"{label}: {error}") if label else error) from None

@@ -1,0 +1,10 @@
+"""`fedray schema`."""
+
+import json
+
+
+def schema() -> None:
+    """Print the JSON schema of a spec, for editors that check and complete YAML."""
+    from fedray.config.schema import schema as spec_schema
+
+    print(json.dumps(spec_schema(), indent=2))

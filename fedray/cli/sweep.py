@@ -1,0 +1,38 @@
+"""`fedray sweep`."""
+
+from typing import Annotated
+
+import typer
+
+from fedray.cli.exits import fail, resume_hint
+from fedray.cli.options import Overrides, Quiet, SpecPath, StudyResults, Verbose
+
+
+def sweep(
+    space: SpecPath,
+    overrides: Overrides = None,
+    results: StudyResults = "results",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print which trials would run, then exit.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a study: every trial of a space that is not finished, as many at a time as the cluster has resources for."""
+    from fedray.cli.study_table import print_study, print_trials_to_run
+    from fedray.config import loader
+    from fedray.study.study import Study
+
+    study = Study(loader.read(space, overrides or []), results)
+    if dry_run:
+        print_trials_to_run(study)
+        return
+    from fedray.study.tune.sweep import sweep as run_study
+
+    try:
+        trials = run_study(study, quiet=quiet, verbose=verbose)
+    except KeyboardInterrupt:
+        fail(f"stopped. {resume_hint()}", 130)
+    print_study(study, trials)
+    if any(trial.state == "failed" for trial in trials):
+        fail("some trials failed; run the same command to retry them.", 1)
