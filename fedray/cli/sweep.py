@@ -12,9 +12,7 @@ def sweep(
     space: SpecPath,
     overrides: Overrides = None,
     results: StudyResults = "results",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print which trials would run, then exit.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which trials would run, then exit.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
