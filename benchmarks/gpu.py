@@ -24,7 +24,8 @@ from torch.nn.functional import cross_entropy
 
 import fedray
 from fedray.models import proxies
-from fedray.models.fast_layers.swap import prepare_for_training
+from fedray.models.fast_layers import use_fast_layers
+from fedray.models.heads import keep_head_float32
 from fedray.models.precision import memory_format
 from fedray.training.batches import ClientData, Normalization
 from fedray.training.local_update import Trainer, local_update
@@ -111,7 +112,7 @@ def ours(
     training = Training.model_validate({"batch_size": BATCH, **fast})
     normalize = Normalization(*(torch.full((1, 3, 1, 1), value, device=DEVICE) for value in (0.5, 0.25)))
     shard = ClientData(images, labels, np.arange(len(images)), normalize, crop_flip=True)
-    model = prepare_for_training(make_model(name, training.memory_format), CLASSES)
+    model = use_fast_layers(keep_head_float32(make_model(name, training.memory_format), CLASSES))
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training, graph=graph)
     return lambda: local_update(trainer, shard, first_epoch=0, seed=0, client=0)
 

@@ -23,8 +23,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fedray.models import proxies
-from fedray.models.fast_layers.pooling import MaxPool2x2
-from fedray.models.fast_layers.swap import prepare_for_training
+from fedray.models.fast_layers import use_fast_layers
+from fedray.models.heads import keep_head_float32
 from fedray.models.precision import autocast, memory_format
 from fedray.training import malloc
 from fedray.training.batches import ClientData, Normalization
@@ -117,8 +117,6 @@ def serve(pipe: Any, name: str, loop: str, precision: str, layout: str) -> None:
 
 def bare(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Training) -> Epoch:
     """As the scripts do that people write for one experiment, with torch's own pooling."""
-    for halving in [name for name, layer in model.named_modules() if isinstance(layer, MaxPool2x2)]:
-        model.set_submodule(halving, torch.nn.MaxPool2d(2))
     images = (images / 255 - MEAN) / DEVIATION
     model.train()
 
@@ -141,7 +139,7 @@ def bare(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Train
 
 def ours(model: Any, images: torch.Tensor, labels: torch.Tensor, training: Training) -> Epoch:
     malloc.keep_freed_memory()
-    prepare_for_training(model, CLASSES)
+    use_fast_layers(keep_head_float32(model, CLASSES))
     shard = ClientData(images, labels, np.arange(len(images)), Normalization(MEAN, DEVIATION))
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
     return lambda: local_update(trainer, shard, first_epoch=0, seed=0, client=0)

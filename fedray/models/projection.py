@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedray.models.fast_layers.heads import head_name
+from fedray.models.heads import head_name
 
 
 class Projected(nn.Module):

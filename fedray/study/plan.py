@@ -109,7 +109,7 @@ def _kind(experiment: Experiment) -> Any:
     """What decides how long a step takes."""
     online = experiment.teacher if getattr(experiment.teacher, "mode", None) == "online" else None
     spec = experiment.training
-    training = (spec.batch_size, spec.memory_format, spec.precision)
+    training = (spec.batch_size, spec.memory_format, spec.precision, spec.fast_layers)
     strategy = experiment.strategy
     loss = getattr(getattr(strategy, "loss", None), "name", None)
     return (experiment.data, experiment.proxy, strategy.name, loss, online, training, experiment.resources)

@@ -23,7 +23,7 @@ def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Te
     Raises SpecError where timm has no such model or weights, or the map is not from the data's classes to its outputs.
     """
     _check_names(spec.class_map or {}, classes)
-    model = frozen(_create(spec))
+    model = frozen(_create(spec), fast_layers=spec.fast_layers)
     backbone, head = _Backbone(model), model.get_classifier()  # type: ignore[operator]
     config = timm.data.resolve_data_config({}, model=model)
     if not isinstance(head, nn.Linear) or not _is_head(head, backbone, config["input_size"]):

@@ -40,6 +40,8 @@ class ImageTeacher(ServingOptions):
     precision: Precision = "float32"
     """bfloat16: answers to about two digits, in a quarter of the time on a processor with AMX. On one
     without instructions for it (AVX512-BF16, AMX) it takes many times longer."""
+    fast_layers: bool = True
+    """Use faster layers for the teacher, as `training.fast_layers` does for the proxy."""
 
 
 class Supervised(ImageTeacher):

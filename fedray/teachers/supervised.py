@@ -7,8 +7,7 @@ import torch
 
 from fedray.data.federated import FederatedDataset
 from fedray.errors import SpecError
-from fedray.models import proxies
-from fedray.models.fast_layers import heads
+from fedray.models import heads, proxies
 from fedray.seeding import torch_rng
 from fedray.teachers.sections import Supervised
 from fedray.teachers.teacher import Teacher, frozen
@@ -30,5 +29,5 @@ def load(spec: Supervised, federated: FederatedDataset, seed: int, device: torch
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
     shard = ClientData.of(public, federated.public, normalize, device)
     local_update(trainer, shard, first_epoch=0, seed=seed, client=-1)
-    backbone, head = heads.split_head(frozen(model), federated.train.shape.classes)
+    backbone, head = heads.split_head(frozen(model, fast_layers=spec.fast_layers), federated.train.shape.classes)
     return Teacher("the stand-in", normalize, backbone, head, device, spec.batch_size, spec.precision)

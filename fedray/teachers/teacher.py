@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedray.errors import SpecError
-from fedray.models.fast_layers.swap import use_fast_layers, with_torch_layers
+from fedray.models.fast_layers import torch_layers, use_fast_layers
 from fedray.models.flops import count_flops
 from fedray.models.precision import autocast
 from fedray.types import Precision
@@ -73,10 +73,11 @@ class Teacher:
     def flops(self, image: npt.NDArray[np.uint8]) -> int:
         """Floating-point operations of one image's forward pass, without its preparation."""
         prepared = self.prepare(torch.from_numpy(image[None]).to(self.device))
-        with with_torch_layers(self.backbone):
+        with torch_layers(self.backbone):
             return count_flops(lambda: self.head(self.backbone(prepared)))
 
 
-def frozen(module: nn.Module) -> nn.Module:
-    """The module in eval mode, without gradients; its layers know where their work is simpler."""
-    return use_fast_layers(module).eval().requires_grad_(False)
+def frozen(module: nn.Module, *, fast_layers: bool = False) -> nn.Module:
+    """Put the module into eval mode without gradients, with faster layers if `fast_layers` is set, and return it."""
+    module = use_fast_layers(module) if fast_layers else module
+    return module.eval().requires_grad_(False)

@@ -77,7 +77,7 @@ def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Im
     except Exception as error:
         reason = " ".join((str(error) or type(error).__name__).split())[:300]
         raise SpecError(f"teacher: open_clip could not load {spec.model} with {spec.pretrained} ({reason}).") from error
-    return frozen(model), transform, tokenizer
+    return frozen(model, fast_layers=spec.fast_layers), transform, tokenizer
 
 
 def _fill(template: str, name: str) -> str:

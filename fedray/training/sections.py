@@ -27,6 +27,9 @@ class Training(Section):
     precision: Precision = "float32"
     """`bfloat16`: convolutions and products of both passes, about twice as fast where the processor has
     instructions for it and far slower where not. Weights, losses and SGD stay float32."""
+    fast_layers: bool = True
+    """Use faster layers for convolutions onto one pixel, depthwise convolutions and 2x2 max-pooling, as accurate as
+    torch's. `false` uses torch's own layers everywhere."""
     failures: Literal["abort", "drop"] = "abort"
     """What to do when a client fails: stop the run, or go on without its update."""
     min_cohort: int = Field(1, ge=1)

@@ -22,8 +22,9 @@ from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import RefusedError
 from fedray.models import proxies
-from fedray.models.fast_layers.swap import prepare_for_training
+from fedray.models.fast_layers import use_fast_layers
 from fedray.models.flops import training_flops
+from fedray.models.heads import keep_head_float32
 from fedray.models.precision import autocast, memory_format
 from fedray.models.projection import Projected
 from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
@@ -190,7 +191,9 @@ class Worker:
             spec = self._experiment.proxy if name == "proxy" else self._private_spec
             spec = spec.model_copy(update={"init": "random"})  # its weights are overwritten before each use
             model = proxies.build(spec, self._federated.train.shape).to(self._device)
-            model = prepare_for_training(model, len(self._federated.train.classes))
+            model = keep_head_float32(model, len(self._federated.train.classes))
+            if self._experiment.training.fast_layers:
+                use_fast_layers(model)
             self._models[name] = model.to(memory_format=self._layout)
         return self._models[name]
 

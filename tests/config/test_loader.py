@@ -99,6 +99,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.participation": 0.5,
     "training.memory_format": "contiguous",
     "training.precision": "bfloat16",
+    "training.fast_layers": False,
     "training.failures": "drop",
     "training.min_cohort": 2,
     "training.deadline": 30.0,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedray.errors import SpecError
-from fedray.models.fast_layers.heads import head_name
+from fedray.models.heads import head_name
 from fedray.models.projection import Projected
 from fedray.models.proxies import Proxy, build
 from fedray.models.weights import get_weights

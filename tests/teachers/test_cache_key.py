@@ -114,7 +114,7 @@ def test_other_images(make: Make, kind: str) -> None:
     assert address(experiment, replace(question, side="test"), changed) not in keys
 
 
-@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"batch_size": 16}], ids=str)
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"batch_size": 16}, {"fast_layers": False}], ids=str)
 @pytest.mark.parametrize("kind", ["zero_shot", "classifier", "supervised"])
 def test_precision_and_batch_size_change_bits(make: Make, kind: str, change: dict[str, Any]) -> None:
     first, other = make(teacher=KINDS[kind]), make(teacher=KINDS[kind] | change)

@@ -1,7 +1,7 @@
-"""Convolutions as CPUs do them best, for images so small that libraries mostly multiply padding.
+"""Faster convolutions for images so small that most multiplications are by padding.
 
-A ResNet18 with its ImageNet stem has four convolutions onto one pixel when images are 32x32, and two thirds of its
-weights in them. Of a 3x3 kernel over a single pixel the middle alone meets it: a matrix product of a ninth the size.
+On 32x32 images, four convolutions of a ResNet18 with the ImageNet stem have a 1x1 output; they hold two thirds of its
+weights. Only the centre of a 3x3 kernel meets a single padded pixel, so a matrix product of a ninth the size is enough.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from fedray.models.precision import autocast
 
 
 def fast_class_of(layer: nn.Conv2d) -> type[nn.Conv2d]:
-    """The class that does what this layer does."""
+    """Return the class that replaces this layer's; `nn.Conv2d` if there is no faster one."""
     if layer.dilation != (1, 1) or layer.padding_mode != "zeros":
         return nn.Conv2d
     if layer.groups == 1:
@@ -23,21 +23,21 @@ def fast_class_of(layer: nn.Conv2d) -> type[nn.Conv2d]:
 
 
 class FastConv2d(nn.Conv2d):
-    """torch's convolution, but a matrix product where one pixel comes out."""
+    """`nn.Conv2d`, computed as a matrix product if the output is 1x1."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Float [B, C, H, W] -> [B, out channels, H', W']."""
-        met = kernel_overlap(self, images)
-        if met is None:
+        overlap = kernel_overlap(self, images)
+        if overlap is None:
             return super().forward(images)
-        pixels: Tensor = linear(images.movedim(1, -1).flatten(1), _Part.apply(self.weight, *met), self.bias)
+        pixels: Tensor = linear(images.movedim(1, -1).flatten(1), _KernelSlice.apply(self.weight, *overlap), self.bias)
         return pixels[..., None, None]
 
 
 class FastDepthwiseConv2d(nn.Conv2d):
-    """torch's depthwise convolution, but a weighted sum where one pixel comes out.
+    """Depthwise `nn.Conv2d`, computed as a weighted sum if the output is 1x1.
 
-    In its weights' precision on CPUs, whatever is around it: what they have for bfloat16 takes five times as long.
+    On CPUs it ignores autocast and runs in its weights' dtype: torch's bfloat16 kernel takes five times as long.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -45,16 +45,18 @@ class FastDepthwiseConv2d(nn.Conv2d):
         if images.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with autocast(images.device, "float32"):
                 return self.forward(images.to(self.weight.dtype))
-        met = kernel_overlap(self, images)
-        if met is None:
+        overlap = kernel_overlap(self, images)
+        if overlap is None:
             return super().forward(images)
-        pixels = (images * self.weight[:, 0, *met]).sum((2, 3), keepdim=True)
+        pixels = (images * self.weight[:, 0, *overlap]).sum((2, 3), keepdim=True)
         return pixels if self.bias is None else pixels + self.bias[:, None, None]
 
 
 def kernel_overlap(layer: nn.Conv2d, images: Tensor) -> tuple[slice, slice] | None:
-    """The rows and columns of the kernel that meet the image, or None: it has several places to be in, does not cover
-    the image in its only one, or torch should say what is wrong.
+    """Return the kernel's rows and columns that overlap the image, if the output is 1x1.
+
+    Returns None if the output is larger, the kernel does not cover the image, or the input is invalid (torch's layer
+    then raises).
     """
     if isinstance(layer.padding, str) or images.dim() != 4 or images.shape[1] != layer.in_channels:
         return None
@@ -65,20 +67,20 @@ def kernel_overlap(layer: nn.Conv2d, images: Tensor) -> tuple[slice, slice] | No
     return rows, columns
 
 
-class _Part(torch.autograd.Function):
+class _KernelSlice(torch.autograd.Function):
     """Kernels [O, C, K, K] -> [O, rows * columns * C].
 
-    Slicing would do, but for its gradient: made in the order of indices, it is then copied into that of the weight.
+    Plain slicing computes the same, but its gradient is contiguous and is then copied into the weight's memory format.
     """
 
     @staticmethod
     def forward(context: Any, weight: Tensor, rows: slice, columns: slice) -> Tensor:
-        context.weight, context.part = weight, (..., rows, columns)
-        return weight[context.part].movedim(1, -1).flatten(1)
+        context.weight, context.index = weight, (..., rows, columns)
+        return weight[context.index].movedim(1, -1).flatten(1)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        whole = torch.zeros_like(context.weight)
-        part = whole[context.part].movedim(1, -1)
+        weight_gradient = torch.zeros_like(context.weight)
+        part = weight_gradient[context.index].movedim(1, -1)
         part.copy_(gradients[0].view(part.shape))
-        return whole, None, None
+        return weight_gradient, None, None

@@ -1,25 +1,36 @@
-"""Max-pooling of 2x2 places without overlap, to the bits of torch's own, which CPUs are slow at: not vectorised."""
+"""2x2 max-pooling, bitwise equal to torch's, whose CPU kernel is slow because it is not vectorised."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
 
 
-class MaxPool2x2(nn.Module):
-    """[B, C, H, W] -> [B, C, H // 2, W // 2]. Of equal numbers the first gets the gradient, row by row."""
+def is_2x2(layer: nn.MaxPool2d) -> bool:
+    """Whether the layer pools non-overlapping 2x2 windows and drops an odd last row or column."""
+    windows = all(size in (2, (2, 2)) for size in (layer.kernel_size, layer.stride))
+    plain = layer.padding in (0, (0, 0)) and layer.dilation in (1, (1, 1))
+    return windows and plain and not layer.ceil_mode and not layer.return_indices
+
+
+class MaxPool2x2(nn.MaxPool2d):
+    """`nn.MaxPool2d(2)`: [B, C, H, W] -> [B, C, H // 2, W // 2].
+
+    If several of four values are largest, the first in row-major order gets the gradient.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
-        even = images.shape[2] % 2 == images.shape[3] % 2 == 0
+        """Pool; only contiguous CPU images of even height and width take the faster way."""
+        even = images.dim() == 4 and images.shape[2] % 2 == images.shape[3] % 2 == 0
         if even and images.device.type == "cpu" and images.is_contiguous():
-            halved: Tensor = _MaxPool2x2Function.apply(images)
-            return halved
-        return max_pool2d(images, 2)
+            pooled: Tensor = _MaxPool2x2Function.apply(images)
+        else:
+            pooled = super().forward(images)
+        return pooled
 
 
 class _MaxPool2x2Function(torch.autograd.Function):
-    """First of each two columns, then of each two rows; several times as fast as torch."""
+    """Maximum over column pairs, then over row pairs; several times as fast as torch."""
 
     @staticmethod
     def forward(context: Any, images: Tensor) -> Tensor:
@@ -32,16 +43,16 @@ class _MaxPool2x2Function(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
-        rightwards, downwards = context.saved_tensors
-        columns = torch.empty_like(rightwards)
-        _part(gradients[0], downwards, columns[:, :, ::2], columns[:, :, 1::2])
+        right_minus_left, lower_minus_upper = context.saved_tensors
+        columns = torch.empty_like(right_minus_left)
+        _route(gradients[0], lower_minus_upper, columns[:, :, ::2], columns[:, :, 1::2])
         images = columns.new_empty(*columns.shape[:3], 2 * columns.shape[3])
-        _part(columns, rightwards, images[..., ::2], images[..., 1::2])
+        _route(columns, right_minus_left, images[..., ::2], images[..., 1::2])
         return images
 
 
-def _part(gradient: Tensor, ahead: Tensor, first: Tensor, second: Tensor) -> None:
-    """Write the gradient to the second where it was ahead of the first, else to the first; 0 to the other."""
-    moved = torch.ops.aten.threshold_backward(gradient, ahead, 0)
-    second.copy_(moved)
-    torch.sub(gradient, moved, out=first)
+def _route(gradient: Tensor, second_minus_first: Tensor, first: Tensor, second: Tensor) -> None:
+    """Write the gradient into `second` where it was the larger, else into `first`; the other gets 0."""
+    to_second = torch.ops.aten.threshold_backward(gradient, second_minus_first, 0)
+    second.copy_(to_second)
+    torch.sub(gradient, to_second, out=first)

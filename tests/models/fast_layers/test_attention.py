@@ -1,4 +1,4 @@
-"""Attention under autocast, beside torch's own and beside the formula."""
+"""`FastAttention` under autocast, compared with torch's layer and with the formula."""
 
 import copy
 from typing import Any
@@ -7,19 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedray.models.fast_layers import use_fast_layers
 from fedray.models.fast_layers.attention import FastAttention
-from fedray.models.fast_layers.swap import use_fast_layers
 
 B, N, E, HEADS = 5, 7, 24, 3
 
 
 def layer(**options: Any) -> nn.MultiheadAttention:
     torch.manual_seed(0)
-    made = nn.MultiheadAttention(E, HEADS, batch_first=True, **options).eval()
+    attention = nn.MultiheadAttention(E, HEADS, batch_first=True, **options).eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in attention.parameters():
             parameter.normal_(std=0.3)
-    return made.requires_grad_(False)
+    return attention.requires_grad_(False)
 
 
 def images(length: int = N) -> Tensor:
@@ -37,81 +37,80 @@ def by_formula(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
     return torch.cat(heads, -1) @ attention.out_proj.weight.double().T + attention.out_proj.bias.double()
 
 
-def operations(attention: nn.Module, *given: Any, **options: Any) -> set[str]:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen, half():
-        attention(*given, **options)
-    return {event.key for event in seen.key_averages()}
+def operations(attention: nn.Module, x: Tensor) -> set[str]:
+    """Names of the torch operations that self-attention runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, bfloat16():
+        attention(x, x, x, need_weights=False)
+    return {event.key for event in profile.key_averages()}
 
 
-def half() -> torch.autocast:
+def bfloat16() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16)
 
 
-def test_it_is_the_formula() -> None:
+def test_output_is_near_the_formula_in_float64() -> None:
     ours, x = use_fast_layers(layer()), images()
     assert type(ours) is FastAttention
-    with half():
-        answer, weights = ours(x, x, x, need_weights=False)
+    with bfloat16():
+        output, weights = ours(x, x, x, need_weights=False)
     assert weights is None
-    assert answer.dtype == torch.bfloat16
+    assert output.dtype == torch.bfloat16
     exact = by_formula(layer(), x)
-    assert (answer - exact).norm() < 0.01 * exact.norm()
+    assert (output - exact).norm() < 0.01 * exact.norm()
 
 
 def test_weights_are_not_copied_for_each_image() -> None:
-    """torch's own multiplies in a batch of products, ours in one."""
-    x = images()
-    assert "aten::bmm" in operations(layer(), x, x, x, need_weights=False)
-    assert "aten::bmm" not in operations(use_fast_layers(layer()), x, x, x, need_weights=False)
+    """torch's layer runs one product per image (`bmm`), FastAttention a single one."""
+    assert "aten::bmm" in operations(layer(), images())
+    assert "aten::bmm" not in operations(use_fast_layers(layer()), images())
 
 
-def test_in_full_precision_it_is_torchs_to_the_bit() -> None:
+def test_float32_output_equals_torchs_bit_for_bit() -> None:
     x = images()
     assert torch.equal(
         use_fast_layers(layer())(x, x, x, need_weights=False)[0], layer()(x, x, x, need_weights=False)[0]
     )
 
 
-ASKED: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "weights": {},
     "a mask": {"need_weights": False, "attn_mask": torch.triu(torch.full((N, N), float("-inf")), 1)},
     "padding": {"need_weights": False, "key_padding_mask": torch.arange(N).expand(B, N) > 4},
 }
 
 
-@pytest.mark.parametrize("asked", ASKED)
-def test_whatever_else_is_asked_for_is_torchs(asked: str) -> None:
+@pytest.mark.parametrize("options", OPTIONS)
+def test_masks_and_weights_are_computed_by_torch(options: str) -> None:
     x = images()
-    with half():
-        ours, theirs = (model(x, x, x, **ASKED[asked]) for model in (use_fast_layers(layer()), layer()))
+    with bfloat16():
+        ours, theirs = (model(x, x, x, **OPTIONS[options]) for model in (use_fast_layers(layer()), layer()))
     assert torch.equal(ours[0], theirs[0])
     assert (ours[1] is None) == (theirs[1] is None)
 
 
 @pytest.mark.parametrize("options", [{"add_zero_attn": True}, {"add_bias_kv": True}, {"kdim": 24, "vdim": 12}], ids=str)
-def test_other_kinds_are_torchs(options: dict[str, Any]) -> None:
+def test_unsupported_layers_are_computed_by_torch(options: dict[str, Any]) -> None:
     x = images()
     value = x[..., : options.get("vdim", E)] if "vdim" in options else x
-    with half():
+    with bfloat16():
         ours, theirs = (
             m(x, x, value, need_weights=False)[0] for m in (use_fast_layers(layer(**options)), layer(**options))
         )
     assert torch.equal(ours, theirs)
 
 
-def test_attention_to_something_else_is_torchs() -> None:
+def test_cross_attention_is_computed_by_torch() -> None:
     x, other = images(), images(4)
-    with half():
+    with bfloat16():
         ours, theirs = (model(x, other, other, need_weights=False)[0] for model in (use_fast_layers(layer()), layer()))
     assert torch.equal(ours, theirs)
 
 
-def test_in_training_it_is_torchs() -> None:
-    """With its dropout."""
+def test_training_with_dropout_is_computed_by_torch() -> None:
     x = images()
-    drawn = []
+    outputs = []
     for model in (use_fast_layers(copy.deepcopy(layer(dropout=0.5))), layer(dropout=0.5)):
         torch.manual_seed(2)
-        with half():
-            drawn.append(model.train()(x, x, x, need_weights=False)[0])
-    assert torch.equal(*drawn)
+        with bfloat16():
+            outputs.append(model.train()(x, x, x, need_weights=False)[0])
+    assert torch.equal(*outputs)

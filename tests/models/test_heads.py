@@ -1,4 +1,4 @@
-"""A classifier cut in two: the model up to its features, and the linear layer that makes logits of them."""
+"""Finding a classifier's head, splitting it off, and keeping its logits in float32."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedray.errors import SpecError
-from fedray.models.fast_layers.heads import Float32Linear, head_name, keep_head_float32, split_head
+from fedray.models.heads import Float32Linear, head_name, keep_head_float32, split_head
 from fedray.models.proxies import Proxy, build
 from fedray.types import ImageShape
 
@@ -22,11 +22,11 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_every_proxys_head_on_its_features_gives_its_logits(name: str) -> None:
+def test_split_head_of_the_features_gives_the_logits(name: str) -> None:
     model = build(Proxy(name=name), COLOUR).eval()
     whole, images = copy.deepcopy(model), torch.rand(2, 3, 32, 32)
-    where, width = HEADS[name]
-    assert head_name(model, 7) == where
+    expected_name, width = HEADS[name]
+    assert head_name(model, 7) == expected_name
     backbone, head = split_head(model, 7)
     with torch.no_grad():
         features, logits = backbone(images), whole(images)
@@ -34,19 +34,19 @@ def test_every_proxys_head_on_its_features_gives_its_logits(name: str) -> None:
         assert torch.equal(head(features), logits)
 
 
-def test_the_last_of_several_layers_that_are_as_wide() -> None:
+def test_head_is_the_last_layer_with_as_many_outputs() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU())
     assert head_name(model, 3) == "2"
 
 
-def test_a_model_without_such_a_layer() -> None:
-    with pytest.raises(SpecError, match=r"^Sequential has no linear layer with 5 outputs"):
+def test_model_without_a_linear_head_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"^Sequential has no linear layer with 5 outputs to use as its head"):
         head_name(nn.Sequential(nn.Linear(4, 3)), 5)
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_logits_are_exact_in_bfloat16_too(name: str) -> None:
-    """The head that is changed is the one, and it is all that is changed."""
+def test_float32_head_gives_float32_logits_under_autocast(name: str) -> None:
+    """Only the head is replaced."""
     torch.manual_seed(0)
     model = keep_head_float32(build(Proxy(name=name), COLOUR), 7).eval()
     assert [n for n, layer in model.named_modules() if isinstance(layer, Float32Linear)] == [HEADS[name][0]]
@@ -56,8 +56,8 @@ def test_logits_are_exact_in_bfloat16_too(name: str) -> None:
     assert not torch.equal(logits, logits.bfloat16().float())
 
 
-def test_logits_that_differ_by_little_are_told_apart() -> None:
-    """1 and 1.001 are one number in bfloat16, and the first class would win."""
+def test_float32_head_distinguishes_close_logits() -> None:
+    """1 and 1.001 are equal in bfloat16, so that argmax would return class 0."""
     head = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[1.0], [1.001]]))
@@ -67,6 +67,6 @@ def test_logits_that_differ_by_little_are_told_apart() -> None:
         assert keep_head_float32(head, 2)(features).argmax() == 1
 
 
-def test_a_model_without_a_linear_head_stays_as_it_is() -> None:
+def test_model_without_a_linear_head_is_left_unchanged() -> None:
     model = nn.Sequential(nn.Conv2d(3, 7, 1), nn.Flatten())
     assert keep_head_float32(model, 7) is model
