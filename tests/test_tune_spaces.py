@@ -1,7 +1,5 @@
 """The shipped spaces: comments are true, named files and models exist, trials run on small data and tiny teachers."""
 
-import csv
-import io
 import json
 import math
 import re
@@ -16,11 +14,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from helpers import clip
-from helpers.clip import write_clip
-from helpers.images import picture, write_folder, write_parquet
-from PIL import Image
-from safetensors.torch import save_model
+from helpers.space_data import CIFAR10, CORRECT_LOGITS, shrunk, write_home
 from torchvision import datasets
 
 import fedray
@@ -35,8 +29,8 @@ from fedray.teachers.sections import members
 from fedray.types import ImageShape
 
 FOLDER = Path(__file__).parents[1] / "tune_spaces"
+
 NAMES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 SPECIAL: Sequence[tuple[str, Mapping[str, Any]]] = [
     ("quickstart", {"strategy.name": "fedlpfm"}),
@@ -60,9 +54,12 @@ SPECIAL: Sequence[tuple[str, Mapping[str, Any]]] = [
     ("cifar10_study", {"partition.alpha": 0.05, "strategy.name": "fedlpfm"}),
 ]
 """Trials to run in addition to the first of each file, selected by some of their fields."""
+
 QUICK = ("quickstart", "lambda", "backbones", "losses", "datasets", "cifar10_study")
-"""Whose first trials are run by `make test`."""
+"""Spaces whose first trial runs in `make test`."""
+
 FIRST = [pytest.param(name, {}, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES]
+
 CASES = [*FIRST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SPECIAL)]
 
 
@@ -122,8 +119,8 @@ class TestNames:
     def test_partitions_are_possible(self, name: str) -> None:
         """Whether a partition succeeds depends on the class sizes only, so labels of these sizes suffice."""
         specs = [run.experiment for run in runs(name)]
-        wanted = {(spec.partition, spec.seed, spec.data.train, spec.data.train_limit) for spec in specs}
-        for partition, seed, source, limit in wanted:
+        partitions = {(spec.partition, spec.seed, spec.data.train, spec.data.train_limit) for spec in specs}
+        for partition, seed, source, limit in partitions:
             if not isinstance(partition, FromFile):
                 classes, per_class = CLASSES_AND_EXAMPLES_PER_CLASS[source]
                 per_class = min(per_class, (limit or math.inf) // classes)
@@ -179,113 +176,12 @@ def test_imagenet_classes_that_map_to_cifar10() -> None:
     }
 
 
-SMALL = {
-    "torchvision:CIFAR10": "parquet:data/cifar10/{}-*.parquet",
-    "torchvision:CIFAR100": "parquet:data/cifar100/{}-*.parquet",
-}
-"""Small files that replace downloads, by source."""
-CORRECT_LOGITS = 150  # of the 200 rows in each table of logits
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the spaces name by relative paths, and with weights."""
-    home = tmp_path_factory.mktemp("home")
-    data = home / "data"
-    for side in ("train", "test"):
-        write_hub(data / "cifar10" / f"{side}-0.parquet", CIFAR10, 20)
-        write_hub(data / "cifar100" / f"{side}-0.parquet", [f"thing_{i}" for i in range(40)], 5, label="fine_label")
-        write_folder(data / "office-home" / side, ("Bed", "Fork", "Mug", "Pen"), 40, size=70)
-    for side in ("train", "val"):
-        write_folder(data / "tiny-imagenet" / side, [f"animal {i}" for i in range(20)], 10, size=64)
-    write_clients(data / "office-home")
-    for name in ("clip-vit-b-32-openai", "siglip-b-16"):
-        write_logits(data / "teacher_logits" / f"{name}.parquet")
-    write_weights(home / "weights")
-    return home
-
-
-def write_hub(file: Path, classes: Sequence[str], each: int, label: str = "label") -> None:
-    """Write JPEGs to a parquet file in the Hugging Face layout."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    labels = [c for c in range(len(classes)) for _ in range(each)]
-    blobs = []
-    for number in range(len(labels)):
-        stream = io.BytesIO()
-        Image.fromarray(picture(number, 32)).save(stream, "JPEG")
-        blobs.append(stream.getvalue())
-    write_parquet(file, blobs, labels, names=classes, label=label)
-
-
-def write_clients(folder: Path) -> None:
-    """Write a partition among four clients by image number; the last client has twice as many images."""
-    paths = sorted(str(file.relative_to(folder / "train")) for file in (folder / "train").glob("*/*.png"))
-    with (folder / "clients.csv").open("w", newline="") as file:
-        rows = [(min(int(Path(path).stem) % 5, 3), path) for path in paths]
-        csv.writer(file).writerows([("client", "path"), *rows])
-
-
-def write_logits(file: Path) -> None:
-    """Write logits for the test images of cifar10; three of four predict the label."""
-    file.parent.mkdir(exist_ok=True)
-    labels = np.repeat(np.arange(10), 20)
-    predictions = np.where(np.arange(200) < CORRECT_LOGITS, labels, (labels + 1) % 10)
-    noise = np.random.default_rng(len(file.name)).uniform(size=(200, 10))
-    paths = [f"test-0-{i}.png" for i in range(200)]
-    pd.DataFrame({"path": paths, "logits": list(20 * np.eye(10)[predictions] + noise)}).to_parquet(file)
-
-
-def write_weights(folder: Path) -> None:
-    """Write random networks in the formats of open_clip and timm, under the names of published models."""
-    folder.mkdir()
-    write_clip(folder / "ViT-B-32")
-    write_clip(folder / "ViT-B-16-SigLIP", init_logit_bias=-10)
-    others = {
-        "ViT-L-14": {"embed_dim": 24},
-        "RN50": {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}},
-    }
-    for name, config in others.items():
-        with pytest.MonkeyPatch.context() as patch:
-            for part, value in config.items():
-                patch.setitem(clip.TINY, part, value)
-            write_clip(folder / name)
-    torch.manual_seed(0)
-    save_model(timm.create_model("test_vit", num_classes=1000), str(folder / "test_vit.safetensors"))
-
-
-def shrunk(experiment: Experiment) -> Experiment:
-    """The experiment with two rounds, small data and a small proxy; strategy, partition and loss are unchanged."""
-    tree = experiment.model_dump(mode="json")
-    data = tree["data"]
-    data |= {side: SMALL.get(data[side], data[side]).format(side) for side in ("train", "test")}
-    data |= {
-        "train_limit": 200 if data["train"] == "digits" else None,
-        "test_limit": 100,
-        "size": None if data["train"] == "digits" else 16,
-    }
-    tree["training"] |= {"rounds": 2, "local_epochs": 1, "batch_size": 16}
-    tree["resources"] = {"backend": "serial"}
-    if tree["proxy"]["stem"] == "cifar":
-        tree["proxy"] = {"name": "cnn"}
-    if experiment.strategy.needs_teacher:  # other strategies must run without one
-        tree["teacher"] = tiny(tree["teacher"])
-    return Experiment.model_validate(tree)
-
-
-def tiny(teacher: dict[str, Any]) -> dict[str, Any]:
-    """The teacher with a tiny model."""
-    match teacher["kind"]:
-        case "zero_shot":
-            return teacher | {"model": f"local-dir:weights/{teacher['model']}", "pretrained": None}
-        case "classifier":
-            return teacher | {"model": "test_vit", "pretrained": "file:weights/test_vit.safetensors"}
-        case "supervised":
-            return teacher | {"epochs": 2}
-        case "adapted":
-            return teacher | {"backbone": tiny(teacher["backbone"]), "epochs": 1}
-        case "ensemble":
-            return teacher | {"teachers": [tiny(member) for member in teacher["teachers"]]}
-    return teacher
+    folder = tmp_path_factory.mktemp("home")
+    write_home(folder)
+    return folder
 
 
 @pytest.mark.parametrize(("name", "fields"), CASES, ids=lambda part: part if isinstance(part, str) else words(part))
@@ -300,7 +196,7 @@ def test_trial_runs(
     assert [result.round for result in fedray.run(experiment, tmp_path)] == [1, 2]
     results = fedray.load_results(tmp_path)
     check_partition(experiment, results.partition)
-    check_rounds(results.rounds, clients=len(results.partition))
+    check_rounds(results.rounds, clients=results.partition["client"].nunique())
     check_losses(experiment, results.clients)
     check_teachers(experiment, results.rounds, tmp_path, examples=int(results.partition["examples"].sum()))
 
@@ -320,29 +216,29 @@ def check_rounds(rounds: pd.DataFrame, clients: int) -> None:
 
 def check_partition(experiment: Experiment, table: pd.DataFrame) -> None:
     """The class counts of the clients fit the kind of partition."""
-    counts = table.iloc[:, table.columns.get_loc("examples") + 1 :].to_numpy()
-    assert counts.sum(axis=1).tolist() == table["examples"].tolist()
+    counts = table.pivot_table(index="client", columns="class", values="examples", fill_value=0).to_numpy()
+    sizes = counts.sum(axis=1)
     largest = (counts.max(axis=1) / counts.sum(axis=1)).mean()
     spec = experiment.partition.model_dump()
     match spec["kind"]:
         case "iid":
-            assert np.ptp(table["examples"]) <= 1
+            assert np.ptp(sizes) <= 1
             assert largest < 0.3
         case "class_split":
             assert ((counts > 0).sum(axis=1) == spec["classes_per_client"]).all()
         case "dirichlet":
-            assert table["examples"].min() >= 10
+            assert sizes.min() >= 10
             assert largest > (0.8 if spec["alpha"] == 0.01 else 0.2)
         case "file":
-            assert table["examples"].tolist() == [32, 32, 32, 64]
+            assert sizes.tolist() == [32, 32, 32, 64]
             assert (np.ptp(counts, axis=1) == 0).all()  # all classes have equal counts
-    assert len(table) == spec.get("clients", 4)
+    assert len(sizes) == spec.get("clients", 4)
 
 
 def check_losses(experiment: Experiment, clients: pd.DataFrame) -> None:
     """The table has the loss terms of the strategy, with finite values, and no others."""
     spec = experiment.strategy.model_dump()
-    wanted = {
+    expected = {
         "fedavg": {"cross_entropy"},
         "fedprox": {"cross_entropy", "proximal"},
         "fml": {"cross_entropy", "mutual", "private_cross_entropy", "private_mutual"},
@@ -350,7 +246,7 @@ def check_losses(experiment: Experiment, clients: pd.DataFrame) -> None:
         | ({spec["loss"]["name"]} if spec.get("lam") else set()),
     }[spec["name"]]
     found = clients.filter(regex="^loss_")
-    assert set(found.columns) == {f"loss_{term}" for term in wanted}
+    assert set(found.columns) == {f"loss_{term}" for term in expected}
     assert np.isfinite(found).all(axis=None)
     assert (found.mean() > 0).all()
 
