@@ -1,6 +1,6 @@
 """The values that travel between driver, backends and clients. All frozen, none needs torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -14,7 +14,7 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 Range: TypeAlias = tuple[int, int]
 Row: TypeAlias = dict[str, Any]
 OutputKind: TypeAlias = Literal["logits", "features", "head"]
-"""What can be asked of a teacher; `head` is what a linear probe fits: [classes, d + 1], bias last."""
+"""Outputs of a teacher; `head` is a linear probe's fitted head, [classes, d + 1], with the bias in the last column."""
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 MemoryFormat: TypeAlias = Literal["channels_last", "contiguous"]
@@ -53,21 +53,21 @@ class ClientTask:
 
 @dataclass(frozen=True)
 class TeacherQuery:
-    """What a teacher is asked, apart from which images."""
+    """A query to a teacher, without the rows."""
 
-    member: int  # its place among the spec's teachers
+    member: int  # index among the spec's teachers
     output_kind: OutputKind
-    client: int | None = None  # whose it is, where each client has its own
+    client: int | None = None  # the client that the teacher is adapted to, if any
     side: Literal["train", "test"] = "train"
-    augmented: bool = False  # whether rows are `image * VIEWS + view`, or images as they are
+    augmented: bool = False  # rows are `image * VIEWS + view`; otherwise indices of plain images
 
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """A worker's answers to a question, and what they cost."""
+    """Outputs that a worker computed for a query, and their cost."""
 
-    values: npt.NDArray[np.float32]  # [rows, classes] or [rows, d]
-    made_by: Row  # what computed them, for the record
+    outputs: npt.NDArray[np.float32]  # [rows, classes] or [rows, d]; of a head [classes, d + 1]
+    produced_by: Row  # teacher, data, device and package versions, for the record
     passes: int  # forward passes of one image
     flops: int  # floating-point operations of them all
     peak_bytes: int
@@ -142,12 +142,12 @@ class Waiting:
 
 @dataclass(frozen=True)
 class TeacherProgress:
-    """How far the teachers' answers have come that a round waits for."""
+    """Progress of the teacher outputs that a round waits for."""
 
     done: int
     total: int
-    what: str = "answers"
-    waiting: bool = False  # for another run, which is computing the same answers
+    noun: str = "outputs"
+    waiting: bool = False  # for another run that computes the same outputs
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,8 @@ class RoundResult:
 
 
 Progress: TypeAlias = TeacherProgress | Waiting
+OnProgress: TypeAlias = Callable[[Progress], None]
+"""Called with the progress of work that the caller waits for."""
 Event: TypeAlias = Progress | RoundResult
 
 

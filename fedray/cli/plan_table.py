@@ -70,7 +70,7 @@ def _teacher_line(plan: StudyPlan) -> str:
     cost = f" ({_flop(flops)})" if flops else ""
     online = f"; {plan.online:,} forward passes online" if plan.online else ""
     return (
-        f"{plan.used - plan.online:,} outputs used: {plan.answers.banked:,} in the cache, "
+        f"{plan.used - plan.online:,} outputs used: {plan.answers.cached:,} in the cache, "
         f"{plan.answers.missing:,} forward passes to compute the rest{cost}{online}"
     )
 

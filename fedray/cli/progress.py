@@ -99,42 +99,42 @@ class RunProgress:
 
 
 def progress_line(event: Progress) -> str:
-    """`teacher: 300 of 10,000 answers`."""
+    """`teacher: 300 of 10,000 outputs`."""
     if isinstance(event, Waiting):
         return event.text
     if event.waiting:
-        return "waiting for another run that is asking the same teacher"
-    return f"teacher: {event.done:,} of {event.total:,} {event.what}"
+        return "waiting for another run that computes the same teacher outputs"
+    return f"teacher: {event.done:,} of {event.total:,} {event.noun}"
 
 
 def print_entries(teacher_cache: "TeacherCache") -> None:
-    """A row per entry of the bank."""
-    table = empty_table("key", "teacher", "client", "data", "answers", "views", "rows", "kB", "last used")
+    """Print a row per entry of the teacher cache."""
+    table = empty_table("key", "teacher", "client", "data", "outputs", "views", "rows", "kB", "last used")
     entries = teacher_cache.entries()
-    heads = [entry for entry in entries if entry.facts["content"]["output_kind"] == "head"]
+    heads = [entry for entry in entries if entry.metadata["content"]["output_kind"] == "head"]
     for entry in entries:
-        content, made = entry.facts["content"], entry.made_by
-        if content["output_kind"] == "head":  # one for each client that probes: too many to list
+        content, produced_by = entry.metadata["content"], entry.produced_by
+        if content["output_kind"] == "head":  # one for each client: too many to list
             continue
         table.add_row(
-            entry.key, made["teacher"], str(content["teacher"].get("client", "all")), made["data"],
-            content["output_kind"], content["views"], f"{entry.written():,}/{entry.rows:,}",
+            entry.key, produced_by["teacher"], str(content["teacher"].get("client", "all")), produced_by["data"],
+            content["output_kind"], content["views"], f"{entry.count_written():,}/{entry.rows:,}",
             f"{entry.bytes / 1e3:,.0f}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used)),
         )  # fmt: skip
     console = open_console()
-    console.print(table if entries else "the bank is empty")
+    console.print(table if entries else "the teacher cache is empty")
     if heads:
         console.print(f"and {len(heads)} heads of linear probes, {sum(head.bytes for head in heads) / 1e6:.1f} MB")
     for folder in teacher_cache.unreadable():
-        console.print(f"unreadable, and computed again when it is asked: {folder}", soft_wrap=True)
-    console.print(f"bank: {teacher_cache.folder}", soft_wrap=True)
+        console.print(f"unreadable entry, its outputs will be computed again: {folder}", soft_wrap=True)
+    console.print(f"teacher cache: {teacher_cache.folder}", soft_wrap=True)
 
 
-def print_checked(found: Sequence["TeacherAccuracy"]) -> None:
-    """A row per teacher: its accuracy, and the published one where it is known."""
+def print_accuracies(accuracies: Sequence["TeacherAccuracy"]) -> None:
+    """Print a row per teacher: its accuracy, and the published accuracy where it is known."""
     table = empty_table("teacher", "data", "images", "accuracy", "published")
-    for one in found:
-        known = "-" if one.published is None else f"{one.published:.2f}%"
-        table.add_row(one.teacher, one.data, f"{one.images:,}", f"{one.accuracy:.2%}", known)
+    for row in accuracies:
+        known = "-" if row.published is None else f"{row.published:.2f}%"
+        table.add_row(row.teacher, row.data, f"{row.images:,}", f"{row.accuracy:.2%}", known)
     open_console().print(table)

@@ -19,7 +19,7 @@ class TeacherCosts:
     seconds: float = 0.0  # that the driver waited for answers
     peak_bytes: int = 0  # of the process that used most
     storage_error: float = 0.0  # the largest difference that storing in fp16 made
-    made_by: dict[str, Row] = field(default_factory=dict)  # what computed the entries that were read
+    produced_by: dict[str, Row] = field(default_factory=dict)  # of the cache entries that were read, by key
 
 
 def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapping[str, int]) -> None:
@@ -40,7 +40,7 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
             "seconds": round(_sum(rounds, "teacher_seconds"), 3),
             "peak_bytes": costs.peak_bytes or (proxy_peak if _sum(clients, "teacher_seconds") else None),
             "storage_error": costs.storage_error,
-            "entries": costs.made_by,
+            "entries": costs.produced_by,
         },
         "proxy": {
             "examples_trained": int(trained),

@@ -24,7 +24,7 @@ from fedray.results.run_folder import RunFolder
 from fedray.results.writer import RunTables, write_confusion
 from fedray.server import teacher_targets
 from fedray.server.cohort import Cohort
-from fedray.server.teacher_queries import TeacherClient
+from fedray.server.teacher_client import TeacherClient
 from fedray.teachers.cache import TeacherCache
 from fedray.training import malloc
 from fedray.training.evaluation import EvalCounts
@@ -149,9 +149,11 @@ class Driver:
     def _next_round(self, tables: RunTables) -> Generator[Progress, None, RoundResult]:
         start, before = time.perf_counter(), replace(self._teacher_client.costs)
         cohort = self.sample(self._round + 1)
-        targets = yield from self._teacher_targets.of_round(self._round + 1, cohort)
+        progress: list[Progress] = []
+        targets = self._teacher_targets.of_round(self._round + 1, cohort, progress.append)
+        yield from progress
         if not self._described:
-            self._describe(self._teacher_targets.tally())
+            self._describe(self._teacher_targets.predictions())
         standing, report = self.run_round(self._standing, cohort, targets)
         report.round["seconds"] = round(time.perf_counter() - start, 3)
         report.round.update(self._targets(cohort, before, report))
@@ -190,7 +192,7 @@ class Driver:
             return getattr(self._teacher_client.costs, what) - getattr(before, what) + beside
 
         return {
-            "teacher_outputs_used": self._teacher_targets.asked(cohort),
+            "teacher_outputs_used": self._teacher_targets.queries.outputs_used(cohort),
             "teacher_forward_passes": spent("forward_passes"),
             "teacher_flops": spent("flops"),
             "teacher_seconds": round(spent("seconds"), 3),
@@ -224,7 +226,7 @@ class Driver:
 
     def _describe(self, targets: EvalCounts | None = None) -> None:
         """Write what this run is: its spec, its environment, its partition; once it is known, what it is taught."""
-        self._described = targets is not None or not self._teacher_targets.output_kinds
+        self._described = targets is not None or not self._teacher_targets.queries.output_kinds
         facts = environment(self._experiment, self._command, self._beginning.gpu)
         if targets is not None:
             facts["teacher_accuracy"] = targets.accuracy

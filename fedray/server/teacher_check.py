@@ -1,8 +1,7 @@
-"""`fedray teachers check_teachers`: how often a spec's teachers are right about the test set."""
+"""`fedray teachers check`: the accuracy of a spec's teachers on the test set."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -10,65 +9,78 @@ from fedray.config.experiment import Experiment
 from fedray.data.dataset import Dataset
 from fedray.data.federated import FederatedDataset
 from fedray.errors import SpecError
-from fedray.server.teacher_queries import TeacherClient
+from fedray.server.teacher_client import TeacherClient
+from fedray.teachers.cache import OutputArray
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.published import published
-from fedray.teachers.sections import Adapted, AnyMember, Precomputed, ZeroShot, members
-from fedray.types import Progress, TeacherQuery
+from fedray.teachers.sections import AnyMember, Precomputed, Supervised, ZeroShot, members, network_of
+from fedray.types import OnProgress, TeacherQuery
 
 
 @dataclass(frozen=True)
 class TeacherAccuracy:
-    """What was found out about one teacher."""
+    """Accuracy of one teacher on one data set."""
 
     teacher: str
     data: str
     images: int
-    accuracy: float
+    accuracy: float  # a fraction
     published: float | None  # in percent, where it is known
 
 
 def check_teachers(
-    experiment: Experiment, federated: FederatedDataset, teacher_client: TeacherClient
-) -> Iterator[Progress | TeacherAccuracy]:
-    """Ask each teacher about the test set, through the bank. An adapted one is checked as it was before."""
-    for place, member in enumerate(members(experiment.teacher)):
+    experiment: Experiment, federated: FederatedDataset, teacher_client: TeacherClient, on_progress: OnProgress
+) -> list[TeacherAccuracy]:
+    """Measure the accuracy of each teacher on the test set; of an adapted teacher, before it is adapted.
+
+    A precomputed teacher without outputs for the test set is measured on the clients' examples.
+    """
+    accuracies = []
+    for index, member in enumerate(members(experiment.teacher)):
         if isinstance(member, Precomputed):
-            data, logits = _looked_up(member, federated)
+            data, logits = _precomputed_logits(member, federated)
         else:
-            data, question = federated.test, TeacherQuery(place, "logits", side="test")
-            logits = (yield from teacher_client.answers({question: np.arange(len(data))}))[question]
-        yield _checked(member, data, float((logits.argmax(1) == data.labels).mean()))
+            data, query = federated.test, TeacherQuery(index, "logits", side="test")
+            logits = teacher_client.outputs({query: np.arange(len(data))}, on_progress)[query]
+        accuracies.append(_accuracy(member, data, logits))
+    return accuracies
 
 
-def once_each(experiments: Iterable[Experiment]) -> list[Experiment]:
-    """One experiment for each different teacher and data."""
-    different = {
+def distinct_teachers(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """Return one experiment for each combination of teacher, data and seed. Raises SpecError where there is none."""
+    distinct = {
         (experiment.teacher, experiment.data, experiment.seed): experiment
         for experiment in experiments
         if experiment.teacher is not None
     }
-    if not different:
+    if not distinct:
         raise SpecError("the spec has no teacher to check.")
-    return list(different.values())
+    return list(distinct.values())
 
 
-def _looked_up(member: Precomputed, federated: FederatedDataset) -> tuple[Dataset, np.ndarray]:
-    """A table is for whichever set its keys are of: the test set, or else what the clients hold."""
+def _precomputed_logits(member: Precomputed, federated: FederatedDataset) -> tuple[Dataset, OutputArray]:
+    """Logits of the data set that the table is for: the test set, or else the clients' examples."""
     table = PrecomputedTeacher(member)
-    held = federated.train.take(np.concatenate(federated.shards))
     try:
-        return federated.test, table.answers("logits", federated.test)
+        return federated.test, table.outputs("logits", federated.test)
     except SpecError:
-        return held, table.answers("logits", held)
+        examples = federated.train.take(np.concatenate(federated.shards))
+        return examples, table.outputs("logits", examples)
 
 
-def _checked(member: AnyMember, data: Dataset, accuracy: float) -> TeacherAccuracy:
-    network = member.backbone if isinstance(member, Adapted) else member
+def _accuracy(member: AnyMember, data: Dataset, logits: OutputArray) -> TeacherAccuracy:
+    network = network_of(member)
     known = published(network.model, network.pretrained, data.classes) if isinstance(network, ZeroShot) else None
+    accuracy = float((logits.argmax(1) == data.labels).mean())
     return TeacherAccuracy(_name(network), data.name, len(data), accuracy, known)
 
 
 def _name(member: AnyMember) -> str:
-    said = [getattr(member, field, None) for field in ("model", "pretrained", "file")]
-    return " ".join([member.kind, *(str(word) for word in said if isinstance(word, str | Path))])
+    """`zero_shot ViT-B-32 openai`, `precomputed logits.parquet`, `supervised`."""
+    match network := network_of(member):
+        case Precomputed():
+            return f"{network.kind} {network.file}"
+        case Supervised():
+            return network.kind
+        case _:
+            return " ".join(filter(None, [network.kind, network.model, network.pretrained]))

@@ -1,141 +1,101 @@
-"""What the driver wants to know of teachers: from the bank where it is there, else from the workers."""
+"""Lists the teacher queries of a round: which rows of which teachers' outputs its targets are computed from."""
 
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from filelock import Timeout
 
-from fedray.backends.base import Backend, CallFailure
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
-from fedray.data.views import VIEWS
-from fedray.errors import RunError, SpecError
-from fedray.results.costs import TeacherCosts
-from fedray.teachers.cache import CacheEntry, TeacherCache, Values
-from fedray.teachers.cache_key import cache_content
-from fedray.teachers.sections import members
-from fedray.types import Indices, Progress, TeacherOutput, TeacherProgress, TeacherQuery, Waiting
+from fedray.data.views import PLAIN, VIEWS, choose_views
+from fedray.teachers.sections import Adapted, Precomputed, members, members_of
+from fedray.types import Indices, OutputKind, TeacherQuery
 
-QueryRows: TypeAlias = Mapping[TeacherQuery, Indices]
-Asked: TypeAlias = Generator[Progress, None, dict[TeacherQuery, Values]]
+ClientRows: TypeAlias = Mapping[int, Indices]
+"""Rows of a query by client: indices of plain images, or `image * VIEWS + view`."""
 
 
-class TeacherClient:
-    """Answers of all teachers of one experiment, each computed once for whoever shares the bank."""
+class RoundQueries:
+    """The queries of one experiment, which depend only on its spec and its partition."""
 
-    def __init__(
-        self, experiment: Experiment, federated: FederatedDataset, backend: Backend, teacher_cache: TeacherCache
-    ) -> None:
+    def __init__(self, experiment: Experiment, federated: FederatedDataset) -> None:
+        teacher = experiment.teacher
         self._experiment = experiment
-        self._federated = federated
-        self._backend = backend
-        self._teacher_cache = teacher_cache
-        self._entries: dict[TeacherQuery, CacheEntry] = {}
-        self.costs = TeacherCosts()
+        self._shards = federated.shards
+        self.members = members(teacher)
+        self.output_kinds: Sequence[OutputKind] = sorted(experiment.strategy.required_outputs)
+        self.is_cached = teacher is not None and teacher.mode == "cached" and bool(self.output_kinds)
+        """Whether targets are computed before the round; otherwise `of_round` is empty."""
+        proxy_view = teacher is not None and teacher.view == "proxy"
+        self.augmented = self.is_cached and proxy_view and experiment.data.augment == "crop_flip"
+        """Whether each epoch has targets for views of its own; otherwise one set of targets serves all rounds."""
 
-    def answers(self, wanted: QueryRows, features: Mapping[TeacherQuery, Values] | None = None) -> Asked:
-        """Returns float32 [k, width] for each question's k rows.
+    def of_round(self, number: int, cohort: Sequence[int]) -> dict[TeacherQuery, Indices]:
+        """Return the rows of cached outputs that a round needs, some perhaps more than once."""
+        if not self.is_cached:
+            return {}
+        rows = self.rows(number, cohort)
+        queries = [self.of_rows(kind, rows) for kind in self.output_kinds]
+        if self.augmented and "logits" in self.output_kinds:
+            queries.append(self.of_rows("logits", self.plain_rows([c for c in rows if self._needs_plain_rows(c)])))
+        merged: dict[TeacherQuery, list[Indices]] = {}
+        for query, by_client in (item for part in queries for item in part.items()):
+            if not isinstance(self.members[query.member], Precomputed):
+                merged.setdefault(query, []).extend(by_client.values())
+        return {query: np.concatenate(parts) for query, parts in merged.items()}
 
-        To fit a head, a worker is given the client's `features`. Raises RunError where a teacher fails.
+    def rows(self, number: int, cohort: Sequence[int]) -> ClientRows:
+        """Return the rows that a round's targets are for: views of the cohort, or the images of all clients."""
+        if not self.augmented:
+            return {client: shard for client, shard in enumerate(self._shards) if len(shard)}
+        epochs = self._experiment.training.local_epochs
+        numbers = range((number - 1) * epochs, number * epochs)
+        return {client: self._view_rows(client, numbers) for client in cohort}
+
+    def plain_rows(self, clients: Sequence[int]) -> ClientRows:
+        """Return the rows of the clients' unaugmented images among the views."""
+        return {client: self._shards[client] * VIEWS + PLAIN for client in clients}
+
+    def of_rows(self, output_kind: OutputKind, rows: ClientRows) -> Mapping[TeacherQuery, ClientRows]:
+        """Return the queries whose outputs are read for these rows, with the rows of each client."""
+        queries: dict[TeacherQuery, dict[int, Indices]] = {}
+        for client, own in rows.items():
+            for member in self.members_of(client):
+                queries.setdefault(self.source(member, output_kind, client), {})[client] = own
+        return queries
+
+    def source(self, member: int, output_kind: OutputKind, client: int) -> TeacherQuery:
+        """Return the query that is read for a client's outputs of a member.
+
+        All clients share a query unless the member is fine-tuned for each. A linear probe's logits are computed
+        from the features that its backbone has for all clients.
         """
-        start = time.perf_counter()
-        entries = {question: self._entry(question) for question in wanted}
-        missing = {entries[q].key: entries[q] for q, rows in wanted.items() if len(_unknown(entries[q], rows))}
-        if missing:
-            for text in self._backend.ready():  # nobody may wait for a lock whose holder waits for our workers
-                yield Waiting(text)
-            with ExitStack() as held:
-                for key in sorted(missing):  # all in one order, so that no two wait for each other
-                    yield from _acquire(missing[key], held)
-                yield from self._compute(entries, wanted, features or {})
-        found = {question: self._read(entries[question], rows) for question, rows in wanted.items()}
-        self.costs.seconds += time.perf_counter() - start
-        return found
+        if self.is_probe(member):
+            return TeacherQuery(member, "features", augmented=self.augmented)
+        owner = client if isinstance(self.members[member], Adapted) else None
+        return TeacherQuery(member, output_kind, owner, augmented=self.augmented)
 
-    def _entry(self, question: TeacherQuery) -> CacheEntry:
-        """Found once: to know a teacher by its content is to read its weights."""
-        if question not in self._entries:
-            self._entries[question] = self._find(question)
-        return self._entries[question]
+    def is_probe(self, member: int) -> bool:
+        """Whether a member is a linear probe."""
+        spec = self.members[member]
+        return isinstance(spec, Adapted) and spec.method == "linear_probe"
 
-    def _find(self, question: TeacherQuery) -> CacheEntry:
-        facts = cache_content(question, self._experiment, self._federated)
-        data = self._federated.side(question.side)
-        if question.output_kind == "head":
-            return self._teacher_cache.entry(facts, len(data.classes))
-        rows = len(data) * (VIEWS if question.augmented else 1)
-        return self._teacher_cache.entry(facts, rows, "float16" if question.augmented else "float32")
+    def members_of(self, client: int) -> tuple[int, ...]:
+        """Return the indices of a client's teachers."""
+        return members_of(self._experiment.teacher, client, self._experiment.seed)
 
-    def _compute(
-        self, entries: Mapping[TeacherQuery, CacheEntry], wanted: QueryRows, features: Mapping[TeacherQuery, Values]
-    ) -> Iterator[TeacherProgress]:
-        """Ask the workers what the bank still lacks, and store each answer as it comes."""
-        unknown = {question: _unknown(entries[question], rows) for question, rows in wanted.items()}
-        calls = [
-            (question, rows, features.get(question)) for question in wanted for rows in self._parts(question, unknown)
-        ]
-        done, total = 0, sum(map(len, unknown.values()))
-        for outcome in self._backend.map("teach", calls):
-            if isinstance(outcome, CallFailure):
-                raise _reported(outcome)
-            question, rows, _ = calls[outcome.call]
-            self._store(entries[question], rows, outcome.value)
-            done += len(rows)
-            yield TeacherProgress(done, total, "heads" if question.output_kind == "head" else "answers")
+    def outputs_used(self, cohort: Sequence[int]) -> int:
+        """Return how many outputs a round's steps read: the forward passes that it would take without a cache."""
+        if not self.output_kinds:
+            return 0
+        examples = (len(self._shards[client]) * len(self.members_of(client)) for client in cohort)
+        return sum(examples) * self._experiment.training.local_epochs
 
-    def _parts(self, question: TeacherQuery, unknown: QueryRows) -> Sequence[Indices]:
-        """A call for each batch; but a client's own teacher, which is fitted first, answers all in one."""
-        rows = unknown[question]
-        member = members(self._experiment.teacher)[question.member]
-        if question.client is not None or not len(rows):
-            return [rows] if len(rows) else []
-        size = getattr(member, "backbone", member).batch_size
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
+    def _needs_plain_rows(self, client: int) -> bool:
+        """Whether an ensemble or a probe is fitted to outputs of the client's unaugmented images."""
+        return len(self.members_of(client)) > 1 or any(map(self.is_probe, self.members_of(client)))
 
-    def _store(self, entry: CacheEntry, rows: Indices, lesson: TeacherOutput) -> None:
-        with np.errstate(over="ignore"):
-            stored = lesson.values.astype(entry.facts["dtype"])
-        if not np.isfinite(stored).all():
-            raise SpecError(
-                "teacher: it gives answers beyond the range of fp16, which views are stored in; use mode: online."
-            )
-        error = float(np.abs(lesson.values - stored).max(initial=0.0))
-        self.costs.storage_error = max(self.costs.storage_error, error)
-        self.costs.forward_passes += lesson.passes
-        self.costs.flops += lesson.flops
-        self.costs.peak_bytes = max(self.costs.peak_bytes, lesson.peak_bytes)
-        entry.write(rows, stored, lesson.made_by)
-
-    def _read(self, entry: CacheEntry, rows: Indices) -> Values:
-        values, known = entry.read(rows)
-        if values is None or not known.all():
-            raise RunError(f"the teacher bank does not give back what was written to it: {entry.folder}.")
-        if entry.facts["content"]["output_kind"] != "head":
-            self.costs.made_by[entry.key] = entry.made_by
-        return values.astype(np.float32)
-
-
-def _unknown(entry: CacheEntry, rows: Indices) -> Indices:
-    rows = np.unique(rows)
-    return rows[~entry.read(rows)[1]]
-
-
-def _acquire(entry: CacheEntry, held: ExitStack) -> Iterator[TeacherProgress]:
-    """Wait until nobody else computes the entry."""
-    while True:
-        try:
-            held.enter_context(entry.lock.acquire(timeout=0.5))
-            return
-        except Timeout:
-            yield TeacherProgress(0, 0, waiting=True)
-
-
-def _reported(failure: CallFailure) -> Exception:
-    if isinstance(failure.error, SpecError):
-        return failure.error
-    return RunError(
-        f"a teacher failed on node {failure.node}: {type(failure.error).__name__}: {failure.error}\n{failure.traceback}"
-    )
+    def _view_rows(self, client: int, epochs: Sequence[int]) -> Indices:
+        """[E * n], the rows of the views that the client trains on."""
+        examples, seed = self._shards[client], self._experiment.seed
+        return np.concatenate([examples * VIEWS + choose_views(examples, seed, epoch) for epoch in epochs])

@@ -1,194 +1,154 @@
-"""What each client is taught in a round: which teachers it has, on which views, made into one."""
+"""Builds each client's distillation targets for a round from the outputs of its teachers."""
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from fedray.backends.base import Backend, Handle
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
-from fedray.data.views import PLAIN, VIEWS, choose_views
 from fedray.errors import SpecError
-from fedray.server.teacher_queries import TeacherClient
-from fedray.teachers.cache import Values
-from fedray.teachers.precomputed import PrecomputedTeacher
-from fedray.teachers.sections import Adapted, Ensemble, Precomputed, members, members_of
+from fedray.server.teacher_client import TeacherClient
+from fedray.server.teacher_queries import ClientRows, RoundQueries
+from fedray.teachers.cache import OutputArray
+from fedray.teachers.sections import Ensemble
 from fedray.training.evaluation import EvalCounts
-from fedray.types import Indices, OutputKind, Progress, TeacherQuery
+from fedray.types import OnProgress, OutputKind, TeacherQuery
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fedray.teachers.ensemble import LogitEnsemble
 
-ClientRows: TypeAlias = Mapping[int, Indices]
-"""Of each client, which rows: images as they are, or `image * VIEWS + view`."""
-ByClient: TypeAlias = Generator[Progress, None, dict[int, Values]]
-
 
 class TeacherTargets:
-    """Asks the bank, never a teacher: that is for workers. With `mode: online` it has nothing to say."""
+    """Targets for `mode: cached`. With `mode: online`, or without a teacher, there are none to build."""
 
     def __init__(
         self, experiment: Experiment, federated: FederatedDataset, backend: Backend, teacher_client: TeacherClient
     ) -> None:
-        self._experiment = experiment
+        self._teacher = experiment.teacher
         self._federated = federated
         self._backend = backend
         self._teacher_client = teacher_client
-        self._teacher = experiment.teacher
-        self._members = members(experiment.teacher)
-        self.output_kinds = sorted(experiment.strategy.required_outputs)
-        self._cached = bool(self.output_kinds) and getattr(experiment.teacher, "mode", None) == "cached"
-        proxy_view = getattr(experiment.teacher, "view", None) == "proxy"
-        self.augmented = self._cached and proxy_view and experiment.data.augment == "crop_flip"
-        self._blends: dict[int, LogitEnsemble] = {}
-        self._fixed: dict[int, Handle] = {}
+        self.queries = RoundQueries(experiment, federated)
+        self._ensembles: dict[int, LogitEnsemble] = {}
+        self._of_plain_images: dict[int, Handle] = {}
 
-    def of_round(self, number: int, cohort: Sequence[int]) -> Generator[Progress, None, dict[int, Handle]]:
-        """Returns each client's lessons, shared: `logits` [E, n, classes] or `features` [E, n, d].
+    def of_round(self, number: int, cohort: Sequence[int], on_progress: OnProgress) -> dict[int, Handle]:
+        """Return a handle to each client's targets: `logits` [E, n, classes] or `features` [E, n, d].
 
-        E is the round's epochs where each has views of its own, else 1.
+        E is the number of local epochs where each epoch has views of its own, else 1.
         """
-        if not self._cached:
+        if not self.queries.is_cached:
             return {}
-        if self.augmented:
-            epochs = self._experiment.training.local_epochs
-            numbers = range((number - 1) * epochs, number * epochs)
-            return (yield from self._share({client: self._views(client, numbers) for client in cohort}))
-        if not self._fixed:
-            holders = [client for client, shard in enumerate(self._federated.shards) if len(shard)]
-            self._fixed = yield from self._share({client: self._federated.shards[client] for client in holders})
-        return self._fixed
+        if self.queries.augmented:
+            return self._share(self.queries.rows(number, cohort), on_progress)
+        if not self._of_plain_images:
+            self._of_plain_images = self._share(self.queries.rows(number, cohort), on_progress)
+        return self._of_plain_images
 
-    def asked(self, cohort: Sequence[int]) -> int:
-        """How many answers a round's steps look at: as many forward passes as it would take without a bank."""
-        if not self.output_kinds:
-            return 0
-        examples = (len(self._federated.shards[client]) * len(self._members_of(client)) for client in cohort)
-        return sum(examples) * self._experiment.training.local_epochs
-
-    def tally(self) -> EvalCounts | None:
-        """What the teachers take the examples for that clients hold, seen plain; None if not known."""
-        if not self._fixed or "logits" not in self.output_kinds:
+    def predictions(self) -> EvalCounts | None:
+        """Count the teachers' predictions for the clients' unaugmented examples; None where they are unknown."""
+        if not self._of_plain_images or "logits" not in self.queries.output_kinds:
             return None
         train, shards = self._federated.train, self._federated.shards
-        labels = np.concatenate([train.labels[shards[client]] for client in self._fixed])
-        logits = (self._backend.fetch(handle)["logits"][0] for handle in self._fixed.values())
-        return EvalCounts(labels, np.concatenate([each.argmax(1) for each in logits]), len(train.classes))
+        labels = np.concatenate([train.labels[shards[client]] for client in self._of_plain_images])
+        logits = (self._backend.fetch(handle)["logits"][0] for handle in self._of_plain_images.values())
+        return EvalCounts(labels, np.concatenate([own.argmax(1) for own in logits]), len(train.classes))
 
-    def _views(self, client: int, epochs: Sequence[int]) -> Indices:
-        """[E * n], the rows of the views that the client will see."""
-        examples = self._federated.shards[client]
-        seed = self._experiment.seed
-        return np.concatenate([examples * VIEWS + choose_views(examples, seed, epoch) for epoch in epochs])
-
-    def _share(self, rows: ClientRows) -> Generator[Progress, None, dict[int, Handle]]:
-        targets: dict[int, dict[str, npt.NDArray[np.float32]]] = {client: {} for client in rows}
-        for output_kind in self.output_kinds:
-            answers = yield from self._blended(output_kind, rows)
-            for client, values in answers.items():
+    def _share(self, rows: ClientRows, on_progress: OnProgress) -> dict[int, Handle]:
+        """Combine the outputs of each client's teachers, and put them where workers can read them."""
+        targets: dict[int, dict[str, OutputArray]] = {client: {} for client in rows}
+        for output_kind in self.queries.output_kinds:
+            outputs = self._outputs(output_kind, rows, on_progress)
+            self._fit_ensembles(outputs, on_progress)
+            for client, own in outputs.items():
+                combined = self._ensembles[client](_tensors(own)).numpy() if len(own) > 1 else own[0]
                 examples = len(self._federated.shards[client])
-                targets[client][output_kind] = values.reshape(-1, examples, values.shape[1])
-        return {client: self._backend.share_targets(lessons) for client, lessons in targets.items()}
+                targets[client][output_kind] = combined.reshape(-1, examples, combined.shape[1])
+        return {client: self._backend.share_targets(own) for client, own in targets.items()}
 
-    def _blended(self, output_kind: OutputKind, rows: ClientRows) -> ByClient:
-        """For each client, its teachers' answers made into one."""
-        answers = yield from self._of_each(output_kind, rows)
-        several = {client: values for client, values in answers.items() if len(values) > 1}
-        yield from self._fit_blends(several)
-        blended = {client: self._blends[client](_tensors(values)).numpy() for client, values in several.items()}
-        return {client: blended[client] if client in blended else answers[client][0] for client in rows}
+    def _outputs(
+        self, output_kind: OutputKind, rows: ClientRows, on_progress: OnProgress
+    ) -> dict[int, list[OutputArray]]:
+        """Return the outputs of each of a client's teachers, by client."""
+        outputs = self._read(self.queries.of_rows(output_kind, rows), on_progress)
+        heads = self._fit_heads(outputs, on_progress) if output_kind == "logits" else {}
+        return {
+            client: [
+                _apply_head(
+                    outputs[self.queries.source(member, output_kind, client)][client], heads.get((member, client))
+                )
+                for member in self.queries.members_of(client)
+            ]
+            for client in rows
+        }
 
-    def _of_each(self, output_kind: OutputKind, rows: ClientRows) -> Generator[Progress, None, dict[int, list[Values]]]:
-        """For each client, what each of its teachers says."""
-        answers: dict[int, list[Values]] = {client: [] for client in rows}
-        for member in range(len(self._members)):
-            having = {client: rows[client] for client in rows if member in self._members_of(client)}
-            found = yield from self._of_member(member, output_kind, having)
-            for client in having:
-                answers[client].append(found[client])
-        return answers
+    def _read(
+        self, queries: Mapping[TeacherQuery, ClientRows], on_progress: OnProgress
+    ) -> dict[TeacherQuery, dict[int, OutputArray]]:
+        """Return the outputs of each query by client. All clients' rows of a query are read at once."""
+        rows = {query: np.concatenate([*by_client.values()]) for query, by_client in queries.items()}
+        outputs = self._teacher_client.outputs(rows, on_progress)
+        return {query: _split(outputs[query], by_client) for query, by_client in queries.items()}
 
-    def _fit_blends(self, answers: Mapping[int, list[Values]]) -> Generator[Progress, None, None]:
-        """From what their teachers say of their own plain images, which are `answers` unless those are of views."""
-        new = {client: values for client, values in answers.items() if client not in self._blends}
-        if new and self.augmented:
-            new = yield from self._of_each("logits", {client: self._plain(client) for client in new})
+    def _fit_ensembles(self, outputs: Mapping[int, list[OutputArray]], on_progress: OnProgress) -> None:
+        """Fit the ensembles of new clients to logits of their plain images: `outputs`, unless those are of views."""
+        new = {client: own for client, own in outputs.items() if len(own) > 1 and client not in self._ensembles}
         if not new:
             return
+        if self.queries.augmented:
+            new = self._outputs("logits", self.queries.plain_rows([*new]), on_progress)
         import torch
 
         from fedray.teachers.ensemble import LogitEnsemble
 
-        for client, values in new.items():
+        assert isinstance(self._teacher, Ensemble), "a single teacher is not combined"
+        for client, own in new.items():
             labels = torch.from_numpy(self._federated.train.labels[self._federated.shards[client]])
-            assert isinstance(self._teacher, Ensemble), "one teacher is not blended"
-            self._blends[client] = LogitEnsemble.fit(_tensors(values), labels, self._teacher.combine)
+            self._ensembles[client] = LogitEnsemble.fit(_tensors(own), labels, self._teacher.combine)
 
-    def _plain(self, client: int) -> Indices:
-        """The rows of its images as they are, among views."""
-        return self._federated.shards[client] * VIEWS + PLAIN
-
-    def _of_member(self, member: int, output_kind: OutputKind, rows: ClientRows) -> ByClient:
-        """What one of the teachers says, for each client."""
-        spec = self._members[member]
-        if not rows:
+    def _fit_heads(
+        self, outputs: Mapping[TeacherQuery, Mapping[int, OutputArray]], on_progress: OnProgress
+    ) -> dict[tuple[int, int], OutputArray]:
+        """Return the heads of linear probes by (member, client), fitted to features of the clients' plain images."""
+        features = {query: own for query, own in outputs.items() if self.queries.is_probe(query.member)}
+        if not features:
             return {}
-        if isinstance(spec, Precomputed):
-            asked = self._federated.train.take(np.concatenate([*rows.values()]))
-            return _by_client(PrecomputedTeacher(spec).answers(output_kind, asked), rows)
-        if isinstance(spec, Adapted) and spec.method == "linear_probe":
-            features = yield from self._ask(member, "features", rows)
-            return features if output_kind == "features" else (yield from self._probed(member, features))
-        own = isinstance(spec, Adapted)
-        return (yield from self._ask(member, output_kind, rows, own=own))
-
-    def _probed(self, member: int, features: Mapping[int, Values]) -> ByClient:
-        """A linear probe's logits: its head, fitted on the client's plain images, over features."""
-        plain = features
-        if self.augmented:
-            plain = yield from self._ask(member, "features", {client: self._plain(client) for client in features})
-        questions = {client: TeacherQuery(member, "head", client, augmented=self.augmented) for client in features}
-        classes = np.arange(len(self._federated.train.classes))
-        heads = yield from self._teacher_client.answers(
-            dict.fromkeys(questions.values(), classes), {questions[client]: plain[client] for client in features}
-        )
-        return {
-            client: values @ heads[questions[client]][:, :-1].T + heads[questions[client]][:, -1]
-            for client, values in features.items()
+        if self.queries.augmented:
+            plain = {query: self.queries.plain_rows([*own]) for query, own in features.items()}
+            features = {**self._read(plain, on_progress)}
+        head_features = {
+            TeacherQuery(query.member, "head", client, augmented=self.queries.augmented): own
+            for query, by_client in features.items()
+            for client, own in by_client.items()
         }
-
-    def _ask(self, member: int, output_kind: OutputKind, rows: ClientRows, *, own: bool = False) -> ByClient:
-        """From the bank. Where the teacher is not a client's own, all clients' rows are one question."""
-        if own:
-            each = {client: TeacherQuery(member, output_kind, client, augmented=self.augmented) for client in rows}
-            answers = yield from self._teacher_client.answers({each[client]: rows[client] for client in rows})
-            return {client: answers[each[client]] for client in rows}
-        question = TeacherQuery(member, output_kind, augmented=self.augmented)
-        answers = yield from self._teacher_client.answers({question: np.concatenate([*rows.values()])})
-        return _by_client(answers[question], rows)
-
-    def _members_of(self, client: int) -> tuple[int, ...]:
-        return members_of(self._teacher, client, self._experiment.seed)
+        rows = dict.fromkeys(head_features, np.arange(len(self._federated.train.classes)))
+        heads = self._teacher_client.outputs(rows, on_progress, head_features)
+        return {(query.member, query.client): head for query, head in heads.items() if query.client is not None}
 
 
 def check_assignment(experiment: Experiment, federated: FederatedDataset) -> None:
-    """Raises SpecError unless a list of assignments has an entry for each client."""
+    """Raise SpecError unless a list of assignments has an entry for each client."""
     teacher, clients = experiment.teacher, len(federated.shards)
     if isinstance(teacher, Ensemble) and not isinstance(teacher.assignment, str) and len(teacher.assignment) != clients:
         raise SpecError(f"teacher.assignment has {len(teacher.assignment)} entries, but there are {clients} clients.")
 
 
-def _tensors(values: Sequence[Values]) -> "list[Tensor]":
+def _apply_head(outputs: OutputArray, head: OutputArray | None) -> OutputArray:
+    """Return a linear probe's logits of features [n, d]; without a head, the outputs themselves."""
+    return outputs if head is None else outputs @ head[:, :-1].T + head[:, -1]
+
+
+def _tensors(arrays: Sequence[OutputArray]) -> "list[Tensor]":
     import torch
 
-    return [torch.from_numpy(each) for each in values]
+    return [torch.from_numpy(array) for array in arrays]
 
 
-def _by_client(values: Values, rows: ClientRows) -> dict[int, Values]:
-    """Cut what was asked at once into what belongs to each client."""
+def _split(outputs: OutputArray, rows: ClientRows) -> dict[int, OutputArray]:
+    """Split the outputs of all clients' rows into each client's."""
     cuts = np.cumsum([len(own) for own in rows.values()])[:-1]
-    return dict(zip(rows, np.split(values, cuts), strict=True))
+    return dict(zip(rows, np.split(outputs, cuts), strict=True))

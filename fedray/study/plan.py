@@ -10,7 +10,7 @@ from fedray.backends.ray.placement import Plan, plan_actors, portion
 from fedray.config.experiment import Experiment
 from fedray.data import federated
 from fedray.data.federated import FederatedDataset
-from fedray.study.probe import StepTiming, TeacherTiming, forwards, measure
+from fedray.study.probe import StepTiming, TeacherTiming, measure, measure_teachers
 from fedray.study.study import Study, Trial
 from fedray.study.workload import QueryCounter, Workload, workload
 from fedray.teachers.cache import TeacherCache
@@ -91,7 +91,7 @@ def probe(planned: StudyPlan, make_backend: Any, tell: Tell) -> None:
             known[kind] = measure(spec, data(spec), make_backend, busy)
             planned.startup = planned.startup or time.perf_counter() - start
         if planned.answers.missing and spec.teacher not in asked:
-            asked[spec.teacher] = forwards(spec, data(spec), make_backend)
+            asked[spec.teacher] = measure_teachers(spec, data(spec), make_backend)
     planned.speeds = {trial.name: known[_kind(trial.experiment)] for trial in planned.left}
     planned.forwards = [one for each in asked.values() for one in each]
 

@@ -1,14 +1,15 @@
-"""How fast this machine does what a trial consists of: a few steps, measured."""
+"""Measures the speed of a trial's work on this machine: a few training steps, evaluations and teacher passes."""
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fedray.aggregation.exact_mean import ExactMean
 from fedray.backends.base import Backend
@@ -17,27 +18,35 @@ from fedray.data.federated import FederatedDataset
 from fedray.models.weights import get_weights
 from fedray.results import checkpoint
 from fedray.study.workload import Workload
-from fedray.teachers.sections import Adapted, Precomputed, members
-from fedray.types import ClientTask, ClientUpdate, ServerState, TeacherOutput, TeacherQuery
+from fedray.teachers.sections import Adapted, ImageTeacher, members, network_of
+from fedray.types import ClientTask, ClientUpdate, OutputKind, ServerState, TeacherOutput, TeacherQuery, Weights
 from fedray.workers.worker import initial_model
 
-FEW, MORE = 2, 8
-"""Batches of a client in the two runs whose difference is the time of a step."""
+MakeBackend: TypeAlias = Callable[[Experiment, FederatedDataset], Backend]
+
+FEW_BATCHES, MORE_BATCHES = 2, 8
+"""Batches per client in two runs: the difference of their durations gives the duration of a step."""
+
+EVALUATED_IMAGES = 500
+"""Images of the timed evaluation, at most."""
+
+FEATURE_WIDTH = 512
+"""Width of the placeholder features, which is that of CLIP ViT-B/32."""
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Seconds, as they are while every actor of the cluster works."""
+    """Durations in seconds while every actor of the cluster is busy."""
 
-    step: float  # of training, one batch
-    call: float  # to train a client, apart from its steps
-    image: float  # to evaluate one
-    update: float  # the driver's, to add one client's update
-    round: float  # the driver's, to end a round: the mean, the checkpoint
-    memory: int  # bytes, the most that a worker's process has held
+    step: float  # one training step
+    call: float  # training one client, without its steps
+    image: float  # evaluating one image
+    update: float  # in the driver: adding one client's update
+    round: float  # in the driver: the mean and the checkpoint at the end of a round
+    memory: int  # bytes, the peak of any worker process
 
     def of(self, work: Workload, actors: int) -> float:
-        """The seconds of a trial's rounds with so many actors."""
+        """Return the seconds of a trial's rounds on a number of actors."""
         training = work.makespan(actors) * self.step + work.cohort / min(actors, work.cohort) * self.call
         rounds = work.rounds * (training + work.cohort * self.update + self.round)
         return rounds + work.evaluations * work.test_images * self.image / actors
@@ -45,7 +54,7 @@ class StepTiming:
 
 @dataclass(frozen=True)
 class TeacherTiming:
-    """What one forward pass of a teacher costs."""
+    """Cost of one forward pass of a teacher."""
 
     seconds: float
     flops: int
@@ -53,89 +62,87 @@ class TeacherTiming:
     problem: str = ""  # why it could not be measured
 
 
-def measure(experiment: Experiment, data: FederatedDataset, make_backend: Any, actors: int) -> StepTiming:
-    """Train a few batches on every actor at once. Raises what a client raises."""
-    once = experiment.training.model_copy(update={"local_epochs": 1})
-    experiment = experiment.model_copy(update={"training": once})
-    largest = sorted(range(len(data.shards)), key=lambda client: -len(data.shards[client]))[:actors]
+def measure(experiment: Experiment, data: FederatedDataset, make_backend: MakeBackend, actors: int) -> StepTiming:
+    """Time a few batches of training on all actors at the same time. Raises the errors of the clients."""
+    training = experiment.training.model_copy(update={"local_epochs": 1})
+    experiment = experiment.model_copy(update={"training": training})
+    clients = sorted(range(len(data.shards)), key=lambda client: -len(data.shards[client]))[:actors]
     weights = get_weights(initial_model(experiment.proxy.model_copy(update={"init": "random"}), data, 0, "probe"))
-    runs = list[_Trained]()
-    for batches in (FEW, MORE):
-        cut = replace(data, shards=tuple(shard[: batches * once.batch_size] for shard in data.shards))
+    runs = list[_TimedRun]()
+    for batches in (FEW_BATCHES, MORE_BATCHES):
+        cut = replace(data, shards=tuple(shard[: batches * training.batch_size] for shard in data.shards))
         with _backend(make_backend, experiment, cut) as backend:
-            calls = [(ClientTask(1, c), weights, _zeros(experiment, cut, c), None) for c in largest]
+            calls = [(ClientTask(1, c), weights, _placeholder_targets(experiment, cut, c), None) for c in clients]
             seconds, updates = _timed(backend, "train", calls)
-            steps = float(np.mean([-(-len(cut.shards[c]) // once.batch_size) for c in largest]))
-            runs.append(_Trained(seconds, steps, updates))
-            images = min(500, len(data.test))
+            steps = float(np.mean([-(-len(cut.shards[client]) // training.batch_size) for client in clients]))
+            runs.append(_TimedRun(seconds, steps, updates))
+            images = min(EVALUATED_IMAGES, len(data.test))
             image = _timed(backend, "evaluate", [((0, images), weights)] * actors)[0] / images
     few, more = runs
     slope = (more.seconds - few.seconds) / (more.steps - few.steps) if more.steps > few.steps else 0.0
-    step = slope if slope > 0 else more.seconds / more.steps  # shards of a batch or two, or a noisy machine
-    update, ending = _driver_seconds(weights)
-    memory = max(each.peak_bytes for each in more.updates)
-    return StepTiming(step, max(0.0, few.seconds - few.steps * step), image, update, ending, memory)
+    step = slope if slope > 0 else more.seconds / more.steps  # for tiny shards, or a noisy machine
+    update, end_of_round = _driver_seconds(weights)
+    memory = max(update.peak_bytes for update in more.updates)
+    return StepTiming(step, max(0.0, few.seconds - few.steps * step), image, update, end_of_round, memory)
 
 
 @dataclass(frozen=True)
-class _Trained:
+class _TimedRun:
     seconds: float
-    steps: float  # of each client, on average
+    steps: float  # mean over clients
     updates: Sequence[ClientUpdate]
 
 
-def forwards(experiment: Experiment, data: FederatedDataset, make_backend: Any) -> list[TeacherTiming]:
-    """One batch through each teacher that looks at images and is asked for the bank."""
+def measure_teachers(experiment: Experiment, data: FederatedDataset, make_backend: MakeBackend) -> list[TeacherTiming]:
+    """Time one batch of each teacher that is a network and has cached outputs."""
     teacher = experiment.teacher
     if teacher is None or teacher.mode != "cached" or not experiment.strategy.required_outputs:
         return []
-    networks = [m for m, spec in enumerate(members(teacher)) if not isinstance(spec, Precomputed)]
-    output_kind = sorted(experiment.strategy.required_outputs)[0]
     with _backend(make_backend, experiment, data) as backend:
-        return [_forward(backend, experiment, data, member, output_kind) for member in networks]
+        return [
+            _measure_teacher(backend, experiment, data, index)
+            for index, member in enumerate(members(teacher))
+            if isinstance(network_of(member), ImageTeacher)
+        ]
 
 
-def _forward(
-    backend: Backend, experiment: Experiment, data: FederatedDataset, member: int, output_kind: Any
-) -> TeacherTiming:
-    spec = members(experiment.teacher)[member]
-    network = spec.backbone if isinstance(spec, Adapted) else spec
+def _measure_teacher(backend: Backend, experiment: Experiment, data: FederatedDataset, index: int) -> TeacherTiming:
+    member = members(experiment.teacher)[index]
+    network = network_of(member)
+    assert isinstance(network, ImageTeacher)
     rows = np.arange(min(network.batch_size, len(data.train)))
-    question = TeacherQuery(member, "features" if isinstance(spec, Adapted) else output_kind)
+    output_kind: OutputKind = sorted(experiment.strategy.required_outputs)[0]
+    query = TeacherQuery(index, "features" if isinstance(member, Adapted) else output_kind)
     try:
-        seconds, lessons = _timed(backend, "teach", [(question, rows, None)])
-    except Exception as error:  # a teacher that cannot be had: the rest of the plan is still worth reading
+        seconds, outputs = _timed(backend, "teach", [(query, rows, None)])
+    except Exception as error:  # a plan is useful even if a teacher cannot be loaded here
         return TeacherTiming(float("nan"), 0, 0, str(error).splitlines()[0])
-    lesson: TeacherOutput = lessons[0]
-    return TeacherTiming(seconds / len(rows), lesson.flops // len(rows), lesson.peak_bytes)
+    output: TeacherOutput = outputs[0]
+    return TeacherTiming(seconds / len(rows), output.flops // len(rows), output.peak_bytes)
 
 
 def _timed(backend: Backend, method: str, calls: Sequence[tuple[Any, ...]]) -> tuple[float, list[Any]]:
-    """Seconds until all calls are done, the second time: the first pays for what is made once."""
+    """Run all calls twice. Return the seconds and results of the second time, without one-time set-up costs."""
     backend.collect(method, calls)
     start = time.perf_counter()
-    values = backend.collect(method, calls)
-    return time.perf_counter() - start, values
+    results = backend.collect(method, calls)
+    return time.perf_counter() - start, results
 
 
-def _zeros(experiment: Experiment, data: FederatedDataset, client: int) -> dict[str, Any] | None:
-    """Lessons that say nothing, as large as real ones, features apart; None where a teacher sits with the client."""
-    if getattr(experiment.teacher, "mode", "online") == "online" or not experiment.strategy.required_outputs:
+def _placeholder_targets(
+    experiment: Experiment, data: FederatedDataset, client: int
+) -> dict[str, npt.NDArray[np.float32]] | None:
+    """Zeros of the shape of a client's targets; None where targets are computed online or not needed."""
+    teacher, output_kinds = experiment.teacher, experiment.strategy.required_outputs
+    if teacher is None or teacher.mode == "online" or not output_kinds:
         return None
-    width = {"logits": len(data.train.classes), "features": FEATURES}
-    shape = (1, len(data.shards[client]))
-    return {
-        output_kind: np.zeros((*shape, width[output_kind]), np.float32)
-        for output_kind in experiment.strategy.required_outputs
-    }
+    width = {"logits": len(data.train.classes), "features": FEATURE_WIDTH}
+    examples = len(data.shards[client])
+    return {output_kind: np.zeros((1, examples, width[output_kind]), np.float32) for output_kind in output_kinds}
 
 
-FEATURES = 512
-"""As wide as those of CLIP ViT-B/32."""
-
-
-def _driver_seconds(weights: Any) -> tuple[float, float]:
-    """To add one update, and to end a round with the mean and a checkpoint."""
+def _driver_seconds(weights: Weights) -> tuple[float, float]:
+    """Time the addition of one update, and the end of a round: the mean and a checkpoint."""
     mean = ExactMean()
     mean.add(weights, 1)
     start = time.perf_counter()
@@ -147,8 +154,8 @@ def _driver_seconds(weights: Any) -> tuple[float, float]:
 
 
 @contextmanager
-def _backend(make_backend: Any, experiment: Experiment, data: FederatedDataset) -> Iterator[Backend]:
-    backend: Backend = make_backend(experiment, data)
+def _backend(make_backend: MakeBackend, experiment: Experiment, data: FederatedDataset) -> Iterator[Backend]:
+    backend = make_backend(experiment, data)
     try:
         yield backend
     finally:

@@ -186,13 +186,16 @@ class InProcessRunner:
         make_backend = self._make_backend(experiment)
         from fedray.data import federated
         from fedray.server.teacher_check import check_teachers
-        from fedray.server.teacher_queries import TeacherClient
+        from fedray.server.teacher_client import TeacherClient
         from fedray.teachers.cache import TeacherCache
 
         data = federated.load(experiment.data, experiment.partition, experiment.seed)
         backend = make_backend(experiment, data)
         try:
-            yield from check_teachers(experiment, data, TeacherClient(experiment, data, backend, TeacherCache(cache)))
+            client, progress = TeacherClient(experiment, data, backend, TeacherCache(cache)), list[Any]()
+            accuracies = check_teachers(experiment, data, client, progress.append)
+            yield from progress
+            yield from accuracies
         finally:
             backend.close()
 

@@ -1,15 +1,13 @@
-"""What a trial has to do, counted from its spec and its partition, before anything runs."""
+"""Counts the work of a trial from its spec and its partition, without running it."""
 
 import heapq
-from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedray.backends.ray.placement import cohort_size, draw_cohort
-from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.models import proxies
@@ -17,32 +15,32 @@ from fedray.models.flops import training_flops
 from fedray.models.proxies import Proxy
 from fedray.models.weights import get_weights, nbytes
 from fedray.seeding import torch_rng
-from fedray.server.teacher_queries import Asked, QueryRows, TeacherClient
-from fedray.server.teacher_targets import TeacherTargets
-from fedray.teachers.cache import TeacherCache, Values
-from fedray.types import ImageShape, TeacherQuery
+from fedray.server.teacher_client import cache_entry
+from fedray.server.teacher_queries import RoundQueries
+from fedray.teachers.cache import CacheEntry, TeacherCache
+from fedray.types import ImageShape, Indices, TeacherQuery
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The rounds of one trial that are left."""
+    """The remaining work of one trial."""
 
-    steps: tuple[int, ...]  # of each client that holds examples, in one round
-    examples: int  # that a round's cohort trains on, epochs counted, on average
-    cohort: int
+    steps: tuple[int, ...]  # SGD steps in one round, of each client with examples
+    examples: int  # that a round's cohort trains on, on average over cohorts, summed over local epochs
+    cohort: int  # clients per round
     rounds: int
     evaluations: int
     test_images: int
-    weights_bytes: int
-    flops: int  # of all rounds' training: the proxy's, forward and backward
+    weights_bytes: int  # of the proxy
+    flops: int  # of training the proxy in all rounds, forward and backward
 
     @property
     def bytes(self) -> int:
-        """What crosses between driver and clients: the proxy down and up."""
+        """Bytes sent between driver and clients: the proxy to each client and back."""
         return 2 * self.rounds * self.cohort * self.weights_bytes
 
     def makespan(self, actors: int) -> float:
-        """Steps one after another in a round: the longest client first, each to the actor that is free first."""
+        """Return the steps of the busiest actor in a round. The client with most steps is placed first."""
         share = self.cohort / len(self.steps)
         free = [0.0] * min(actors, self.cohort)
         for steps in sorted(self.steps, reverse=True):
@@ -51,87 +49,61 @@ class Workload:
 
 
 def workload(experiment: Experiment, data: FederatedDataset, done: int = 0) -> Workload:
-    """Of the rounds after `done`."""
+    """Count the work of the rounds after `done`."""
     training = experiment.training
     sizes = [len(shard) for shard in data.shards if len(shard)]
     cohort = cohort_size(len(sizes), training.participation)
     rounds = training.rounds - done
     examples = sum(sizes) * cohort // len(sizes) * training.local_epochs
-    size, flops = _of_proxy(experiment.proxy, data.train.shape)
-    last = sum(1 for number in range(done + 1, training.rounds + 1) if number % experiment.evaluation.every == 0)
-    odd = rounds > 0 and training.rounds % experiment.evaluation.every != 0
+    weights_bytes, flops = _proxy_costs(experiment.proxy, data.train.shape)
+    every = experiment.evaluation.every
+    regular = training.rounds // every - done // every
+    is_extra = rounds > 0 and training.rounds % every != 0  # the last round is always evaluated
     return Workload(
         tuple(-(-size // training.batch_size) * training.local_epochs for size in sizes),
-        examples, cohort, rounds, last + odd, len(data.test), size, flops * examples * rounds,
+        examples, cohort, rounds, regular + is_extra, len(data.test), weights_bytes, flops * examples * rounds,
     )  # fmt: skip
 
 
 @lru_cache
-def _of_proxy(proxy: Proxy, data: ImageShape) -> tuple[int, int]:
-    """Bytes of its weights, and operations to train on one example."""
+def _proxy_costs(proxy: Proxy, data: ImageShape) -> tuple[int, int]:
+    """Bytes of the proxy's weights, and floating-point operations to train it on one example."""
     with torch_rng(None, 0, "bytes"):
         weights = get_weights(proxies.build(proxy.model_copy(update={"init": "random"}), data))
     return nbytes(weights), training_flops(proxy, data)
 
 
 class QueryCounter:
-    """How many answers of teachers the bank has and lacks, for any number of trials, each counted once."""
+    """Counts the teacher outputs that trials need, cached ones and missing ones, each once for all trials."""
 
     def __init__(self, teacher_cache: TeacherCache) -> None:
         self._teacher_cache = teacher_cache
-        self._wanted: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
-        self._lacking: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+        self._needed: dict[str, npt.NDArray[np.bool_]] = {}
+        self._missing: dict[str, npt.NDArray[np.bool_]] = {}
 
     @property
-    def banked(self) -> int:
-        """Answers that the trials will ask for, and the bank has."""
-        return sum(int(rows.sum()) for rows in self._wanted.values()) - self.missing
+    def cached(self) -> int:
+        """Number of outputs that the trials need and the cache has."""
+        return sum(int(rows.sum()) for rows in self._needed.values()) - self.missing
 
     @property
     def missing(self) -> int:
-        """Forward passes that are still to be made."""
-        return sum(int(rows.sum()) for rows in self._lacking.values())
+        """Number of forward passes that are still to be computed."""
+        return sum(int(rows.sum()) for rows in self._missing.values())
 
     def add(self, experiment: Experiment, data: FederatedDataset) -> int:
-        """Count one trial; return how many answers its steps look at. An online teacher answers each anew."""
-        backend = SerialBackend(experiment, data)
-        lessons = TeacherTargets(
-            experiment, data, backend, _CountingAsker(self, experiment, data, backend, self._teacher_cache)
-        )
-        used = 0
-        with np.errstate(all="ignore"):
-            for number in range(1, experiment.training.rounds + 1):
-                cohort = draw_cohort(experiment, data.shards, number)
-                used += lessons.asked(cohort)
-                if number == 1 or lessons.augmented:
-                    _exhaust(lessons.of_round(number, cohort))
+        """Count one trial. Return how many outputs its steps read, cached or computed online."""
+        queries, entries, used = RoundQueries(experiment, data), dict[TeacherQuery, CacheEntry](), 0
+        for number in range(1, experiment.training.rounds + 1):
+            cohort = draw_cohort(experiment, data.shards, number)
+            used += queries.outputs_used(cohort)
+            for query, rows in queries.of_round(number, cohort).items() if number == 1 or queries.augmented else ():
+                if query not in entries:  # its key hashes the teacher's weights
+                    entries[query] = cache_entry(query, experiment, data, self._teacher_cache)
+                self._count(entries[query], rows)
         return used
 
-    def note(self, key: str, rows: int, wanted: Any, lacking: Any) -> None:
-        """These rows of an entry are wanted, and of them these are lacking."""
-        for noted, new in ((self._wanted, wanted), (self._lacking, lacking)):
-            noted.setdefault(key, np.zeros(rows, dtype=bool))[new] = True
-
-
-class _CountingAsker(TeacherClient):
-    """Says zero to everything, and keeps account of what it would have asked."""
-
-    def __init__(self, counter: QueryCounter, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._counter = counter
-
-    def answers(self, wanted: QueryRows, _: Any = None) -> Asked:
-        answers: dict[TeacherQuery, Values] = {}
-        for question, rows in wanted.items():
-            entry = self._entry(question)
-            if question.output_kind != "head":
-                self._counter.note(entry.key, entry.rows, rows, rows[~entry.look(rows)[1]])
-            width = {"logits": len(self._federated.train.classes), "features": 1, "head": 2}[question.output_kind]
-            answers[question] = np.zeros((len(rows), width), np.float32)
-        return answers
-        yield
-
-
-def _exhaust(generator: Generator[Any, None, Any]) -> None:
-    for _ in generator:
-        pass
+    def _count(self, entry: CacheEntry, rows: Indices) -> None:
+        missing = rows[~entry.peek(rows)[1]]
+        for counted, new in ((self._needed, rows), (self._missing, missing)):
+            counted.setdefault(entry.key, np.zeros(entry.rows, dtype=bool))[new] = True

@@ -1,1 +1,1 @@
-"""Frozen teachers: what a spec says of them, how they are loaded, and the bank of their answers."""
+"""Frozen teachers: their sections of the spec, how they are loaded, and the cache of their outputs."""

@@ -1,4 +1,4 @@
-"""A teacher fitted further on one client's own examples, before the federation begins."""
+"""A teacher that is fitted further on one client's own examples before round 1."""
 
 import copy
 from dataclasses import replace
@@ -17,34 +17,34 @@ from fedray.training.sections import Training
 from fedray.types import Indices, LossTerm
 
 
-def adapt(spec: Adapted, base: Teacher, own: Dataset, examples: Indices, seed: int, client: int) -> Teacher:
-    """The base as `spec.method` leaves it after the client's examples."""
+def adapt(spec: Adapted, base: Teacher, data: Dataset, examples: Indices, seed: int, client: int) -> Teacher:
+    """Return a copy of the base teacher, fitted to the client's data by `spec.method`."""
     if spec.method == "linear_probe":
-        head = probe(spec, base.ask(own.images)["features"], own.labels, base.head, len(own.classes), seed, client)
+        features = base.outputs(data.images)["features"]
+        head = probe(spec, features, data.labels, base.head, len(data.classes), seed, client)
         return replace(base, head=head.to(base.device))
-    model = nn.Sequential(copy.deepcopy(base.backbone), first_head(base.head, base.width, len(own.classes)))
+    model = nn.Sequential(copy.deepcopy(base.backbone), initial_head(base.head, base.width, len(data.classes)))
     model = model.to(base.device).requires_grad_(True)
-    shard = ClientData.of(own, examples, base.prepare, base.device)
-    _fit(spec, model, shard, seed, client)
+    _fit(spec, model, ClientData.of(data, examples, base.prepare, base.device), seed, client)
     return replace(base, backbone=frozen(model[0]), head=frozen(model[1]))
 
 
 def probe(
     spec: Adapted,
-    features: npt.NDArray[np.float32],
+    features: npt.NDArray[np.floating],
     labels: Indices,
-    start: nn.Module,
+    base_head: nn.Module,
     classes: int,
     seed: int,
     client: int,
 ) -> nn.Linear:
-    """A linear head fitted to features [n, d] and labels [n], from the head that the teacher came with.
+    """Fit a linear head to features [n, d] and labels [n], starting from the base teacher's head.
 
-    It is fitted on features brought to mean square 1, so that one learning rate suits every backbone.
+    Features are scaled to mean square 1 while it is fitted, so that one learning rate suits every backbone.
     """
     inputs = torch.from_numpy(features)
     scale = float(inputs.square().mean().sqrt().clamp_min(1e-12))
-    head = first_head(start, inputs.shape[1], classes).cpu().requires_grad_(True)
+    head = initial_head(base_head, inputs.shape[1], classes).cpu().requires_grad_(True)
     with torch.no_grad():
         head.weight.mul_(scale)
     examples = np.arange(len(labels))
@@ -55,18 +55,18 @@ def probe(
     return head
 
 
-def first_head(head: nn.Module, width: int, classes: int) -> nn.Linear:
-    """A copy of the teacher's own head where it is linear and for these classes, as CLIP's prompts are; else zeros."""
+def initial_head(head: nn.Module, width: int, classes: int) -> nn.Linear:
+    """Copy the teacher's head if it is linear with this number of classes, as CLIP's is; otherwise return zeros."""
     if isinstance(head, nn.Linear) and head.out_features == classes:
         return copy.deepcopy(head)
-    fresh = nn.Linear(width, classes)
+    zeros = nn.Linear(width, classes)
     with torch.no_grad():
-        fresh.weight.zero_()
-        fresh.bias.zero_()
-    return fresh
+        zeros.weight.zero_()
+        zeros.bias.zero_()
+    return zeros
 
 
-def _fit(spec: Adapted, model: nn.Module, shard: ClientData, seed: int, client: int) -> None:
+def _fit(spec: Adapted, model: nn.Module, data: ClientData, seed: int, client: int) -> None:
     training = Training(
         local_epochs=spec.epochs,
         batch_size=spec.batch_size,
@@ -76,7 +76,7 @@ def _fit(spec: Adapted, model: nn.Module, shard: ClientData, seed: int, client: 
         memory_format="contiguous",
     )
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
-    local_update(trainer, shard, first_epoch=0, seed=seed, client=client)
+    local_update(trainer, data, first_epoch=0, seed=seed, client=client)
 
 
 def _unchanged(images: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""The teacher bank: answers that were computed once, on disk, found again by what they depend on.
+"""The teacher cache: teacher outputs on disk, found by a hash of everything that they depend on.
 
-    $FEDRAY_CACHE/teachers/KEY/entry.json   what KEY is the hash of, and the width of a row
-    $FEDRAY_CACHE/teachers/KEY/rows.bin     a record per row: CRC-32 of (row, values), then the values
-    $FEDRAY_CACHE/teachers/KEY.lock         held by whoever computes; the others wait
+    $FEDRAY_CACHE/teacher_outputs/KEY/entry.json   the fields that KEY is the hash of, and the width of a row
+    $FEDRAY_CACHE/teacher_outputs/KEY/rows.bin     one record per row: CRC-32 of (row, outputs), then the outputs
+    $FEDRAY_CACHE/teacher_outputs/KEY.lock         held by the process that computes rows; others wait for it
 
-Rows are filled in any order. A row whose check fails, whether it was never written, half written or
-damaged since, is unknown and will be computed again. The same row always gets the same values, so
-a write that is repeated or lost does no harm.
+Rows are written in any order. A row with a wrong checksum counts as missing, whether it was never written,
+partly written or damaged later, and is computed again. A row always gets the same outputs, so a repeated or
+lost write does no harm.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,62 +29,69 @@ from fedray.cache import cache_folder
 from fedray.errors import SpecError, nearest
 from fedray.types import Indices, Row
 
-Values = npt.NDArray[np.floating[Any]]
+OutputArray: TypeAlias = npt.NDArray[np.floating[Any]]
+"""[rows, width]: a teacher's logits or features."""
+
+CHUNK_ROWS = 10_000
+"""Rows that `count_valid` reads at a time, to bound its memory."""
 
 
 class TeacherCache:
-    """A folder of entries. Any number of processes may use it at once."""
+    """A folder of entries. Any number of processes may use it at the same time."""
 
     def __init__(self, cache: Path | None = None) -> None:
-        self.folder = (cache or cache_folder()) / "teachers"
+        self.folder = (cache or cache_folder()) / "teacher_outputs"
 
     def entry(self, content: Row, rows: int, dtype: str = "float32") -> "CacheEntry":
-        """The entry for answers that depend on `content` alone: JSON, without order."""
-        facts = {"content": content, "rows": rows, "dtype": dtype}
-        text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
-        return CacheEntry(self.folder / hashlib.sha256(text.encode()).hexdigest()[:20], facts)
+        """Return the entry for outputs that depend on `content` alone: JSON, the order of keys is irrelevant."""
+        metadata = {"content": content, "rows": rows, "dtype": dtype}
+        text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+        return CacheEntry(self.folder / hashlib.sha256(text.encode()).hexdigest()[:20], metadata)
 
     def entries(self) -> list["CacheEntry"]:
-        """All that can be read, the one used last first. Raises SpecError where the bank cannot be a folder."""
+        """Return all readable entries, most recently used first. Raises SpecError where the folder cannot exist."""
         if not self.folder.is_dir():
-            _make(self.folder)
-        found = [CacheEntry(path.parent, facts) for path in self.folder.glob("*/entry.json") if (facts := _read(path))]
-        return sorted(found, key=lambda entry: -entry.last_used)
+            _create_folder(self.folder)
+        files = self.folder.glob("*/entry.json")
+        entries = [CacheEntry(file.parent, metadata) for file in files if (metadata := _read_metadata(file))]
+        return sorted(entries, key=lambda entry: -entry.last_used)
 
     def unreadable(self) -> list[Path]:
-        """Folders of entries whose account is damaged: what they held will be computed again."""
-        return [folder for folder in sorted(self.folder.glob("*/")) if _read(folder / "entry.json") is None]
+        """Return the folders of entries with a damaged `entry.json`: their outputs will be computed again."""
+        return [folder for folder in sorted(self.folder.glob("*/")) if _read_metadata(folder / "entry.json") is None]
 
-    def find(self, key: str) -> "CacheEntry":
-        """The entry whose key begins so. Raises SpecError where none does, or several."""
-        keys = {entry.key: entry for entry in self.entries()}
-        matching = [found for found in keys if found.startswith(key)]
-        if len(matching) != 1:
-            problem = "several entries begin with" if matching else "there is no entry"
-            raise SpecError(f"{problem} '{key}' in {self.folder}{nearest(key, keys)}")
-        return keys[matching[0]]
+    def find(self, prefix: str) -> "CacheEntry":
+        """Return the entry whose key starts with `prefix`. Raises SpecError unless there is exactly one."""
+        entries = {entry.key: entry for entry in self.entries()}
+        keys = [key for key in entries if key.startswith(prefix)]
+        if len(keys) != 1:
+            problem = "several entries start with" if keys else "there is no entry"
+            raise SpecError(f"{problem} '{prefix}' in {self.folder}{nearest(prefix, entries)}")
+        return entries[keys[0]]
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """What one teacher says: a row of `width` numbers for each image, or each image and view."""
+    """Outputs of one teacher: a row of `width` numbers per image, or per image and view."""
 
     folder: Path
-    facts: Row
+    metadata: Row
 
     @property
     def key(self) -> str:
+        """The hash that names the entry's folder."""
         return self.folder.name
 
     @property
     def rows(self) -> int:
-        return int(self.facts["rows"])
+        """Number of rows that the entry has space for."""
+        return int(self.metadata["rows"])
 
     @property
-    def made_by(self) -> Row:
-        """What computed its first rows."""
-        made_by: Row = (_read(self.folder / "entry.json") or {}).get("made_by", {})
-        return made_by
+    def produced_by(self) -> Row:
+        """The teacher, data, device and package versions that produced its first rows."""
+        produced_by: Row = (_read_metadata(self.folder / "entry.json") or {}).get("produced_by", {})
+        return produced_by
 
     @property
     def last_used(self) -> float:
@@ -93,117 +100,126 @@ class CacheEntry:
 
     @property
     def bytes(self) -> int:
-        """What it takes on disk; rows that were never written take nothing."""
-        found = [file.stat() for file in self.folder.iterdir()]
-        return sum(stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size for stat in found)  # Windows
+        """Size on disk; rows that were never written take no space."""
+        stats = [file.stat() for file in self.folder.iterdir()]
+        return sum(stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size for stat in stats)  # Windows
 
     @cached_property
     def lock(self) -> FileLock:
-        """Held while rows are computed, so that nobody else computes the same."""
-        _make(self.folder.parent)
+        """Held while rows are computed, so that no other process computes the same rows."""
+        _create_folder(self.folder.parent)
         return FileLock(self.folder.with_suffix(".lock"))
 
-    def read(self, rows: Indices) -> tuple[Values | None, npt.NDArray[np.bool_]]:
-        """[k, width] and, for each of the k rows, whether it is known. None where nothing is."""
-        with suppress(OSError):  # a bank that may only be read serves as well
-            os.utime(self.folder / "entry.json")
-        return self.look(rows)
+    def read(self, rows: Indices) -> tuple[OutputArray | None, npt.NDArray[np.bool_]]:
+        """Return the outputs of k rows, [k, width], and whether each is valid. None where nothing was written.
 
-    def look(self, rows: Indices) -> tuple[Values | None, npt.NDArray[np.bool_]]:
-        """As `read`, without it counting as a use."""
-        record = self._record()
+        Reading updates `last_used`.
+        """
+        with suppress(OSError):  # a read-only cache works as well
+            os.utime(self.folder / "entry.json")
+        return self.peek(rows)
+
+    def peek(self, rows: Indices) -> tuple[OutputArray | None, npt.NDArray[np.bool_]]:
+        """Read without updating `last_used`."""
+        record = self._stored_record()
         if record is None or not len(rows):
             return None, np.zeros(len(rows), dtype=bool)
-        found = np.memmap(self.folder / "rows.bin", record, mode="r", shape=(self.rows,))[rows]
-        return found["values"], found["check"] == _checks(rows, found["values"])
+        records = np.memmap(self.folder / "rows.bin", record, mode="r", shape=(self.rows,))[rows]
+        return records["outputs"], records["checksum"] == _checksums(rows, records["outputs"])
 
-    def written(self) -> int:
-        """How many rows have been written, whole or not: quicker to tell."""
-        record = self._record()
+    def missing(self, rows: Indices) -> Indices:
+        """Return those of the rows that are not valid, sorted, each once."""
+        rows = np.unique(rows)
+        return rows[~self.read(rows)[1]]
+
+    def count_written(self) -> int:
+        """Return how many rows were written, valid or not. Faster than `count_valid`."""
+        record = self._stored_record()
         if record is None:
             return 0
-        return int(np.count_nonzero(np.memmap(self.folder / "rows.bin", record, mode="r")["check"]))
+        return int(np.count_nonzero(np.memmap(self.folder / "rows.bin", record, mode="r")["checksum"]))
 
-    def known(self) -> int:
-        """How many rows are there and whole."""
-        return sum(
-            int(self.look(np.arange(i, min(i + 10_000, self.rows)))[1].sum()) for i in range(0, self.rows, 10_000)
-        )
+    def count_valid(self) -> int:
+        """Return how many rows have a correct checksum."""
+        chunks = (np.arange(i, min(i + CHUNK_ROWS, self.rows)) for i in range(0, self.rows, CHUNK_ROWS))
+        return sum(int(self.peek(chunk)[1].sum()) for chunk in chunks)
 
-    def write(self, rows: Indices, values: Values, made_by: Row) -> None:
-        """Store [k, width] for k rows. Raises SpecError where the disk does not take them."""
-        record = self._record()
+    def write(self, rows: Indices, outputs: OutputArray, produced_by: Row) -> None:
+        """Store the outputs of k rows, [k, width]. Raises SpecError where the disk cannot be written."""
+        record = self._stored_record()
         try:
-            if record is None or record["values"].shape != (values.shape[1],):
-                record = self._begin(values.shape[1], made_by)
+            if record is None or record["outputs"].shape != (outputs.shape[1],):
+                record = self._create_files(outputs.shape[1], produced_by)
             records = np.empty(len(rows), record)
-            records["values"] = values
-            records["check"] = _checks(rows, records["values"])
+            records["outputs"] = outputs
+            records["checksum"] = _checksums(rows, records["outputs"])
             with (self.folder / "rows.bin").open("r+b") as file:
-                for start, stop in _runs(rows):
+                for start, stop in _consecutive_runs(rows):
                     file.seek(int(rows[start]) * record.itemsize)
                     file.write(records[start:stop].tobytes())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise SpecError(f"the teacher bank {self.folder.parent} cannot be written ({error.strerror}).") from error
+            raise SpecError(f"the teacher cache {self.folder.parent} cannot be written ({error.strerror}).") from error
 
     def remove(self) -> None:
-        """Delete it, once nobody is computing it."""
+        """Delete the entry, once no process computes its rows."""
         with self.lock:
             shutil.rmtree(self.folder)
 
-    def _record(self) -> np.dtype[Any] | None:
-        """What a row looks like on disk; None where there is no file of the right size to map."""
-        facts = _read(self.folder / "entry.json")
-        if facts is None or facts.get("content") != self.facts["content"]:
+    def _stored_record(self) -> np.dtype[Any] | None:
+        """The dtype of a row on disk; None where `rows.bin` is missing or has the wrong size."""
+        metadata = _read_metadata(self.folder / "entry.json")
+        if metadata is None or metadata.get("content") != self.metadata["content"]:
             return None
-        record = _record_of(self.facts["dtype"], facts["width"])
+        record = _record_dtype(self.metadata["dtype"], metadata["width"])
         file = self.folder / "rows.bin"
-        whole = file.exists() and file.stat().st_size == record.itemsize * self.rows
-        return record if whole else None
+        is_complete = file.exists() and file.stat().st_size == record.itemsize * self.rows
+        return record if is_complete else None
 
-    def _begin(self, width: int, made_by: Row) -> np.dtype[Any]:
-        _make(self.folder)
-        record = _record_of(self.facts["dtype"], width)
+    def _create_files(self, width: int, produced_by: Row) -> np.dtype[Any]:
+        _create_folder(self.folder)
+        record = _record_dtype(self.metadata["dtype"], width)
         with (self.folder / "rows.bin").open("wb") as file:
-            file.truncate(record.itemsize * self.rows)  # a sparse file: it takes space as rows come
+            file.truncate(record.itemsize * self.rows)  # a sparse file: it grows on disk as rows are written
+        metadata = {**self.metadata, "width": width, "produced_by": produced_by}
         partial = self.folder / "entry.partial"
-        partial.write_text(json.dumps({**self.facts, "width": width, "made_by": made_by}, indent=2, ensure_ascii=False))
+        partial.write_text(json.dumps(metadata, indent=2, ensure_ascii=False))
         partial.replace(self.folder / "entry.json")
         return record
 
 
-def _make(folder: Path) -> None:
+def _create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SpecError(
-            f"the teacher bank {folder} cannot be made ({error.strerror}); set FEDRAY_CACHE to a folder that can."
+            f"the teacher cache {folder} cannot be created ({error.strerror}); set FEDRAY_CACHE to a writable folder."
         ) from error
 
 
-def _record_of(dtype: str, width: int) -> np.dtype[Any]:
-    return np.dtype([("check", "<u4"), ("values", np.dtype(dtype).newbyteorder("<"), (width,))])
+def _record_dtype(dtype: str, width: int) -> np.dtype[Any]:
+    return np.dtype([("checksum", "<u4"), ("outputs", np.dtype(dtype).newbyteorder("<"), (width,))])
 
 
-def _checks(rows: Indices, values: Values) -> npt.NDArray[np.uint32]:
-    """The row's number goes into its check, so that no row passes for another, nor zeros for a row."""
-    text = np.ascontiguousarray(values).view(np.uint8).reshape(len(rows), -1)
+def _checksums(rows: Indices, outputs: OutputArray) -> npt.NDArray[np.uint32]:
+    """CRC-32 of row number and outputs: neither another row nor a row of zeros passes for a valid one."""
+    data = np.ascontiguousarray(outputs).view(np.uint8).reshape(len(rows), -1)
     numbers = rows.astype("<i8").view(np.uint8).reshape(len(rows), -1)
-    return np.fromiter(map(zlib.crc32, np.hstack([numbers, text])), np.uint32, len(rows))
+    return np.fromiter(map(zlib.crc32, np.hstack([numbers, data])), np.uint32, len(rows))
 
 
-def _runs(rows: Indices) -> Iterator[Sequence[int]]:
-    """Where runs of consecutive rows start and stop."""
+def _consecutive_runs(rows: Indices) -> Iterator[Sequence[int]]:
+    """Yield (start, stop) of each run of consecutive row numbers."""
     cuts = np.flatnonzero(np.diff(rows) != 1) + 1
     return zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True)
 
 
-def _read(file: Path) -> Row | None:
+def _read_metadata(file: Path) -> Row | None:
+    """The JSON of an entry; None where it is missing, damaged or lacks a field."""
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        _record_of(facts["dtype"], facts["width"])
-        return facts if {"content", "rows", "made_by"} <= facts.keys() else None
+        metadata: Row = json.loads(file.read_text(encoding="utf-8"))
+        _record_dtype(metadata["dtype"], metadata["width"])
+        return metadata if {"content", "rows", "produced_by"} <= metadata.keys() else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -1,85 +1,82 @@
-"""What a teacher's answers depend on, as JSON: the address of their entry in the bank.
+"""Everything that a teacher's outputs depend on, as JSON: the teacher cache finds an entry by its hash.
 
-Weights that a spec names by a file or folder count by their bytes; those that it names by a
-library's tag count by that name. Where and when answers were computed is recorded, but not part of it.
+Weights that a spec names by a file or folder count by their bytes; weights named by a library's tag count by
+that name. Where and when outputs were computed is recorded in the entry, but is not part of the key.
 """
 
 import importlib.util
 from importlib.metadata import version
 from pathlib import Path
 
-from fedray.config.experiment import Experiment
 from fedray.data.dataset import digest
 from fedray.data.federated import FederatedDataset
 from fedray.files import file_digest, strip_scheme
-from fedray.teachers.sections import Adapted, AnyMember, Classifier, Supervised, ZeroShot, members
+from fedray.teachers.sections import Adapted, AnyMember, AnyTeacher, Classifier, Supervised, ZeroShot, members
 from fedray.types import Row, TeacherQuery
 
 
-def cache_content(question: TeacherQuery, experiment: Experiment, federated: FederatedDataset) -> Row:
-    """Everything that could change the answer to a question about one of the federation's data sets."""
-    member = members(experiment.teacher)[question.member]
-    data = federated.side(question.side)
-    if isinstance(member, Adapted) and question.client is None:
+def cache_content(
+    query: TeacherQuery, teacher: AnyTeacher | None, federated: FederatedDataset, *, seed: int, threads: int
+) -> Row:
+    """Return everything that could change the outputs of a query about one of the data sets.
+
+    `seed` and `threads` count for teachers that fedray fits itself.
+    """
+    member = members(teacher)[query.member]
+    fitting = {"seed": seed, "threads": threads, "torch": version("torch"), "fedray": version("fedray")}
+    client: Row = {}
+    if query.client is not None:
+        client = _client_content(query.client, federated) | fitting
+    elif isinstance(member, Adapted):
         member = member.backbone
-    own = _own(question.client, experiment, federated) if question.client is not None else {}
     return {
-        "output_kind": question.output_kind,
-        "images": data.image_digest,
-        "views": "crop 4 and flip" if question.augmented else "plain",
-        "teacher": _described(member, question.output_kind, experiment, federated) | own,
+        "output_kind": query.output_kind,
+        "images": federated.side(query.side).image_digest,
+        "views": "crop 4 and flip" if query.augmented else "plain",
+        "teacher": _member_content(member, query.output_kind, federated, fitting) | client,
     }
 
 
-def _described(member: AnyMember, output_kind: str, experiment: Experiment, federated: FederatedDataset) -> Row:
-    said = member.model_dump(mode="json", exclude={"view", "mode"})
+def _member_content(member: AnyMember, output_kind: str, federated: FederatedDataset, fitting: Row) -> Row:
+    section = member.model_dump(mode="json", exclude={"view", "mode"})
     match member:
-        case ZeroShot() if output_kind == "features":  # what prompts say changes no image's features
-            return {k: v for k, v in said.items() if k not in ("prompts", "classes")} | _open_clip(member)
+        case ZeroShot() if output_kind == "features":  # prompts and class names affect logits only
+            return {k: v for k, v in section.items() if k not in ("prompts", "classes")} | _open_clip_content(member)
         case ZeroShot():
             names = list(member.names(federated.train.classes))
-            return said | {"prompts": list(member.templates), "classes": names} | _open_clip(member)
+            return section | {"prompts": list(member.templates), "classes": names} | _open_clip_content(member)
         case Classifier():
-            return said | {"pretrained": _weights(member.pretrained), "classes": list(federated.train.classes)}
+            return section | {"pretrained": _weights(member.pretrained), "classes": list(federated.train.classes)}
         case Supervised():
-            model = said["model"] | {"init": _weights(member.model.init)}
-            return said | {"model": model, "public": _public(federated)} | _fitted(experiment)
+            model = section["model"] | {"init": _weights(member.model.init)}
+            return section | {"model": model, "public": _public_digest(federated)} | fitting
         case Adapted():
-            return said | {"backbone": _described(member.backbone, "logits", experiment, federated)}
-    raise TypeError(f"{member.kind} needs no bank")
+            return section | {"backbone": _member_content(member.backbone, "logits", federated, fitting)}
+    raise TypeError(f"outputs of a {member.kind} teacher are not cached")
 
 
-def _own(client: int, experiment: Experiment, federated: FederatedDataset) -> Row:
+def _client_content(client: int, federated: FederatedDataset) -> Row:
+    """The client's examples, which its teacher is adapted to."""
     examples = federated.shards[client]
-    own = federated.train.take(examples)
-    return {"client": client, "examples": digest(examples, own.images, own.labels)} | _fitted(experiment)
+    data = federated.train.take(examples)
+    return {"client": client, "examples": digest(examples, data.images, data.labels)}
 
 
-def _fitted(experiment: Experiment) -> Row:
-    """What decides the weights of a network that is fitted here."""
-    return {
-        "seed": experiment.seed,
-        "threads": experiment.resources.threads,
-        "torch": version("torch"),
-        "fedray": version("fedray"),
-    }
-
-
-def _public(federated: FederatedDataset) -> str:
+def _public_digest(federated: FederatedDataset) -> str:
     public = federated.train.take(federated.public)
     return digest(federated.public, public.images, public.labels, federated.mean, federated.std)
 
 
-def _open_clip(spec: ZeroShot) -> Row:
-    """The architecture behind the name, and the weights where they are files."""
+def _open_clip_content(spec: ZeroShot) -> Row:
+    """The architecture behind the model's name, and the weights where they are files."""
     if spec.model.startswith("local-dir:"):
         return {"model": _weights(spec.model)}
-    found = importlib.util.find_spec("open_clip")
-    configs = Path(found.origin).parent / "model_configs" if found and found.origin else Path()
+    package = importlib.util.find_spec("open_clip")
+    configs = Path(package.origin).parent / "model_configs" if package and package.origin else Path()
     architecture = configs / f"{spec.model.replace('/', '-')}.json"
     return {"architecture": file_digest(architecture), "pretrained": _weights(spec.pretrained)}
 
 
-def _weights(named: str | None) -> str | None:
-    """What a spec says of weights; of a file or folder not where it is but its bytes."""
-    return named and (file_digest(strip_scheme(named)) or named)
+def _weights(name: str | None) -> str | None:
+    """The digest of the bytes where the name is a file or folder; the name itself where it is a tag."""
+    return name and (file_digest(strip_scheme(name)) or name)

@@ -1,4 +1,4 @@
-"""timm's models with the heads they were trained with."""
+"""timm models with their pretrained heads."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ from fedray.teachers.zero_shot import Prepare
 
 
 def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Teacher:
-    """The model's own head, or the classes of `class_map` as sums of its outputs' probabilities.
+    """Load a model. With a `class_map`, a class's probability is the sum over the model's outputs mapped to it.
 
-    Raises SpecError where timm has no such model or weights, or the map is not from the data's classes to its outputs.
+    Raises SpecError where timm has no such model or weights, or the map does not cover the data's classes.
     """
-    _check_names(spec.class_map or {}, classes)
-    model = frozen(_create(spec), fast_layers=spec.fast_layers)
-    backbone, head = _Backbone(model), model.get_classifier()  # type: ignore[operator]
+    _check_class_names(spec.class_map or {}, classes)
+    model: Any = frozen(_create(spec), fast_layers=spec.fast_layers)
+    backbone, head = _Backbone(model), model.get_classifier()
     config = timm.data.resolve_data_config({}, model=model)
     if not isinstance(head, nn.Linear) or not _is_head(head, backbone, config["input_size"]):
         raise SpecError(f"teacher.model: {spec.model} has no linear head; choose another model.")
@@ -38,21 +38,21 @@ def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Te
 
 
 class ClassMap(nn.Module):
-    """Log-probabilities of groups of classes."""
+    """Maps logits to unnormalised log-probabilities of groups of classes."""
 
     def __init__(self, groups: Sequence[Sequence[int]]) -> None:
         super().__init__()
         self._groups = groups
 
     def forward(self, logits: Tensor) -> Tensor:
-        """[B, outputs] -> [B, groups]: log of the summed exponentials."""
+        """Return the log of the summed exponentials of each group: [B, outputs] -> [B, groups]."""
         return torch.stack([logits[:, list(group)].logsumexp(1) for group in self._groups], dim=1)
 
 
 def _is_head(head: nn.Module, backbone: "_Backbone", size: Sequence[int]) -> bool:
-    """Whether the model's logits come from this layer alone: some have a second one beside it."""
-    black = torch.zeros(1, *size)
-    return torch.allclose(head(backbone(black)), backbone.model(black), rtol=1e-3, atol=1e-3)
+    """Whether the model's logits come from this layer alone: some models have two heads."""
+    image = torch.zeros(1, *size)
+    return torch.allclose(head(backbone(image)), backbone.model(image), rtol=1e-3, atol=1e-3)
 
 
 class _Backbone(nn.Module):
@@ -80,20 +80,20 @@ def _create(spec: Classifier) -> Any:
 
 
 def _from_file(name: str, file: Path) -> Any:
-    """The model with as many outputs as the file has."""
+    """Load a checkpoint into a model with the number of outputs that the checkpoint has."""
     if not file.is_file():
-        raise FileNotFoundError(f"No such file: {file}")
+        raise FileNotFoundError(f"no such file: {file}")
     weights = timm.models.load_state_dict(str(file))
     model = timm.create_model(name)
     head = model.get_classifier()
-    where = next((n for n, m in model.named_modules() if m is head), "")
-    if isinstance(head, nn.Linear) and f"{where}.weight" in weights:
-        model.reset_classifier(len(weights[f"{where}.weight"]))
+    head_name = next((name for name, module in model.named_modules() if module is head), "")
+    if isinstance(head, nn.Linear) and f"{head_name}.weight" in weights:
+        model.reset_classifier(len(weights[f"{head_name}.weight"]))
     model.load_state_dict(weights)
     return model
 
 
-def _check_names(mapping: Mapping[str, Sequence[int]], classes: tuple[str, ...]) -> None:
+def _check_class_names(mapping: Mapping[str, Sequence[int]], classes: tuple[str, ...]) -> None:
     for name in mapping:
         if name not in classes:
             raise SpecError(f"teacher.class_map: the data has no class '{name}'{nearest(name, classes)}")
@@ -105,6 +105,6 @@ def _groups(mapping: Mapping[str, Sequence[int]], classes: tuple[str, ...], outp
         if not group or not all(0 <= output < outputs for output in group):
             raise SpecError(
                 f"teacher.class_map: '{name}' needs one or more of the model's outputs 0 to {outputs - 1}, "
-                f"and has {list(group)}."
+                f"it has {list(group)}."
             )
     return [mapping[name] for name in classes]

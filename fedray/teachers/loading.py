@@ -1,4 +1,4 @@
-"""From a section of the spec to a teacher that can be asked."""
+"""Loads the teacher that a section of the spec describes."""
 
 import torch
 
@@ -15,11 +15,10 @@ def load(
     client: int | None = None,
     base: Teacher | None = None,
 ) -> Teacher:
-    """The teacher, ready to answer; an adapted one for its client, from its `base` where that is loaded already.
+    """Load a teacher. An adapted one is fitted for its client, starting from `base` if that is loaded already.
 
-    Raises SpecError where it cannot be had.
-
-    Each kind's module is imported here, for its library may take seconds.
+    Raises SpecError where it cannot be loaded. Each kind's module is imported here, since its library may take
+    seconds to import.
     """
     classes = federated.train.classes
     match member:
@@ -38,8 +37,8 @@ def load(
         case Adapted():
             from fedray.teachers import adapted
 
-            assert client is not None, "an adapted teacher is some client's"
+            assert client is not None, "an adapted teacher belongs to a client"
             base, examples = base or load(member.backbone, federated, seed, device), federated.shards[client]
             return adapted.adapt(member, base, federated.train.take(examples), examples, seed, client)
         case _:
-            raise TypeError(f"{member.kind} is looked up, not loaded")
+            raise TypeError(f"a {member.kind} teacher is read from a table, not loaded")

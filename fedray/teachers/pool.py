@@ -1,143 +1,154 @@
-"""The teachers that one process has loaded, and what they are asked there."""
+"""The teachers that one process has loaded."""
 
 import sys
+from collections.abc import Collection
 from importlib.metadata import version
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.data.views import VIEWS, apply_views
 from fedray.errors import SpecError
 from fedray.teachers import adapted, loading
-from fedray.teachers.cache import Values
+from fedray.teachers.cache import OutputArray
 from fedray.teachers.ensemble import LogitEnsemble
-from fedray.teachers.sections import Adapted, Ensemble, members, members_of
+from fedray.teachers.sections import Adapted, AnyTeacher, Ensemble, members, members_of
 from fedray.teachers.targets import OnlineTargets
-from fedray.teachers.teacher import Teacher, TeacherOutputs
+from fedray.teachers.teacher import ImageOutputs, Teacher
 from fedray.training import malloc
-from fedray.types import Indices, Row, TeacherOutput, TeacherQuery
+from fedray.types import Indices, OutputKind, Row, TeacherOutput, TeacherQuery
 
 
 class TeacherPool:
-    """Loads a teacher when it is first asked."""
+    """Computes teacher outputs in one process. Each teacher is loaded at its first use."""
 
-    def __init__(self, experiment: Experiment, federated: FederatedDataset, device: torch.device) -> None:
-        self._experiment = experiment
+    def __init__(
+        self, teacher: AnyTeacher | None, federated: FederatedDataset, seed: int, device: torch.device
+    ) -> None:
+        self._teacher = teacher
+        self._members = members(teacher)
         self._federated = federated
+        self._seed = seed
         self._device = device
         self._loaded: dict[tuple[int, int | None], Teacher] = {}
         self._flops: dict[tuple[int, int | None], int] = {}
-        self._blends: dict[int, LogitEnsemble] = {}
+        self._ensembles: dict[int, LogitEnsemble] = {}
 
-    def answer(self, question: TeacherQuery, rows: Indices, features: Values | None) -> TeacherOutput:
-        """A teacher's answers for some rows; or, from a client's features, the head that its probe fits."""
-        if question.output_kind == "head":
+    def compute(self, query: TeacherQuery, rows: Indices, features: OutputArray | None) -> TeacherOutput:
+        """Compute the outputs of some rows; for a query of a head, fit a linear probe to a client's features.
+
+        Raises SpecError where logits do not match the data's classes or a batch does not fit into memory.
+        """
+        if query.output_kind == "head":
             assert features is not None, "a head is fitted to features"
-            return TeacherOutput(self._fit_head(question, features), self._record("a linear probe", question), 0, 0, 0)
-        teacher = self._teacher(question.member, question.client)
-        if question.output_kind == "logits":
-            self._check_outputs(teacher)
-        seen = self._seen(question, rows)
-        flops = self._flops_of(question.member, question.client)
-        answers = self._ask(teacher, seen)[question.output_kind]
-        if question.client is not None and not question.augmented:
-            del self._loaded[question.member, question.client]  # it is asked once, and there may be many
-        record = self._record(teacher.name, question) | {"flops": flops}
-        return TeacherOutput(answers, record, len(rows), len(rows) * flops, peak_bytes(self._device))
+            return TeacherOutput(self._fit_head(query, features), self._provenance("a linear probe", query), 0, 0, 0)
+        teacher = self._load(query.member, query.client)
+        if query.output_kind == "logits":
+            self._check_classes(teacher)
+        images = self._images(query, rows)
+        flops = self._flops_per_image(query.member, query.client)
+        outputs = _outputs(teacher, images)[query.output_kind]
+        if query.client is not None and not query.augmented:
+            del self._loaded[query.member, query.client]  # queried once, and there may be one for each of many clients
+        produced_by = self._provenance(teacher.name, query) | {"flops": flops}
+        return TeacherOutput(outputs, produced_by, len(rows), len(rows) * flops, peak_bytes(self._device))
 
-    def online(self, client: int) -> OnlineTargets:
-        """A client's teachers, for its steps to ask."""
-        teacher = self._experiment.teacher
-        specs, chosen = members(teacher), members_of(teacher, client, self._experiment.seed)
-        owners = {m: client if isinstance(specs[m], Adapted) else None for m in chosen}
-        own = [self._teacher(m, owner) for m, owner in owners.items()]
-        if isinstance(teacher, Ensemble) and len(own) > 1 and client not in self._blends:
+    def online_targets(self, client: int, output_kinds: Collection[OutputKind]) -> OnlineTargets:
+        """Return targets that the client's teachers compute for each batch."""
+        owners = {
+            member: client if isinstance(self._members[member], Adapted) else None
+            for member in members_of(self._teacher, client, self._seed)
+        }
+        teachers = [self._load(member, owner) for member, owner in owners.items()]
+        if isinstance(self._teacher, Ensemble) and len(teachers) > 1 and client not in self._ensembles:
             data = self._federated.train.take(self._federated.shards[client])
-            said = [torch.from_numpy(self._ask(each, data.images)["logits"]) for each in own]
-            self._blends[client] = LogitEnsemble.fit(said, torch.from_numpy(data.labels), teacher.combine)
-        output_kinds = sorted(self._experiment.strategy.required_outputs)
-        for each in own if "logits" in output_kinds else ():
-            self._check_outputs(each)
-        proxy_view = teacher is not None and teacher.view == "proxy"
-        flops = sum(self._flops_of(m, owner) for m, owner in owners.items())
-        return OnlineTargets(own, self._blends.get(client), output_kinds, proxy_view, flops)
+            logits = [torch.from_numpy(_outputs(teacher, data.images)["logits"]) for teacher in teachers]
+            labels = torch.from_numpy(data.labels)
+            self._ensembles[client] = LogitEnsemble.fit(logits, labels, self._teacher.combine)
+        for teacher in teachers if "logits" in output_kinds else ():
+            self._check_classes(teacher)
+        proxy_view = self._teacher is not None and self._teacher.view == "proxy"
+        flops = sum(self._flops_per_image(member, owner) for member, owner in owners.items())
+        return OnlineTargets(teachers, self._ensembles.get(client), sorted(output_kinds), proxy_view, flops)
 
-    def dismiss(self) -> None:
-        """Let all teachers go, and their memory."""
+    def release(self) -> None:
+        """Unload all teachers and return their memory to the system."""
         if self._loaded:
             self._loaded.clear()
             malloc.trim()
 
-    def _teacher(self, member: int, client: int | None) -> Teacher:
-        """One of the spec's teachers; an adapted one as it is for its client, or else before."""
+    def _load(self, member: int, client: int | None) -> Teacher:
+        """Load a member once; an adapted one for its client, or without a client its backbone."""
         if (member, client) not in self._loaded:
-            spec = members(self._experiment.teacher)[member]
+            spec = self._members[member]
             if isinstance(spec, Adapted) and client is None:
                 spec = spec.backbone
-            base = None if client is None else self._teacher(member, None)
-            found = loading.load(spec, self._federated, self._experiment.seed, self._device, client, base)
-            self._loaded[member, client] = found
+            base = None if client is None else self._load(member, None)
+            teacher = loading.load(spec, self._federated, self._seed, self._device, client, base)
+            self._loaded[member, client] = teacher
         return self._loaded[member, client]
 
-    def _ask(self, teacher: Teacher, images: np.ndarray) -> TeacherOutputs:
-        """As the teacher answers. Raises SpecError where its batches are too large for the memory."""
-        try:
-            return teacher.ask(images)
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
-                raise
-            raise SpecError(
-                f"teacher.batch_size is {teacher.batch_size}, and {teacher.name} runs out of memory with it; lower it."
-            ) from error
-
-    def _check_outputs(self, teacher: Teacher) -> None:
+    def _check_classes(self, teacher: Teacher) -> None:
         classes = len(self._federated.train.classes)
-        if teacher.outputs != classes:
+        if teacher.num_logits != classes:
             raise SpecError(
-                f"teacher.class_map: {teacher.name} has {teacher.outputs} outputs, and the data {classes} classes; "
-                "say which outputs mean which class."
+                f"teacher.class_map: {teacher.name} has {teacher.num_logits} outputs, but the data has {classes} "
+                "classes; map each class to outputs of the model."
             )
 
-    def _seen(self, question: TeacherQuery, rows: Indices) -> np.ndarray:
-        images = self._federated.side(question.side).images
-        if not question.augmented:
+    def _images(self, query: TeacherQuery, rows: Indices) -> npt.NDArray[np.uint8]:
+        images = self._federated.side(query.side).images
+        if not query.augmented:
             return images[rows]
         return apply_views(torch.from_numpy(images[rows // VIEWS]), torch.from_numpy(rows % VIEWS)).numpy()
 
-    def _fit_head(self, question: TeacherQuery, features: Values) -> Values:
-        """[classes, d + 1], bias last."""
-        assert question.client is not None, "a probe is some client's"
-        spec = members(self._experiment.teacher)[question.member]
-        data, seed = self._federated.train, self._experiment.seed
-        start = self._teacher(question.member, None).head
-        labels = data.labels[self._federated.shards[question.client]]
-        head = adapted.probe(spec, features, labels, start, len(data.classes), seed, question.client)
+    def _fit_head(self, query: TeacherQuery, features: OutputArray) -> npt.NDArray[np.float32]:
+        """Return [classes, d + 1], the bias in the last column."""
+        spec, client = self._members[query.member], query.client
+        assert isinstance(spec, Adapted)
+        assert client is not None, "a linear probe belongs to a client"
+        data = self._federated.train
+        initial = self._load(query.member, None).head
+        labels = data.labels[self._federated.shards[client]]
+        head = adapted.probe(spec, features, labels, initial, len(data.classes), self._seed, client)
         return np.hstack([head.weight.numpy(), head.bias.numpy()[:, None]])
 
-    def _flops_of(self, member: int, client: int | None) -> int:
-        """Of one image, counted once."""
+    def _flops_per_image(self, member: int, client: int | None) -> int:
         if (member, client) not in self._flops:
-            self._flops[member, client] = self._teacher(member, client).flops(self._federated.train.images[0])
+            self._flops[member, client] = self._load(member, client).flops(self._federated.train.images[0])
         return self._flops[member, client]
 
-    def _record(self, teacher: str, question: TeacherQuery) -> Row:
+    def _provenance(self, teacher: str, query: TeacherQuery) -> Row:
+        """The record of what produced the outputs."""
         return {
             "teacher": teacher,
-            "data": self._federated.side(question.side).name,
+            "data": self._federated.side(query.side).name,
             "device": torch.cuda.get_device_name(0) if self._device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             **{package: version(package) for package in ("fedray", "torch", "open_clip_torch", "timm")},
         }
 
 
+def _outputs(teacher: Teacher, images: npt.NDArray[np.uint8]) -> ImageOutputs:
+    """Compute a teacher's outputs. Raises SpecError where a batch does not fit into memory."""
+    try:
+        return teacher.outputs(images)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        raise SpecError(
+            f"teacher.batch_size is {teacher.batch_size}, and {teacher.name} runs out of memory; lower it."
+        ) from error
+
+
 def peak_bytes(device: torch.device) -> int:
-    """The most memory that this process has held: on its GPU, or resident where it has none."""
+    """Return the peak memory of this process: on its GPU, or resident where it has none; 0 where unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
-        return 0  # not known
+        return 0
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""Answers that somebody computed before, read from a parquet."""
+"""A teacher whose outputs are read from a parquet file."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,13 +7,14 @@ from fedray.data.dataset import Dataset
 from fedray.data.example_table import locate, read_table
 from fedray.errors import SpecError
 from fedray.teachers.sections import Precomputed
-from fedray.types import OutputKind
+from fedray.types import Indices, OutputKind
 
 
 class PrecomputedTeacher:
-    """Looks answers up by an image's path, or by its row in the source."""
+    """Finds outputs by an image's path, or by its row in the source."""
 
     def __init__(self, spec: Precomputed) -> None:
+        """Read the table. Raises SpecError where a column is missing."""
         self._file = spec.file
         self._table = read_table(spec.file, "teacher.file")
         if not self._table.keys() & {"logits", "features"} or not self._table.keys() & {"path", "index"}:
@@ -22,13 +23,13 @@ class PrecomputedTeacher:
                 f"it has {', '.join(self._table)}."
             )
 
-    def answers(self, output_kind: OutputKind, data: Dataset) -> npt.NDArray[np.float32]:
-        """float32 [N, classes] or [N, d] for the data's images, in their order.
+    def outputs(self, output_kind: OutputKind, data: Dataset) -> npt.NDArray[np.float32]:
+        """Return float32 [N, classes] or [N, d] for the data's images, in their order.
 
-        Raises SpecError where an image has no answer, or two, or they are not one number per class.
+        Raises SpecError where an image has no row or two rows, or a row has the wrong length.
         """
         if output_kind not in self._table:
-            raise SpecError(f"teacher.file: '{self._file}' has no column {output_kind}, which strategy.loss looks at.")
+            raise SpecError(f"teacher.file: '{self._file}' has no column {output_kind}, which strategy.loss needs.")
         positions = locate(self._table, data, f"teacher.file: '{self._file}'")
         known = positions >= 0
         if np.unique(positions[known], return_counts=True)[1].max(initial=1) > 1:
@@ -36,19 +37,18 @@ class PrecomputedTeacher:
         if known.sum() < len(data):
             raise SpecError(
                 f"teacher.file: '{self._file}' has {output_kind} for {known.sum()} of the {len(data)} images of "
-                f"{data.name}, not for {self._first_missing(data, positions)}."
+                f"{data.name}, not for {_first_missing(data, positions)}."
             )
-        rows = self._table[output_kind][known]
-        found = np.empty((len(data), self._width(output_kind)), dtype=np.float32)
-        found[positions[known]] = np.stack(list(rows))
-        if output_kind == "logits" and found.shape[1] != len(data.classes):
+        outputs = np.empty((len(data), self._width(output_kind)), dtype=np.float32)
+        outputs[positions[known]] = np.stack(list(self._table[output_kind][known]))
+        if output_kind == "logits" and outputs.shape[1] != len(data.classes):
             raise SpecError(
-                f"teacher: '{self._file}' gives logits {list(found.shape)}, but {data.name} needs "
+                f"teacher: '{self._file}' has logits {list(outputs.shape)}, but {data.name} needs "
                 f"{[len(data), len(data.classes)]} (images x classes)."
             )
-        if not np.isfinite(found).all():
-            raise SpecError(f"teacher: '{self._file}' gives {output_kind} that are not finite.")
-        return found
+        if not np.isfinite(outputs).all():
+            raise SpecError(f"teacher: '{self._file}' has {output_kind} that are not finite.")
+        return outputs
 
     def _width(self, output_kind: OutputKind) -> int:
         if not all(hasattr(row, "__len__") for row in self._table[output_kind]):
@@ -60,6 +60,7 @@ class PrecomputedTeacher:
             raise SpecError(f"teacher.file: '{self._file}' has {output_kind} of different lengths {sorted(lengths)}.")
         return int(lengths.pop())
 
-    def _first_missing(self, data: Dataset, positions: np.ndarray) -> str:
-        missing = np.setdiff1d(np.arange(len(data)), positions)[0]
-        return f"row {data.rows[missing]}" if data.paths is None else f"'{data.paths[missing]}'"
+
+def _first_missing(data: Dataset, positions: Indices) -> str:
+    missing = np.setdiff1d(np.arange(len(data)), positions)[0]
+    return f"row {data.rows[missing]}" if data.paths is None else f"'{data.paths[missing]}'"

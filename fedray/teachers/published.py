@@ -1,7 +1,7 @@
-"""Zero-shot accuracies that were published, to hold our own against.
+"""Published zero-shot accuracies, for comparison with measured ones.
 
 From mlfoundations/open_clip, docs/openclip_results.csv, and for MobileCLIP from apple/ml-mobileclip,
-results/*.jsonl. In percent, with the prompts that were made for the data set (`prompts: cifar18`).
+results/*.jsonl. In percent, with the prompts written for the data set (`prompts: cifar18`).
 """
 
 from collections.abc import Collection
@@ -34,11 +34,11 @@ PUBLISHED: dict[tuple[str, str], tuple[float, float]] = {
     ("RN50-quickgelu", "cc12m"): (52.41, 20.93),
     ("RN50-quickgelu", "yfcc15m"): (49.43, 18.62),
 }
-"""(model, tag): (CIFAR-10, CIFAR-100)."""
+"""Accuracy on CIFAR-10 and CIFAR-100, by (model, tag)."""
 
 
 def published(model: str, tag: str | None, classes: Collection[str]) -> float | None:
-    """The published accuracy in percent on a data set with these class names; None where none is known."""
+    """Return the published accuracy in percent on a data set with these class names; None where none is known."""
     known = PUBLISHED.get((model, tag or "")) or PUBLISHED.get((model.removesuffix("-quickgelu"), tag or ""))
     if known is None:
         return None

@@ -1,4 +1,4 @@
-"""What a spec may say of its teachers. To add a kind: a section, in `AnyTeacher`, and its loader in `teachers.load`."""
+"""The `teacher` sections of a spec. A new kind needs a section in `AnyMember` and a case in `teachers.loading.load`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,66 +24,70 @@ CIFAR18_PROMPTS = tuple(
 
 
 class ServingOptions(Section):
-    """How clients come by a teacher's answers."""
+    """How a teacher's outputs reach the clients."""
 
     view: Literal["plain", "proxy"] = "plain"
-    """What the teacher looks at: the plain image, or the same crop and flip that the proxy sees."""
+    """The teacher's input: the plain image, or the crop and flip of it that the proxy gets."""
     mode: Literal["cached", "online"] = "cached"
-    """`bank`: each answer is computed once, stored, and served to every run that asks again.
-    `online`: the teacher sits beside the proxy and answers each batch anew."""
+    """`cached`: outputs are computed once, stored, and read by every later run.
+    `online`: the teacher runs in the client's process, on every batch."""
 
 
 class ImageTeacher(ServingOptions):
-    """A teacher that looks at images, and so can be asked about any of them."""
+    """A teacher that is a network, and so has outputs for any image."""
 
     batch_size: int = Field(64, ge=1)
+    """Images per forward pass of the teacher."""
     precision: Precision = "float32"
-    """bfloat16: answers to about two digits, in a quarter of the time on a processor with AMX. On one
-    without instructions for it (AVX512-BF16, AMX) it takes many times longer."""
+    """bfloat16: outputs with about two significant digits, in a quarter of the time on a processor with AMX.
+    A processor without bfloat16 instructions (AVX512-BF16, AMX) takes many times longer."""
     fast_layers: bool = True
     """Use faster layers for the teacher, as `training.fast_layers` does for the proxy."""
 
 
 class Supervised(ImageTeacher):
-    """A stand-in for a foundation model: a network fitted once on the public split."""
+    """A stand-in for a foundation model: a network that is fitted once, on the public split."""
 
     kind: Literal["supervised"] = "supervised"
     model: Proxy = Proxy()
+    """The network to fit, as in the `proxy` section."""
     epochs: int = Field(30, ge=1)
+    """Epochs over the public split."""
     batch_size: int = Field(32, ge=1)
-    """Of its fitting, and of its answers."""
+    """Images per step of its fitting, and per forward pass."""
     lr: float = Field(0.05, gt=0)
+    """Learning rate of its fitting."""
 
 
 class ZeroShot(ImageTeacher):
-    """An open_clip model that classifies by comparing images with prompts."""
+    """An open_clip model: logits are the similarities of an image to prompts."""
 
     kind: Literal["zero_shot"] = "zero_shot"
     model: str = "ViT-B-32"
-    """open_clip's name, or `local-dir:PATH` of a folder in open_clip's format."""
+    """open_clip's model name, or `local-dir:PATH` of a folder in open_clip's format."""
     pretrained: str | None = "openai"
-    """open_clip's tag, or the path of a checkpoint. With OpenAI's weights as a file, name the model
-    `ViT-B-32-quickgelu`: only by the tag is it known what activation they were trained with."""
+    """open_clip's tag, or the path of a checkpoint. For a file with OpenAI's weights set the model to
+    `ViT-B-32-quickgelu`: the activation that they were trained with is known only from the tag."""
     prompts: Literal["single", "cifar18"] | Annotated[tuple[str, ...], Field(min_length=1)] = "single"
-    """`single` is "a photo of a {}.", `cifar18` the templates OpenAI used for CIFAR; or a list of one's own."""
+    """`single` is "a photo of a {}.", `cifar18` the 18 templates that OpenAI used for CIFAR; or your own list."""
     classes: tuple[str, ...] | None = None
-    """Names to put into the prompts; None takes the data set's."""
+    """Class names to put into the prompts; null for the data set's names."""
 
     @field_validator("prompts")
     @classmethod
-    def _have_one_gap(cls, prompts: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    def _check_placeholders(cls, prompts: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for prompt in () if isinstance(prompts, str) else prompts:
             if prompt.count("{}") != 1:
-                raise ValueError(f"must each have one {{}} for the class name, and '{prompt}' has not")
+                raise ValueError(f"must each have one {{}} for the class name; '{prompt}' has {prompt.count('{}')}")
         return prompts
 
     def names(self, classes: tuple[str, ...]) -> tuple[str, ...]:
-        """The names for the prompts: the spec's, or the data's as English has them, without underscores."""
+        """Return the class names for the prompts: the spec's, or the data's with spaces for underscores."""
         return self.classes or tuple(name.replace("_", " ") for name in classes)
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The prompts themselves, each with one `{}`."""
+        """The prompt templates, each with one `{}`."""
         return (
             self.prompts
             if isinstance(self.prompts, tuple)
@@ -92,59 +96,70 @@ class ZeroShot(ImageTeacher):
 
 
 class Classifier(ImageTeacher):
-    """A timm model with the head it was trained with."""
+    """A timm model with its pretrained head."""
 
     kind: Literal["classifier"] = "classifier"
     model: str
-    """timm's name, such as `swin_base_patch4_window7_224`."""
+    """timm's model name, such as `swin_base_patch4_window7_224`."""
     pretrained: str = "default"
-    """timm's tag (`default` is timm's own choice), or the path of a checkpoint (safetensors or torch's own)."""
+    """timm's tag (`default` for timm's default tag), or the path of a checkpoint (safetensors or PyTorch)."""
     class_map: dict[str, tuple[int, ...]] | None = None
-    """For each class of the data, which of the model's outputs mean it: their probabilities add up.
-    None where the model has the data's classes."""
+    """For each class of the data, the indices of the model's outputs whose probabilities are summed.
+    null where the model's outputs are the data's classes."""
 
-    def __hash__(self) -> int:  # a space tells its experiments apart by hash, and `class_map` has none
+    def __hash__(self) -> int:  # a search space hashes its experiments, and a dict such as `class_map` is not hashable
         return hash((self.kind, self.model, self.pretrained))
 
 
-def _unserved(teacher: Any) -> Any:
+def _check_options_are_default(teacher: "AnyMember") -> "AnyMember":
     if (teacher.view, teacher.mode) != ("plain", "cached"):
-        raise ValueError("must leave view and mode to the section around it")
+        raise ValueError("must not set view and mode; set them in the enclosing section")
     return teacher
 
 
-MemberSection = AfterValidator(_unserved)
+MemberSection = AfterValidator(_check_options_are_default)
 
 AnyImageTeacher = Annotated[Supervised | ZeroShot | Classifier, Field(discriminator="kind")]
 
 
 class Adapted(ServingOptions):
-    """A network fitted further on each client's own examples before round 1: the paper's fine-tuned teacher."""
+    """A network that is fitted further on each client's own examples before round 1, as in the Fed-LPFM paper."""
 
     kind: Literal["adapted"] = "adapted"
     backbone: Annotated[AnyImageTeacher, MemberSection]
+    """The teacher to start from."""
     method: Literal["linear_probe", "fine_tune"] = "linear_probe"
-    """`linear_probe` fits a linear head on frozen features, `fine_tune` the head and the image tower."""
+    """`linear_probe` fits a linear head on frozen features, `fine_tune` the head and the image encoder."""
     epochs: int = Field(10, ge=1)
+    """Epochs over the client's examples."""
     batch_size: int = Field(32, ge=1)
+    """Examples per step of the fitting."""
     lr: float = Field(0.01, gt=0, le=1000)
+    """Learning rate of the fitting, which is plain SGD."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of the fitting."""
     weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty of the fitting."""
 
 
 class Precomputed(Section):
-    """Answers from a parquet: `path` or `index` (the row in the source), and `logits`, `features` or both."""
+    """Outputs from a parquet file with `path` or `index` (the row in the source), and `logits`, `features` or both."""
 
     kind: Literal["precomputed"] = "precomputed"
     file: Path
+    """The parquet file."""
     view: Literal["plain", "proxy"] = "plain"
+    """Always `plain`: the file has outputs for plain images only."""
     mode: Literal["cached", "online"] = "cached"
+    """Always `cached`: there is no network to run."""
 
     @field_validator("view", "mode")
     @classmethod
-    def _are_left(cls, value: str) -> str:
+    def _check_default(cls, value: str) -> str:
         if value in ("proxy", "online"):
-            raise ValueError("precomputed answers are for plain images and cannot be asked online; leave it out")
+            raise ValueError(
+                "precomputed outputs exist for plain images only and cannot be computed online; leave it out"
+            )
         return value
 
 
@@ -152,42 +167,43 @@ AnyMember = Annotated[Supervised | ZeroShot | Classifier | Adapted | Precomputed
 
 
 class Ensemble(ServingOptions):
-    """Several teachers: one for each client, or an ensemble for each."""
+    """Several teachers: each client has one of them, or combines several."""
 
     kind: Literal["ensemble"] = "ensemble"
     teachers: tuple[Annotated[AnyMember, MemberSection], ...] = Field(min_length=2)
+    """The sections of the teachers; `view` and `mode` are set here, for all of them."""
     assignment: Literal["all", "consistent", "random"] | tuple[int | tuple[int, ...], ...] = "all"
-    """`all`: every client learns from all of them. `consistent`: every client from the first.
-    `random`: each client from one, drawn once. A list: for each client, which one or ones (0, 1, ...)."""
+    """`all`: every client has all teachers. `consistent`: every client has the first. `random`: each client
+    has one, drawn once. A list: for each client, the index or indices of its teachers (0, 1, ...)."""
     combine: Literal["mean_logits", "mean_probabilities", "weighted", "best"] = "mean_logits"
-    """How the answers of a client's teachers become one. `weighted` is the mean of logits weighed by
-    accuracy on the client's own examples, `best` is the teacher that is most often right on them."""
+    """How the logits of a client's teachers are combined. `weighted`: mean of logits, weighted by accuracy
+    on the client's own examples. `best`: the teacher with the highest accuracy on them."""
 
     @model_validator(mode="after")
-    def _tables_know_plain_images_only(self) -> "Ensemble":
+    def _check_precomputed_members(self) -> "Ensemble":
         if (self.view, self.mode) != ("plain", "cached") and any(isinstance(t, Precomputed) for t in self.teachers):
-            raise ValueError("precomputed answers are for plain images: leave its view 'plain' and its mode 'cached'")
+            raise ValueError("precomputed outputs exist for plain images only: leave view 'plain' and mode 'cached'")
         return self
 
     @field_validator("assignment")
     @classmethod
-    def _names_teachers(cls, assignment: Any, info: ValidationInfo) -> Any:
+    def _check_assignment(cls, assignment: Any, info: ValidationInfo) -> Any:
         count = len(info.data.get("teachers", ()))
-        chosen = [] if isinstance(assignment, str) else [_as_tuple(entry) for entry in assignment]
-        for entry in chosen:
-            if not entry or len(set(entry)) < len(entry) or not all(0 <= place < count for place in entry):
+        entries = [] if isinstance(assignment, str) else [_as_tuple(entry) for entry in assignment]
+        for entry in entries:
+            if not entry or len(set(entry)) < len(entry) or not all(0 <= index < count for index in entry):
                 raise ValueError(f"must name for each client one or more of the teachers 0 to {count - 1}, each once")
         return assignment
 
     @property
     def combines(self) -> bool:
-        """Whether some client has more than one teacher."""
+        """Whether any client has more than one teacher."""
         if isinstance(self.assignment, str):
             return self.assignment == "all"
         return any(len(_as_tuple(entry)) > 1 for entry in self.assignment)
 
     def members_of(self, client: int, seed: int) -> tuple[int, ...]:
-        """Which of the teachers a client has, as rising places in `teachers`."""
+        """Return the indices of a client's teachers, ascending."""
         if self.assignment == "all":
             return tuple(range(len(self.teachers)))
         if self.assignment == "consistent":
@@ -202,14 +218,21 @@ AnyTeacher = Annotated[
 ]
 
 
-def members(teacher: Any) -> tuple[Any, ...]:
-    """The single teachers that a section stands for."""
+def members(teacher: AnyTeacher | None) -> tuple[AnyMember, ...]:
+    """Return the single teachers of a section: an ensemble's, or the teacher itself."""
+    if teacher is None:
+        return ()
     return teacher.teachers if isinstance(teacher, Ensemble) else (teacher,)
 
 
-def members_of(teacher: Any, client: int, seed: int) -> tuple[int, ...]:
-    """Which of `members(teacher)` a client learns from."""
+def members_of(teacher: AnyTeacher | None, client: int, seed: int) -> tuple[int, ...]:
+    """Return the indices into `members(teacher)` of a client's teachers."""
     return teacher.members_of(client, seed) if isinstance(teacher, Ensemble) else (0,)
+
+
+def network_of(member: AnyMember) -> Supervised | ZeroShot | Classifier | Precomputed:
+    """Return the backbone of an adapted teacher; any other teacher itself."""
+    return member.backbone if isinstance(member, Adapted) else member
 
 
 def _as_tuple(entry: int | Sequence[int]) -> tuple[int, ...]:

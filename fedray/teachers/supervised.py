@@ -1,6 +1,6 @@
-"""A stand-in for a foundation model, for where none can be downloaded: say so when you report it.
+"""A stand-in for a foundation model where none can be downloaded. Name it as such in a publication.
 
-It is a small network fitted once, on a public split that no client holds.
+It is a small network, fitted once on the public split, which no client holds.
 """
 
 import torch
@@ -18,7 +18,7 @@ from fedray.types import LossTerm
 
 
 def load(spec: Supervised, federated: FederatedDataset, seed: int, device: torch.device) -> Teacher:
-    """Fit it; the same spec and seed give the same network. Raises SpecError without public examples."""
+    """Fit the network; equal specs and seeds give equal weights. Raises SpecError without public examples."""
     if not len(federated.public):
         raise SpecError("teacher: the stand-in has no public examples to be fitted on; raise data.public_fraction.")
     normalize = Normalization.of(federated, device)
@@ -27,7 +27,7 @@ def load(spec: Supervised, federated: FederatedDataset, seed: int, device: torch
     public = federated.train.take(federated.public)
     training = Training(local_epochs=spec.epochs, batch_size=spec.batch_size, lr=spec.lr)
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
-    shard = ClientData.of(public, federated.public, normalize, device)
-    local_update(trainer, shard, first_epoch=0, seed=seed, client=-1)
+    data = ClientData.of(public, federated.public, normalize, device)
+    local_update(trainer, data, first_epoch=0, seed=seed, client=-1)
     backbone, head = heads.split_head(frozen(model, fast_layers=spec.fast_layers), federated.train.shape.classes)
     return Teacher("the stand-in", normalize, backbone, head, device, spec.batch_size, spec.precision)

@@ -1,4 +1,4 @@
-"""The two ways in which a client's steps come by the teacher's answers."""
+"""The targets that a batch's loss reads: from the teacher cache, or from teachers in the client's process."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,56 +16,56 @@ from fedray.types import OutputKind
 
 
 class CachedTargets:
-    """Answers that came with the task: for each quantity float32 [E, n, width], E epochs or 1 for all."""
+    """Targets that arrive with the task: float32 [E, n, width] for each output kind, E epochs or 1 for all."""
 
     def __init__(self, targets: Mapping[str, npt.NDArray[np.float32]], first_epoch: int, device: torch.device) -> None:
-        self._targets = {name: torch.from_numpy(np.array(values)).to(device) for name, values in targets.items()}
-        self._first = first_epoch
+        self._targets = {name: torch.from_numpy(np.array(array)).to(device) for name, array in targets.items()}
+        self._first_epoch = first_epoch
 
     @property
     def width(self) -> int:
-        """How many features an image has."""
+        """Number of features per image."""
         return self._targets["features"].shape[2]
 
-    def __call__(self, seen: AugmentedBatch) -> dict[str, Tensor]:
-        """The batch's rows."""
+    def __call__(self, batch: AugmentedBatch) -> dict[str, Tensor]:
+        """Return the batch's rows of each output kind, [B, width]."""
         return {
-            name: values[(seen.epoch - self._first) % len(values)][seen.chosen]
-            for name, values in self._targets.items()
+            name: epochs[(batch.epoch - self._first_epoch) % len(epochs)][batch.chosen]
+            for name, epochs in self._targets.items()
         }
 
 
 @dataclass
 class OnlineTargets:
-    """Teachers that sit in the client's process and answer each batch anew."""
+    """Targets that teachers in the client's process compute for each batch."""
 
     teachers: Sequence[Teacher]
-    blend: LogitEnsemble | None  # how several become one
+    ensemble: LogitEnsemble | None  # combines the logits of several teachers
     output_kinds: Sequence[OutputKind]
-    proxy_view: bool
-    flops_per_image: int  # of all its teachers together
+    proxy_view: bool  # whether teachers get the proxy's views, not the plain images
+    flops_per_image: int  # of all teachers together
     passes: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of all its passes."""
+        """Floating-point operations of all forward passes so far."""
         return self.passes // len(self.teachers) * self.flops_per_image
 
     @property
     def width(self) -> int:
-        """How many features an image has."""
+        """Number of features per image."""
         return self.teachers[0].width
 
-    def __call__(self, seen: AugmentedBatch) -> dict[str, Tensor]:
-        """What they say of the batch's images, or of the views that the proxy sees."""
+    def __call__(self, batch: AugmentedBatch) -> dict[str, Tensor]:
+        """Compute the teachers' outputs for the batch, [B, width] for each output kind, and count their cost."""
         start = time.perf_counter()
-        images = seen.views if self.proxy_view else seen.plain
-        answers = [teacher.answer(mixup(teacher.prepare(images), seen.mix)) for teacher in self.teachers]
-        self.passes += len(images) * len(answers)
+        images = batch.views if self.proxy_view else batch.plain
+        outputs = [teacher.forward(mixup(teacher.prepare(images), batch.mix)) for teacher in self.teachers]
+        self.passes += len(images) * len(outputs)
         if images.is_cuda:
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - start
-        if self.blend is None:
-            return {output_kind: answers[0][output_kind] for output_kind in self.output_kinds}
-        return {"logits": self.blend([answer["logits"] for answer in answers])}
+        if self.ensemble is None:
+            return {output_kind: outputs[0][output_kind] for output_kind in self.output_kinds}
+        return {"logits": self.ensemble([output["logits"] for output in outputs])}

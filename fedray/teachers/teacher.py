@@ -1,7 +1,8 @@
-"""A teacher that looks at images: a frozen backbone, and a head on its features."""
+"""A teacher of images: a frozen backbone, and a head on its features."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,61 +15,61 @@ from fedray.models.flops import count_flops
 from fedray.models.precision import autocast
 from fedray.types import Precision
 
-TeacherOutputs = Mapping[str, npt.NDArray[np.float32]]
+ImageOutputs: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 """`logits` [N, classes] and `features` [N, d], float32."""
+
+MIN_HEAD_ROWS = 16
+"""Rows that the head gets at least: in a smaller product MKL's last bit depends on the row's position."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Frozen: the same image always gets the same answer, whatever else is asked with it."""
+    """A frozen network: an image always has the same outputs, whatever else is in the batch."""
 
     name: str
-    prepare: Callable[[Tensor], Tensor]  # uint8 [B, C, S, S] as the data has them -> float [B, ...]
-    backbone: nn.Module  # what `prepare` returns -> features [B, d]
+    prepare: Callable[[Tensor], Tensor]  # uint8 [B, C, S, S] from the data set -> float [B, ...]
+    backbone: nn.Module  # prepared images -> features [B, d]
     head: nn.Module  # features -> logits [B, classes]
     device: torch.device
     batch_size: int
     precision: Precision = "float32"
 
     @torch.no_grad()
-    def answer(self, prepared: Tensor) -> dict[str, Tensor]:
-        """float32 logits [B, classes] and features [B, d] for images as `prepare` returns them."""
+    def forward(self, prepared: Tensor) -> dict[str, Tensor]:
+        """Return float32 logits [B, classes] and features [B, d] of prepared images."""
         with autocast(self.device, self.precision):
             features = self.backbone(prepared).float()
-        return {"logits": self._logits(features), "features": features}
+        padded = nn.functional.pad(features, (0, 0, 0, max(0, MIN_HEAD_ROWS - len(features))))
+        return {"logits": self.head(padded)[: len(features)], "features": features}
 
-    def _logits(self, features: Tensor) -> Tensor:
-        """The head, given 16 rows at least: in a smaller product MKL lets a row's place decide its last bit."""
-        filled = nn.functional.pad(features, (0, 0, 0, max(0, 16 - len(features))))
-        logits: Tensor = self.head(filled)[: len(features)]
-        return logits
+    def outputs(self, images: npt.NDArray[np.uint8]) -> ImageOutputs:
+        """Return the outputs of uint8 [N, C, S, S]. Raises SpecError where they are not finite.
 
-    def ask(self, images: npt.NDArray[np.uint8]) -> TeacherOutputs:
-        """Answers for uint8 [N, C, S, S]. Raises SpecError where they are not finite.
-
-        Every batch is filled up to `batch_size`: kernels then treat each image alike, and its answer
-        is the same to the last bit in whatever company it is asked.
+        The last batch is padded to `batch_size`: with equal shapes kernels compute each image alike, so its
+        outputs are the same bits in any batch.
         """
-        parts = [self._ask(images[start : start + self.batch_size]) for start in range(0, len(images), self.batch_size)]
-        answers = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        if not all(np.isfinite(answer).all() for answer in answers.values()):
-            raise SpecError(f"teacher: {self.name} gives answers that are not finite.")
-        return answers
+        starts = range(0, len(images), self.batch_size)
+        batches = [self._padded_batch(images[start : start + self.batch_size]) for start in starts]
+        outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        if not all(np.isfinite(array).all() for array in outputs.values()):
+            raise SpecError(f"teacher: {self.name} has outputs that are not finite.")
+        return outputs
 
-    def _ask(self, images: npt.NDArray[np.uint8]) -> TeacherOutputs:
-        filled = images[np.minimum(np.arange(self.batch_size), len(images) - 1)]
-        answers = self.answer(self.prepare(torch.from_numpy(filled).to(self.device)))
-        return {name: answer[: len(images)].cpu().numpy() for name, answer in answers.items()}
+    def _padded_batch(self, images: npt.NDArray[np.uint8]) -> ImageOutputs:
+        padded = images[np.minimum(np.arange(self.batch_size), len(images) - 1)]
+        outputs = self.forward(self.prepare(torch.from_numpy(padded).to(self.device)))
+        return {name: tensor[: len(images)].cpu().numpy() for name, tensor in outputs.items()}
 
     @property
     def width(self) -> int:
-        """How many features an image has."""
+        """Number of features per image."""
         return next(layer.in_features for layer in self.head.modules() if isinstance(layer, nn.Linear))
 
     @property
-    def outputs(self) -> int:
-        """How many logits an image has."""
-        return self.head(torch.zeros(1, self.width, device=self.device)).shape[1]  # type: ignore[no-any-return]
+    def num_logits(self) -> int:
+        """Number of logits per image."""
+        logits: Tensor = self.head(torch.zeros(1, self.width, device=self.device))
+        return logits.shape[1]
 
     def flops(self, image: npt.NDArray[np.uint8]) -> int:
         """Floating-point operations of one image's forward pass, without its preparation."""

@@ -1,4 +1,4 @@
-"""CLIP and its kin through open_clip: an image's logits are its similarities to prompts."""
+"""CLIP-like models of open_clip: an image's logits are its similarities to the prompts of each class."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import open_clip
 import torch
 from PIL import Image
@@ -17,18 +18,19 @@ from fedray.teachers.teacher import Teacher, frozen
 
 
 def load(spec: ZeroShot, classes: tuple[str, ...], device: torch.device) -> Teacher:
-    """Scale · cos(image, class) + bias, as the model was trained (CLIP's scale is 100, no bias).
+    """Load a model whose logits are scale · cos(image, class) + bias, with the trained scale and bias.
 
     A class is the mean of its prompts' normalised embeddings, normalised again (arXiv 2103.00020).
-    Features are the images' normalised embeddings. Raises SpecError for what open_clip cannot load.
+    Features are the images' normalised embeddings. CLIP's scale is 100, and it has no bias.
+    Raises SpecError where open_clip cannot load the model.
     """
     names = spec.names(classes)
     if len(names) != len(classes):
         raise SpecError(f"teacher.classes names {len(names)} classes, but the data has {len(classes)}.")
     model, transform, tokenizer = _load(spec, device)
     with torch.no_grad():
-        # Not as strings, which open_clip would format: a prompt may have other braces than its gap.
-        prompts = [partial(_fill, template) for template in spec.templates]
+        # Functions, not strings: open_clip would call str.format on strings, and a prompt may contain other braces.
+        prompts = [partial(_fill_prompt, template) for template in spec.templates]
         embeddings = open_clip.build_zero_shot_classifier(model, tokenizer, names, prompts, device=device)
         head = nn.Linear(len(embeddings), len(names), device=device)
         head.weight.copy_(model.logit_scale.exp() * embeddings.T)
@@ -39,32 +41,32 @@ def load(spec: ZeroShot, classes: tuple[str, ...], device: torch.device) -> Teac
 
 
 class ImageTower(nn.Module):
-    """The half of an open_clip model that sees."""
+    """The image encoder of an open_clip model."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float [B, 3, R, R] -> embeddings [B, d] of length 1."""
+        """Return embeddings of length 1: float [B, 3, R, R] -> [B, d]."""
         embeddings: Tensor = self.model.encode_image(images, normalize=True)
         return embeddings
 
 
 class Prepare:
-    """A library's own transform of one picture, over a batch of images."""
+    """Applies a library's transform of one PIL image to a batch."""
 
     def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
         self._transform = transform
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, S, S] -> float32 [B, 3, R, R] on the same device."""
-        pictures = [self._transform(_picture(image)) for image in images.cpu().numpy()]
-        return torch.stack(pictures).to(images.device)
+        """Return float32 [B, 3, R, R] on the device of the uint8 images [B, C, S, S]."""
+        prepared = [self._transform(_pil_image(image)) for image in images.cpu().numpy()]
+        return torch.stack(prepared).to(images.device)
 
 
 def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Image], torch.Tensor], Any]:
-    _check_names(spec)
+    _check_model_and_tag(spec)
     try:
         model, transform = open_clip.create_model_from_pretrained(
             spec.model,
@@ -80,11 +82,11 @@ def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Im
     return frozen(model, fast_layers=spec.fast_layers), transform, tokenizer
 
 
-def _fill(template: str, name: str) -> str:
+def _fill_prompt(template: str, name: str) -> str:
     return template.replace("{}", name)
 
 
-def _check_names(spec: ZeroShot) -> None:
+def _check_model_and_tag(spec: ZeroShot) -> None:
     if spec.model.startswith(("local-dir:", "hf-hub:")):
         return
     if spec.model not in open_clip.list_models():
@@ -93,14 +95,14 @@ def _check_names(spec: ZeroShot) -> None:
         )
     tags = open_clip.list_pretrained_tags_by_model(spec.model)
     if spec.pretrained is None:
-        raise SpecError(
-            "teacher.pretrained: a teacher with random weights teaches nothing; name a tag or a checkpoint."
-        )
+        raise SpecError("teacher.pretrained: is null, which means random weights; name a tag or a checkpoint.")
     if spec.pretrained not in tags and not Path(spec.pretrained).is_file():
         hint = nearest(spec.pretrained, tags) or f"; its tags are {', '.join(tags)}."
-        raise SpecError(f"teacher.pretrained: {spec.model} has no tag '{spec.pretrained}', and that is no file{hint}")
+        raise SpecError(
+            f"teacher.pretrained: {spec.model} has no tag '{spec.pretrained}', and there is no such file{hint}"
+        )
 
 
-def _picture(image: np.ndarray) -> Image.Image:
-    """uint8 [C, S, S] -> a colour picture."""
+def _pil_image(image: npt.NDArray[np.uint8]) -> Image.Image:
+    """Convert uint8 [C, S, S] to an RGB image."""
     return Image.fromarray(image.transpose(1, 2, 0) if len(image) == 3 else image[0]).convert("RGB")

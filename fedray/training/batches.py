@@ -37,7 +37,7 @@ class Normalization:
 class Targets(Protocol):
     """The teacher's answers for a batch of one client's examples."""
 
-    def __call__(self, seen: "AugmentedBatch") -> Mapping[str, Tensor]: ...
+    def __call__(self, batch: "AugmentedBatch", /) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True)

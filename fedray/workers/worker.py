@@ -29,7 +29,7 @@ from fedray.models.precision import autocast, memory_format
 from fedray.models.projection import Projected
 from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
 from fedray.seeding import torch_rng
-from fedray.teachers.cache import Values
+from fedray.teachers.cache import OutputArray
 from fedray.teachers.pool import TeacherPool, peak_bytes
 from fedray.teachers.targets import CachedTargets, OnlineTargets
 from fedray.training import malloc
@@ -63,7 +63,7 @@ class Worker:
         self._layout = memory_format(experiment.training.memory_format)
         self._models: dict[str, nn.Module] = {}
         self._trainers: dict[tuple[int, ...], Trainer] = {}
-        self._teachers = TeacherPool(experiment, federated, self._device)
+        self._teachers = TeacherPool(experiment.teacher, federated, experiment.seed, self._device)
 
     def begin(self, model: str) -> WorkerResult:
         """What a run begins with, its `model` being the proxy."""
@@ -132,9 +132,9 @@ class Worker:
 
         return WorkerResult(count_predictions(predict, images, labels, len(test.classes), size))
 
-    def teach(self, question: TeacherQuery, rows: Indices, features: Values | None) -> WorkerResult:
+    def teach(self, question: TeacherQuery, rows: Indices, features: OutputArray | None) -> WorkerResult:
         """A teacher's answers for some rows, or the head that a probe fits to a client's features."""
-        return WorkerResult(self._teachers.answer(question, rows, features))
+        return WorkerResult(self._teachers.compute(question, rows, features))
 
     def _client_targets(
         self, client: int, cached: Taught | None, first_epoch: int
@@ -143,9 +143,9 @@ class Worker:
         if teacher is None or not self._experiment.strategy.required_outputs:
             return None
         if teacher.mode == "online":
-            return self._teachers.online(client)
+            return self._teachers.online_targets(client, self._experiment.strategy.required_outputs)
         if teacher.view == "plain":
-            self._teachers.dismiss()  # they have said all they will be asked
+            self._teachers.release()  # they have said all they will be asked
         assert cached is not None, "the bank's answers come with the task"
         return CachedTargets(cached, first_epoch, self._device)
 

@@ -62,7 +62,7 @@ def test_three_actors_teach_what_one_process_does(
     on_ray, here = (pd.read_csv(tmp_path / backend / "rounds.csv") for backend in ("ray", "serial"))
     assert on_ray["teacher_forward_passes"].tolist() == here["teacher_forward_passes"].tolist()
     ours, theirs = (
-        {entry.key: entry.known() for entry in TeacherCache(tmp_path / f"{b} cache").entries()}
+        {entry.key: entry.count_valid() for entry in TeacherCache(tmp_path / f"{b} cache").entries()}
         for b in ("ray", "serial")
     )
     assert ours == theirs

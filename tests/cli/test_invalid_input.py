@@ -206,15 +206,15 @@ A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
         ),
         (
             ensemble(A, "{kind: zero_shot, mode: online}"),
-            "teacher.teachers.1 is {'kind': 'zero_shot', 'mode': 'online'}, but must leave view and mode to ",
+            "teacher.teachers.1 is {'kind': 'zero_shot', 'mode': 'online'}, but must not set view and mode; ",
         ),
         (
             ensemble(A, "{kind: precomputed, file: x.parquet}", mode="online"),
-            "teacher is 'ensemble', but precomputed answers are for plain images: leave its view 'plain' and its",
+            "teacher is 'ensemble', but precomputed outputs exist for plain images only: leave view 'plain' and",
         ),
         (
             "teacher={kind: adapted, backbone: {kind: zero_shot, mode: online}}",
-            "teacher.backbone is {'kind': 'zero_shot', 'mode': 'online'}, but must leave view and mode to ",
+            "teacher.backbone is {'kind': 'zero_shot', 'mode': 'online'}, but must not set view and mode; ",
         ),
         (
             "teacher={kind: adapted, backbone: {kind: adapted}}",
@@ -229,11 +229,11 @@ A, B = "{kind: zero_shot}", "{kind: zero_shot, model: RN50}"
         ("teacher={kind: zero_shot, prompts: [1]}", "teacher.prompts.0 is 1, but must be a valid string"),
         (
             "teacher={kind: zero_shot, prompts: ['{} or {}']}",
-            "must each have one {} for the class name, and '{} or {}' ",
+            "must each have one {} for the class name; '{} or {}' has 2",
         ),
         (
             "teacher={kind: precomputed, file: x, mode: online}",
-            "teacher.mode is 'online', but precomputed answers are for plain images",
+            "teacher.mode is 'online', but precomputed outputs exist for plain images",
         ),
         ("teacher={kind: precomputed, file: 3}", "teacher.file is 3, but must be a path"),
         ("teacher={kind: classifier, model: x, class_map: {cat: 1}}", "teacher.class_map.cat is 1, but must be a list"),
@@ -297,7 +297,7 @@ def test_weights_of_another_teacher(wrong: Callable[..., str]) -> None:
     [
         (["show", "nonsense"], "there is no entry 'nonsense' in "),
         (["prune", "nonsense"], "there is no entry 'nonsense' in "),
-        (["prune"], "say what to delete, in one way: KEY ..., --unused-days N, or --all."),
+        (["prune"], "choose the entries to delete with exactly one of KEY ..., --unused-days N and --all."),
         (["check", "spec.yaml"], "the spec has no teacher to check."),
         (["check", "spce.yaml"], "there is no spec 'spce.yaml'; did you mean 'spec.yaml'?"),
         (["check", "spec.yaml", "teacher.kind=oracle"], "teacher is 'oracle', but must be one of "),
@@ -357,7 +357,7 @@ def logits(keys: dict[str, object], classes: int) -> None:
 @pytest.mark.parametrize(
     ("keys", "classes", "expected"),
     [
-        ({"index": range(3000)}, 7, r"'logits.parquet' gives logits [100, 7], but digits needs [100, 10]"),
+        ({"index": range(3000)}, 7, r"'logits.parquet' has logits [100, 7], but digits needs [100, 10]"),
         ({"index": range(5000, 8000)}, 10, "has logits for 0 of the 100 images of digits"),
         ({"index": [*range(3000), *range(3000)]}, 10, "twice"),
         ({"path": ["a.jpg", "b.jpg"]}, 10, "digits has no paths; use the column index"),
@@ -374,7 +374,7 @@ def test_logits_of_another_data_set(
 def test_table_without_the_features_that_the_loss_reads(wrong: Callable[..., str]) -> None:
     logits({"index": range(3000)}, 10)
     sentence = wrong(COSINE, "teacher={kind: precomputed, file: logits.parquet}")
-    assert "'logits.parquet' has no column features, which strategy.loss looks at" in sentence
+    assert "'logits.parquet' has no column features, which strategy.loss needs" in sentence
 
 
 def test_results_of_another_spec(wrong: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def test_what_made_the_answers_is_named_by_its_entry(small: Make, tmp_path: Path
     (entry,) = TeacherCache().entries()
     ((key, made),) = costs["teacher"]["entries"].items()
     assert key == entry.key
-    assert made == entry.made_by
+    assert made == entry.produced_by
     assert made["teacher"] == "the stand-in"
     assert made["data"] == federated.load(distil(small)).train.name
     assert (made["device"], made["threads"], made["flops"]) == ("cpu", 1, FORWARD)
@@ -140,7 +140,7 @@ def test_the_storage_error_of_views_is_the_largest_rounding(small: Make, tmp_pat
     assert stored is not None
     data = federated.load(experiment)
     images = apply_views(torch.from_numpy(data.train.images[rows // 162]), torch.from_numpy(rows % 162)).numpy()
-    logits = loading.load(experiment.teacher, data, 0, torch.device("cpu")).ask(images)["logits"]
+    logits = loading.load(experiment.teacher, data, 0, torch.device("cpu")).outputs(images)["logits"]
     error = np.abs(logits.astype(np.float64) - stored[rows].astype(np.float64)).max()
     assert 0 < error < 0.01
     assert costs["teacher"]["storage_error"] == pytest.approx(error, rel=1e-6)

@@ -14,7 +14,7 @@ from fedray.config.loader import read
 from fedray.errors import SpecError
 from fedray.server.driver import Driver
 from fedray.study import estimate, plan
-from fedray.study.probe import StepTiming, TeacherTiming, forwards, measure
+from fedray.study.probe import StepTiming, TeacherTiming, measure, measure_teachers
 from fedray.study.study import Study
 from fedray.study.workload import Workload
 from fedray.teachers.cache import TeacherCache
@@ -81,14 +81,14 @@ class TestCounted:
 
     def test_trials_that_share_a_teacher_ask_it_once(self, tmp_path: Path) -> None:
         planned = plan.plan(study(tmp_path), TWO_CORES, TeacherCache())
-        assert (planned.answers.missing, planned.answers.banked) == (160, 0)
+        assert (planned.answers.missing, planned.answers.cached) == (160, 0)
         assert (planned.used, planned.online) == (3 * 2 * 160, 0)
 
     def test_what_is_finished_is_not_planned_again(self, tmp_path: Path) -> None:
         finish(study(tmp_path), 0)
         planned = plan.plan(study(tmp_path), TWO_CORES, TeacherCache())
         assert (len(planned.trials), len(planned.left)) == (3, 2)
-        assert (planned.answers.missing, planned.answers.banked) == (0, 160)
+        assert (planned.answers.missing, planned.answers.cached) == (0, 160)
         assert planned.used == 2 * 2 * 160
 
     def test_online_answers_are_apart(self, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ class TestMeasured:
         base = small(teacher=None, strategy={"name": "fedavg"}).model_dump(mode="json")
         teacher = {"kind": "zero_shot", "model": "ViT-B-32", "pretrained": "openai-typo"}
         experiment = Experiment.model_validate({**base, "teacher": teacher, "strategy": {"name": "fedlpfm"}})
-        (found,) = forwards(experiment, federated.load(experiment), SerialBackend)
+        (found,) = measure_teachers(experiment, federated.load(experiment), SerialBackend)
         assert "openai-typo" in found.problem
 
     def test_the_total_by_hand(self, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is counted beforehand, against what runs then do."""
+"""The work counted before a run equals the work that the run does."""
 
 import json
 from collections.abc import Callable
@@ -23,13 +23,13 @@ def work(**changes: Any) -> Workload:
     return Workload(**(fields | changes))
 
 
-def targets(small: Make, teacher: dict[str, Any], **sections: Any) -> Experiment:
-    """Fed-LPFM with this teacher, and nothing of another one's section."""
+def distilling(small: Make, teacher: dict[str, Any], **sections: Any) -> Experiment:
+    """Make a Fed-LPFM experiment with this teacher section alone."""
     base = small(teacher=None, strategy={"name": "fedavg"}, **sections).model_dump(mode="json")
     return Experiment.model_validate({**base, "teacher": teacher, "strategy": {"name": "fedlpfm"}})
 
 
-def ran(experiment: Experiment, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def run(experiment: Experiment, folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     for _ in Driver(experiment, folder).run():
         pass
     return pd.read_csv(folder / "rounds.csv"), json.loads((folder / "costs.json").read_text())
@@ -39,39 +39,39 @@ def ran(experiment: Experiment, folder: Path) -> tuple[pd.DataFrame, dict[str, A
     ("steps", "actors", "expected"),
     [
         ((4, 3, 2, 1), 1, 10),
-        ((4, 3, 2, 1), 2, 5),  # 4 and 1 beside 3 and 2
+        ((4, 3, 2, 1), 2, 5),  # 4, 1 and 3, 2
         ((4, 3, 2, 1), 3, 4),
-        ((4, 3, 2, 1), 9, 4),  # no more actors than clients, and the longest one lasts
-        ((5, 5, 4, 4, 3), 2, 12),  # 5, 4, 3 beside 5, 4
+        ((4, 3, 2, 1), 9, 4),  # one actor per client: the longest
+        ((5, 5, 4, 4, 3), 2, 12),  # 5, 4, 3 and 5, 4
     ],
 )
-def test_clients_go_to_the_actor_that_is_free_first(steps: tuple[int, ...], actors: int, expected: int) -> None:
+def test_makespan_places_clients_on_the_first_free_actor(steps: tuple[int, ...], actors: int, expected: int) -> None:
     assert work(steps=steps, cohort=len(steps)).makespan(actors) == expected
 
 
-def test_half_of_the_clients_take_half_the_steps() -> None:
+def test_half_the_clients_take_half_the_steps() -> None:
     assert work(cohort=2).makespan(1) == 5
 
 
-def test_bytes_go_down_and_up() -> None:
+def test_bytes_count_both_directions() -> None:
     assert work().bytes == 2 * 5 * 4 * 1000
 
 
 @pytest.mark.parametrize(
     ("training", "every"), [({"rounds": 3, "local_epochs": 2}, 1), ({"rounds": 5, "participation": 0.5}, 2)]
 )
-def test_counted_as_a_run_then_does(small: Make, tmp_path: Path, training: dict[str, Any], every: int) -> None:
+def test_the_count_equals_a_run(small: Make, tmp_path: Path, training: dict[str, Any], every: int) -> None:
     partition = {"kind": "iid", "clients": 4}
     experiment = small(training=training, evaluation={"every": every}, partition=partition, teacher=None)
     counted = workload(experiment, federated.load(experiment))
-    rounds, costs = ran(experiment, tmp_path)
+    rounds, costs = run(experiment, tmp_path)
     assert counted.bytes == (rounds["bytes_down"] + rounds["bytes_up"]).sum()
     assert counted.evaluations == rounds["test_accuracy"].count()
     assert counted.examples * counted.rounds == costs["proxy"]["examples_trained"]
     assert counted.flops == costs["proxy"]["flops"]
 
 
-def test_rounds_that_are_done_are_not_counted(small: Make) -> None:
+def test_finished_rounds_are_not_counted(small: Make) -> None:
     experiment = small(training={"rounds": 7}, evaluation={"every": 3}, teacher=None)
     data = federated.load(experiment)
     whole, rest = workload(experiment, data), workload(experiment, data, done=3)
@@ -79,7 +79,7 @@ def test_rounds_that_are_done_are_not_counted(small: Make) -> None:
     assert rest.flops * 7 == whole.flops * 4
 
 
-def test_an_empty_client_takes_no_steps(small: Make) -> None:
+def test_a_client_without_examples_takes_no_steps(small: Make) -> None:
     partition = {"kind": "class_split", "classes_per_client": 1, "clients": 12}
     experiment = small(partition=partition, teacher=None)
     data = federated.load(experiment)
@@ -92,7 +92,7 @@ OTHER = {"kind": "supervised", "epochs": 2}
 
 
 class TestTeachers:
-    """The forward passes that the bank lacks are those that the run then makes."""
+    """The forward passes counted as missing are those that a run computes."""
 
     @pytest.mark.parametrize(
         "teacher",
@@ -103,20 +103,20 @@ class TestTeachers:
             {"kind": "ensemble", "assignment": "random", "teachers": [STAND_IN, OTHER]},
             {"kind": "ensemble", "assignment": "all", "combine": "best", "teachers": [STAND_IN, OTHER]},
         ],
-        ids=["plain", "proxy view", "linear probe", "one each", "ensemble"],
+        ids=["plain", "proxy view", "linear probe", "one per client", "ensemble"],
     )
-    def test_as_a_run_then_makes(self, small: Make, tmp_path: Path, teacher: dict[str, Any]) -> None:
-        experiment = targets(small, teacher, data={"augment": "crop_flip"})
+    def test_missing_passes_equal_a_runs_passes(self, small: Make, tmp_path: Path, teacher: dict[str, Any]) -> None:
+        experiment = distilling(small, teacher, data={"augment": "crop_flip"})
         before, after = QueryCounter(TeacherCache()), QueryCounter(TeacherCache())
         used = before.add(experiment, federated.load(experiment))
-        rounds, _ = ran(experiment, tmp_path)
+        rounds, _ = run(experiment, tmp_path)
         after.add(experiment, federated.load(experiment))
-        assert before.banked == 0
+        assert before.cached == 0
         assert before.missing == rounds["teacher_forward_passes"].sum() > 0
         assert used == rounds["teacher_outputs_used"].sum()
-        assert (after.missing, after.banked) == (0, before.missing)
+        assert (after.missing, after.cached) == (0, before.missing)
 
-    def test_two_trials_want_the_same_once(self, small: Make) -> None:
+    def test_outputs_of_two_trials_are_counted_once(self, small: Make) -> None:
         counter = QueryCounter(TeacherCache())
         for lam in (0.3, 0.6):
             experiment = small(strategy={"name": "fedlpfm", "lam": lam})
@@ -124,16 +124,15 @@ class TestTeachers:
         assert counter.missing == 160  # the four fifths of 200 that are not public
         assert used == 160 * 3
 
-    def test_without_a_teacher_nothing_is_wanted(self, small: Make) -> None:
+    def test_without_a_teacher_nothing_is_counted(self, small: Make) -> None:
         experiment = small(strategy={"name": "fedavg"})
         counter = QueryCounter(TeacherCache())
         assert counter.add(experiment, federated.load(experiment)) == 0
-        assert counter.missing == counter.banked == 0
+        assert counter.missing == counter.cached == 0
 
-    def test_counting_asks_nobody(self, small: Make) -> None:
-        """Not even whether the weights are there."""
+    def test_counting_needs_no_weights(self, small: Make) -> None:
         teacher = {"kind": "zero_shot", "model": "ViT-B-32", "pretrained": "openai"}
-        experiment = targets(small, teacher, data={"public_fraction": 0})
+        experiment = distilling(small, teacher, data={"public_fraction": 0})
         counter = QueryCounter(TeacherCache())
         counter.add(experiment, federated.load(experiment))
         assert counter.missing == 200

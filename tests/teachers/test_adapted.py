@@ -165,7 +165,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def accuracy(teacher: Teacher, data: Dataset) -> float:
-    return float((teacher.ask(data.images)["logits"].argmax(axis=1) == data.labels).mean())
+    return float((teacher.outputs(data.images)["logits"].argmax(axis=1) == data.labels).mean())
 
 
 @pytest.mark.parametrize("method", ["linear_probe", "fine_tune"])
@@ -177,11 +177,11 @@ class TestBothMethods:
 
     def test_leave_the_base_as_it_was(self, method: str) -> None:
         base, own = a_teacher(), own_data()
-        before, said = (weights(base.backbone), weights(base.head)), base.ask(own.images)["logits"]
+        before, said = (weights(base.backbone), weights(base.head)), base.outputs(own.images)["logits"]
         adapt(base, own, method=method)
         assert same(before[0], weights(base.backbone))
         assert same(before[1], weights(base.head))
-        assert base.ask(own.images)["logits"].tobytes() == said.tobytes()
+        assert base.outputs(own.images)["logits"].tobytes() == said.tobytes()
 
     def test_give_a_frozen_teacher(self, method: str) -> None:
         found = adapt(a_teacher(), own_data(), method=method)
@@ -192,7 +192,7 @@ class TestBothMethods:
     def test_give_the_same_bits_again_and_another_client_another_teacher(self, method: str) -> None:
         base, own = a_teacher(), own_data()
         first, again, other = (
-            adapt(base, own, method=method, client=client).ask(own.images)["logits"] for client in (2, 2, 3)
+            adapt(base, own, method=method, client=client).outputs(own.images)["logits"] for client in (2, 2, 3)
         )
         assert first.tobytes() == again.tobytes()
         assert first.tobytes() != other.tobytes()
@@ -200,7 +200,7 @@ class TestBothMethods:
     def test_work_from_images_of_a_single_class(self, method: str) -> None:
         base, own = a_teacher(), own_data(only=1)
         found = adapt(base, own, method=method)
-        assert found.ask(own.images)["logits"].shape == (24, CLASSES)
+        assert found.outputs(own.images)["logits"].shape == (24, CLASSES)
         assert accuracy(found, own) == 1
 
     def test_work_from_a_single_image(self, method: str) -> None:
@@ -212,13 +212,13 @@ class TestBothMethods:
         base = replace(a_teacher(), head=frozen(nn.Sequential(nn.Linear(WIDTH, 10), nn.LogSoftmax(dim=1))))
         found = adapt(base, own_data(), method=method)
         assert isinstance(found.head, nn.Linear)
-        assert found.ask(own_data().images)["logits"].shape == (24, CLASSES)
+        assert found.outputs(own_data().images)["logits"].shape == (24, CLASSES)
 
 
 def test_a_linear_probe_leaves_features_as_they_are() -> None:
     base, own = a_teacher(), own_data()
     found = adapt(base, own)
-    assert found.ask(own.images)["features"].tobytes() == base.ask(own.images)["features"].tobytes()
+    assert found.outputs(own.images)["features"].tobytes() == base.outputs(own.images)["features"].tobytes()
 
 
 def test_fine_tuning_changes_the_backbone_and_the_head() -> None:
@@ -254,11 +254,11 @@ def test_as_the_spec_names_it() -> None:
     base = loading.load(stand_in, federated, SEED, CPU)
     for client in (0, 1):
         own = data.take(federated.shards[client])
-        by_hand = adapted.adapt(member, base, own, federated.shards[client], SEED, client).ask(data.images)
-        found = loading.load(member, federated, SEED, CPU, client).ask(data.images)
+        by_hand = adapted.adapt(member, base, own, federated.shards[client], SEED, client).outputs(data.images)
+        found = loading.load(member, federated, SEED, CPU, client).outputs(data.images)
         assert found["logits"].tobytes() == by_hand["logits"].tobytes()
     head = adapted.probe(
-        member, base.ask(data.images[8:16])["features"], data.labels[8:16], base.head, CLASSES, SEED, 1
+        member, base.outputs(data.images[8:16])["features"], data.labels[8:16], base.head, CLASSES, SEED, 1
     )
     np.testing.assert_allclose(
         found["features"] @ as_matrix(head)[:, :-1].T + as_matrix(head)[:, -1], found["logits"], rtol=1e-4, atol=1e-4

@@ -54,7 +54,7 @@ def assert_can_be_filled_again(entry: CacheEntry) -> None:
     assert values is not None
     assert all_known.all()
     np.testing.assert_array_equal(values, VALUES)
-    assert entry.known() == ROWS
+    assert entry.count_valid() == ROWS
 
 
 class TestRoundtrip:
@@ -62,7 +62,7 @@ class TestRoundtrip:
         values, found = entry.read(ALL)
         assert values is None
         assert found.tolist() == [False] * ROWS
-        assert entry.known() == entry.written() == 0
+        assert entry.count_valid() == entry.count_written() == 0
         assert TeacherCache().entries() == []
 
     def test_scattered_rows_come_back_in_the_order_of_asking(self, entry: CacheEntry) -> None:
@@ -75,7 +75,7 @@ class TestRoundtrip:
         assert found.tolist() == [True, False, True, True, True, False, True]
         np.testing.assert_array_equal(values[found], VALUES[asked[found]])
         assert known(entry) == sorted(scattered)
-        assert entry.known() == entry.written() == 7
+        assert entry.count_valid() == entry.count_written() == 7
 
     def test_rows_in_a_falling_order_land_where_they_belong(self, entry: CacheEntry) -> None:
         entry.write(ALL[::-1], VALUES[::-1], MADE_BY)
@@ -85,7 +85,7 @@ class TestRoundtrip:
         for start in range(0, ROWS, 8):
             entry.write(ALL[start : start + 8], VALUES[start : start + 8], MADE_BY)
         np.testing.assert_array_equal(entry.read(ALL)[0], VALUES)
-        assert entry.known() == ROWS
+        assert entry.count_valid() == ROWS
 
     def test_asking_for_no_rows(self, full: CacheEntry) -> None:
         assert full.read(np.array([], dtype=np.int64))[1].tolist() == []
@@ -107,11 +107,11 @@ class TestRoundtrip:
             values = struct.pack(f"<{WIDTH}f", *VALUES[row])
             assert text == struct.pack("<I", zlib.crc32(struct.pack("<q", row) + values)) + values
         facts = json.loads((full.folder / "entry.json").read_text())
-        assert facts == {"content": CONTENT, "rows": ROWS, "dtype": "float32", "width": WIDTH, "made_by": MADE_BY}
+        assert facts == {"content": CONTENT, "rows": ROWS, "dtype": "float32", "width": WIDTH, "produced_by": MADE_BY}
 
     def test_what_made_the_first_rows_is_kept(self, full: CacheEntry) -> None:
         full.write(ALL[:2], VALUES[:2], {"teacher": "another"})
-        assert full.made_by == MADE_BY
+        assert full.produced_by == MADE_BY
 
     def test_rows_that_were_never_written_take_no_space(self) -> None:
         entry = TeacherCache().entry(CONTENT, 1_000_000)
@@ -144,7 +144,7 @@ class TestAddress:
         assert TeacherCache().entries() == []
         monkeypatch.delenv("FEDRAY_CACHE")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        assert TeacherCache().folder == tmp_path / "cache" / "fedray" / "teachers"
+        assert TeacherCache().folder == tmp_path / "cache" / "fedray" / "teacher_outputs"
         assert TeacherCache(full.folder.parent.parent).entry(CONTENT, ROWS).read(ALL)[1].all()
 
 
@@ -155,7 +155,7 @@ class TestDamage:
         text[17 * record() + byte] ^= 0x10
         file(full).write_bytes(text)
         assert known(full) == [row for row in range(ROWS) if row != 17]
-        assert full.known() == ROWS - 1
+        assert full.count_valid() == ROWS - 1
         assert_can_be_filled_again(full)
 
     @pytest.mark.parametrize("row", [0, 17])
@@ -164,7 +164,7 @@ class TestDamage:
         text[row * record() : (row + 1) * record()] = bytes(record())
         file(full).write_bytes(text)
         assert known(full) == [other for other in range(ROWS) if other != row]
-        assert full.written() == ROWS - 1
+        assert full.count_written() == ROWS - 1
         assert_can_be_filled_again(full)
 
     def test_a_row_copied_over_another(self, full: CacheEntry) -> None:
@@ -182,7 +182,7 @@ class TestDamage:
             rows.seek(9 * record())
             rows.write(whole[: record() // 2])
         assert known(entry) == [0, 1, 2, 3, 4]
-        assert (entry.written(), entry.known()) == (6, 5)
+        assert (entry.count_written(), entry.count_valid()) == (6, 5)
         assert_can_be_filled_again(entry)
 
     @pytest.mark.parametrize("left", [0, 100, ROWS * 32 - 1])
@@ -191,7 +191,7 @@ class TestDamage:
         with file(full).open("r+b") as rows:
             rows.truncate(left)
         assert known(full) == []
-        assert full.known() == full.written() == 0
+        assert full.count_valid() == full.count_written() == 0
         assert_can_be_filled_again(full)
 
     def test_missing_rows(self, full: CacheEntry) -> None:
@@ -207,7 +207,7 @@ class TestDamage:
         (full.folder / "entry.json").write_text(text)
         assert known(full) == []
         assert_can_be_filled_again(full)
-        assert full.made_by == MADE_BY
+        assert full.produced_by == MADE_BY
 
     @pytest.mark.parametrize("width", [None, "7", -1, 0, 6, 8, 7.5, [7], 10**12])
     def test_an_entry_with_another_width(self, full: CacheEntry, width: Any) -> None:
@@ -228,7 +228,7 @@ class TestDamage:
         (full.folder / "entry.json").unlink()
         assert known(full) == []
         assert TeacherCache().entries() == []
-        assert full.made_by == {}
+        assert full.produced_by == {}
         assert_can_be_filled_again(full)
 
     def test_an_entry_that_says_it_is_about_something_else(self, full: CacheEntry) -> None:
@@ -243,7 +243,7 @@ class TestFind:
         found = TeacherCache().find(full.key[:6])
         assert found.folder == full.folder
         assert found.rows == ROWS
-        assert found.known() == ROWS
+        assert found.count_valid() == ROWS
 
     def test_no_such_key(self, full: CacheEntry) -> None:
         with pytest.raises(SpecError, match=re.escape(f"there is no entry 'zzz' in {full.folder.parent}.")):
@@ -263,7 +263,7 @@ class TestFind:
             entry.write(np.array([0]), VALUES[:1], MADE_BY)
         firsts = [entry.key[0] for entry in entries]
         twice = next(first for first in firsts if firsts.count(first) > 1)
-        with pytest.raises(SpecError, match=f"^several entries begin with '{twice}' in "):
+        with pytest.raises(SpecError, match=f"^several entries start with '{twice}' in "):
             teacher_cache.find(twice)
 
     def test_the_one_used_last_comes_first(self) -> None:
@@ -278,7 +278,7 @@ class TestFind:
 
     def test_checking_its_rows_is_no_use_of_it(self, full: CacheEntry) -> None:
         os.utime(full.folder / "entry.json", (1000, 1000))
-        assert (full.known(), full.written()) == (ROWS, ROWS)
+        assert (full.count_valid(), full.count_written()) == (ROWS, ROWS)
         assert full.last_used == 1000
 
     def test_removed_it_is_gone_and_can_be_written_again(self, full: CacheEntry) -> None:
@@ -292,7 +292,7 @@ class TestFind:
 def test_a_folder_that_cannot_be_made_is_a_spec_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     entry = TeacherCache(tmp_path / "file" / "cache").entry(CONTENT, ROWS)
-    message = "cannot be made .*Not a directory.*; set FEDRAY_CACHE to a folder that can"
+    message = "cannot be created .*Not a directory.*; set FEDRAY_CACHE to a writable folder"
     with pytest.raises(SpecError, match=message):
         entry.lock.acquire()
     with pytest.raises(SpecError, match=message):
@@ -304,7 +304,7 @@ def test_a_folder_that_cannot_be_made_is_a_spec_error(tmp_path: Path) -> None:
 
 def test_rows_that_cannot_be_written_are_a_spec_error(entry: CacheEntry) -> None:
     file(entry).mkdir(parents=True)
-    with pytest.raises(SpecError, match=re.escape(f"the teacher bank {entry.folder.parent} cannot be written (Is a")):
+    with pytest.raises(SpecError, match=re.escape(f"the teacher cache {entry.folder.parent} cannot be written (Is a")):
         entry.write(ALL, VALUES, MADE_BY)
 
 
@@ -336,5 +336,5 @@ def test_processes_that_write_at_once_leave_a_whole_entry(entry: CacheEntry) -> 
     values, found = entry.read(ALL)
     assert found.all()
     np.testing.assert_array_equal(values, VALUES)
-    assert entry.known() == ROWS
+    assert entry.count_valid() == ROWS
     assert {path.name for path in entry.folder.iterdir()} == {"entry.json", "rows.bin"}

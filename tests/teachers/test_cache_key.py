@@ -35,11 +35,17 @@ def make(small: Make) -> Make:
     return lambda teacher, **others: small(teacher=TypeAdapter(AnyTeacher).validate_python(teacher), **others)
 
 
-def address(experiment: Experiment, question: TeacherQuery = LOGITS, data: FederatedDataset | None = None) -> str:
-    return TeacherCache().entry(cache_content(question, experiment, data or federated.load(experiment)), 1).key
+def key_of(experiment: Experiment, query: TeacherQuery = LOGITS, data: FederatedDataset | None = None) -> str:
+    data = data or federated.load(experiment)
+    threads = experiment.resources.threads
+    return (
+        TeacherCache()
+        .entry(cache_content(query, experiment.teacher, data, seed=experiment.seed, threads=threads), 1)
+        .key
+    )
 
 
-def question_for(kind: str) -> TeacherQuery:
+def query_for(kind: str) -> TeacherQuery:
     return OWN if kind == "adapted" else LOGITS
 
 
@@ -57,22 +63,22 @@ def question_for(kind: str) -> TeacherQuery:
     ids=lambda sections: next(iter(sections)),
 )
 def test_what_the_teacher_does_not_know_of_plays_no_part(make: Make, kind: str, other: dict[str, Any]) -> None:
-    question = question_for(kind)
-    first = address(make(teacher=KINDS[kind]), question)
-    assert address(make(teacher=KINDS[kind], **other), question) == first
+    query = query_for(kind)
+    first = key_of(make(teacher=KINDS[kind]), query)
+    assert key_of(make(teacher=KINDS[kind], **other), query) == first
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("served", [{"view": "proxy"}, {"mode": "online"}], ids=str)
 def test_how_answers_are_served_plays_no_part(make: Make, kind: str, served: dict[str, Any]) -> None:
-    question = question_for(kind)
-    assert address(make(teacher=KINDS[kind] | served), question) == address(make(teacher=KINDS[kind]), question)
+    query = query_for(kind)
+    assert key_of(make(teacher=KINDS[kind] | served), query) == key_of(make(teacher=KINDS[kind]), query)
 
 
 @pytest.mark.parametrize("kind", ["zero_shot", "classifier", "supervised"])
 def test_who_holds_which_example_plays_no_part(make: Make, kind: str) -> None:
-    first = address(make(teacher=KINDS[kind]))
-    assert address(make(teacher=KINDS[kind], partition={"kind": "iid", "clients": 7})) == first
+    first = key_of(make(teacher=KINDS[kind]))
+    assert key_of(make(teacher=KINDS[kind], partition={"kind": "iid", "clients": 7})) == first
 
 
 @pytest.mark.parametrize("kind", ["zero_shot", "classifier"])
@@ -80,46 +86,46 @@ def test_a_frozen_network_knows_neither_seed_nor_labels(make: Make, kind: str) -
     """The seed chooses which examples `train_limit` takes, so the images are held fixed."""
     experiment = make(teacher=KINDS[kind])
     data = federated.load(experiment)
-    first = address(experiment, data=data)
-    assert address(make(teacher=KINDS[kind], seed=5), data=data) == first
-    assert address(experiment, data=replace(data, public=data.public[:3])) == first
-    assert address(experiment, data=_labelled(data, np.arange(200))) == first
+    first = key_of(experiment, data=data)
+    assert key_of(make(teacher=KINDS[kind], seed=5), data=data) == first
+    assert key_of(experiment, data=replace(data, public=data.public[:3])) == first
+    assert key_of(experiment, data=_labelled(data, np.arange(200))) == first
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_questions_about_other_things_have_other_addresses(make: Make, kind: str) -> None:
+def test_querys_about_other_things_have_other_addresses(make: Make, kind: str) -> None:
     experiment = make(teacher=KINDS[kind])
     data = federated.load(experiment)
-    question = question_for(kind)
+    query = query_for(kind)
     asked = [
-        question,
-        replace(question, output_kind="features"),
-        replace(question, augmented=True),
-        replace(question, side="test"),
-        replace(question, output_kind="features", augmented=True),
+        query,
+        replace(query, output_kind="features"),
+        replace(query, augmented=True),
+        replace(query, side="test"),
+        replace(query, output_kind="features", augmented=True),
     ]
-    assert len({address(experiment, each, data) for each in asked}) == 5
+    assert len({key_of(experiment, each, data) for each in asked}) == 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_images(make: Make, kind: str) -> None:
-    experiment, question = make(teacher=KINDS[kind]), question_for(kind)
+    experiment, query = make(teacher=KINDS[kind]), query_for(kind)
     data = federated.load(experiment)
     images = data.train.images.copy()
     images[-1, 0, 7, 7] += 1
     turned = replace(data, train=replace(data.train, images=data.train.images[::-1].copy()))
     changed = replace(data, train=replace(data.train, images=images))
-    keys = {address(experiment, question, each) for each in (data, turned, changed)}
+    keys = {key_of(experiment, query, each) for each in (data, turned, changed)}
     assert len(keys) == 3
-    assert address(experiment, replace(question, side="test"), changed) not in keys
+    assert key_of(experiment, replace(query, side="test"), changed) not in keys
 
 
 @pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"batch_size": 16}, {"fast_layers": False}], ids=str)
 @pytest.mark.parametrize("kind", ["zero_shot", "classifier", "supervised"])
 def test_precision_and_batch_size_change_bits(make: Make, kind: str, change: dict[str, Any]) -> None:
     first, other = make(teacher=KINDS[kind]), make(teacher=KINDS[kind] | change)
-    assert address(other) != address(first)
-    assert address(other, FEATURES) != address(first, FEATURES)
+    assert key_of(other) != key_of(first)
+    assert key_of(other, FEATURES) != key_of(first, FEATURES)
 
 
 class TestZeroShot:
@@ -132,50 +138,50 @@ class TestZeroShot:
             {**CLIP, "model": "ViT-B-16"},
             {**CLIP, "pretrained": "laion400m_e32"},
         ]
-        assert len({address(make(teacher=spec)) for spec in specs}) == len(specs)
+        assert len({key_of(make(teacher=spec)) for spec in specs}) == len(specs)
 
     def test_prompts_and_class_names_change_no_features(self, make: Make) -> None:
-        first = address(make(teacher=CLIP), FEATURES)
-        assert address(make(teacher={**CLIP, "prompts": "cifar18"}), FEATURES) == first
-        assert address(make(teacher={**CLIP, "classes": [str(n) for n in range(10)]}), FEATURES) == first
-        assert address(make(teacher={**CLIP, "model": "ViT-B-16"}), FEATURES) != first
+        first = key_of(make(teacher=CLIP), FEATURES)
+        assert key_of(make(teacher={**CLIP, "prompts": "cifar18"}), FEATURES) == first
+        assert key_of(make(teacher={**CLIP, "classes": [str(n) for n in range(10)]}), FEATURES) == first
+        assert key_of(make(teacher={**CLIP, "model": "ViT-B-16"}), FEATURES) != first
 
     def test_prompts_count_by_what_they_say(self, make: Make) -> None:
         """By name, or written out; the data's own classes, or the same as a list."""
-        first = address(make(teacher=CLIP))
-        assert address(make(teacher={**CLIP, "prompts": ["a photo of a {}."]})) == first
-        assert address(make(teacher={**CLIP, "classes": [str(n) for n in range(10)]})) == first
+        first = key_of(make(teacher=CLIP))
+        assert key_of(make(teacher={**CLIP, "prompts": ["a photo of a {}."]})) == first
+        assert key_of(make(teacher={**CLIP, "classes": [str(n) for n in range(10)]})) == first
 
     def test_the_datas_class_names_change_logits_but_no_features(self, make: Make) -> None:
         experiment = make(teacher=CLIP)
         data = federated.load(experiment)
         named = replace(data, train=replace(data.train, classes=tuple("abcdefghij")))
-        assert address(experiment, LOGITS, named) != address(experiment, LOGITS, data)
-        assert address(experiment, FEATURES, named) == address(experiment, FEATURES, data)
+        assert key_of(experiment, LOGITS, named) != key_of(experiment, LOGITS, data)
+        assert key_of(experiment, FEATURES, named) == key_of(experiment, FEATURES, data)
 
     def test_a_local_folder_counts_by_its_bytes(self, make: Make, tmp_path: Path) -> None:
         (tmp_path / "clip").mkdir()
         (tmp_path / "clip" / "weights").write_bytes(b"first")
         experiment = make(teacher={**CLIP, "model": f"local-dir:{tmp_path / 'clip'}", "pretrained": None})
-        logits, features = address(experiment), address(experiment, FEATURES)
+        logits, features = key_of(experiment), key_of(experiment, FEATURES)
         (tmp_path / "clip" / "weights").write_bytes(b"other")
-        assert address(experiment) != logits
-        assert address(experiment, FEATURES) != features
+        assert key_of(experiment) != logits
+        assert key_of(experiment, FEATURES) != features
         (tmp_path / "clip" / "weights").write_bytes(b"first")
-        assert address(experiment) == logits
+        assert key_of(experiment) == logits
         moved = (tmp_path / "clip").rename(tmp_path / "moved")
-        assert address(make(teacher={**CLIP, "model": f"local-dir:{moved}", "pretrained": None})) == logits
+        assert key_of(make(teacher={**CLIP, "model": f"local-dir:{moved}", "pretrained": None})) == logits
 
     def test_a_checkpoint_counts_by_its_bytes(self, make: Make, tmp_path: Path) -> None:
         weights = tmp_path / "weights.pt"
         weights.write_bytes(b"first")
         experiment = make(teacher={**CLIP, "pretrained": str(weights)})
-        first = address(experiment)
+        first = key_of(experiment)
         weights.write_bytes(b"other")
-        assert address(experiment) != first
+        assert key_of(experiment) != first
         weights.write_bytes(b"first")
         moved = weights.rename(tmp_path / "moved.pt")
-        assert address(make(teacher={**CLIP, "pretrained": str(moved)})) == first
+        assert key_of(make(teacher={**CLIP, "pretrained": str(moved)})) == first
 
 
 class TestClassifier:
@@ -183,17 +189,17 @@ class TestClassifier:
         weights = tmp_path / "weights.safetensors"
         weights.write_bytes(b"first")
         experiment = make(teacher={**TIMM, "pretrained": f"file:{weights}"})
-        first = address(experiment)
+        first = key_of(experiment)
         weights.write_bytes(b"other")
-        assert address(experiment) != first
+        assert key_of(experiment) != first
         weights.write_bytes(b"first")
         moved = weights.rename(tmp_path / "moved.safetensors")
-        assert address(make(teacher={**TIMM, "pretrained": f"file:{moved}"})) == first
+        assert key_of(make(teacher={**TIMM, "pretrained": f"file:{moved}"})) == first
 
     def test_another_model_tag_or_map(self, make: Make) -> None:
         mapped = {str(n): (n,) for n in range(10)}
         others = ({"model": "resnet34"}, {"pretrained": "a1_in1k"}, {"class_map": mapped})
-        assert len({address(make(teacher={**TIMM, **other})) for other in ({}, *others)}) == 4
+        assert len({key_of(make(teacher={**TIMM, **other})) for other in ({}, *others)}) == 4
 
 
 class TestSupervised:
@@ -201,14 +207,14 @@ class TestSupervised:
         "change", [{"epochs": 3}, {"lr": 0.1}, {"model": {"name": "cnn", "norm": "batch"}}], ids=str
     )
     def test_how_it_is_fitted(self, make: Make, change: dict[str, Any]) -> None:
-        assert address(make(teacher=STAND_IN | change)) != address(make(teacher=STAND_IN))
+        assert key_of(make(teacher=STAND_IN | change)) != key_of(make(teacher=STAND_IN))
 
     def test_the_seed_and_the_threads(self, make: Make) -> None:
         experiment = make(teacher=STAND_IN)
         data = federated.load(experiment)
         other_seed = make(teacher=STAND_IN, seed=1)
         two_threads = make(teacher=STAND_IN, resources={"cpus_per_client": 2})
-        assert len({address(each, data=data) for each in (experiment, other_seed, two_threads)}) == 3
+        assert len({key_of(each, data=data) for each in (experiment, other_seed, two_threads)}) == 3
 
     def test_the_public_split_its_labels_and_how_images_are_normalised(self, make: Make) -> None:
         experiment = make(teacher=STAND_IN)
@@ -222,34 +228,34 @@ class TestSupervised:
             replace(data, mean=data.mean + np.float32(0.01)),
             replace(data, std=data.std * np.float32(1.01)),
         ]
-        assert len({address(experiment, data=each) for each in others}) == len(others)
+        assert len({key_of(experiment, data=each) for each in others}) == len(others)
 
     def test_labels_that_clients_hold_play_no_part(self, make: Make) -> None:
         experiment = make(teacher=STAND_IN)
         data = federated.load(experiment)
         labels = np.zeros_like(data.train.labels)
         labels[data.public] = data.train.labels[data.public]
-        assert address(experiment, data=_labelled(data, labels)) == address(experiment, data=data)
+        assert key_of(experiment, data=_labelled(data, labels)) == key_of(experiment, data=data)
 
     def test_weights_that_it_begins_with_count_by_their_bytes(self, make: Make, tmp_path: Path) -> None:
         weights = tmp_path / "weights.safetensors"
         weights.write_bytes(b"first")
         experiment = make(teacher={**STAND_IN, "model": {"name": "cnn", "init": f"file:{weights}"}})
-        first = address(experiment)
+        first = key_of(experiment)
         weights.write_bytes(b"other")
-        assert address(experiment) != first
+        assert key_of(experiment) != first
 
 
 class TestAdapted:
     @pytest.mark.parametrize("change", [{"epochs": 3}, {"lr": 0.1}, {"momentum": 0.5}, {"batch_size": 8}], ids=str)
     @pytest.mark.parametrize("output_kind", ["logits", "head"])
     def test_how_it_is_fitted(self, make: Make, output_kind: Any, change: dict[str, Any]) -> None:
-        question = replace(OWN, output_kind=output_kind)
-        assert address(make(teacher=TUNED | change), question) != address(make(teacher=TUNED), question)
+        query = replace(OWN, output_kind=output_kind)
+        assert key_of(make(teacher=TUNED | change), query) != key_of(make(teacher=TUNED), query)
 
     def test_each_client_has_its_own_and_a_probe_is_not_a_fine_tuned_tower(self, make: Make) -> None:
         tuned, probe = make(teacher=TUNED), make(teacher=PROBE)
-        keys = {address(each, replace(OWN, client=client)) for each in (tuned, probe) for client in range(4)}
+        keys = {key_of(each, replace(OWN, client=client)) for each in (tuned, probe) for client in range(4)}
         assert len(keys) == 8
 
     def test_the_clients_examples_their_labels_and_the_seed(self, make: Make) -> None:
@@ -259,10 +265,10 @@ class TestAdapted:
         fewer = replace(data, shards=(data.shards[0], own[:-1], *data.shards[2:]))
         labels = data.train.labels.copy()
         labels[own[0]] = (labels[own[0]] + 1) % 10
-        keys = {address(experiment, OWN, each) for each in (data, fewer, _labelled(data, labels))}
+        keys = {key_of(experiment, OWN, each) for each in (data, fewer, _labelled(data, labels))}
         frozen = make(teacher={**TUNED, "backbone": TIMM})
         assert len(keys) == 3
-        assert address(make(teacher={**TUNED, "backbone": TIMM}, seed=1), OWN, data) != address(frozen, OWN, data)
+        assert key_of(make(teacher={**TUNED, "backbone": TIMM}, seed=1), OWN, data) != key_of(frozen, OWN, data)
 
     def test_the_other_clients_examples_play_no_part(self, make: Make) -> None:
         experiment = make(teacher=TUNED)
@@ -270,26 +276,26 @@ class TestAdapted:
         fewer = replace(data, shards=(data.shards[0][:-1], *data.shards[1:]))
         labels = data.train.labels.copy()
         labels[data.shards[0]] = 0
-        assert address(experiment, OWN, fewer) == address(experiment, OWN, data)
-        assert address(experiment, OWN, _labelled(data, labels)) == address(experiment, OWN, data)
+        assert key_of(experiment, OWN, fewer) == key_of(experiment, OWN, data)
+        assert key_of(experiment, OWN, _labelled(data, labels)) == key_of(experiment, OWN, data)
 
     def test_before_it_is_adapted_it_is_its_backbone(self, make: Make) -> None:
         """A probe's features, and what `check` asks, are found by everyone who uses the same backbone."""
         backbone = make(teacher=STAND_IN)
-        for question in (LOGITS, FEATURES, replace(LOGITS, side="test")):
-            assert address(make(teacher=PROBE), question) == address(backbone, question)
-            assert address(make(teacher=TUNED), question) == address(backbone, question)
+        for query in (LOGITS, FEATURES, replace(LOGITS, side="test")):
+            assert key_of(make(teacher=PROBE), query) == key_of(backbone, query)
+            assert key_of(make(teacher=TUNED), query) == key_of(backbone, query)
 
     def test_another_backbone(self, make: Make) -> None:
         other = {**TUNED, "backbone": {**STAND_IN, "epochs": 3}}
-        assert address(make(teacher=other), OWN) != address(make(teacher=TUNED), OWN)
+        assert key_of(make(teacher=other), OWN) != key_of(make(teacher=TUNED), OWN)
 
 
 def test_one_of_several_is_found_by_whoever_has_it_alone(make: Make) -> None:
     both = make(teacher={"kind": "ensemble", "teachers": [TIMM, STAND_IN]})
     data = federated.load(both)
-    assert address(both, TeacherQuery(0, "logits"), data) == address(make(teacher=TIMM), LOGITS, data)
-    assert address(both, TeacherQuery(1, "logits"), data) == address(make(teacher=STAND_IN), LOGITS, data)
+    assert key_of(both, TeacherQuery(0, "logits"), data) == key_of(make(teacher=TIMM), LOGITS, data)
+    assert key_of(both, TeacherQuery(1, "logits"), data) == key_of(make(teacher=STAND_IN), LOGITS, data)
 
 
 def test_digests_of_files_and_folders(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def message_of(file: Path, classes: tuple[str, ...] = CLASSES, **spec: Any) -> s
 
 class TestLogits:
     def test_they_are_timms(self, file: Path, model: torch.nn.Module) -> None:
-        found = teacher(file, tuple("abcdef")).ask(IMAGES)["logits"]
+        found = teacher(file, tuple("abcdef")).outputs(IMAGES)["logits"]
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, by_timm(model, IMAGES), rtol=1e-4, atol=1e-4)
         assert found.std(axis=0).min() > 0.01
@@ -71,16 +71,16 @@ class TestLogits:
     @pytest.mark.parametrize("name", ["test_vit", "mobilenetv3_small_050"])
     def test_of_other_families(self, tmp_path: Path, name: str) -> None:
         other = write(tmp_path / "other.safetensors", name=name)
-        found = teacher(tmp_path / "other.safetensors", tuple("abcdef"), name).ask(IMAGES[:2])["logits"]
+        found = teacher(tmp_path / "other.safetensors", tuple("abcdef"), name).outputs(IMAGES[:2])["logits"]
         np.testing.assert_allclose(found, by_timm(other, IMAGES[:2]), rtol=1e-4, atol=1e-4)
 
     def test_gray_images_count_as_colours_that_are_alike(self, file: Path, model: torch.nn.Module) -> None:
         gray = IMAGES[:, :1]
-        found = teacher(file, tuple("abcdef")).ask(gray)["logits"]
+        found = teacher(file, tuple("abcdef")).outputs(gray)["logits"]
         np.testing.assert_allclose(found, by_timm(model, gray.repeat(3, axis=1)), rtol=1e-4, atol=1e-4)
 
     def test_features_times_head(self, file: Path, model: torch.nn.Module) -> None:
-        answers = teacher(file, tuple("abcdef")).ask(IMAGES)
+        answers = teacher(file, tuple("abcdef")).outputs(IMAGES)
         head = model.get_classifier()
         by_hand = answers["features"] @ head.weight.detach().numpy().T + head.bias.detach().numpy()
         np.testing.assert_allclose(answers["logits"], by_hand, rtol=1e-4, atol=1e-4)
@@ -89,14 +89,14 @@ class TestLogits:
         self, file: Path, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HOME", str(file.parent))
-        found = teacher(Path("~") / file.name, tuple("abcdef")).ask(IMAGES)["logits"]
+        found = teacher(Path("~") / file.name, tuple("abcdef")).outputs(IMAGES)["logits"]
         np.testing.assert_allclose(found, by_timm(model, IMAGES), rtol=1e-4, atol=1e-4)
 
 
 class TestClassMap:
     def test_probabilities_of_a_classes_outputs_add_up(self, file: Path, model: torch.nn.Module) -> None:
         """In the order of the data's classes, not the map's."""
-        answers = teacher(file, CLASSES, class_map=MAP).ask(IMAGES)
+        answers = teacher(file, CLASSES, class_map=MAP).outputs(IMAGES)
         outputs = np.exp(by_timm(model, IMAGES).astype(np.float64))
         by_hand = np.log(np.stack([outputs[:, list(MAP[name])].sum(axis=1) for name in CLASSES], axis=1))
         np.testing.assert_allclose(answers["logits"], by_hand, rtol=1e-4, atol=1e-4)
@@ -105,7 +105,7 @@ class TestClassMap:
         np.testing.assert_allclose(softmax[:, 0], shares[:, [0, 2, 3]].sum(axis=1), rtol=1e-4)
 
     def test_outputs_that_mean_no_class_are_left_out(self, file: Path, model: torch.nn.Module) -> None:
-        found = teacher(file, CLASSES, class_map={"cat": (4,), "dog": (0,), "emu": (1,)}).ask(IMAGES)["logits"]
+        found = teacher(file, CLASSES, class_map={"cat": (4,), "dog": (0,), "emu": (1,)}).outputs(IMAGES)["logits"]
         np.testing.assert_allclose(found, by_timm(model, IMAGES)[:, [4, 0, 1]], rtol=1e-4, atol=1e-4)
 
     def test_large_outputs_stay_finite(self) -> None:
@@ -115,7 +115,7 @@ class TestClassMap:
     @pytest.mark.usefixtures("model")
     def test_features_are_those_before_the_models_own_head(self, file: Path) -> None:
         mapped, plain = teacher(file, CLASSES, class_map=MAP), teacher(file, tuple("abcdef"))
-        assert mapped.ask(IMAGES)["features"].tobytes() == plain.ask(IMAGES)["features"].tobytes()
+        assert mapped.outputs(IMAGES)["features"].tobytes() == plain.outputs(IMAGES)["features"].tobytes()
         assert mapped.width == plain.width == 256
 
 
@@ -127,7 +127,7 @@ class TestRefused:
 
     def test_other_number_of_outputs(self, file: Path) -> None:
         """They are loaded, for features or a linear probe; `Roster` refuses them where logits are asked."""
-        assert teacher(file, CLASSES).ask(IMAGES)["logits"].shape[1] == 6
+        assert teacher(file, CLASSES).outputs(IMAGES)["logits"].shape[1] == 6
 
     def test_a_class_that_the_data_lacks(self, file: Path) -> None:
         message = message_of(file, class_map=MAP | {"cart": (1,)})
@@ -137,7 +137,7 @@ class TestRefused:
     def test_a_class_without_outputs_of_the_model(self, file: Path, outputs: tuple[int, ...] | None) -> None:
         others = {name: group for name, group in MAP.items() if name != "dog"}
         message = message_of(file, class_map=others if outputs is None else others | {"dog": outputs})
-        said = "teacher.class_map: 'dog' needs one or more of the model's outputs 0 to 5, and has"
+        said = "teacher.class_map: 'dog' needs one or more of the model's outputs 0 to 5, it has"
         assert message == f"{said} {list(outputs or ())}."
 
     def test_an_empty_map(self, file: Path) -> None:
@@ -146,7 +146,7 @@ class TestRefused:
     def test_no_file(self, tmp_path: Path) -> None:
         message = message_of(tmp_path / "none.safetensors")
         assert message.startswith(
-            f"teacher.pretrained: 'file:{tmp_path}/none.safetensors' could not be loaded (No such"
+            f"teacher.pretrained: 'file:{tmp_path}/none.safetensors' could not be loaded (no such"
         )
 
     def test_a_damaged_file(self, tmp_path: Path) -> None:

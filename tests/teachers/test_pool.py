@@ -27,6 +27,10 @@ def experiment(file: Path, **wrapped: object) -> Experiment:
     return Experiment.model_validate({"data": data, "partition": partition, "teacher": teacher, "strategy": strategy})
 
 
+def pool(spec: Experiment, data: FederatedDataset) -> TeacherPool:
+    return TeacherPool(spec.teacher, data, spec.seed, CPU)
+
+
 @pytest.fixture(scope="module")
 def six_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Digits have ten classes."""
@@ -42,26 +46,26 @@ def data(six_outputs: Path) -> FederatedDataset:
 
 
 def test_logits_of_other_classes_are_refused(six_outputs: Path, data: FederatedDataset) -> None:
-    roster = TeacherPool(experiment(six_outputs), data, CPU)
-    said = "has 6 outputs, and the data 10 classes; say which outputs mean which class"
+    loaded = pool(experiment(six_outputs), data)
+    said = "has 6 outputs, but the data has 10 classes; map each class to outputs of the model"
     with pytest.raises(SpecError, match=said):
-        roster.answer(TeacherQuery(0, "logits"), np.arange(4), None)
+        loaded.compute(TeacherQuery(0, "logits"), np.arange(4), None)
     with pytest.raises(SpecError, match=said):
-        roster.online(0)
+        loaded.online_targets(0, {"logits"})
 
 
 def test_features_need_no_classes_of_ours(six_outputs: Path, data: FederatedDataset) -> None:
-    lesson = TeacherPool(experiment(six_outputs), data, CPU).answer(TeacherQuery(0, "features"), np.arange(6), None)
-    assert lesson.values.shape == (6, timm.create_model("test_efficientnet").num_features)
+    lesson = pool(experiment(six_outputs), data).compute(TeacherQuery(0, "features"), np.arange(6), None)
+    assert lesson.outputs.shape == (6, timm.create_model("test_efficientnet").num_features)
     assert lesson.passes == 6
-    assert lesson.flops == 6 * lesson.made_by["flops"] > 0
+    assert lesson.flops == 6 * lesson.produced_by["flops"] > 0
 
 
 def test_a_probe_gives_them_a_head_for_our_classes(six_outputs: Path, data: FederatedDataset) -> None:
-    roster = TeacherPool(experiment(six_outputs, method="linear_probe"), data, CPU)
+    loaded = pool(experiment(six_outputs, method="linear_probe"), data)
     own = data.shards[0]
-    features = roster.answer(TeacherQuery(0, "features"), own, None).values
-    head = roster.answer(TeacherQuery(0, "head", 0), np.arange(10), features).values
+    features = loaded.compute(TeacherQuery(0, "features"), own, None).outputs
+    head = loaded.compute(TeacherQuery(0, "head", 0), np.arange(10), features).outputs
     assert head.shape == (10, features.shape[1] + 1)
     right = (features @ head[:, :-1].T + head[:, -1]).argmax(axis=1) == data.train.labels[own]
     assert right.mean() > 0.5
@@ -72,4 +76,4 @@ def test_batches_beyond_the_memory_are_refused_by_name(six_outputs: Path, data: 
     assert spec.teacher is not None
     huge = spec.model_copy(update={"teacher": spec.teacher.model_copy(update={"batch_size": 10**12})})
     with pytest.raises(SpecError, match=r"^teacher.batch_size is 1000000000000, .* out of memory"):
-        TeacherPool(huge, data, CPU).answer(TeacherQuery(0, "features"), np.arange(6), None)
+        pool(huge, data).compute(TeacherQuery(0, "features"), np.arange(6), None)

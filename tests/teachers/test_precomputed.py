@@ -33,7 +33,7 @@ def teacher(file: Path, **columns: Any) -> PrecomputedTeacher:
 
 def message_of(file: Path, data: Dataset | None = None, **columns: Any) -> str:
     with pytest.raises(SpecError) as caught:
-        teacher(file, **columns).answers("logits", data or dataset())
+        teacher(file, **columns).outputs("logits", data or dataset())
     return str(caught.value)
 
 
@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> Path:
 def test_by_path(file: Path, kind: type) -> None:
     order = [3, 0, 4, 1, 2]
     given = LOGITS.astype(kind)
-    found = teacher(file, path=[PATHS[i] for i in order], logits=[given[i] for i in order]).answers("logits", dataset())
+    found = teacher(file, path=[PATHS[i] for i in order], logits=[given[i] for i in order]).outputs("logits", dataset())
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, given.astype(np.float32))
 
@@ -54,15 +54,15 @@ def test_by_path(file: Path, kind: type) -> None:
 def test_by_index(file: Path) -> None:
     order = [3, 0, 4, 1, 2]
     found = teacher(file, index=[ROWS[i] for i in order], logits=[LOGITS[i] for i in order])
-    np.testing.assert_array_equal(found.answers("logits", dataset(paths=False)), LOGITS)
-    np.testing.assert_array_equal(found.answers("logits", dataset()), LOGITS)
+    np.testing.assert_array_equal(found.outputs("logits", dataset(paths=False)), LOGITS)
+    np.testing.assert_array_equal(found.outputs("logits", dataset()), LOGITS)
 
 
 def test_of_some_of_the_images(file: Path) -> None:
     """The file may know more images than are asked for, and they are answered in the order of asking."""
     answers = teacher(file, path=PATHS, logits=list(LOGITS))
-    np.testing.assert_array_equal(answers.answers("logits", dataset().take(np.array([4, 1]))), LOGITS[[4, 1]])
-    np.testing.assert_array_equal(answers.answers("logits", dataset()), LOGITS)
+    np.testing.assert_array_equal(answers.outputs("logits", dataset().take(np.array([4, 1]))), LOGITS[[4, 1]])
+    np.testing.assert_array_equal(answers.outputs("logits", dataset()), LOGITS)
 
 
 class TestFeatures:
@@ -73,25 +73,25 @@ class TestFeatures:
     def test_alone(self, file: Path) -> None:
         order = [3, 0, 4, 1, 2]
         found = teacher(file, path=[PATHS[i] for i in order], features=[self.FEATURES[i] for i in order])
-        np.testing.assert_array_equal(found.answers("features", dataset()), self.FEATURES)
+        np.testing.assert_array_equal(found.outputs("features", dataset()), self.FEATURES)
 
     def test_beside_logits(self, file: Path) -> None:
         both = teacher(file, path=PATHS, logits=list(LOGITS), features=list(self.FEATURES))
-        np.testing.assert_array_equal(both.answers("features", dataset()), self.FEATURES)
-        np.testing.assert_array_equal(both.answers("logits", dataset()), LOGITS)
+        np.testing.assert_array_equal(both.outputs("features", dataset()), self.FEATURES)
+        np.testing.assert_array_equal(both.outputs("logits", dataset()), LOGITS)
 
     @pytest.mark.parametrize(("there", "asked"), [("features", "logits"), ("logits", "features")])
     def test_not_there(self, file: Path, there: str, asked: OutputKind) -> None:
         answers = teacher(file, path=PATHS, **{there: list(LOGITS)})
         with pytest.raises(SpecError) as caught:
-            answers.answers(asked, dataset())
-        assert str(caught.value) == (f"teacher.file: '{file}' has no column {asked}, which strategy.loss looks at.")
+            answers.outputs(asked, dataset())
+        assert str(caught.value) == (f"teacher.file: '{file}' has no column {asked}, which strategy.loss needs.")
 
     def test_not_finite(self, file: Path) -> None:
         answers = teacher(file, path=PATHS, features=[*self.FEATURES[:4], np.full(7, np.nan)])
         with pytest.raises(SpecError) as caught:
-            answers.answers("features", dataset())
-        assert str(caught.value) == f"teacher: '{file}' gives features that are not finite."
+            answers.outputs("features", dataset())
+        assert str(caught.value) == f"teacher: '{file}' has features that are not finite."
 
 
 def test_as_the_spec_names_it(file: Path) -> None:
@@ -101,7 +101,7 @@ def test_as_the_spec_names_it(file: Path) -> None:
     experiment = Experiment(teacher=Precomputed(file=file))
     data = federated.load(experiment)
     assert isinstance(experiment.teacher, Precomputed)
-    found = PrecomputedTeacher(experiment.teacher).answers("logits", data.train)
+    found = PrecomputedTeacher(experiment.teacher).outputs("logits", data.train)
     np.testing.assert_array_equal(found, logits)
 
 
@@ -127,12 +127,12 @@ def test_twice(file: Path) -> None:
 
 def test_images_that_are_not_asked_for_may_be_there_twice(file: Path) -> None:
     answers = teacher(file, path=[*PATHS, "f.png", "f.png"], logits=[*LOGITS, LOGITS[0], LOGITS[0]])
-    np.testing.assert_array_equal(answers.answers("logits", dataset()), LOGITS)
+    np.testing.assert_array_equal(answers.outputs("logits", dataset()), LOGITS)
 
 
 def test_other_class_count(file: Path) -> None:
     message = message_of(file, path=PATHS, logits=list(LOGITS[:, :2]))
-    assert message == f"teacher: '{file}' gives logits [5, 2], but five needs [5, 3] (images x classes)."
+    assert message == f"teacher: '{file}' has logits [5, 2], but five needs [5, 3] (images x classes)."
 
 
 def test_different_lengths(file: Path) -> None:
@@ -145,7 +145,7 @@ def test_not_finite(file: Path, bad: float) -> None:
     logits = LOGITS.copy()
     logits[2, 1] = bad
     message = message_of(file, path=PATHS, logits=list(logits))
-    assert message == f"teacher: '{file}' gives logits that are not finite."
+    assert message == f"teacher: '{file}' has logits that are not finite."
 
 
 def test_one_number_instead_of_a_list(file: Path) -> None:

@@ -66,7 +66,7 @@ class TestPrompts:
     @pytest.mark.parametrize("prompt", ["a photo", "a {} beside a {}", "a {name}"])
     def test_without_one_gap(self, prompt: str) -> None:
         message = messages_of(kind="zero_shot", prompts=["one {}", prompt])
-        assert message.endswith(f"must each have one {{}} for the class name, and '{prompt}' has not")
+        assert message.endswith(f"must each have one {{}} for the class name; '{prompt}' has {prompt.count('{}')}")
 
     def test_none_at_all(self) -> None:
         assert "at least 1 item" in messages_of(kind="zero_shot", prompts=[])
@@ -119,7 +119,7 @@ class TestAssignment:
 class TestServing:
     """`view` and `mode` are said once: by the outermost section."""
 
-    INNER = "must leave view and mode to the section around it"
+    INNER = "must not set view and mode; set them in the enclosing section"
 
     @pytest.mark.parametrize("served", [{"view": "proxy"}, {"mode": "online"}])
     def test_of_a_member(self, served: dict[str, str]) -> None:
@@ -133,11 +133,9 @@ class TestServing:
 
     @pytest.mark.parametrize("served", [{"view": "proxy"}, {"mode": "online"}])
     def test_precomputed_answers_are_for_plain_images(self, served: dict[str, str]) -> None:
-        assert "precomputed answers are for plain images" in messages_of(**TABLE, **served)
+        assert "precomputed outputs exist for plain images only" in messages_of(**TABLE, **served)
         message = messages_of(kind="ensemble", teachers=[CLIP, TABLE], **served)
-        assert message.endswith(
-            "precomputed answers are for plain images: leave its view 'plain' and its mode 'cached'"
-        )
+        assert message.endswith("precomputed outputs exist for plain images only: leave view 'plain' and mode 'cached'")
 
     def test_by_the_section_around_them(self) -> None:
         teacher = several(STAND_IN, {"kind": "adapted", "backbone": CLIP}, view="proxy", mode="online")

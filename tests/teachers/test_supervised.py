@@ -21,7 +21,7 @@ QUICK = Supervised(epochs=2)
 
 
 def logits(federated: FederatedDataset, images: np.ndarray, spec: Supervised = QUICK, seed: int = 0) -> np.ndarray:
-    return supervised.load(spec, federated, seed, CPU).ask(images)["logits"]
+    return supervised.load(spec, federated, seed, CPU).outputs(images)["logits"]
 
 
 def experiment(spec: Supervised = QUICK, seed: int = 0, **data: Any) -> Experiment:
@@ -85,28 +85,28 @@ def test_one_public_image_matters(digits: FederatedDataset) -> None:
 def test_an_images_logits_do_not_depend_on_the_others(digits: FederatedDataset) -> None:
     """The last of them fill a batch only partly; the answers are the same to the last bit."""
     teacher = supervised.load(Supervised(model=Proxy(norm="batch"), epochs=1), digits, 0, CPU)
-    all_of_them = teacher.ask(digits.test.images)["logits"]
+    all_of_them = teacher.outputs(digits.test.images)["logits"]
     some = np.array([300, 5, 17, 363])
-    assert teacher.ask(digits.test.images[some])["logits"].tobytes() == all_of_them[some].tobytes()
+    assert teacher.outputs(digits.test.images[some])["logits"].tobytes() == all_of_them[some].tobytes()
 
 
 def test_more_images_than_it_answers_at_once(digits: FederatedDataset) -> None:
     teacher = supervised.load(QUICK, digits, 0, CPU)
-    found = teacher.ask(digits.train.images)["logits"]
+    found = teacher.outputs(digits.train.images)["logits"]
     assert found.shape == (1433, 10)
-    assert teacher.ask(digits.train.images[1400:])["logits"].tobytes() == found[1400:].tobytes()
+    assert teacher.outputs(digits.train.images[1400:])["logits"].tobytes() == found[1400:].tobytes()
 
 
 def test_its_features_are_what_its_head_is_given(digits: FederatedDataset) -> None:
     teacher = supervised.load(QUICK, digits, 0, CPU)
-    answers = teacher.ask(digits.test.images)
+    answers = teacher.outputs(digits.test.images)
     assert answers["features"].shape == (364, teacher.width) == (364, 512)
     weight, bias = teacher.head.weight.numpy(), teacher.head.bias.numpy()
     np.testing.assert_allclose(answers["features"] @ weight.T + bias, answers["logits"], rtol=1e-4, atol=1e-4)
 
 
 def test_as_the_spec_names_it(digits: FederatedDataset) -> None:
-    found = loading.load(experiment().teacher, digits, 0, CPU).ask(digits.test.images)["logits"]
+    found = loading.load(experiment().teacher, digits, 0, CPU).outputs(digits.test.images)["logits"]
     assert found.tobytes() == logits(digits, digits.test.images).tobytes()
 
 
@@ -114,7 +114,7 @@ def test_read_only_images_as_rays_are(digits: FederatedDataset) -> None:
     images = digits.test.images.copy()
     images.flags.writeable = False
     teacher = supervised.load(QUICK, digits, 0, CPU)
-    assert teacher.ask(images)["logits"].tobytes() == teacher.ask(digits.test.images)["logits"].tobytes()
+    assert teacher.outputs(images)["logits"].tobytes() == teacher.outputs(digits.test.images)["logits"].tobytes()
 
 
 def test_a_public_split_that_rounds_to_nothing() -> None:

@@ -62,7 +62,7 @@ def teacher(request: pytest.FixtureRequest, tmp_path: Path) -> Teacher:
 
 def bits(teacher: Teacher, images: np.ndarray) -> list[bytes]:
     """Of each image's features and logits."""
-    answers = teacher.ask(images)
+    answers = teacher.outputs(images)
     return [f.tobytes() + z.tobytes() for f, z in zip(answers["features"], answers["logits"], strict=True)]
 
 
@@ -102,7 +102,7 @@ class TestAnswers:
         with torch.no_grad():
             head.weight.copy_(torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0]]))
             head.bias.copy_(torch.tensor([0.0, 10.0]))
-        answers = teacher_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), head).ask(IMAGES)
+        answers = teacher_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), head).outputs(IMAGES)
         means = (IMAGES / 255 - 0.5).mean(axis=(2, 3))
         np.testing.assert_allclose(answers["features"], means, atol=1e-6)
         by_hand = np.stack([means.sum(axis=1), means[:, 0] - means[:, 1] + 10], axis=1)
@@ -110,7 +110,7 @@ class TestAnswers:
         assert {answer.dtype for answer in answers.values()} == {np.dtype(np.float32)}
 
     def test_features_times_head_are_logits(self, teacher: Teacher) -> None:
-        answers = teacher.ask(IMAGES[:3])
+        answers = teacher.outputs(IMAGES[:3])
         assert isinstance(teacher.head, nn.Linear)
         assert answers["features"].shape == (3, teacher.width)
         by_hand = answers["features"] @ teacher.head.weight.numpy().T + teacher.head.bias.numpy()
@@ -118,12 +118,12 @@ class TestAnswers:
 
     @pytest.mark.parametrize("batch_size", [1, 2, 11, 64])
     def test_of_more_and_of_fewer_images_than_a_batch(self, batch_size: int) -> None:
-        answers, others = a_small_one().ask(IMAGES), a_small_one(batch_size=batch_size).ask(IMAGES)
+        answers, others = a_small_one().outputs(IMAGES), a_small_one(batch_size=batch_size).outputs(IMAGES)
         for name, answer in answers.items():
             np.testing.assert_allclose(others[name], answer, rtol=1e-5, atol=1e-6)
 
     def test_bf16_is_close_and_answers_in_float32(self, teacher: Teacher) -> None:
-        exact, rough = teacher.ask(IMAGES), replace(teacher, precision="bfloat16").ask(IMAGES)
+        exact, rough = teacher.outputs(IMAGES), replace(teacher, precision="bfloat16").outputs(IMAGES)
         for name, answer in exact.items():
             assert rough[name].dtype == np.float32
             assert not np.array_equal(rough[name], answer)
@@ -132,7 +132,7 @@ class TestAnswers:
     def test_no_gradients_are_kept(self) -> None:
         teacher = a_small_one()
         teacher.backbone.requires_grad_(True)
-        assert not teacher.answer(scaled(torch.from_numpy(IMAGES)))["logits"].requires_grad
+        assert not teacher.forward(scaled(torch.from_numpy(IMAGES)))["logits"].requires_grad
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_that_are_not_finite(self, bad: float) -> None:
@@ -140,8 +140,8 @@ class TestAnswers:
         assert isinstance(teacher.head, nn.Linear)
         with torch.no_grad():
             teacher.head.bias[1] = bad
-        with pytest.raises(SpecError, match=r"^teacher: ours gives answers that are not finite\.$"):
-            teacher.ask(IMAGES)
+        with pytest.raises(SpecError, match=r"^teacher: ours has outputs that are not finite\.$"):
+            teacher.outputs(IMAGES)
 
 
 class TestFlops:

@@ -78,46 +78,46 @@ class TestLogits:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_by_hand(self, clip: open_clip.CLIP, folder: Path, channels: int, prompts: tuple[str, ...]) -> None:
         data = dataset(channels)
-        found = teacher(folder, prompts=prompts).ask(data.images)["logits"]
+        found = teacher(folder, prompts=prompts).outputs(data.images)["logits"]
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected(clip, data, CLASSES, prompts), rtol=1e-4, atol=1e-4)
 
     def test_other_braces_than_the_gap(self, clip: open_clip.CLIP, folder: Path) -> None:
         data, prompts = dataset(), ("a {small} {} }",)
-        found = teacher(folder, prompts=prompts).ask(data.images)["logits"]
+        found = teacher(folder, prompts=prompts).outputs(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, CLASSES, prompts), rtol=1e-4, atol=1e-4)
 
     def test_small_images_are_enlarged(self, clip: open_clip.CLIP, folder: Path) -> None:
         data = dataset(channels=1, size=8)
-        found = teacher(folder).ask(data.images)["logits"]
+        found = teacher(folder).outputs(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, CLASSES, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
     def test_own_class_names(self, clip: open_clip.CLIP, folder: Path) -> None:
         data, names = dataset(), ("kitten", "ice bear", "large bird")
-        found = teacher(folder, classes=names).ask(data.images)["logits"]
+        found = teacher(folder, classes=names).outputs(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, names, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
     def test_overridden_class_names(self, clip: open_clip.CLIP, folder: Path) -> None:
         data, names = dataset(), ("kitten", "ice bear", "large bird")
         spec = ZeroShot(model=f"local-dir:{folder}", pretrained=None, classes=names)
-        found = zero_shot.load(spec, CLASSES, CPU).ask(data.images)["logits"]
+        found = zero_shot.load(spec, CLASSES, CPU).outputs(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, names, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
     def test_more_classes_than_open_clip_embeds_at_once(self, clip: open_clip.CLIP, folder: Path) -> None:
         names = tuple(f"number {i}" for i in range(23))
         data = dataset(count=2, classes=names)
-        found = teacher(folder, names, prompts=PROMPTS[:2]).ask(data.images)["logits"]
+        found = teacher(folder, names, prompts=PROMPTS[:2]).outputs(data.images)["logits"]
         np.testing.assert_allclose(found, expected(clip, data, names, PROMPTS[:2]), rtol=1e-4, atol=1e-4)
 
     def test_bias(self, tmp_path: Path) -> None:
         model = write_clip(tmp_path / "tiny", init_logit_bias=-10.0)
         data = dataset()
-        found = teacher(tmp_path / "tiny").ask(data.images)["logits"]
+        found = teacher(tmp_path / "tiny").outputs(data.images)["logits"]
         np.testing.assert_allclose(found, expected(model, data, CLASSES, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
     def test_features_are_embeddings_of_length_1(self, clip: open_clip.CLIP, folder: Path) -> None:
         """And so logits are their product with the prompts, times the scale."""
-        answers = teacher(folder).ask(dataset().images)
+        answers = teacher(folder).outputs(dataset().images)
         np.testing.assert_allclose(np.linalg.norm(answers["features"], axis=1), 1, rtol=1e-5)
         texts = clip.encode_text(open_clip.get_tokenizer("ViT-B-32")([PROMPTS[0].format(name) for name in CLASSES]))
         classes = texts.detach().numpy() / np.linalg.norm(texts.detach().numpy(), axis=1, keepdims=True)
@@ -126,15 +126,17 @@ class TestLogits:
 
     @pytest.mark.usefixtures("clip")
     def test_batch_size_does_not_matter(self, folder: Path) -> None:
-        together = teacher(folder).ask(dataset().images)["logits"]
+        together = teacher(folder).outputs(dataset().images)["logits"]
         np.testing.assert_allclose(
-            teacher(folder, batch_size=3).ask(dataset().images)["logits"], together, rtol=1e-5, atol=1e-5
+            teacher(folder, batch_size=3).outputs(dataset().images)["logits"], together, rtol=1e-5, atol=1e-5
         )
 
     @pytest.mark.usefixtures("clip")
     def test_frozen(self, folder: Path) -> None:
         found = teacher(folder)
-        assert found.ask(dataset().images)["logits"].tobytes() == found.ask(dataset().images)["logits"].tobytes()
+        assert (
+            found.outputs(dataset().images)["logits"].tobytes() == found.outputs(dataset().images)["logits"].tobytes()
+        )
 
     @pytest.mark.usefixtures("clip")
     def test_as_the_spec_names_it(self, folder: Path) -> None:
@@ -142,13 +144,13 @@ class TestLogits:
         experiment = Experiment(teacher=spec)
         data = federated.load(experiment)
         some = data.test.images[:5]
-        found = loading.load(experiment.teacher, data, 0, CPU).ask(some)["logits"]
+        found = loading.load(experiment.teacher, data, 0, CPU).outputs(some)["logits"]
         named = teacher(folder, tuple("0123456789"), prompts=PROMPTS)
-        assert found.tobytes() == named.ask(some)["logits"].tobytes()
+        assert found.tobytes() == named.outputs(some)["logits"].tobytes()
 
     def test_quick_gelu_of_the_folders_own_config(self, tmp_path: Path) -> None:
         model = write_clip(tmp_path / "quick", quick_gelu=True)
-        found = teacher(tmp_path / "quick").ask(dataset().images)["logits"]
+        found = teacher(tmp_path / "quick").outputs(dataset().images)["logits"]
         np.testing.assert_allclose(found, expected(model, dataset(), CLASSES, PROMPTS[:1]), rtol=1e-4, atol=1e-4)
 
 
@@ -176,12 +178,12 @@ class TestRegistered:
         with torch.inference_mode():
             image, text, scale = model(picture, prompts)
         np.testing.assert_allclose(
-            found.ask(dataset().images)["logits"][0], (scale * image @ text.T)[0], rtol=1e-4, atol=1e-4
+            found.outputs(dataset().images)["logits"][0], (scale * image @ text.T)[0], rtol=1e-4, atol=1e-4
         )
 
     def test_no_checkpoint(self, registered: str, tmp_path: Path) -> None:
         message = message_of(model=registered, pretrained=str(tmp_path / "none.pt"))
-        assert f"{registered} has no tag '{tmp_path}/none.pt', and that is no file" in message
+        assert f"{registered} has no tag '{tmp_path}/none.pt', and there is no such file" in message
 
     @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
     def test_damaged_checkpoint(self, registered: str, tmp_path: Path, suffix: str) -> None:
@@ -217,7 +219,7 @@ class TestQuickGelu:
         model = write_clip(tmp_path / "tiny", quick_gelu=quick)
         tag = PREPROCESS | {"file": str(tmp_path / "tiny" / "open_clip_model.safetensors"), "quick_gelu": quick}
         monkeypatch.setitem(open_clip.pretrained._PRETRAINED, registered, {"mine": tag})
-        found = zero_shot.load(ZeroShot(model=registered, pretrained="mine"), CLASSES, CPU).ask(dataset().images)[
+        found = zero_shot.load(ZeroShot(model=registered, pretrained="mine"), CLASSES, CPU).outputs(dataset().images)[
             "logits"
         ]
         by_hand = expected(model, dataset(), CLASSES, PROMPTS[:1])
@@ -240,7 +242,7 @@ class TestRefused:
         assert message_of(model=name) == f"teacher.model: open_clip has no model '{name}'; did you mean '{meant}'?"
 
     def test_unknown_tag(self) -> None:
-        said = "teacher.pretrained: ViT-B-32 has no tag '{}', and that is no file; "
+        said = "teacher.pretrained: ViT-B-32 has no tag '{}', and there is no such file; "
         assert message_of(model="ViT-B-32", pretrained="openia") == said.format("openia") + "did you mean 'openai'?"
         message = message_of(model="ViT-B-32", pretrained="/")
         assert message.startswith(said.format("/") + "its tags are")
@@ -249,9 +251,7 @@ class TestRefused:
 
     def test_random_weights(self) -> None:
         message = message_of(model="ViT-B-32", pretrained=None)
-        assert message == (
-            "teacher.pretrained: a teacher with random weights teaches nothing; name a tag or a checkpoint."
-        )
+        assert message == ("teacher.pretrained: is null, which means random weights; name a tag or a checkpoint.")
 
     def test_random_weights_of_a_folder_without_any(self, tmp_path: Path) -> None:
         write_clip(tmp_path / "tiny")
