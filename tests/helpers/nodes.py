@@ -1,4 +1,4 @@
-"""The cluster of launch/local, a small space for it, and what shell commands need in a test."""
+"""The cluster of launch/local, a small space for it, and helpers for shell commands."""
 
 import os
 import shutil
@@ -33,24 +33,26 @@ SPACE: dict[str, Any] = {
 def shell(
     command: Sequence[str | Path], environment: Mapping[str, str], seconds: float = 240
 ) -> subprocess.CompletedProcess[str]:
-    """Run to its end."""
+    """Run a command until it ends and return its output; raise TimeoutExpired after `seconds`."""
     return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=seconds, check=False)
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("", 0))
-        port: int = found.getsockname()[1]
+    """Returns a port that no process listens on."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        port: int = listener.getsockname()[1]
     return port
 
 
-def own_environment(folder: Path) -> dict[str, str]:
-    """This one without what concerns Ray, and with a home and a bank of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FEDRAY_"))}
-    return {**kept, "PATH": PATH, "HOME": str(folder), "FEDRAY_CACHE": str(folder / "cache")}
+def clean_environment(folder: Path) -> dict[str, str]:
+    """Returns this environment without the variables of Ray and fedray, with home and teacher cache below `folder`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FEDRAY_"))}
+    return {**inherited, "PATH": PATH, "HOME": str(folder), "FEDRAY_CACHE": str(folder / "cache")}
 
 
 def write_space(path: Path, **training: Any) -> Path:
+    """Write a space of two trials, with changes of the training section, and return its path."""
     space = {**SPACE, "base": {**SPACE["base"], "training": {**SPACE["base"]["training"], **training}}}
     path.write_text(yaml.safe_dump(space))
     return path
@@ -58,7 +60,7 @@ def write_space(path: Path, **training: Any) -> Path:
 
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """Ray's sockets lie below it; pytest's own folders have too long names for that."""
+    """Yields a temporary folder with a short path: Ray's sockets are below it, and their paths are limited."""
     folder = Path(tempfile.mkdtemp(prefix="fr", dir="/tmp"))
     try:
         yield folder
@@ -68,9 +70,9 @@ def short_folder() -> Iterator[Path]:
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[dict[str, str]]:
-    """The environment in which `cluster.sh` and fedray find it."""
+    """Start a cluster of `nodes` nodes and yield the environment with which fedray and `cluster.sh` use it."""
     with short_folder() as folder:
-        environment = own_environment(folder)
+        environment = clean_environment(folder)
         environment |= {"FEDRAY_CLUSTER": str(folder / "c"), "FEDRAY_CLUSTER_PORT": str(free_port())}
         environment |= {"OBJECT_STORE": "200000000"}
         try:
@@ -82,13 +84,13 @@ def cluster(nodes: int) -> Iterator[dict[str, str]]:
             shell([SCRIPT, "down"], environment)
 
 
-def session(leader: int) -> list[int]:
-    """The processes of a session."""
-    found = subprocess.run(["pgrep", "--session", str(leader)], text=True, capture_output=True, check=False)
-    return [int(line) for line in found.stdout.split()]
+def session_pids(leader: int) -> list[int]:
+    """Returns the process ids of a session."""
+    result = subprocess.run(["pgrep", "--session", str(leader)], text=True, capture_output=True, check=False)
+    return [int(line) for line in result.stdout.split()]
 
 
-def end(leader: int) -> None:
-    """End a session that a test has started."""
-    for process in session(leader):
+def kill_session(leader: int) -> None:
+    """Kill all processes of a session that a test started."""
+    for process in session_pids(leader):
         os.kill(process, signal.SIGKILL)

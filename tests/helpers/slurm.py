@@ -1,6 +1,6 @@
-"""A Slurm of one node on this machine: its daemons in a PID namespace of their own, its state in one folder.
+"""A Slurm of one node on this machine, with its daemons in a PID namespace and its state in one folder.
 
-The namespace keeps `ray stop`, which ends all Ray of a user on a machine, from what else runs here.
+The namespace protects other Ray processes of this machine from `ray stop`, which stops all Ray of a user.
 """
 
 import os
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-NEEDED = ("slurmctld", "slurmd", "munged", "unshare")
+PROGRAMS = ("slurmctld", "slurmd", "munged", "unshare")
 
 CONFIGURATION = """
 ClusterName=test
@@ -56,47 +56,47 @@ wait
 """
 
 
-def missing() -> str:
-    """What keeps Slurm from being started here, in one clear sentence, or nothing."""
-    if absent := [tool for tool in NEEDED if shutil.which(tool) is None]:
-        return f"Slurm cannot be started here: {', '.join(absent)} not found (packages slurm-wlm and munge)."
-    return "" if os.geteuid() == 0 else "Slurm cannot be started here: only root may."
+def missing_requirement() -> str:
+    """Returns a sentence that names the missing requirement of Slurm, or ""."""
+    if missing := [tool for tool in PROGRAMS if shutil.which(tool) is None]:
+        return f"Slurm cannot be started here: {', '.join(missing)} not found (packages slurm-wlm and munge)."
+    return "" if os.geteuid() == 0 else "Slurm cannot be started here: it needs root."
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """A Slurm that runs."""
+    """A running Slurm."""
 
     folder: Path
 
     @property
     def environment(self) -> Mapping[str, str]:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where fedray and ray are
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the folder of fedray and ray
         return os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
 
     def __call__(self, *command: str, cwd: Path | None = None) -> str:
-        """What a command of Slurm's prints."""
-        said = subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=60)
-        assert said.returncode == 0, said.stderr
-        return said.stdout.strip() or said.stderr.strip()
+        """Run a Slurm command and return its output."""
+        result = subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip() or result.stderr.strip()
 
     def show(self, job: str) -> dict[str, str]:
-        """What is known about a job: JobState, Restarts, ExitCode, ..."""
+        """Returns the fields of a job: JobState, Restarts, ExitCode, ..."""
         words = self("scontrol", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, job: str, *states: str, seconds: float = 240) -> dict[str, str]:
-        """Until the job is in one of the states."""
+        """Wait until the job is in one of the states and return its fields."""
         deadline = time.monotonic() + seconds
-        while (shown := self.show(job))["JobState"] not in states:
-            assert time.monotonic() < deadline, shown
+        while (fields := self.show(job))["JobState"] not in states:
+            assert time.monotonic() < deadline, fields
             time.sleep(0.5)
-        return shown
+        return fields
 
 
 @contextmanager
-def started(folder: Path, gpus: int = 0) -> Iterator[Slurm]:
-    """A Slurm with one node of two CPUs and so many pretended GPUs."""
+def start_slurm(folder: Path, gpus: int = 0) -> Iterator[Slurm]:
+    """Start a Slurm with one node of two CPUs and `gpus` fake GPUs; stop it at the end of the block."""
     _configure(folder, gpus)
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", DAEMONS]
     with (folder / "daemons.log").open("w") as log:
@@ -106,7 +106,7 @@ def started(folder: Path, gpus: int = 0) -> Iterator[Slurm]:
         _wait_for_node(slurm)
         yield slurm
     finally:
-        daemons.kill()  # and with it its namespace
+        daemons.kill()  # which ends the namespace and all its processes
         daemons.wait()
 
 
@@ -127,17 +127,17 @@ def _configure(folder: Path, gpus: int) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _free_job() -> int:
-    """An id for the first job, such that the port that its Ray takes is nobody's here."""
+    """Returns an id for the first job, with which the port of its Ray is free."""
     while True:
         job = secrets.randbelow(9000) + 1000
-        with socket.socket() as tried, suppress(OSError):
-            tried.bind(("", 20000 + job))
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("", 20000 + job))
             return job
 
 
@@ -145,8 +145,8 @@ def _wait_for_node(slurm: Slurm) -> None:
     deadline = time.monotonic() + 60
     command = ["sinfo", "--noheader", "--format=%T"]
     while True:
-        said = subprocess.run(command, env=slurm.environment, capture_output=True, text=True)
-        if said.stdout.strip() == "idle":
+        result = subprocess.run(command, env=slurm.environment, capture_output=True, text=True)
+        if result.stdout.strip() == "idle":
             return
-        assert time.monotonic() < deadline, said.stdout + said.stderr + (slurm.folder / "daemons.log").read_text()
+        assert time.monotonic() < deadline, result.stdout + result.stderr + (slurm.folder / "daemons.log").read_text()
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""launch/kubernetes: its fields against the published ones, and its commands run here."""
+"""launch/kubernetes: the manifests fit the published fields, and their commands run without Kubernetes."""
 
 import copy
 import re
@@ -19,33 +19,33 @@ SIMPLE = {"string": str, "integer": int, "number": int | float, "boolean": bool,
 MANIFESTS = {path.name: list(yaml.safe_load_all(path.read_text())) for path in sorted(FOLDER.glob("*.yaml"))}
 
 
-def faults(value: Any, kind: Any, at: str) -> Iterator[str]:
-    """What is not as the published types have it."""
+def field_errors(value: Any, kind: Any, at: str) -> Iterator[str]:
+    """Yields a sentence for each value that differs from the published types."""
     if isinstance(kind, list):
         yield from (
-            faults_of_items(value, kind[0], at) if isinstance(value, list) else [f"{at} is to be a list, not {value!r}"]
+            item_errors(value, kind[0], at) if isinstance(value, list) else [f"{at} must be a list, not {value!r}"]
         )
     elif isinstance(kind, dict):
         for name, item in value.items():
-            yield from faults(item, kind["*"], f"{at}.{name}")
+            yield from field_errors(item, kind["*"], f"{at}.{name}")
     elif kind in SIMPLE:
         if not isinstance(value, SIMPLE[kind]) or (isinstance(value, bool) and kind in ("integer", "number")):
-            yield f"{at} is to be of type {kind}, not {value!r}"
+            yield f"{at} must be of type {kind}, not {value!r}"
     else:
         for name, item in value.items():
             if name in FIELDS[kind]:
-                yield from faults(item, FIELDS[kind][name], f"{at}.{name}")
+                yield from field_errors(item, FIELDS[kind][name], f"{at}.{name}")
             else:
                 yield f"{at}.{name} is not a field of {kind}"
 
 
-def faults_of_items(values: list[Any], kind: Any, at: str) -> Iterator[str]:
+def item_errors(values: list[Any], kind: Any, at: str) -> Iterator[str]:
     for place, item in enumerate(values):
-        yield from faults(item, kind, f"{at}[{place}]")
+        yield from field_errors(item, kind, f"{at}[{place}]")
 
 
-def all_faults(document: Any) -> list[str]:
-    return list(faults(document, document["kind"], document["kind"]))
+def all_errors(document: Any) -> list[str]:
+    return list(field_errors(document, document["kind"], document["kind"]))
 
 
 def job() -> Any:
@@ -53,7 +53,7 @@ def job() -> Any:
 
 
 def pods() -> Iterator[Any]:
-    """All pod templates."""
+    """Yields all pod templates."""
     spec = job()["spec"]
     yield spec["submitterPodTemplate"]
     yield spec["rayClusterSpec"]["headGroupSpec"]["template"]
@@ -61,42 +61,42 @@ def pods() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_all_fields_are_published_ones(name: str) -> None:
-    assert [fault for document in MANIFESTS[name] for fault in all_faults(document)] == []
+def test_all_fields_are_published(name: str) -> None:
+    assert [error for document in MANIFESTS[name] for error in all_errors(document)] == []
 
 
-def test_a_misspelt_field_or_a_wrong_type_would_be_seen() -> None:
+def test_misspelt_field_or_wrong_type_is_reported() -> None:
     wrong = job()
     wrong["spec"]["backofflimit"] = wrong["spec"].pop("backoffLimit")
     head = wrong["spec"]["rayClusterSpec"]["headGroupSpec"]
     head["rayStartParams"]["num-cpus"] = 0
     head["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
     wrong["spec"]["rayClusterSpec"]["authOptions"] = {"secret": "fedray-token"}
-    assert all_faults(wrong) == [
+    assert all_errors(wrong) == [
         "RayJob.spec.rayClusterSpec.authOptions.secret is not a field of AuthOptions",
-        "RayJob.spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus is to be of type string, not 0",
+        "RayJob.spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus must be of type string, not 0",
         "RayJob.spec.rayClusterSpec.headGroupSpec.template.spec.containers[0].imagePolicy is not a field of Container",
         "RayJob.spec.backofflimit is not a field of RayJobSpec",
     ]
 
 
-def test_the_job_makes_the_very_cluster_of_the_other_file() -> None:
+def test_job_and_cluster_manifests_describe_the_same_cluster() -> None:
     assert job()["spec"]["rayClusterSpec"] == MANIFESTS["raycluster.yaml"][0]["spec"]
 
 
-def test_ray_is_that_of_the_image() -> None:
+def test_ray_version_is_that_of_the_constraints() -> None:
     installed = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert installed is not None
     assert job()["spec"]["rayClusterSpec"]["rayVersion"] == installed[1]
 
 
-def test_a_token_is_asked_for_and_is_in_no_file() -> None:
+def test_token_is_required_and_in_no_file() -> None:
     assert job()["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token", "secretName": "fedray-token"}
     assert not any(document["kind"] == "Secret" for documents in MANIFESTS.values() for document in documents)
     assert "--from-file=auth_token=/dev/stdin" in (FOLDER / "README.md").read_text()
 
 
-def test_pods_have_no_more_rights_than_they_need() -> None:
+def test_pods_have_minimal_rights() -> None:
     for pod in pods():
         assert pod["spec"]["securityContext"]["runAsNonRoot"]
         assert pod["spec"]["automountServiceAccountToken"] is False
@@ -107,12 +107,12 @@ def test_pods_have_no_more_rights_than_they_need() -> None:
             }
 
 
-def test_the_policy_covers_all_pods() -> None:
+def test_network_policy_covers_all_pods() -> None:
     policy = MANIFESTS["networkpolicy.yaml"][0]["spec"]
     assert all(pod["metadata"]["labels"] == policy["podSelector"]["matchLabels"] for pod in pods())
 
 
-def test_claims_are_made_for_all_nodes() -> None:
+def test_volume_claims_are_shared_by_all_nodes() -> None:
     claims = {claim["metadata"]["name"]: claim["spec"]["accessModes"] for claim in MANIFESTS["storage.yaml"]}
     for pod in pods():
         volumes = pod["spec"].get("volumes", [])
@@ -124,17 +124,17 @@ def test_claims_are_made_for_all_nodes() -> None:
 
 
 def submitted(entrypoint: str) -> str:
-    """What the head gets: KubeRay writes the entrypoint into a shell's line, and `ray job submit` joins the words."""
+    """Returns the command on the head: KubeRay passes the entrypoint to a shell, `ray job submit` joins the words."""
     return subprocess.list2cmdline(shlex.split(entrypoint))
 
 
-def test_the_entrypoint_comes_through_two_shells() -> None:
-    """A bare && would be the submitter's, and DONE be looked for where there are no results."""
+def test_entrypoint_survives_two_shells() -> None:
+    """The submitter's shell would run the part after a bare &&, in a pod that has no results."""
     assert shlex.split(submitted(job()["spec"]["entrypoint"])) == shlex.split(job()["spec"]["entrypoint"])
 
 
 @pytest.mark.parametrize("pod", list(pods()))
-def test_what_is_done_before_a_stop_is_valid_shell(pod: Any) -> None:
+def test_pre_stop_hook_is_valid_shell(pod: Any) -> None:
     for container in pod["spec"]["containers"]:
         command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["true"])
         if command[:2] == ["bash", "-c"]:
@@ -145,8 +145,8 @@ def test_what_is_done_before_a_stop_is_valid_shell(pod: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_entrypoint_runs_stops_and_goes_on(tmp_path: Path) -> None:
-    """Stopped before its end it fails, so that KubeRay tries again; the next try ends it."""
+def test_entrypoint_fails_when_stopped_and_then_resumes(tmp_path: Path) -> None:
+    """A stopped sweep exits with an error, so that KubeRay retries it; the retry finishes the study."""
     write_space(tmp_path / "study.yaml", rounds=40)
     command = (
         submitted(job()["spec"]["entrypoint"]).replace("/specs", str(tmp_path)).replace("/results", f"{tmp_path}/r")
@@ -166,10 +166,10 @@ def test_the_entrypoint_runs_stops_and_goes_on(tmp_path: Path) -> None:
 
 
 def wait_for_rounds(results: Path, process: subprocess.Popen[str]) -> None:
-    """Some trial has come to its third round."""
+    """Wait until a trial has finished its third round."""
     for _ in range(600):
         assert process.poll() is None, process.communicate()
         if any(path.read_text().count("\n") > 3 for path in results.glob("study/*/rounds.csv")):
             return
         time.sleep(0.2)
-    raise AssertionError("no rounds in two minutes")
+    raise AssertionError("no trial finished three rounds within two minutes")

@@ -1,4 +1,4 @@
-"""launch/vms: what Ray's cluster launcher makes of the recipes before it begins, and what they must say."""
+"""launch/vms: the recipes fit the schema of Ray's cluster launcher and require a token."""
 
 import json
 import re
@@ -18,37 +18,37 @@ recipes = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
 def read(recipe: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(recipe.read_text())
-    return found
+    config: dict[str, Any] = yaml.safe_load(recipe.read_text())
+    return config
 
 
-def starts(config: dict[str, Any]) -> list[str]:
+def start_commands(config: dict[str, Any]) -> list[str]:
     commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     return [command for command in commands if "ray start" in command]
 
 
-def test_there_is_one_for_machines_and_one_for_a_cloud() -> None:
+def test_one_recipe_is_for_a_cloud_and_one_for_own_machines() -> None:
     assert [read(recipe)["provider"]["type"] for recipe in RECIPES] == ["aws", "local"]
 
 
 @recipes
-def test_fits_rays_schema(recipe: Path) -> None:
+def test_recipe_fits_the_schema_of_ray(recipe: Path) -> None:
     validate(read(recipe), SCHEMA)
 
 
 @recipes
-def test_brings_all_that_the_software_is_installed_from(recipe: Path) -> None:
+def test_recipe_copies_all_files_of_the_installation(recipe: Path) -> None:
     mounts = read(recipe)["file_mounts"]
-    brought = {here for there, here in mounts.items() if there == f"~/fedray/{here}"}
-    assert {path for path in brought if not (ROOT / path).exists()} == set()
+    copied = {local for remote, local in mounts.items() if remote == f"~/fedray/{local}"}
+    assert {path for path in copied if not (ROOT / path).exists()} == set()
     packages = re.findall(r'"(\w+)\*"', (ROOT / "pyproject.toml").read_text())
-    assert brought >= {*packages, "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE"}
+    assert copied >= {*packages, "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE"}
 
 
 @recipes
-def test_every_node_asks_for_the_token_and_none_shows_a_dashboard(recipe: Path) -> None:
+def test_nodes_require_a_token_and_have_no_dashboard(recipe: Path) -> None:
     config = read(recipe)
-    head, worker = starts(config)
+    head, worker = start_commands(config)
     assert "--head" in head
     assert "--include-dashboard=false" in head
     assert "$RAY_HEAD_IP:6379" in worker
@@ -59,8 +59,8 @@ def test_every_node_asks_for_the_token_and_none_shows_a_dashboard(recipe: Path) 
     assert "chmod 600 ~/.ray/auth_token" in config["setup_commands"][0]
 
 
-def test_the_cloud_has_as_many_workers_as_it_may() -> None:
-    """fedray takes what is there, and asks the autoscaler for nothing."""
+def test_cloud_recipe_starts_its_maximum_number_of_workers() -> None:
+    """fedray requests no machines from the autoscaler."""
     config = read(ROOT / "launch" / "vms" / "aws.yaml")
     types = config["available_node_types"]
     workers = [kind for name, kind in types.items() if name != config["head_node_type"]]
