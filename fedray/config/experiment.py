@@ -15,7 +15,7 @@ from fedray.teachers.sections import Adapted, AnyTeacher, Ensemble, Supervised, 
 from fedray.training.sections import Evaluation, Training
 
 EXECUTION_SECTIONS = ("resources", "checkpoint")
-"""Sections that do not decide a result; a run may be resumed with other values."""
+"""Sections that do not decide a result; a run may be resumed with other values of their fields."""
 
 
 class Checkpoint(Section):

@@ -70,7 +70,7 @@ def _annotations_at(path: Sequence[str]) -> list[object]:
 
 
 def _inside(annotations: Sequence[object], part: str | int) -> list[object]:
-    """Returns what may stand at this field of a section, index of a list or key of a mapping."""
+    """Returns the annotations of a field of a section, an index of a list or a key of a mapping."""
     fields = [m.model_fields[str(part)].annotation for m in _sections(annotations) if part in m.model_fields]
     entries = [get_args(a)[0] for a in annotations if get_origin(a) is tuple and isinstance(part, int)]
     values = [get_args(a)[1] for a in annotations if get_origin(a) is dict]
@@ -78,7 +78,7 @@ def _inside(annotations: Sequence[object], part: str | int) -> list[object]:
 
 
 def _members(annotation: object) -> list[object]:
-    """Returns the members of a union, nested unions flattened; of another annotation itself."""
+    """Returns the members of a union, with nested unions flattened, or else the annotation itself."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):

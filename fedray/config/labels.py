@@ -30,7 +30,7 @@ def short_fields(fields: Sequence[str]) -> dict[str, str]:
 
 
 def value_label(value: object, axis_values: Sequence[object]) -> str:
-    """Returns the label of one value of an axis: of a section the fields in which the axis's sections differ."""
+    """Returns the label of one value of an axis; a section shows the fields in which the axis's sections differ."""
     sections = [other for other in axis_values if isinstance(other, dict)]
     if not isinstance(value, dict) or len(sections) < 2:
         return _text(value)

@@ -49,7 +49,7 @@ class Space:
     search: Search
 
     def runs(self) -> list[Run]:
-        """Returns each distinct experiment of the space once, in the order of its axes; optuna's are not included."""
+        """Returns each distinct experiment of the space once, in the order of its axes."""
         points = space.random_points if self.search.algorithm == "random" else space.combinations
         runs: dict[str, Run] = {}
         for assignment in points(self.axes, self.search.samples, self.seed):

@@ -35,8 +35,8 @@ class Search(Section):
     mutations: dict[str, Annotated[tuple[float, ...], Field(min_length=2)]] | None = Field(None, validate_default=True)
     """For `pbt`: values to choose from, by field, for fields that may change between rounds."""
     max_concurrent: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Number of trials that run at once. `auto`: on CPUs one per `cpus_per_client` cores, on GPUs as many as have
-    GPUs for all clients of a cohort."""
+    """Number of trials that run at once. `auto`: on CPUs one per `cpus_per_client` cores, on GPUs as many as leave
+    each trial the GPUs for all clients of its cohort."""
     retries: int = Field(1, ge=0)
     """Number of times to retry a failed trial; a trial with an invalid spec is not retried."""
     log_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)

@@ -38,7 +38,7 @@ class Dataset:
 
     @cached_property
     def image_digest(self) -> str:
-        """SHA-256 of the images in their order; labels and paths do not enter."""
+        """SHA-256 of the images in their order, whatever their labels and paths."""
         return digest(self.images)
 
     def take(self, positions: Indices) -> "Dataset":

@@ -1,4 +1,4 @@
-"""One problem that the doctor found, and helpers to word it."""
+"""One problem that the doctor found, and helpers for its wording."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

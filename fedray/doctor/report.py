@@ -63,7 +63,7 @@ class SharedPath:
     error: str = ""
     """Why this process cannot write to it; empty if it can."""
     access: Mapping[str, Access] = field(default_factory=dict)
-    """By name of the node, of nodes that responded."""
+    """Access by node name; unresponsive nodes are left out."""
 
     @property
     def is_uri(self) -> bool:
@@ -73,18 +73,18 @@ class SharedPath:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """The state of a node as its own process determined it."""
+    """The state of a node, determined by a process of that node."""
 
     software: Software
     disk: Bytes
-    """Of the disk to which Ray spills objects."""
+    """The disk to which Ray spills objects."""
     temp_folder: str
     """The folder to which Ray spills objects."""
     working_folder: str
     """The working folder of Ray's processes."""
     memory: Bytes | None = None
     clock_offset_s: float = 0.0
-    """Seconds by which the node's clock is ahead of this process's, at least; negative if behind."""
+    """Seconds by which the node's clock is ahead of this process's (a lower bound); negative if behind."""
     file_sizes: Mapping[str, int | None] = field(default_factory=dict)
     """Approximate bytes by the file's name in the spec; None for a missing file."""
     gpus: Sequence[Gpu] | None = None
@@ -126,15 +126,15 @@ class Node:
 
 @dataclass(frozen=True)
 class ClusterReport:
-    """Everything that the checks read."""
+    """The input of all checks."""
 
     nodes: Sequence[Node]
     software: Software
-    """Of this process."""
+    """The software of this process."""
     results: SharedPath | None = None
     teacher_cache: SharedPath | None = None
     requirements: Requirements | None = None
-    """Of the spec; None without a spec."""
+    """The requirements of the spec; None without a spec."""
     actor_error: str = ""
     """Why no actor starts on this node; empty if one does."""
     has_results_option: bool = False

@@ -22,7 +22,7 @@ class RequiredFile:
     text: str
     """Its name in the spec."""
     on_every_node: bool
-    """Whether every node reads it, not this one alone."""
+    """Whether every node reads it, or only this one."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def describe_actor(plan: Plan) -> str:
 
 
 def capacity(report: ClusterReport) -> Iterator[Finding]:
-    """The actors of each experiment must fit on the nodes."""
+    """Yields plans whose actors do not fit on the nodes."""
     if report.requirements is None:
         return
     try:
@@ -48,7 +48,7 @@ def capacity(report: ClusterReport) -> Iterator[Finding]:
 
 
 def other_jobs(report: ClusterReport) -> Iterator[Finding]:
-    """Resources that other jobs hold delay the start of actors."""
+    """Yields a finding if resources of other jobs delay the start of actors."""
     held = _held_resources(report)
     if not held:
         return

@@ -18,7 +18,7 @@ def versions(report: ClusterReport) -> Iterator[Finding]:
     other_fedray = set[str]()
     for package in {package: None for packages in versions_by_name.values() for package in packages}:
         installed = {name: packages.get(package, "") for name, packages in versions_by_name.items()}
-        if package == SOURCE:  # another version of fedray has another source, of course
+        if package == SOURCE:  # another version of fedray always has another source
             installed = {name: version for name, version in installed.items() if name not in other_fedray}
         usual, differing = _group_by_version(installed)
         for version, names in differing.items():
