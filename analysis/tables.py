@@ -1,6 +1,6 @@
 """The tables of a report: settings by conditions, over seeds, beside their baselines.
 
-`named` are runs as `naming.name_runs` and `outcomes.outcomes` give them. Accuracies are shares from 0 to 1.
+`named` are runs as `labels.name_runs` and `outcomes.outcomes` give them. Accuracies are shares from 0 to 1.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.naming import CONDITIONS
+from analysis.labels import CONDITION_SECTIONS
 from analysis.outcomes import rounds_to
 from analysis.stats import holm, paired_p
 from fedray.results.loader import varying_fields
@@ -122,7 +122,7 @@ def _over_seeds(named: pd.DataFrame, value: str) -> pd.DataFrame:
 def _pairs(named: pd.DataFrame, value: str, baseline: str) -> pd.DataFrame:
     """A row per run that has a run of the baseline to stand beside it, and their `difference`."""
     algorithms = ("strategy.", "teacher.")
-    shared = [field for field in varying_fields(named) if not field.startswith((*algorithms, *CONDITIONS))]
+    shared = [field for field in varying_fields(named) if not field.startswith((*algorithms, *CONDITION_SECTIONS))]
     training = pd.Series("", named.index)
     for field in shared:
         training = training + " / " + named[field].astype(str)

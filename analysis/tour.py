@@ -9,7 +9,7 @@ import sys
 from analysis import tables
 from analysis.diagnosis import diagnose
 from analysis.figures import curves, sweeps
-from analysis.naming import name_runs
+from analysis.labels import name_runs
 from analysis.outcomes import comparable, outcomes, spent
 from analysis.records import load
 

@@ -13,7 +13,7 @@ from analysis.tables import best_of_families
 def diagnose(named: pd.DataFrame, rounds: pd.DataFrame, clients: pd.DataFrame) -> list[Finding]:
     """The failure signatures of a study, in the order in which they should be read; warnings first.
 
-    `named` as `naming.name_runs` and `outcomes.outcomes` give it, with `outcomes.spent` joined; `rounds` are evaluated
+    `named` as `labels.name_runs` and `outcomes.outcomes` give it, with `outcomes.spent` joined; `rounds` are evaluated
     ones of these runs; `clients` as `Records.clients` gives them of some or all.
     """
     if named.empty:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.diagnosis.finding import Finding
-from analysis.naming import CONDITIONS
+from analysis.labels import CONDITION_SECTIONS
 from analysis.stats import ENOUGH, holm, paired_p
 from analysis.text import counted, each, listed, points
 from fedray.results.loader import varying_fields
@@ -29,7 +29,7 @@ def slopes(named: pd.DataFrame, field: str) -> pd.DataFrame:
     Least squares of `last` over log10 of the field, among runs whose data and partition differ in nothing else, then
     averaged; NaN where a seed lacks some of its values.
     """
-    others = [other for other in varying_fields(named) if other.startswith(CONDITIONS) and other != field]
+    others = [other for other in varying_fields(named) if other.startswith(CONDITION_SECTIONS) and other != field]
     groups = named.groupby(["family", "seed", *others], observed=True, dropna=False)
     whole = named[field].nunique()
     found = {key: _slope(own[field], own["last"]) if own[field].nunique() == whole else np.nan for key, own in groups}

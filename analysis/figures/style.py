@@ -1,4 +1,4 @@
-"""How figures look: one colour per algorithm everywhere, readable without colour vision, on light and on dark."""
+"""Style of figures: one colour per algorithm, readable without colour vision, on light and on dark backgrounds."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,21 +7,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fedray.strategies import STRATEGIES
+from fedray.strategies.base import Strategy
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"FedAvg": "#0072B2", "FedProx": "#D55E00", "FML": "#B5649A", "Fed-LPFM": "#009E73"}
+COLORS = {strategy.label: strategy.color for strategy in STRATEGIES.values()}
+"""Colours of the built-in strategies, by label."""
 OTHER_COLORS = ("#8C6D1F", "#5B6ABF", "#7A7A7A", "#A0522D")
-"""After Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow and black, which one ground swallows."""
+"""Colours of other categories, after Okabe and Ito's palette (jfly.uni-koeln.de/color) without yellow and black, which
+have too little contrast on one of the backgrounds."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 TEXT_COLOR = "#202124"
-"""Text and axes. A report in a dark window shows it light, so nothing else may have this colour."""
+"""Text and axes. A report in dark mode replaces this colour by a light one, so nothing else may have it."""
 FAINT_COLOR = "#9aa0a6"
 NEUTRAL_COLOR = OTHER_COLORS[1]
-"""What is of no algorithm: examples, confusions."""
-ACCURACY = "accuracy, mean of last rounds (%)"
+"""Marks that belong to no algorithm, such as bubbles of examples."""
+ACCURACY = "mean accuracy, last k rounds (%)"
 SETTINGS = {
     "svg.fonttype": "none", "svg.hashsalt": "fedray", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
@@ -29,41 +34,42 @@ SETTINGS = {
     "axes.labelcolor": TEXT_COLOR, "xtick.color": TEXT_COLOR, "ytick.color": TEXT_COLOR, "axes.axisbelow": True,
     "axes.facecolor": "none", "text.parse_math": False, "legend.frameon": False, "axes.linewidth": 0.8,
 }  # fmt: skip
-PANELS = 3
-"""How many panels stand beside each other at most."""
-LETTERS = 24
-"""How much of a class's name is written beside an axis."""
-WIDTH = 9.0
-"""Inches that a figure of several panels is wide."""
+MAX_COLUMNS = 3
+"""Maximum number of panels in a row."""
+MAX_TICK_CHARACTERS = 24
+"""Maximum length of a class name at an axis."""
+WIDTH_INCHES = 9.0
+"""Width of a figure with several panels."""
+SINGLE_WIDTH_INCHES = 7.2
 
 
 def color(algorithm: str) -> str:
-    """An algorithm's own; one that is not known here gets one of the others, by its name."""
-    return COLORS.get(algorithm) or OTHER_COLORS[sum(algorithm.encode()) % len(OTHER_COLORS)]
+    """Returns the colour of an algorithm's strategy class; a neutral one for an unknown algorithm."""
+    return COLORS.get(algorithm, Strategy.color)
 
 
 def styles(families: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Colour, dash and marker of each (family, algorithm): those of one colour differ in dash and marker."""
-    seen: dict[str, int] = {}
-    found: dict[str, dict[str, Any]] = {}
+    """Returns colour, dashes and marker of each (family, algorithm); equal colours differ in dashes and marker."""
+    counts: dict[str, int] = {}
+    by_family: dict[str, dict[str, Any]] = {}
     for family, algorithm in families:
-        ink = color(algorithm)
-        place = seen[ink] = seen.get(ink, -1) + 1
-        dash, marker = DASHES[place % len(DASHES)], MARKERS[place % len(MARKERS)]
-        found[family] = {"color": ink, "linestyle": dash, "marker": marker}
-    return found
+        family_color = color(algorithm)
+        index = counts[family_color] = counts.get(family_color, -1) + 1
+        dashes, marker = DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)]
+        by_family[family] = {"color": family_color, "linestyle": dashes, "marker": marker}
+    return by_family
 
 
-def text_color_on(ground: "Sequence[float] | npt.NDArray[np.float64]") -> str:
-    """Black or white, whichever stands out more on red, green and blue from 0 to 1 (contrast as WCAG 2 has it)."""
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in ground[:3]]
+def text_color_on(background: "Sequence[float] | npt.NDArray[np.float64]") -> str:
+    """Returns black or white, the one with more contrast (WCAG 2) to red, green and blue from 0 to 1."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
     luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
     return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator["Figure"]:
-    """A figure of so many inches, drawn in the style."""
+    """Yields a figure of this size in inches; what is drawn in the context has the style."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -71,19 +77,19 @@ def new_figure(width: float, height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def beside(count: int, most: int = PANELS) -> int:
-    """How many of so many panels stand beside each other: as few as fill as many rows."""
-    return -(-count // -(-count // most))
+def columns_of(count: int, max_columns: int = MAX_COLUMNS) -> int:
+    """Returns the number of columns of `count` panels: the smallest one that needs no further row."""
+    return -(-count // -(-count // max_columns))
 
 
-def size_of(count: int, panel_height: float = 2.7, most: int = PANELS) -> tuple[float, float]:
-    """The inches that so many panels take."""
-    return (7.2 if count == 1 else WIDTH), panel_height * -(-count // most) + 0.3
+def size_of(count: int, panel_height: float = 2.7, max_columns: int = MAX_COLUMNS) -> tuple[float, float]:
+    """Returns width and height in inches of a figure with `count` panels."""
+    return (SINGLE_WIDTH_INCHES if count == 1 else WIDTH_INCHES), panel_height * -(-count // max_columns) + 0.3
 
 
-def panels(figure: "Figure", titles: Sequence[str], most: int = PANELS, **shared: Any) -> list["Axes"]:
-    """An axes for each title, at most so many beside each other."""
-    columns = beside(len(titles), most)
+def panels(figure: "Figure", titles: Sequence[str], max_columns: int = MAX_COLUMNS, **shared: Any) -> list["Axes"]:
+    """Adds axes with these titles to the figure and returns them. `shared`: `sharex`, `sharey`."""
+    columns = columns_of(len(titles), max_columns)
     grid = figure.subplots(-(-len(titles) // columns), columns, squeeze=False, **shared)
     for axes in list(grid.flat)[len(titles) :]:
         axes.set_axis_off()
@@ -98,13 +104,13 @@ def panels(figure: "Figure", titles: Sequence[str], most: int = PANELS, **shared
 
 
 def short(name: str) -> str:
-    """A long name's beginning and end, on one line."""
+    """Returns a name on one line; a long one without its middle."""
     name = " ".join(name.split())
-    return name if len(name) <= LETTERS else f"{name[: LETTERS - 9]}…{name[-8:]}"
+    return name if len(name) <= MAX_TICK_CHARACTERS else f"{name[: MAX_TICK_CHARACTERS - 9]}…{name[-8:]}"
 
 
 def label_outer(axes: Sequence["Axes"], x: str, y: str) -> None:
-    """What panels share is said once: below the lowest of each column, and left of the first of each row."""
+    """Labels the shared axes once: x below the lowest panel of each column, y at the first panel of each row."""
     for panel in _lowest(axes):
         panel.set_xlabel(x)
     for panel in axes:
@@ -113,27 +119,28 @@ def label_outer(axes: Sequence["Axes"], x: str, y: str) -> None:
 
 
 def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write (x, y, text, colour) right of where curves end, moved apart where they would touch."""
+    """Writes (x, y, text, colour) at the right end of curves; texts that would overlap are moved apart."""
     low, high = axes.get_ylim()
     ends = sorted(ends, key=lambda end: end[1])
-    for (x, y, text, ink), at in zip(ends, _apart([end[1] for end in ends], low, high), strict=True):
+    heights = _spread([end[1] for end in ends], low, high)
+    for (x, y, text, text_color), height in zip(ends, heights, strict=True):
         axes.annotate(
-            text, (x, y), xytext=(8, at), textcoords=("offset points", "data"), color=ink, va="center", fontsize=8,
-            annotation_clip=False,
+            text, (x, y), xytext=(8, height), textcoords=("offset points", "data"), color=text_color, va="center",
+            fontsize=8, annotation_clip=False,
         )  # fmt: skip
 
 
-def _apart(wanted: Sequence[float], low: float, high: float) -> list[float]:
-    """Rising values moved so that all lie between the limits, a line of text from each other (or as far as may be)."""
-    gap = min(0.055 * (high - low), (high - low) / max(len(wanted) - 1, 1))
-    placed: list[float] = []
-    for value in wanted:
-        placed.append(max(value, placed[-1] + gap) if placed else value)
+def _spread(values: Sequence[float], low: float, high: float) -> list[float]:
+    """Moves ascending values between the limits, if possible with a line of text between two of them."""
+    gap = min(0.055 * (high - low), (high - low) / max(len(values) - 1, 1))
+    spread: list[float] = []
+    for value in values:
+        spread.append(max(value, spread[-1] + gap) if spread else value)
     ceiling = high
-    for place in range(len(placed) - 1, -1, -1):
-        placed[place] = min(placed[place], ceiling)
-        ceiling = placed[place] - gap
-    return placed
+    for index in range(len(spread) - 1, -1, -1):
+        spread[index] = min(spread[index], ceiling)
+        ceiling = spread[index] - gap
+    return spread
 
 
 def _lowest(axes: Sequence["Axes"]) -> list["Axes"]:

@@ -7,7 +7,7 @@ from itertools import product
 
 import pandas as pd
 
-from analysis.naming import name_runs
+from analysis.labels import name_runs
 from analysis.outcomes import comparable, outcomes, spent, until
 from analysis.records import Records
 from analysis.tables import best_of_families

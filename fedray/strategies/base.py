@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedray.losses.distillation import REQUIRED_OUTPUT
 from fedray.section import Section
@@ -12,6 +12,10 @@ from fedray.types import LossTerm, OutputKind
 class Strategy(Section):
     """A federated algorithm. A subclass adds its `name`, its parameters and its `objectives`."""
 
+    label: ClassVar[str] = ""
+    """Name in tables and figures; empty: the same as `name`."""
+    color: ClassVar[str] = "#7A7A7A"
+    """Colour in figures, as a hexadecimal RGB value."""
     name: str
     weighting: Literal["examples", "uniform"] = "examples"
     """How the server weighs the updates it averages: by their examples (n_i / n), or all alike."""

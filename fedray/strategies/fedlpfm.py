@@ -4,7 +4,7 @@ The paper says that λ balances cross-entropy and distillation, higher meaning m
 the balance is convex, and T = 1, is our reading; `balance: additive` is the other one.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -19,6 +19,8 @@ class FedLPFM(Strategy):
     `loss` puts another distillation in the place of T² · KL.
     """
 
+    label: ClassVar[str] = "Fed-LPFM"
+    color: ClassVar[str] = "#009E73"
     name: Literal["fedlpfm"] = "fedlpfm"
     balance: Literal["convex", "additive"] = "convex"
     lam: float = Field(0.5, ge=0)

@@ -1,6 +1,6 @@
 """FedProx: FedAvg that stays near the weights it received (Li et al., arXiv 1812.06127)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,8 @@ from fedray.types import LossTerm
 class FedProx(Strategy):
     """Minimises cross-entropy + μ/2 · ‖w - w_t‖². The default μ is NIID-Bench's for CIFAR-10."""
 
+    label: ClassVar[str] = "FedProx"
+    color: ClassVar[str] = "#D55E00"
     name: Literal["fedprox"] = "fedprox"
     mu: float = Field(0.01, ge=0)
 

@@ -1,6 +1,6 @@
 """FML: a private model and the proxy teach each other (Shen et al., arXiv 2006.16765)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ class FML(Strategy):
     defaults are those of the authors' code (ZJU-DAI/Federated-Mutual-Learning).
     """
 
+    label: ClassVar[str] = "FML"
+    color: ClassVar[str] = "#B5649A"
     name: Literal["fml"] = "fml"
     weighting: Literal["examples", "uniform"] = "uniform"
     alpha: float = Field(0.5, ge=0, le=1)

@@ -30,7 +30,7 @@ def falling(strategy: Mapping[str, Any], alpha: float, seed: int) -> list[float]
     return [start if alpha == 0.05 else 0.4] * 12
 
 
-def test_what_heterogeneity_costs_and_what_distillation_saves(tmp_path: Path) -> None:
+def test_heterogeneity_slopes_and_their_difference_to_fedavg(tmp_path: Path) -> None:
     study = material(tmp_path, [FEDAVG, TAUGHT], falling)
     table = slopes(study.best, "partition.alpha")
     assert table.loc["FedAvg"].tolist() == pytest.approx([0.2, 0.2, 0.2])
@@ -48,7 +48,7 @@ def test_what_heterogeneity_costs_and_what_distillation_saves(tmp_path: Path) ->
     )
 
 
-def test_two_families_are_two_tests(tmp_path: Path) -> None:
+def test_heterogeneity_corrects_p_over_families(tmp_path: Path) -> None:
     """The smaller p, 0.013, is doubled; what the other teacher saves, -1, 0 and 1 points, is not sure."""
     for seed in range(3):
         for alpha in (0.05, 0.5):
@@ -65,7 +65,7 @@ def test_two_families_are_two_tests(tmp_path: Path) -> None:
     assert better.endswith("(3 seeds, p = 0.026).")
 
 
-def test_what_data_there_are_is_no_heterogeneity(tmp_path: Path) -> None:
+def test_heterogeneity_slopes_do_not_mix_data_sets(tmp_path: Path) -> None:
     """Ten points for more data, and for α none: of unequal partitions of both, no slope."""
     for limit, level in ((100, 0.3), (1000, 0.4)):
         for alpha in (0.05, 0.5):
@@ -77,7 +77,7 @@ def test_what_data_there_are_is_no_heterogeneity(tmp_path: Path) -> None:
     assert slopes(study.named, "partition.alpha").loc["FedAvg"].tolist() == pytest.approx([0.0])
 
 
-def test_two_seeds_that_disagree_tell_nothing(tmp_path: Path) -> None:
+def test_heterogeneity_of_two_seeds_that_disagree_is_undecided(tmp_path: Path) -> None:
     def curve(strategy: Mapping[str, Any], alpha: float, seed: int) -> list[float]:
         start = 0.2 if strategy == FEDAVG else (0.25, 0.18)[seed]
         return [start if alpha == 0.05 else 0.4] * 12
@@ -89,13 +89,13 @@ def test_two_seeds_that_disagree_tell_nothing(tmp_path: Path) -> None:
     )
 
 
-def test_two_seeds_that_agree_tell_little(tmp_path: Path) -> None:
+def test_heterogeneity_of_two_seeds_is_not_tested(tmp_path: Path) -> None:
     _, saved = found(material(tmp_path, [FEDAVG, TAUGHT], falling, seeds=(0, 1)), "Heterogeneity")
     assert saved.sentence.startswith("Whether Fed-LPFM flattens the fall cannot be told")
     assert "(+10.0 and +12.0 with 2 seeds, too few for a test)" in saved.sentence
 
 
-def test_one_seed_tells_nothing_and_half_a_range_is_not_stretched(tmp_path: Path) -> None:
+def test_heterogeneity_ignores_seeds_without_all_values(tmp_path: Path) -> None:
     study = material(tmp_path, [FEDAVG, TAUGHT], falling, alphas=(0.05, 0.5, 5.0), seeds=(0,))
     _, saved = found(study, "Heterogeneity")
     assert saved.sentence.startswith("Whether Fed-LPFM flattens the fall cannot be told")
@@ -105,11 +105,11 @@ def test_one_seed_tells_nothing_and_half_a_range_is_not_stretched(tmp_path: Path
     assert table.loc["Fed-LPFM"].isna().all()
 
 
-def test_one_condition_says_nothing_of_heterogeneity(tmp_path: Path) -> None:
+def test_heterogeneity_of_one_condition_has_no_finding(tmp_path: Path) -> None:
     assert found(material(tmp_path, [FEDAVG], falling, alphas=(0.05,)), "Heterogeneity") == []
 
 
-def test_clients_that_pull_apart(tmp_path: Path) -> None:
+def test_update_agreement_warns_below_the_minimum_cosine(tmp_path: Path) -> None:
     columns = {"update_cosine": 0.2, "update_norm": 0.5, "update_drift": 2.0}
     study = material(tmp_path, [FEDAVG], falling, alphas=(0.05,), per_round=columns)
     (apart,) = found(study, "Clients' updates")
@@ -122,7 +122,7 @@ def test_clients_that_pull_apart(tmp_path: Path) -> None:
     assert not found(agreeing, "Clients' updates")[0].warns
 
 
-def test_spread_over_clients(tmp_path: Path) -> None:
+def test_client_spread_is_the_std_of_train_accuracies(tmp_path: Path) -> None:
     study = material(tmp_path, [FEDAVG], falling, alphas=(0.05,), train_accuracy=(0.9, 0.5, 0.9, 0.5))
     (spread,) = found(study, "Clients' spread")
     # deviations of 0.2 each: (4 · 0.2² / 3)^½ = 0.231
@@ -132,7 +132,7 @@ def test_spread_over_clients(tmp_path: Path) -> None:
     assert spread.warns
 
 
-def test_classes_left_behind(tmp_path: Path) -> None:
+def test_worst_class_finding_counts_cells_below_one_percent(tmp_path: Path) -> None:
     study = material(tmp_path, [FEDAVG, TAUGHT], falling, per_round={"worst_class_accuracy": 0.004})
     (left,) = found(study, "Worst class")
     assert left.sentence.startswith(
@@ -142,7 +142,7 @@ def test_classes_left_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("right", "says"), [(0.35, "is worse than proxies"), (0.89, "is better than any proxy")])
-def test_a_teacher_worse_than_its_proxies(right: float, says: str, tmp_path: Path) -> None:
+def test_teacher_accuracy_is_compared_with_the_best_proxy(right: float, says: str, tmp_path: Path) -> None:
     """The proxies reach 30 % on average where α=0.05, and 40 % where α=0.5."""
     (teacher,) = found(material(tmp_path, [FEDAVG, TAUGHT], falling, teacher_accuracy=right), "Teacher")
     assert teacher.warns == (right == 0.35)
@@ -152,7 +152,7 @@ def test_a_teacher_worse_than_its_proxies(right: float, says: str, tmp_path: Pat
     assert len(teacher.runs) == 6  # those that were taught
 
 
-def test_a_teacher_is_compared_where_it_taught(tmp_path: Path) -> None:
+def test_teacher_accuracy_is_compared_by_condition(tmp_path: Path) -> None:
     """Right on 60 % of easy examples and 40 % of hard ones, with proxies of 50 and 30 %: better on both."""
     for alpha, right, level in ((0.05, 0.4, 0.3), (0.5, 0.6, 0.5)):
         write_run(tmp_path / f"{alpha}", strategy=TAUGHT, alpha=alpha, accuracy=[level] * 12, teacher_accuracy=right)
@@ -172,14 +172,14 @@ def by_lam(best: float) -> Curve:
         (0.5, "λ", "the best λ for α=0.05 and α=0.5 is 0.5, inside what was tried (0.25 to 0.75).", False),
     ],
 )
-def test_lambda_at_its_edge(best: float, about: str, says: str, warns: bool, tmp_path: Path) -> None:
+def test_best_lambda_at_the_edge_of_the_range(best: float, about: str, says: str, warns: bool, tmp_path: Path) -> None:
     strategies = [{"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 0.75)]
     (edge,) = found(material(tmp_path, strategies, by_lam(best)), about)
     assert says in edge.sentence
     assert edge.warns == warns
 
 
-def test_fedavg_is_without_a_teacher(tmp_path: Path) -> None:
+def test_best_lambda_counts_fedavg_as_zero(tmp_path: Path) -> None:
     strategies = [FEDAVG, *({"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5))]
     (inside,) = found(material(tmp_path / "a", strategies, by_lam(0.25), alphas=(0.1,)), "λ")
     assert inside.sentence.endswith("the best λ is 0.25, inside what was tried (0 to 0.5).")
@@ -188,13 +188,13 @@ def test_fedavg_is_without_a_teacher(tmp_path: Path) -> None:
     assert none.warns
 
 
-def test_a_lead_that_may_be_chance_is_no_warning(tmp_path: Path) -> None:
+def test_best_lambda_with_a_small_lead_does_not_warn(tmp_path: Path) -> None:
     strategies = [{"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 0.75)]
     (edge,) = found(material(tmp_path, strategies, lambda s, *_: [0.5 - s["lam"] / 100] * 12), "λ at its edge")
     assert not edge.warns
 
 
-def test_the_best_setting_has_the_best_lambda(tmp_path: Path) -> None:
+def test_best_lambda_is_that_of_the_best_setting(tmp_path: Path) -> None:
     """At λ=0.25 one temperature is best of all and another worst: what counts is not their mean."""
     levels = {(0.25, 1.0): 0.5, (0.25, 4.0): 0.1, (0.5, 1.0): 0.4, (0.5, 4.0): 0.4, (0.75, 1.0): 0.3, (0.75, 4.0): 0.3}
     strategies = [{"name": "fedlpfm", "lam": lam, "temperature": t} for lam, t in levels]
@@ -203,20 +203,20 @@ def test_the_best_setting_has_the_best_lambda(tmp_path: Path) -> None:
     assert "the best λ is 0.25, the smallest that was tried, by 10 points" in edge.sentence
 
 
-def test_nothing_lies_beyond_a_convex_lambda_of_one(tmp_path: Path) -> None:
+def test_best_lambda_of_one_is_the_end_of_a_convex_range(tmp_path: Path) -> None:
     strategies = [{"name": "fedlpfm", "lam": lam} for lam in (0.0, 0.5, 1.0)]
     (edge,) = found(material(tmp_path, strategies, by_lam(1.0)), "λ at its edge")
     assert "there is nothing beyond it" in edge.sentence
     assert not edge.warns
 
 
-def test_an_additive_lambda_may_be_larger_than_one(tmp_path: Path) -> None:
+def test_best_lambda_of_one_is_no_end_of_an_additive_range(tmp_path: Path) -> None:
     strategies = [{"name": "fedlpfm", "lam": lam, "balance": "additive"} for lam in (0.0, 0.5, 1.0)]
     (edge,) = found(material(tmp_path, strategies, by_lam(1.0)), "λ at its edge")
     assert edge.warns
 
 
-def test_curves_that_are_not_flat(tmp_path: Path) -> None:
+def test_rising_curves_are_counted(tmp_path: Path) -> None:
     rising = [0.1 + 0.01 * number for number in range(12)]  # thirds of four rounds: four points apart
     study = material(tmp_path, [FEDAVG], lambda *_: rising, alphas=(0.05,))
     (curves,) = found(study, "Curves")
@@ -229,7 +229,7 @@ def test_curves_that_are_not_flat(tmp_path: Path) -> None:
     assert not flat.warns
 
 
-def test_bytes_that_bring_nothing(tmp_path: Path) -> None:
+def test_communication_warns_if_late_bytes_gain_nothing(tmp_path: Path) -> None:
     early = [0.1, *[0.3] * 11]  # 30 points for 12 rounds of 8,000 bytes, hence 3.2 kB each, and all of them at once
     study = material(tmp_path, [FEDAVG], lambda *_: early, alphas=(0.05,))
     (communication,) = found(study, "Communication")
@@ -240,19 +240,19 @@ def test_bytes_that_bring_nothing(tmp_path: Path) -> None:
     assert communication.warns
 
 
-def test_few_seeds_are_said(tmp_path: Path) -> None:
+def test_few_seeds_are_a_warning(tmp_path: Path) -> None:
     (few,) = found(material(tmp_path, [FEDAVG], falling, seeds=(0, 1)), "Seeds")
     assert few.sentence.startswith("2 of 2 cells rest on fewer than 3 seeds")
     assert found(material(tmp_path / "b", [FEDAVG], falling), "Seeds") == []
 
 
-def test_warnings_come_first(tmp_path: Path) -> None:
+def test_diagnose_sorts_warnings_first(tmp_path: Path) -> None:
     study = material(tmp_path, [FEDAVG, TAUGHT], falling, teacher_accuracy=0.9)
     warns = [finding.warns for finding in diagnose(study.named, study.rounds, study.clients)]
     assert warns == sorted(warns, reverse=True)
     assert {True, False} == set(warns)
 
 
-def test_nothing_is_said_of_no_runs(tmp_path: Path) -> None:
+def test_diagnose_of_no_runs_is_empty(tmp_path: Path) -> None:
     study = material(tmp_path, [FEDAVG], falling)
     assert diagnose(study.named.iloc[:0], study.rounds.iloc[:0], study.clients.iloc[:0]) == []

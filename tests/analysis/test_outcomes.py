@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from helpers.studies import write_run, write_study
 
-from analysis.naming import name_runs
+from analysis.labels import name_runs
 from analysis.outcomes import comparable, outcomes, rounds_to, spent
 from analysis.records import load
 
@@ -27,7 +27,7 @@ def outcome(tmp_path: Path, last: int | None = None, **spec: Any) -> pd.Series:
     return outcomes(runs, rounds, last).loc["a"]
 
 
-def test_figures_by_hand(tmp_path: Path) -> None:
+def test_outcomes_by_hand(tmp_path: Path) -> None:
     """Rounds 2 and 5 are not evaluated: the last two of the others are 4 and 6."""
     curve = [0.1, None, 0.5, 0.4, None, 0.2]
     per_round = {
@@ -46,12 +46,12 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     assert math.isnan(row["gain"])  # a third of four rounds is one
 
 
-def test_gain_of_the_last_third(tmp_path: Path) -> None:
+def test_gain_compares_the_last_two_thirds(tmp_path: Path) -> None:
     curve = [0.0, 0.9, 0.9, 0.3, 0.5, 0.6, 0.8]  # seven: thirds of two, and the first is left over
     assert outcome(tmp_path, accuracy=curve)["gain"] == pytest.approx((0.6 + 0.8) / 2 - (0.3 + 0.5) / 2)
 
 
-def test_fewer_rounds_than_are_averaged(tmp_path: Path) -> None:
+def test_outcomes_of_one_round(tmp_path: Path) -> None:
     row = outcome(tmp_path, accuracy=[0.25])
     assert (row["final"], row["best"], row["last"]) == (0.25, 0.25, 0.25)
     assert math.isnan(row["swing"])
@@ -61,7 +61,7 @@ def test_last_k_is_a_fifth_of_the_rounds(tmp_path: Path) -> None:
     assert outcome(tmp_path, accuracy=[0.9, *[0.5] * 9, 0.7])["last"] == pytest.approx(0.6)
 
 
-def test_spent_of_all_rounds(tmp_path: Path) -> None:
+def test_spent_sums_all_rounds(tmp_path: Path) -> None:
     per_round = {"seconds": [1, 2, 4], "bytes_down": [10, 20, 30], "bytes_up": [1, 2, 3], "failed_clients": [0, 1, 2]}
     runs = {
         "a": {"accuracy": [0.1, None, 0.3], "per_round": per_round, "strategy": LPFM},
@@ -76,7 +76,7 @@ def test_spent_of_all_rounds(tmp_path: Path) -> None:
     assert "c" not in table.index
 
 
-def test_rounds_to_a_target(tmp_path: Path) -> None:
+def test_rounds_to_is_the_first_round_at_the_target(tmp_path: Path) -> None:
     runs, rounds, _ = comparable(*study(tmp_path, {
         "a": {"accuracy": [0.1, None, 0.5, 0.4, 0.6]}, "b": {"accuracy": [0.4, 0.3, 0.3, 0.3, 0.3], "seed": 1},
         "c": {"accuracy": [0.1, 0.1, 0.1, 0.1, 0.1], "seed": 2}, "d": {"accuracy": [0.9] * 5, "seed": 3},
@@ -91,7 +91,7 @@ def curves(rounds: pd.DataFrame) -> dict[str, list[float]]:
     return {str(run): own["test_accuracy"].tolist() for run, own in rounds.groupby("run", observed=True)}
 
 
-def test_finished_runs_stand_beside_each_other(tmp_path: Path) -> None:
+def test_comparable_takes_finished_runs(tmp_path: Path) -> None:
     runs, rounds, said = comparable(*study(tmp_path, {
         "a": {"accuracy": [0.1, None, 0.3]},
         "b": {"accuracy": [0.1, 0.2, 0.3], "seed": 1},
@@ -103,13 +103,13 @@ def test_finished_runs_stand_beside_each_other(tmp_path: Path) -> None:
     assert said == "1 of 3 runs has not come to the last round and is left out of the tables."
 
 
-def test_each_run_has_its_own_last_round(tmp_path: Path) -> None:
+def test_comparable_takes_finished_runs_of_different_lengths(tmp_path: Path) -> None:
     runs, _, said = comparable(*study(tmp_path, {"a": {"accuracy": [0.1]}, "b": {"accuracy": [0.1, 0.2, 0.3]}}))
     assert runs.index.tolist() == ["a", "b"]
     assert said == ""
 
 
-def test_unfinished_runs_are_compared_at_a_common_round(tmp_path: Path) -> None:
+def test_comparable_cuts_unfinished_runs_at_a_common_round(tmp_path: Path) -> None:
     unfinished = {"training": {"rounds": 9}}
     runs, rounds, said = comparable(*study(tmp_path, {
         "a": {"accuracy": [0.1, 0.2, 0.3, 0.4]} | unfinished,
@@ -122,7 +122,7 @@ def test_unfinished_runs_are_compared_at_a_common_round(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("accuracy", [[], [None, None]])
-def test_nothing_evaluated_yet(tmp_path: Path, accuracy: Sequence[float | None]) -> None:
+def test_comparable_without_evaluated_rounds_is_empty(tmp_path: Path, accuracy: Sequence[float | None]) -> None:
     runs, rounds, said = comparable(*study(tmp_path, {"a": {"accuracy": accuracy, "training": {"rounds": 9}}}))
     assert said == "No run has evaluated a round yet."
     assert rounds.empty
@@ -131,7 +131,7 @@ def test_nothing_evaluated_yet(tmp_path: Path, accuracy: Sequence[float | None])
     assert {"final", "last", "gain", "setting"} <= {*table.columns}
 
 
-def test_a_run_made_twice_counts_once(tmp_path: Path) -> None:
+def test_comparable_drops_repeated_runs(tmp_path: Path) -> None:
     """Two studies have the same baseline; what has come further stands for both."""
 
     def accuracy(strategy: Mapping[str, Any], _: float, seed: int) -> list[float]:
@@ -152,7 +152,7 @@ def test_a_run_made_twice_counts_once(tmp_path: Path) -> None:
     )
 
 
-def test_what_repeats_and_what_is_not_done(tmp_path: Path) -> None:
+def test_comparable_describes_repeated_and_unfinished_runs(tmp_path: Path) -> None:
     unfinished = {"training": {"rounds": 3}, "accuracy": [0.1]}
     _, _, said = comparable(
         *study(tmp_path, {"a": {}, "b": {}, "c": unfinished | {"seed": 1}, "d": unfinished | {"seed": 2}})

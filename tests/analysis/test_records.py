@@ -24,13 +24,13 @@ def damaged(tmp_path: Path, name: str, content: bytes | None) -> tuple[Records, 
     return load(tmp_path / "s"), path
 
 
-def test_private_models_are_clients_work(tmp_path: Path) -> None:
+def test_client_flops_include_private_models(tmp_path: Path) -> None:
     run = write_run(tmp_path / "s" / "a", strategy={"name": "fml"})
     (run / "costs.json").write_text('{"proxy": {"flops": 10}, "private": {"flops": 5}}')
     assert load(tmp_path / "s").runs["client_flops"].tolist() == [15]
 
 
-def test_every_table_of_a_run(tmp_path: Path) -> None:
+def test_records_hold_every_table_of_a_run(tmp_path: Path) -> None:
     write_run(
         tmp_path / "s" / "a", strategy=LPFM, seed=7, alpha=0.3, accuracy=[0.25, None, 0.5], teacher_accuracy=0.875
     )
@@ -60,7 +60,7 @@ def test_every_table_of_a_run(tmp_path: Path) -> None:
     assert len(records.confusion(["a"], "teacher")) == 6
 
 
-def test_rows_know_their_run(tmp_path: Path) -> None:
+def test_tables_have_a_run_column(tmp_path: Path) -> None:
     write_run(tmp_path / "s" / "a", accuracy=[0.25, 0.5])
     write_run(tmp_path / "s" / "b", accuracy=[0.75, 0.5, 0.25])
     write_run(tmp_path / "s" / "c", accuracy=[])
@@ -76,7 +76,7 @@ def test_the_command_repeats_the_run(tmp_path: Path) -> None:
     assert shlex.split(command) == ["fedray", "run", str(folder / "spec.yaml"), "--results", "again"]
 
 
-def test_a_run_by_itself(tmp_path: Path) -> None:
+def test_load_a_single_run(tmp_path: Path) -> None:
     write_run(tmp_path / "alone")
     write_trials(tmp_path, [{"trial": "alone", "state": "finished"}])  # of the study around it
     records = load(tmp_path / "alone")
@@ -85,7 +85,7 @@ def test_a_run_by_itself(tmp_path: Path) -> None:
     assert records.folder("alone") == tmp_path / "alone"
 
 
-def test_what_sweeps_say_of_their_trials(tmp_path: Path) -> None:
+def test_trials_hold_state_and_reason(tmp_path: Path) -> None:
     write_study(tmp_path / "all" / "s", [LPFM], alphas=[0.1], seeds=[0])
     write_study(tmp_path / "all" / "t", [LPFM], alphas=[0.1], seeds=[0])
     trials = [{"trial": "a", "state": "finished"}, {"trial": "b", "state": "failed", "reason": "no room, no hope"}]
@@ -101,7 +101,7 @@ def test_what_sweeps_say_of_their_trials(tmp_path: Path) -> None:
     assert records.problems == [f"'{tmp_path / 'all' / 's' / 'trials.csv'}' has no column reason."]
 
 
-def test_null_is_not_the_same_as_nothing(tmp_path: Path) -> None:
+def test_null_differs_from_a_missing_field(tmp_path: Path) -> None:
     """`norm: null` is the model's own; FedAvg's lack of a λ says nothing."""
     write_run(tmp_path / "s" / "a", proxy={"norm": None}, training={"rounds": 3, "deadline": None})
     write_run(tmp_path / "s" / "b", proxy={"norm": "group"}, training={"rounds": 3, "deadline": 2.5})
@@ -125,7 +125,7 @@ def test_null_is_not_the_same_as_nothing(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["environment.json", "costs.json"])
-def test_damaged_json(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+def test_damaged_json_is_ignored_and_described(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
     records, path = damaged(tmp_path, name, content)
     assert records.runs.index.tolist() == ["a", "b"]
     assert records.runs[["teacher_accuracy", "client_flops"]].dtypes.tolist() == [float, float]
@@ -136,7 +136,7 @@ def test_damaged_json(tmp_path: Path, name: str, content: bytes | None, said: st
 
 
 @pytest.mark.parametrize("value", ["7.5", '"high"', "-1", "true"])
-def test_a_teacher_cannot_be_right_more_often_than_always(tmp_path: Path, value: str) -> None:
+def test_teacher_accuracy_out_of_range_is_described(tmp_path: Path, value: str) -> None:
     records, path = damaged(tmp_path, "environment.json", f'{{"teacher_accuracy": {value}}}'.encode())
     assert records.runs["teacher_accuracy"].isna().all()
     (problem,) = records.problems
@@ -147,7 +147,7 @@ def test_a_teacher_cannot_be_right_more_often_than_always(tmp_path: Path, value:
     ("field", "value"),
     [("partition.alpha", "lots"), ("training.rounds", 0), ("seed", True), ("strategy.lam", float("nan"))],
 )
-def test_a_spec_that_no_report_can_be_made_by(tmp_path: Path, field: str, value: Any) -> None:
+def test_run_with_an_invalid_spec_field_is_left_out(tmp_path: Path, field: str, value: Any) -> None:
     sections: dict[str, Any] = {
         "seed": 0, "strategy": {"name": "fedlpfm", "lam": 1}, "partition": {"kind": "dirichlet", "alpha": 1},
         "training": {"rounds": 3},
@@ -160,7 +160,7 @@ def test_a_spec_that_no_report_can_be_made_by(tmp_path: Path, field: str, value:
     assert records.runs.index.tolist() == ["a"]
 
 
-def test_a_run_without_a_spec_is_said(tmp_path: Path) -> None:
+def test_run_without_a_spec_is_left_out(tmp_path: Path) -> None:
     records, path = damaged(tmp_path, "spec.yaml", None)
     assert records.runs.index.tolist() == ["a"]
     assert records.problems == [f"'{path.parent}' has rounds.csv but no spec.yaml: it is left out."]
@@ -181,7 +181,7 @@ def test_a_run_without_a_spec_is_said(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_unreadable_spec_costs_its_run(tmp_path: Path, content: bytes, said: str) -> None:
+def test_run_with_an_unreadable_spec_is_left_out(tmp_path: Path, content: bytes, said: str) -> None:
     records, path = damaged(tmp_path, "spec.yaml", content)
     assert records.runs.index.tolist() == ["a"]
     (problem,) = records.problems
@@ -190,7 +190,7 @@ def test_an_unreadable_spec_costs_its_run(tmp_path: Path, content: bytes, said: 
     assert problem.endswith("the run is left out.")
 
 
-def test_no_spec_can_be_read(tmp_path: Path) -> None:
+def test_load_without_a_readable_spec_raises(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "s" / "a")
     (folder / "spec.yaml").write_text("a: [")
     with pytest.raises(SpecError, match=r"^no run can be read: .*spec\.yaml is not valid YAML"):
@@ -199,7 +199,7 @@ def test_no_spec_can_be_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rounds.csv", "classes.csv", "clients.csv", "partition.csv"])
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 3000, b"\xff,\xfe\n1,2\n"])
-def test_a_damaged_table_costs_its_own_rows(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_damaged_table_loses_its_own_rows_only(tmp_path: Path, name: str, content: bytes | None) -> None:
     records, path = damaged(tmp_path, name, content)
     runs = records.runs.index
     tables = {
@@ -227,14 +227,14 @@ def test_invalid_rows_are_left_out_and_described(tmp_path: Path) -> None:
     ]
 
 
-def test_rows_beyond_the_last_whole_round_are_not_taken(tmp_path: Path) -> None:
+def test_classes_are_of_the_last_round_in_rounds_csv(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "s" / "a", accuracy=[0.25, 0.5])
     write_classes(folder, [1, 2, 3], [0.7, 0.8, 0.9])
     classes = load(tmp_path / "s").classes(["a"])
     assert classes["round"].tolist() == [2, 2, 2]
 
 
-def test_a_run_without_any_round(tmp_path: Path) -> None:
+def test_run_without_rounds_has_empty_tables(tmp_path: Path) -> None:
     write_run(tmp_path / "s" / "a", accuracy=[])
     records = load(tmp_path / "s")
     assert records.problems == []
@@ -245,7 +245,7 @@ def test_a_run_without_any_round(tmp_path: Path) -> None:
     assert records.confusion(["a"], "teacher").columns.tolist() == ["run", "class", "predicted_class", "examples"]
 
 
-def test_no_results(tmp_path: Path) -> None:
+def test_load_without_results_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place, says in {
         "nowhere": "does not exist",
@@ -258,7 +258,7 @@ def test_no_results(tmp_path: Path) -> None:
         load("")
 
 
-def test_several_studies(tmp_path: Path) -> None:
+def test_load_names_runs_after_their_studies(tmp_path: Path) -> None:
     for name in ("x/study", "y/study"):
         write_run(tmp_path / name / "a")
     write_run(tmp_path / "z" / "run")
@@ -268,7 +268,7 @@ def test_several_studies(tmp_path: Path) -> None:
     assert load(tmp_path / "x/study", tmp_path / "z/run").runs.index.tolist() == ["study/a", "run"]
 
 
-def test_the_same_runs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_of_a_folder_given_twice_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path / "s" / "t" / "a")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").symlink_to(tmp_path / "s")
@@ -277,7 +277,7 @@ def test_the_same_runs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             load("s", again)
 
 
-def test_a_uri(tmp_path: Path) -> None:
+def test_load_from_a_uri(tmp_path: Path) -> None:
     write_run(tmp_path / "s" / "a", accuracy=[0.25, 0.5])
     write_run(tmp_path / "t" / "a", accuracy=[0.75, 0.5])
     uri = f"file://{tmp_path}/s"
@@ -292,14 +292,14 @@ def test_a_uri(tmp_path: Path) -> None:
         load(f"file://{tmp_path}/t", f"file://{tmp_path}/t/")
 
 
-def test_a_uri_is_called_by_its_path_alone(tmp_path: Path) -> None:
+def test_study_name_omits_the_query_of_a_uri(tmp_path: Path) -> None:
     """What follows the question mark may hold a secret."""
     write_run(tmp_path / "s" / "a")
     (name,) = load(f"file://{tmp_path}/s?key=secret").runs["study"]
     assert name == "s"
 
 
-def test_lists_and_sections_of_specs(tmp_path: Path) -> None:
+def test_runs_have_lists_as_text_and_sections_by_dotted_name(tmp_path: Path) -> None:
     teachers = [{"kind": "zero_shot", "model": name} for name in ("RN50", "ViT-B-32")]
     several = {"kind": "ensemble", "teachers": teachers, "assignment": [0, 1, 0, 1]}
     write_run(tmp_path / "s" / "a", strategy=LPFM, teacher=several)

@@ -49,7 +49,7 @@ def cells(made: Iterable[ReportTable], name: str) -> dict[str, list[str]]:
     return {label: [text for text, _ in row] for label, row in sheet.rows()}
 
 
-def test_main_table_by_hand(report: Report) -> None:
+def test_accuracy_table_by_hand(report: Report) -> None:
     table = cells(report.report_tables, "accuracy")
     assert table["FedAvg"] == ["31.0 ± 1.0", "41.0 ± 1.0", "36.0 ± 1.0"]  # 30, 31, 32 %; at α = 0.5 ten more
     assert table["Fed-LPFM, λ=0.5"] == ["42.0 ± 1.0", "52.0 ± 1.0", "47.0 ± 1.0"]
@@ -57,7 +57,7 @@ def test_main_table_by_hand(report: Report) -> None:
     assert [label for label, row in sheet.rows() if any(bold for _, bold in row)] == ["Fed-LPFM, λ=1"]
 
 
-def test_differences_by_hand(report: Report) -> None:
+def test_difference_tables_by_hand(report: Report) -> None:
     assert cells(report.report_tables, "difference-to-fedavg")["FedProx"] == [
         "+2.0",
         "+2.0",
@@ -66,19 +66,19 @@ def test_differences_by_hand(report: Report) -> None:
     assert cells(report.report_tables, "difference-to-fedprox")["Fed-LPFM, λ=1"] == ["+10.0", "+10.0", "+10.0"]
 
 
-def test_no_difference_has_no_sign(tmp_path: Path) -> None:
+def test_difference_of_zero_has_no_sign(tmp_path: Path) -> None:
     level = {"fedavg": 0.3, "fedprox": 0.2998}
     study = write_study(tmp_path, STRATEGIES[:2], accuracy=lambda strategy, *_: [level[strategy["name"]]] * 12)
     made = report_tables(ReportData.of(load(study)))
     assert cells(made, "difference-to-fedavg")["FedProx"] == ["0.0", "0.0", "0.0"]
 
 
-def test_readings_by_hand(report: Report) -> None:
+def test_accuracy_summary_table_by_hand(report: Report) -> None:
     row = cells(report.report_tables, "readings")["FedAvg · α=0.05"]
     assert row == ["3", "31.0 ± 1.0", "31.0 ± 1.0", "31.0 ± 1.0", "0.0 ± 0.0", "15.5 ± 0.5", "23.2 ± 0.8"]
 
 
-def test_rounds_to_target(report: Report) -> None:
+def test_rounds_to_target_table_by_hand(report: Report) -> None:
     (sheet,) = [sheet for sheet in report.report_tables if sheet.name == "rounds-to-target"]
     assert "what FedAvg comes to (31.0 % on α=0.05, 41.0 % on α=0.5)" in sheet.caption
     table = cells(report_tables(report.material, target=0.315), "rounds-to-target")
@@ -86,7 +86,7 @@ def test_rounds_to_target(report: Report) -> None:
     assert table["FedProx"] == ["2", "2"]
 
 
-def test_tables_are_written_thrice(report: Report) -> None:
+def test_tables_are_written_as_csv_markdown_and_latex(report: Report) -> None:
     folder = report.folder / "tables"
     with (folder / "accuracy.csv").open(newline="") as file:
         rows = {(row["setting"], row["condition"]): row for row in csv.DictReader(file)}
@@ -107,7 +107,7 @@ def test_tables_are_written_thrice(report: Report) -> None:
         assert {path.suffix for path in folder.glob(f"{name}.*")} == {".csv", ".md", ".tex"}
 
 
-def test_each_number_leads_to_its_runs(report: Report) -> None:
+def test_cells_link_to_their_runs(report: Report) -> None:
     html = report.page.read_text()
     targets = dict(re.findall(r'<details id="(runs-\d+)"><summary>(.*?)\n', html))
     found = re.findall(r'<td><a href="#(runs-\d+)">(?:<b>)?([^<]*)', html)
@@ -121,7 +121,7 @@ def test_each_number_leads_to_its_runs(report: Report) -> None:
         assert escape(command) in html
 
 
-def test_figures_are_written_and_shown(report: Report) -> None:
+def test_figures_are_written_and_embedded(report: Report) -> None:
     names = {plate.name for plate in report.report_figures}
     assert {"accuracy-by-round", "heterogeneity", "lambda", "lambda-by-condition", "classes", "confusions"} <= names
     assert {"clients", "partition", "cost"} <= names
@@ -136,7 +136,7 @@ def test_figures_are_written_and_shown(report: Report) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_tables_give_the_same_files(report: Report, study: Path, tmp_path: Path) -> None:
+def test_report_files_are_reproducible(report: Report, study: Path, tmp_path: Path) -> None:
     again = write_report([str(study)], tmp_path, command=["fedray", "report", "study"])
     for path in report.folder.rglob("*.*"):
         assert path.read_bytes() == (again.folder / path.relative_to(report.folder)).read_bytes(), path.name
@@ -149,14 +149,14 @@ def test_one_run(tmp_path: Path) -> None:
     assert "1 run ·" in report.page.read_text()
 
 
-def test_several_studies(study: Path, tmp_path: Path) -> None:
+def test_load_names_runs_after_their_studies(study: Path, tmp_path: Path) -> None:
     other = write_study(tmp_path / "other", [{"name": "fml"}], accuracy=lambda *_: [0.35] * 12)
     report = write_report([str(study), str(other)], tmp_path / "out")
     assert cells(report.report_tables, "accuracy")["FML"] == ["35.0 ± 0.0", "35.0 ± 0.0", "35.0 ± 0.0"]
     assert "<h1>study, other</h1>" in report.page.read_text()
 
 
-def test_what_is_missing_is_said(study: Path, tmp_path: Path) -> None:
+def test_notes_describe_missing_runs_and_seeds(study: Path, tmp_path: Path) -> None:
     partial = tmp_path / "partial"
     shutil.copytree(study, partial)
     gone, half, torn, *_ = sorted(path.parent for path in partial.glob("name=fedavg,*/rounds.csv"))
@@ -177,13 +177,13 @@ def test_what_is_missing_is_said(study: Path, tmp_path: Path) -> None:
     assert 'id="missing"' in html
 
 
-def test_cells_without_a_run_are_said(tmp_path: Path) -> None:
+def test_notes_describe_cells_without_a_run(tmp_path: Path) -> None:
     write_study(tmp_path / "a", STRATEGIES[:1], alphas=[0.05, 0.5], seeds=[0])
     write_study(tmp_path / "b", STRATEGIES[1:2], alphas=[0.5], seeds=[0])
     assert ReportData.of(load(tmp_path)).said() == ["1 of 4 cells has no run (FedProx on α=0.05)."]
 
 
-def test_who_does_not_say_whether_a_teacher_was_asked(tmp_path: Path) -> None:
+def test_use_of_a_teacher_is_derived_from_lambda_if_unknown(tmp_path: Path) -> None:
     """Two teachers, and rounds.csv of an earlier version: λ says that they are asked, and neither run is dropped."""
     for model in ("ViT-B-32", "RN50"):
         folder = write_run(tmp_path / model, strategy=STRATEGIES[3], teacher={"kind": "zero_shot", "model": model})
@@ -196,7 +196,7 @@ def test_who_does_not_say_whether_a_teacher_was_asked(tmp_path: Path) -> None:
     assert material.named["teacher_outputs_used"].isna().all()
 
 
-def test_unfinished_runs_are_compared_at_the_round_that_all_have(tmp_path: Path) -> None:
+def test_unfinished_runs_are_compared_at_their_common_round(tmp_path: Path) -> None:
     for seed, rounds in ((0, 3), (1, 6)):
         curve = [0.1 * number for number in range(1, rounds + 1)]
         write_run(tmp_path / f"{seed}", seed=seed, accuracy=curve, training={"rounds": 10})
@@ -206,7 +206,7 @@ def test_unfinished_runs_are_compared_at_the_round_that_all_have(tmp_path: Path)
     assert set(material.classes["round"]) == set(material.clients["round"]) == {3}
 
 
-def test_a_lucky_seed_is_not_the_first(tmp_path: Path) -> None:
+def test_first_to_target_needs_all_seeds(tmp_path: Path) -> None:
     curves = {"fedavg": {0: [0.1, 0.5], 1: [0.1, 0.5]}, "fedprox": {0: [0.5, 0.5], 1: [0.1, 0.1]}}
     study = write_study(tmp_path, STRATEGIES[:2], [0.1], [0, 1], lambda s, _, seed: curves[s["name"]][seed])
     (sheet,) = [sheet for sheet in report_tables(ReportData.of(load(study)), 0.5) if sheet.name == "rounds-to-target"]
@@ -216,7 +216,7 @@ def test_a_lucky_seed_is_not_the_first(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_that_lacks_rounds(tmp_path: Path) -> None:
+def test_runs_without_many_rounds_are_left_out(tmp_path: Path) -> None:
     """One of eleven is said; of a run that has lost more than a tenth nothing is compared."""
     for seed, lost in enumerate([[], [4], [4, 5]]):
         folder = write_run(tmp_path / f"{len(lost)} lost", seed=seed, accuracy=[0.5] * 11)
@@ -230,7 +230,7 @@ def test_a_run_that_lacks_rounds(tmp_path: Path) -> None:
     ]
 
 
-def test_a_table_that_is_none(tmp_path: Path) -> None:
+def test_damaged_tables_are_described(tmp_path: Path) -> None:
     """Bytes at random, and rows whose costs cannot be."""
     folders = [write_run(tmp_path / "s" / str(seed), seed=seed, accuracy=[0.5] * 11) for seed in range(2)]
     (folders[0] / "classes.csv").write_bytes(b'\xfa\r\x00,"\r' * 50)
@@ -242,7 +242,7 @@ def test_a_table_that_is_none(tmp_path: Path) -> None:
     assert "rounds.csv' has invalid values (seconds is -5.0); 1 of 11 rows are left out." in said
 
 
-def test_nothing_of_an_earlier_report_stays(tmp_path: Path) -> None:
+def test_files_of_an_earlier_report_are_deleted(tmp_path: Path) -> None:
     write_run(tmp_path / "one", accuracy=[0.1, 0.2])
     figures = write_report([str(tmp_path / "one")], tmp_path / "out").folder / "figures"
     for name in ("of_before.svg", "mine.txt"):
@@ -252,7 +252,7 @@ def test_nothing_of_an_earlier_report_stays(tmp_path: Path) -> None:
     assert not (figures / "of_before.svg").exists()
 
 
-def test_nothing_to_report(tmp_path: Path) -> None:
+def test_report_without_results_raises(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds no results"):
         write_report([str(tmp_path)], tmp_path / "out")
     write_run(tmp_path / "a", accuracy=[])
@@ -270,12 +270,12 @@ def test_nothing_to_report(tmp_path: Path) -> None:
         ({"target": float("nan")}, "--target is nan, but"),
     ],
 )
-def test_figures_that_are_none(study: Path, tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
+def test_options_out_of_range_raise(study: Path, tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(SpecError, match=re.escape(says)):
         write_report([str(study)], tmp_path / "out", **wrong)
 
 
-def test_where_nothing_can_be_written(study: Path, tmp_path: Path) -> None:
+def test_report_to_an_unwritable_folder_raises(study: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SpecError, match=r"the report cannot be written to '.*/file' \(Not a directory\)"):
         write_report([str(study)], tmp_path / "file")
@@ -322,7 +322,7 @@ def browse(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.mark.parametrize("width", [1280, 500, 420])
-def test_in_a_browser(width: int, browse: Callable[..., dict[str, Any]], report: Report) -> None:
+def test_page_fits_the_browser_window(width: int, browse: Callable[..., dict[str, Any]], report: Report) -> None:
     seen = browse(width)
     assert seen["requests"] == []
     assert seen["page"] <= seen["width"]
@@ -332,7 +332,7 @@ def test_in_a_browser(width: int, browse: Callable[..., dict[str, Any]], report:
     assert all(wide >= 300 and high >= 60 for wide, high in seen["drawings"])
 
 
-def test_light_and_dark_in_a_browser(browse: Callable[..., dict[str, Any]]) -> None:
+def test_page_has_light_and_dark_colors(browse: Callable[..., dict[str, Any]]) -> None:
     light, dark = browse(1280), browse(1280, ["--blink-settings=preferredColorScheme=0"])
     assert (light["ink"], light["ground"]) == ("rgb(32, 33, 36)", "rgb(255, 255, 255)")
     assert (dark["ink"], dark["ground"]) == ("rgb(232, 234, 237)", "rgb(23, 24, 26)")

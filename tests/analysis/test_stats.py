@@ -11,7 +11,7 @@ from analysis.stats import ENOUGH, holm, paired_p
     ("degrees", "t", "p"),
     [(2, 4.303, 0.05), (3, 5.841, 0.01), (4, 2.776, 0.05), (9, 2.262, 0.05), (9, 1.383, 0.2), (29, 3.659, 0.001)],
 )
-def test_against_the_printed_table(degrees: int, t: float, p: float) -> None:
+def test_paired_p_equals_the_printed_table(degrees: int, t: float, p: float) -> None:
     """Two-sided critical values of Student's t, to three digits, as every textbook has them."""
     pairs = degrees + 1
     shape = np.arange(pairs) - (pairs - 1) / 2
@@ -20,7 +20,7 @@ def test_against_the_printed_table(degrees: int, t: float, p: float) -> None:
         assert paired_p(list(shape + mean)) == pytest.approx(p, rel=2e-3)
 
 
-def test_against_its_closed_form_for_three_pairs() -> None:
+def test_paired_p_equals_the_closed_form_for_three_pairs() -> None:
     """With two degrees of freedom, p = 1 - t / √(2 + t²)."""
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -29,7 +29,7 @@ def test_against_its_closed_form_for_three_pairs() -> None:
         assert paired_p(list(values)) == pytest.approx(1 - t / math.sqrt(2 + t * t))
 
 
-def test_against_the_density() -> None:
+def test_paired_p_equals_the_integrated_density() -> None:
     """The area of Student's density beyond ±t, by Simpson's rule in x = tan u."""
     values = [0.021, 0.034, -0.008, 0.017, 0.025, 0.002]
     t = np.mean(values) / (np.std(values, ddof=1) / math.sqrt(6))
@@ -41,12 +41,12 @@ def test_against_the_density() -> None:
     assert paired_p(values) == pytest.approx(1 - float(weights @ density), abs=1e-9)
 
 
-def test_no_difference_on_average() -> None:
+def test_paired_p_of_a_mean_of_zero_is_one() -> None:
     assert paired_p([-1, 0, 1]) == 1
 
 
 @pytest.mark.parametrize("values", [[], [0.1], [0.1, 0.2], [0.1] * 5, [0.0] * 3, [0.3 - 0.2, 0.4 - 0.3, 0.1]])
-def test_what_cannot_be_tested(values: Sequence[float]) -> None:
+def test_paired_p_of_few_or_equal_values_is_nan(values: Sequence[float]) -> None:
     """Too few, or all the same, be it after rounding."""
     assert ENOUGH == 3
     assert math.isnan(paired_p(values))
@@ -57,7 +57,7 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-def test_holm_of_the_published_example() -> None:
+def test_holm_equals_the_published_example() -> None:
     """The 15 p of Benjamini and Hochberg (J. R. Stat. Soc. B 57:289, 1995).
 
     There, both Bonferroni's and Hochberg's procedure reject three of them at 0.05; Holm's lies between the two.
@@ -72,7 +72,7 @@ def test_holm_of_the_published_example() -> None:
     assert corrected[9:].tolist() == [1.0] * 6
 
 
-def test_holm_against_its_definition() -> None:
+def test_holm_equals_its_definition() -> None:
     """p̃₍ᵢ₎ = max over j ≤ i of min((m - j + 1) p₍ⱼ₎, 1)."""
     rng = np.random.default_rng(1)
     for count in range(1, 9):
@@ -83,7 +83,7 @@ def test_holm_against_its_definition() -> None:
         assert holm(list(ps)) == pytest.approx(slow)
 
 
-def test_holm_of_what_could_not_be_tested() -> None:
+def test_holm_ignores_nan() -> None:
     assert holm([math.nan, 0.02, math.nan, 0.01]) == pytest.approx([math.nan, 0.02, math.nan, 0.02], nan_ok=True)
     assert holm([math.nan]) == pytest.approx([math.nan], nan_ok=True)
     assert holm([]).tolist() == []

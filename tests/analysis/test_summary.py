@@ -37,7 +37,7 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     assert table["round_seconds"].tolist() == [2.0, 2.0, 2.0]
 
 
-def test_summary_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_summary_has_the_given_order(tmp_path: Path) -> None:
     write(tmp_path / "a", None, [0.1, 0.3, 0.5])
     write(tmp_path / "b", 0.5, [0.2, 0.8, 0.6])
     table = summary(load_results(tmp_path), ["b", "a"])
@@ -72,7 +72,7 @@ def test_over_seeds_of_one_setting(tmp_path: Path) -> None:
     assert (row.seeds, row.round, row.test_accuracy) == (2, 3, pytest.approx(0.6))
 
 
-def test_null_and_a_value_are_two_settings(tmp_path: Path) -> None:
+def test_over_seeds_distinguishes_null_from_a_value(tmp_path: Path) -> None:
     for name, limit, accuracy in (("a", None, 0.6), ("b", 100, 0.2)):
         write(tmp_path / name, 0.5, [0.1, 0.1, accuracy])
         spec = (tmp_path / name / "spec.yaml").read_text()
@@ -83,7 +83,7 @@ def test_null_and_a_value_are_two_settings(tmp_path: Path) -> None:
     assert dict(zip(table["train_limit"].fillna(0), table["test_accuracy"], strict=True)) == {100: 0.2, 0: 0.6}
 
 
-def test_figures_are_of_the_round_that_all_seeds_have(tmp_path: Path) -> None:
+def test_over_seeds_uses_the_last_common_round(tmp_path: Path) -> None:
     write(tmp_path / "a", 0.5, [0.2, 0.4, 0.9], seed=0)
     write(tmp_path / "b", 0.5, [0.4, 0.6, None], seed=1)
     results = load_results(tmp_path)
@@ -104,6 +104,6 @@ def test_faults_are_counted_by_kind(tmp_path: Path) -> None:
     assert faults(results, ["b"]) == ""
 
 
-def test_runs_from_before_there_were_faults(tmp_path: Path) -> None:
+def test_faults_without_a_file_are_empty(tmp_path: Path) -> None:
     write(tmp_path / "a", 0.5, [0.1, 0.2, 0.3])
     assert faults(load_results(tmp_path), ["a"]) == ""

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from helpers.studies import write_run, write_study
 
-from analysis.naming import name_runs
+from analysis.labels import name_runs
 from analysis.outcomes import comparable, outcomes, spent
 from analysis.records import load
 from analysis.tables import best_of_families, comparison, costs, named_order, reference, to_target, wide
@@ -54,7 +54,7 @@ def test_comparison_by_hand(tmp_path: Path) -> None:
     assert "difference to FedProx" not in ours
 
 
-def test_two_baselines(tmp_path: Path) -> None:
+def test_comparison_with_two_baselines(tmp_path: Path) -> None:
     levels = by_seed(fedavg=[0.3, 0.4], fedprox=[0.5, 0.4], fml=[0.4, 0.4])
     table = rows(comparison(study(tmp_path, [FEDAVG, FEDPROX, FML], levels, alphas=[0.1], seeds=[0, 1])))
     avg, prox, fml = (table[name, "Dirichlet α=0.1"] for name in ("FedAvg", "FedProx", "FML"))
@@ -64,27 +64,27 @@ def test_two_baselines(tmp_path: Path) -> None:
     assert math.isnan(fml["p to FedAvg"])  # two pairs
 
 
-def test_no_baseline(tmp_path: Path) -> None:
+def test_comparison_without_a_baseline(tmp_path: Path) -> None:
     table = comparison(study(tmp_path, [LPFM, FML], by_seed(fedlpfm=[0.5], fml=[0.4]), alphas=[0.1], seeds=[0]))
     assert table.columns.tolist() == ["setting", "condition", "seeds", "mean", "std", "best"]
     assert table["best"].tolist() == [False, True]
     assert table["std"].isna().all()  # of one seed
 
 
-def test_only_a_baseline(tmp_path: Path) -> None:
+def test_comparison_of_a_baseline_only(tmp_path: Path) -> None:
     table = comparison(study(tmp_path, [FEDAVG], by_seed(fedavg=[0.5]), alphas=[0.1], seeds=[0]))
     assert table["best"].tolist() == [True]
     assert "difference to FedAvg" not in table
 
 
-def test_equals_share_the_first_place(tmp_path: Path) -> None:
+def test_comparison_marks_equal_means_as_best(tmp_path: Path) -> None:
     """What rounds to the same hundredth of a percent is the same."""
     levels = by_seed(fedavg=[0.4], fedprox=[0.40000001], fml=[0.3999])
     table = comparison(study(tmp_path, [FEDAVG, FEDPROX, FML], levels, alphas=[0.1], seeds=[0]))
     assert table["best"].tolist() == [True, True, False]
 
 
-def test_other_figures(tmp_path: Path) -> None:
+def test_comparison_of_other_metrics(tmp_path: Path) -> None:
     def curves(strategy: Mapping[str, Any], *_: float) -> list[float]:
         return [0.8, 0.2] if strategy["name"] == "fedavg" else [0.4, 0.4]
 
@@ -93,7 +93,7 @@ def test_other_figures(tmp_path: Path) -> None:
     assert means == {"final": [0.2, 0.4], "best": [0.8, 0.4], "last": [0.5, 0.4], "worst_class": [0.25, 0.2]}
 
 
-def test_pairs_are_of_the_same_seed(tmp_path: Path) -> None:
+def test_comparison_pairs_runs_of_the_same_seed(tmp_path: Path) -> None:
     """FedAvg lacks seed 0 and Fed-LPFM seed 3: two pairs are left, of 0.1 and 0.3."""
     for seed, level in enumerate([0.2, 0.3, 0.4]):
         write_run(tmp_path / "s" / f"avg{seed}", seed=seed + 1, accuracy=[level])
@@ -106,13 +106,13 @@ def test_pairs_are_of_the_same_seed(tmp_path: Path) -> None:
     assert math.isnan(ours["p to FedAvg"])
 
 
-def test_no_seed_in_common(tmp_path: Path) -> None:
+def test_comparison_without_a_common_seed_has_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path / "s" / "a", seed=0)
     write_run(tmp_path / "s" / "b", seed=1, strategy=LPFM)
     assert "difference to FedAvg" not in comparison(read(tmp_path / "s")[0])
 
 
-def test_several_conditions(tmp_path: Path) -> None:
+def test_comparison_over_several_conditions(tmp_path: Path) -> None:
     """`all` has the seeds that have every condition, its differences those that both have."""
     levels = {
         ("fedavg", 0.1): [0.2, 0.3],
@@ -139,7 +139,7 @@ def test_several_conditions(tmp_path: Path) -> None:
     assert math.isnan(ours["p to FedAvg"])
 
 
-def test_all_conditions_of_a_seed_are_one_pair(tmp_path: Path) -> None:
+def test_comparison_counts_all_conditions_of_a_seed_as_one_pair(tmp_path: Path) -> None:
     """Seeds that are easy or hard on every condition: three pairs, not six. Differences 0.1, 0.2, 0.3 on average."""
     offsets = {0.1: [0.05, 0.2, 0.35], 1: [0.15, 0.2, 0.25]}
 
@@ -153,7 +153,7 @@ def test_all_conditions_of_a_seed_are_one_pair(tmp_path: Path) -> None:
     assert ours["p to FedAvg"] == pytest.approx(1 - t / math.sqrt(2 + t * t))
 
 
-def test_conditions_that_a_setting_lacks(tmp_path: Path) -> None:
+def test_comparison_of_settings_without_all_conditions(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path / "s" / f"a{seed}", alpha=0.1, seed=seed)
         write_run(tmp_path / "s" / f"b{seed}", alpha=1, seed=seed)
@@ -166,7 +166,7 @@ def test_conditions_that_a_setting_lacks(tmp_path: Path) -> None:
     assert cells.loc["FedAvg"].tolist() == ["0.30", "0.30", "0.30"]
 
 
-def test_corrected_over_the_settings_of_a_condition(tmp_path: Path) -> None:
+def test_comparison_corrects_p_over_the_settings_of_a_condition(tmp_path: Path) -> None:
     """Three λ beside FedAvg: the p of their own are multiplied by 3, 2 and 1 from the smallest on."""
     offsets = {0.2: [0.10, 0.11, 0.12], 0.4: [0.10, 0.12, 0.14], 0.6: [0.05, 0.15, 0.30]}
     strategies = [FEDAVG, *(LPFM | {"lam": lam} for lam in offsets)]
@@ -187,7 +187,7 @@ def test_corrected_over_the_settings_of_a_condition(tmp_path: Path) -> None:
     assert found == pytest.approx([first, second, max(second, p(0.6))])
 
 
-def test_the_best_setting_stands_for_a_baseline(tmp_path: Path) -> None:
+def test_baseline_is_represented_by_its_best_setting(tmp_path: Path) -> None:
     """FedProx with two μ; one that a lone lucky seed has is not the best of them."""
     levels = {0.01: [0.3, 0.4, 0.5], 1.0: [0.2, 0.3, 0.4], 10.0: [0.9]}
     for mu, seeds in levels.items():
@@ -203,7 +203,7 @@ def test_the_best_setting_stands_for_a_baseline(tmp_path: Path) -> None:
     assert table.loc[table["setting"].astype(str).str.startswith("FedProx"), "difference to FedProx"].isna().all()
 
 
-def test_one_setting_of_a_baseline_for_all_conditions(tmp_path: Path) -> None:
+def test_baseline_has_one_setting_for_all_conditions(tmp_path: Path) -> None:
     """μ=1 is better on both, though it lacks a seed, and wherever it is not the seeds of the other do not help it."""
     levels = {0.01: {0.1: [0.3, 0.3, 0.6], 1: [0.4, 0.4, 0.4]}, 1.0: {0.1: [0.35, 0.35], 1: [0.5, 0.4, 0.4]}}
     for mu, conditions in levels.items():
@@ -221,7 +221,7 @@ def test_one_setting_of_a_baseline_for_all_conditions(tmp_path: Path) -> None:
     assert ours[2]["difference to FedProx"] == pytest.approx((0.175 + 0.225) / 2)
 
 
-def test_runs_are_paired_with_runs_of_the_same_training(tmp_path: Path) -> None:
+def test_comparison_pairs_runs_of_the_same_training(tmp_path: Path) -> None:
     for lr, base, ours in ((0.1, 0.3, 0.5), (0.01, 0.6, 0.7)):
         training = {"rounds": 1, "lr": lr}
         write_run(tmp_path / "s" / f"a{lr}", accuracy=[base], training=training)
@@ -231,7 +231,7 @@ def test_runs_are_paired_with_runs_of_the_same_training(tmp_path: Path) -> None:
     assert found == pytest.approx({"Fed-LPFM, lr 0.1": 0.2, "Fed-LPFM, lr 0.01": 0.1})
 
 
-def test_a_space_with_when_axes(tmp_path: Path) -> None:
+def test_comparison_of_a_space_with_conditional_axes(tmp_path: Path) -> None:
     """λ only for Fed-LPFM, μ only for FedProx, α only for Dirichlet: every run finds its FedAvg."""
     strategies = [FEDAVG, FEDPROX, FEDPROX | {"mu": 1}, LPFM, LPFM | {"lam": 1}, FML]
     for place, strategy in enumerate(strategies):
@@ -247,7 +247,7 @@ def test_a_space_with_when_axes(tmp_path: Path) -> None:
     assert found.loc[found["setting"] == "Fed-LPFM, λ=1", "difference to FedAvg"].tolist() == pytest.approx([0.04] * 4)
 
 
-def test_nothing_evaluated(tmp_path: Path) -> None:
+def test_tables_without_evaluated_rounds_are_empty(tmp_path: Path) -> None:
     write_run(tmp_path / "s" / "a", accuracy=[])
     named, rounds = read(tmp_path / "s")
     assert comparison(named).empty
@@ -256,7 +256,7 @@ def test_nothing_evaluated(tmp_path: Path) -> None:
     assert best_of_families(named).empty
 
 
-def test_to_what_fedavg_comes_to(tmp_path: Path) -> None:
+def test_to_target_uses_fedavgs_accuracy(tmp_path: Path) -> None:
     curves: dict[str, dict[int, list[float]]] = {
         "fedavg": {0: [0.1, 0.2, 0.6], 1: [0.1, 0.3, 0.5]},  # last: 0.3 and 0.3
         "fedlpfm": {0: [0.3, 0.4, 0.5], 1: [0.1, 0.2, 0.2]},
@@ -269,7 +269,7 @@ def test_to_what_fedavg_comes_to(tmp_path: Path) -> None:
     assert table["seeds"].tolist() == [2, 2]
 
 
-def test_to_a_target_of_ones_own(tmp_path: Path) -> None:
+def test_to_target_uses_the_given_target(tmp_path: Path) -> None:
     write_study(tmp_path / "s", [LPFM, FML], [0.1], [0, 1], lambda *point: [0.1, 0.5 - point[-1] / 10, 0.6])
     named, rounds = read(tmp_path / "s")
     assert to_target(named, rounds, 0.45)["mean"].tolist() == [2.5, 2.5]
@@ -290,7 +290,7 @@ def test_costs_by_hand(tmp_path: Path) -> None:
     assert (row["bytes"], row["teacher_flops"], row["client_flops"]) == (60, 6_000_000, 600_000)
 
 
-def test_the_best_of_each_family(tmp_path: Path) -> None:
+def test_best_of_families_is_the_setting_with_the_best_mean(tmp_path: Path) -> None:
     """λ=0.9 is better where it was tried, but was not tried on the harder condition."""
     for lam, levels in {0.1: {0.1: 0.2, 1: 0.6}, 0.5: {0.1: 0.4, 1: 0.5}, 0.9: {1: 0.9}}.items():
         for alpha, level in levels.items():
@@ -301,7 +301,7 @@ def test_the_best_of_each_family(tmp_path: Path) -> None:
     assert len(best) == 3
 
 
-def test_the_best_where_both_were_tried(tmp_path: Path) -> None:
+def test_best_of_families_compares_common_cells(tmp_path: Path) -> None:
     """λ=0.5 was spared the hardest condition, and is worse on the one that both have."""
     for lam, levels in {0.25: {0.05: 0.28, 0.1: 0.38}, 0.5: {0.1: 0.31, 0.5: 0.61}}.items():
         for alpha, level in levels.items():
@@ -310,7 +310,7 @@ def test_the_best_where_both_were_tried(tmp_path: Path) -> None:
     assert set(best["setting"].astype(str)) == {"Fed-LPFM, λ=0.25"}
 
 
-def test_no_target_where_fedavg_was_not_run(tmp_path: Path) -> None:
+def test_to_target_without_fedavg_is_nan(tmp_path: Path) -> None:
     write_study(tmp_path / "s" / "a", [FEDAVG], [0.1], [0], lambda *_: [0.4])
     write_study(tmp_path / "s" / "b", [LPFM], [0.1, 1], [0], lambda *_: [0.5])
     named, evaluated = read(tmp_path / "s")
@@ -320,7 +320,7 @@ def test_no_target_where_fedavg_was_not_run(tmp_path: Path) -> None:
     assert math.isnan(table["Fed-LPFM", "α=1"]["target"])
 
 
-def test_the_order_of_cells() -> None:
+def test_wide_table_keeps_the_order_of_labels() -> None:
     labels = pd.Categorical(["b", "a", "b"], categories=["c", "b", "a"], ordered=True)
     table = pd.DataFrame({"setting": ["x", "x", "y"], "condition": labels})
     cells = wide(table, pd.Series(["1", "2", "3"]))

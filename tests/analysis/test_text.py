@@ -20,22 +20,22 @@ def test_listed(parts: list[str], said: str) -> None:
     assert listed(parts) == said
 
 
-def test_plurals() -> None:
+def test_counted_adds_a_plural_s() -> None:
     assert [counted(n, "seed") for n in (0, 1, 3)] == ["0 seeds", "1 seed", "3 seeds"]
     assert part_of(1, 4, "lacks", "lack") == "1 of 4 runs lacks"
     assert part_of(2, 4, "lacks", "lack", "cells") == "2 of 4 cells lack"
 
 
-def test_points_are_hundredths() -> None:
+def test_points_are_percent() -> None:
     assert points(0.032) == "3.2"
     assert points(0.032, signed=True) == "+3.2"
     assert points(-0.0004, signed=True) == "+0.0"
 
 
-def test_a_unit_is_said_once() -> None:
+def test_with_labels_writes_the_unit_once() -> None:
     assert each(pd.Series({"FedAvg": "3.2", "FML": "2.9"}), "points") == "3.2 points for FedAvg and 2.9 for FML"
 
 
-def test_of_many_the_first_are_said() -> None:
+def test_shortened_lists_the_first_items() -> None:
     assert some(list("abc")) == "a, b, c"
     assert some([str(n) for n in range(SHOWN + 2)], "; ") == "; ".join(map(str, range(SHOWN))) + " and 2 more"

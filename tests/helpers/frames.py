@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from analysis import naming
+from analysis.labels import name_runs
 
 
 def named(*runs: Mapping[str, Any]) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def named(*runs: Mapping[str, Any]) -> pd.DataFrame:
         for run in runs
     ]
     names = [letters(place) for place in range(len(runs))]
-    table = naming.name_runs(pd.DataFrame(rows, index=pd.Index(names, name="run")))
+    table = name_runs(pd.DataFrame(rows, index=pd.Index(names, name="run")))
     return table.assign(last=[run.get("last", 0.5) for run in runs])
 
 
@@ -43,7 +43,7 @@ def rows(columns: Sequence[str], *cells: Sequence[Any]) -> pd.DataFrame:
     return pd.DataFrame(list(cells), columns=list(columns)).astype({"run": "category"})
 
 
-def seen(figure: Figure | None) -> Figure:
+def checked(figure: Figure | None) -> Figure:
     """Drawn to the end, without a warning; nothing of it lies outside, and no text touches another."""
     assert figure is not None
     figure.savefig(BytesIO(), format="svg")
@@ -97,7 +97,7 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for own in figure.legends for text in own.get_texts()]
 
 
-def said(figure: Figure) -> str:
+def note(figure: Figure) -> str:
     return " ".join(figure.legends[0].get_title().get_text().split())  # whatever lines it is on
 
 

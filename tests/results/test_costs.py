@@ -42,20 +42,20 @@ def finish(experiment: Experiment, folder: Path) -> tuple[Row, pd.DataFrame, pd.
     return json.loads((folder / "costs.json").read_text()), rounds, clients
 
 
-def test_a_step_of_the_small_cnn_by_hand(small: Make) -> None:
+def test_training_flops_of_the_small_cnn_by_hand(small: Make) -> None:
     for norm in (None, "batch"):  # normalising is not counted
         experiment = small(proxy={"name": "cnn", "norm": norm})
         assert training_flops(experiment.proxy, federated.load(experiment).train.shape) == FORWARD + BACKWARD
 
 
-def test_counting_leaves_torchs_generator_alone(small: Make) -> None:
+def test_training_flops_keep_the_random_state(small: Make) -> None:
     data = federated.load(small())
     before = torch.get_rng_state()
     training_flops(small().proxy, data.train.shape)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_sums_of_the_tables(small: Make, tmp_path: Path) -> None:
+def test_costs_are_sums_over_the_tables(small: Make, tmp_path: Path) -> None:
     costs, rounds, clients = finish(distil(small), tmp_path)
     teacher, proxy = costs["teacher"], costs["proxy"]
     used = 2 * clients["examples"].sum()  # in two epochs
@@ -74,14 +74,14 @@ def test_sums_of_the_tables(small: Make, tmp_path: Path) -> None:
     assert "private" not in costs
 
 
-def test_a_private_model_costs_as_well(small: Make, tmp_path: Path) -> None:
+def test_costs_include_a_private_model(small: Make, tmp_path: Path) -> None:
     fml, _, clients = finish(small(strategy={"name": "fml"}), tmp_path)
     each = FORWARD + BACKWARD  # of a kind with the proxy
     assert fml["private"] == {"flops_per_example": each, "flops": each * int(clients["examples"].sum())}
     assert fml["proxy"]["flops"] == fml["private"]["flops"]
 
 
-def test_what_made_the_answers_is_named_by_its_entry(small: Make, tmp_path: Path) -> None:
+def test_costs_name_the_cache_entries_and_their_origin(small: Make, tmp_path: Path) -> None:
     costs, *_ = finish(distil(small), tmp_path)
     (entry,) = TeacherCache().entries()
     ((key, made),) = costs["teacher"]["entries"].items()
@@ -93,7 +93,7 @@ def test_what_made_the_answers_is_named_by_its_entry(small: Make, tmp_path: Path
     assert made["torch"] == torch.__version__.split("+")[0] or made["torch"] == torch.__version__
 
 
-def test_a_second_run_pays_nothing_and_says_who_did(small: Make, tmp_path: Path) -> None:
+def test_costs_of_a_run_with_cached_outputs_are_zero(small: Make, tmp_path: Path) -> None:
     first, *_ = finish(distil(small), tmp_path / "first")
     second, rounds, _ = finish(distil(small), tmp_path / "second")
     assert (
@@ -104,7 +104,7 @@ def test_a_second_run_pays_nothing_and_says_who_did(small: Make, tmp_path: Path)
     assert second["teacher"]["entries"] == first["teacher"]["entries"]
 
 
-def test_rounds_before_an_interruption_count(small: Make, tmp_path: Path) -> None:
+def test_costs_include_rounds_before_an_interruption(small: Make, tmp_path: Path) -> None:
     whole, *_ = finish(distil(small), tmp_path / "whole")
     TeacherCache().entries()[0].remove()
     rounds = Driver(distil(small), tmp_path / "resumed").run()
@@ -119,7 +119,7 @@ def test_rounds_before_an_interruption_count(small: Make, tmp_path: Path) -> Non
         assert [resumed[part][field] for field in fields] == [whole[part][field] for field in fields]
 
 
-def test_online_every_answer_is_a_pass(small: Make, tmp_path: Path) -> None:
+def test_costs_of_an_online_teacher_count_every_forward_pass(small: Make, tmp_path: Path) -> None:
     costs, rounds, clients = finish(distil(small, {"mode": "online"}), tmp_path)
     asked = 2 * clients["examples"].sum()
     assert costs["teacher"]["outputs_used"] == costs["teacher"]["forward_passes"] == asked
@@ -130,7 +130,7 @@ def test_online_every_answer_is_a_pass(small: Make, tmp_path: Path) -> None:
     assert costs["teacher"]["seconds"] > 0
 
 
-def test_the_storage_error_of_views_is_the_largest_rounding(small: Make, tmp_path: Path) -> None:
+def test_storage_error_is_the_largest_rounding_error(small: Make, tmp_path: Path) -> None:
     """Of all views that were asked: the rows of the entry that are known."""
     experiment = distil(small, {"view": "proxy"}, data={"augment": "crop_flip"})
     costs, *_ = finish(experiment, tmp_path)
@@ -147,7 +147,7 @@ def test_the_storage_error_of_views_is_the_largest_rounding(small: Make, tmp_pat
     assert costs["teacher"]["forward_passes"] == len(rows)
 
 
-def test_without_a_teacher(small: Make, tmp_path: Path) -> None:
+def test_costs_without_a_teacher(small: Make, tmp_path: Path) -> None:
     experiment = small(data={"train_limit": 100}, training={"rounds": 1}, teacher=None)
     costs, *_ = finish(experiment, tmp_path)
     teacher = costs["teacher"]

@@ -18,20 +18,20 @@ from fedray.study.session import run
 Make = Callable[..., Experiment]
 
 
-def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
+def test_write_flushes_rows_to_disk(tmp_path: Path) -> None:
     table = CsvTable(tmp_path / "t.csv", ("round", "a", "b"))
     table.write([{"round": 1, "b": 2.5}])
     assert (tmp_path / "t.csv").read_text() == "round,a,b\n1,,2.5\n"
     table.close()
 
 
-def test_reopening_drops_rows_after_the_checkpoint_and_a_torn_line(tmp_path: Path) -> None:
+def test_reopened_table_drops_rows_after_the_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("round,a\n1,x\n2,x\n2,y\n3,x\n")
     CsvTable(tmp_path / "t.csv", ("round", "a"), after_round=2).close()
     assert pd.read_csv(tmp_path / "t.csv").to_numpy().tolist() == [[1, "x"], [2, "x"], [2, "y"]]
 
 
-def test_the_spec_that_is_saved_repeats_the_run(small: Make, tmp_path: Path) -> None:
+def test_saved_spec_repeats_the_run(small: Make, tmp_path: Path) -> None:
     experiment = small(strategy={"name": "fedlpfm", "lam": 0.3})
     list(run(experiment, tmp_path / "first"))
     (saved,) = load(tmp_path / "first" / "spec.yaml")
@@ -42,14 +42,14 @@ def test_the_spec_that_is_saved_repeats_the_run(small: Make, tmp_path: Path) -> 
     ).read_bytes()
 
 
-def test_a_finished_run_is_left_as_it_is(small: Make, tmp_path: Path) -> None:
+def test_finished_run_is_not_changed(small: Make, tmp_path: Path) -> None:
     list(run(small(), tmp_path / "run"))
     before = (tmp_path / "run" / "rounds.csv").stat().st_mtime_ns
     assert list(run(small(), tmp_path / "run")) == []
     assert (tmp_path / "run" / "rounds.csv").stat().st_mtime_ns == before
 
 
-def test_an_unfinished_run_wants_resume_and_then_goes_on(small: Make, tmp_path: Path) -> None:
+def test_unfinished_run_needs_resume(small: Make, tmp_path: Path) -> None:
     rounds = run(small(), tmp_path / "run")
     next(rounds)
     rounds.close()
@@ -58,14 +58,14 @@ def test_an_unfinished_run_wants_resume_and_then_goes_on(small: Make, tmp_path: 
     assert [result.round for result in run(small(), tmp_path / "run", resume=True)] == [2, 3]
 
 
-def test_resources_may_differ_on_resume(small: Make, tmp_path: Path) -> None:
+def test_resume_allows_other_resources_only(small: Make, tmp_path: Path) -> None:
     next(run(small(), tmp_path / "run"))
     RunFolder(tmp_path / "run").check(small(resources={"clients_per_actor": 2}, checkpoint={"every": 3}), resume=True)
     with pytest.raises(SpecError, match=r"another spec \(training.lr is 0.05 there and 0.01 here\)"):
         RunFolder(tmp_path / "run").check(small(training={"lr": 0.01}), resume=True)
 
 
-def test_load_results_of_a_tree_has_the_varied_fields_typed(small: Make, tmp_path: Path) -> None:
+def test_load_results_has_typed_columns_of_varied_fields(small: Make, tmp_path: Path) -> None:
     weights = {"a": 0.0, "b": 0.25}
     for name, strategy in {name: {"name": "fedlpfm", "lam": lam} for name, lam in weights.items()}.items():
         list(run(small(strategy=strategy, seed=4, training={"rounds": 2}), tmp_path / "study" / name))
@@ -89,7 +89,7 @@ def test_load_results_of_one_run_has_no_varied_fields(small: Make, tmp_path: Pat
     assert results.varied.empty
 
 
-def test_load_results_where_there_are_none(tmp_path: Path) -> None:
+def test_load_results_without_runs_raises(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds no results"):
         load_results(tmp_path)
 

@@ -19,7 +19,7 @@ def rounds(folder: Path, name: str) -> list[int]:
     return [int(number) for number in pd.read_csv(folder / f"{name}.csv")["round"]]
 
 
-def test_going_back_drops_later_rounds_and_keeps_what_was_survived(tmp_path: Path) -> None:
+def test_rollback_drops_later_rounds_and_keeps_faults(tmp_path: Path) -> None:
     with RunTables(tmp_path, [], 0) as tables:
         for number in (1, 2):
             tables.write(report(number))
@@ -32,7 +32,7 @@ def test_going_back_drops_later_rounds_and_keeps_what_was_survived(tmp_path: Pat
     assert (row["round"], row["fault"], row["response"]) == (1, "node lost", "back to round 1")
 
 
-def test_faults_stay_when_the_run_is_opened_again(tmp_path: Path) -> None:
+def test_reopened_tables_keep_faults(tmp_path: Path) -> None:
     with RunTables(tmp_path, [], 0) as tables:
         tables.report(1, [LOST, LOST])
     with (tmp_path / "faults.csv").open("a") as file:

@@ -20,7 +20,7 @@ LABELS = torch.tensor([0, 1, 0, 2, 2])
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
-def test_tally_by_hand(batch_size: int) -> None:
+def test_count_predictions_by_hand(batch_size: int) -> None:
     counts = count_predictions(Fixed(), LOGITS.view(5, 3, 1, 1), LABELS, classes=4, batch_size=batch_size)
     assert counts.right.tolist() == [1, 1, 1, 0]
     assert counts.examples.tolist() == [2, 1, 2, 0]
@@ -29,7 +29,7 @@ def test_tally_by_hand(batch_size: int) -> None:
     assert counts.mean_loss == pytest.approx((3 * right + 2 * wrong) / 5, rel=1e-6)
 
 
-def test_tallies_add_up() -> None:
+def test_eval_counts_add_up() -> None:
     whole = count_predictions(Fixed(), LOGITS.view(5, 3, 1, 1), LABELS, 3, 10)
     parts = [count_predictions(Fixed(), LOGITS[a:b].view(-1, 3, 1, 1), LABELS[a:b], 3, 10) for a, b in ((0, 2), (2, 5))]
     assert (parts[0] + parts[1]).right.tolist() == whole.right.tolist()
@@ -62,5 +62,5 @@ def test_rare_accuracy_by_hand() -> None:
     assert counts.rare_accuracy(class_counts) == pytest.approx((0.3 + 0.1) / 2)
 
 
-def test_rare_accuracy_is_nan_where_nothing_is_rare() -> None:
+def test_rare_accuracy_without_rare_classes_is_nan() -> None:
     assert math.isnan(EvalCounts(np.array([0, 1]), np.array([0, 1]), 2).rare_accuracy(np.array([[5, 5]])))

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.frames import labels, legend, named, panels, rounded, rows, seen, titles
+from helpers.frames import checked, labels, legend, named, panels, rounded, rows, titles
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
@@ -31,8 +31,8 @@ def dots(axes: Axes, color: str) -> list[float]:
     return sorted(round(float(x), 6) for drawn in own for x in drawn.get_offsets()[:, 0])
 
 
-def test_a_dot_for_each_client_of_each_seed() -> None:
-    figure = seen(spread(runs(), of_clients(a=(0.5, 0.9), b=(0.1, 0.2, np.nan), c=(0.3, 0.6), d=(0.7,))))
+def test_spread_draws_a_dot_for_each_client_of_each_seed() -> None:
+    figure = checked(spread(runs(), of_clients(a=(0.5, 0.9), b=(0.1, 0.2, np.nan), c=(0.3, 0.6), d=(0.7,))))
     first, second = panels(figure)
     assert titles(figure) == ["α=0.1", "α=0.5"]
     assert [tick.get_text() for tick in first.get_yticklabels()] == ["FedAvg", "FedProx"]
@@ -44,21 +44,21 @@ def test_a_dot_for_each_client_of_each_seed() -> None:
     assert list(median.get_xdata()) == pytest.approx([25])
     heights = first.collections[0].get_offsets()[:, 1]
     assert len({round(float(y), 3) for y in heights}) == 4
-    assert np.abs(heights).max() < 0.3  # none is in another's row
-    assert labels(figure) == {"accuracy on own examples (%)"}
+    assert np.abs(heights).max() < 0.3  # each dot is in its row
+    assert labels(figure) == {"train accuracy (%)"}
     assert legend(figure) == ["a client", "median", "middle half"]
 
 
-def test_no_client_is_no_figure() -> None:
+def test_spread_without_clients_is_none() -> None:
     assert spread(runs(), of_clients(a=(np.nan,))) is None
     assert spread(runs(), of_clients()) is None
 
 
-def test_a_hundred_clients_of_a_long_family_name() -> None:
+def test_spread_of_100_clients_wraps_long_family_names() -> None:
     name = "clip-vit-large-patch14-336-with-a-name-that-goes-on"
     many = named(*({"strategy": "fedlpfm", "lam": 0.5, "teacher": f"{name}-{place}"} for place in range(3)))
     accuracy = tuple(place / 100 for place in range(100))
-    figure = seen(spread(many, of_clients(a=accuracy, b=accuracy, c=accuracy)))
+    figure = checked(spread(many, of_clients(a=accuracy, b=accuracy, c=accuracy)))
     (axes,) = panels(figure)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == [
         f"Fed-LPFM,\nclip-vit-large-\npatch14-336-with-a-name-\nthat-goes-on-{place}" for place in range(3)
@@ -76,13 +76,13 @@ def holdings(*cells: tuple[str, int, int, int]) -> pd.DataFrame:
     return rows(HELD, *((run, client, c, NAMES[c], n) for run, client, c, n in cells))
 
 
-def test_areas_are_in_proportion_to_examples() -> None:
+def test_partitions_areas_are_proportional_to_examples() -> None:
     table = holdings(("c", 0, 0, 80), ("c", 0, 2, 20), ("c", 1, 2, 0), ("c", 2, 0, 40), ("d", 1, 0, 160))
-    figure = seen(partitions(runs(), table))
+    figure = checked(partitions(runs(), table))
     first, second = panels(figure)
     assert titles(figure) == ["α=0.1, seed 2", "α=0.5, seed 2"]
     areas, of_other = bubbles(first), bubbles(second)
-    assert set(areas) == {(0, 0), (0, 1), (2, 0)}  # who holds nothing has no bubble; no row for a dog that nobody holds
+    assert set(areas) == {(0, 0), (0, 1), (2, 0)}  # no bubble without examples, no row for a class without examples
     assert areas[0, 0] == pytest.approx(4 * areas[0, 1])
     assert areas[0, 0] == pytest.approx(2 * areas[2, 0])
     assert of_other[1, 0] == pytest.approx(2 * areas[0, 0])  # panels have one scale
@@ -93,27 +93,27 @@ def test_areas_are_in_proportion_to_examples() -> None:
     assert sizes[0] ** 2 / 20 == pytest.approx(areas[0, 0] / 80)
 
 
-def test_one_seed_and_one_run_of_it() -> None:
+def test_partitions_draw_one_run_of_the_smallest_seed() -> None:
     again = named(
         {"strategy": "fedavg", "seed": 3}, {"strategy": "fedprox", "seed": 3}, {"strategy": "fedavg", "seed": 1}
     )
     table = holdings(("a", 0, 0, 10), ("b", 0, 0, 10), ("c", 1, 1, 10))
-    figure = seen(partitions(again, table))
+    figure = checked(partitions(again, table))
     assert titles(figure) == ["Dirichlet α=0.1, seed 1"]
     assert set(bubbles(panels(figure)[0])) == {(1, 0)}
-    without = seen(partitions(again, table[table["run"] != "c"]))
+    without = checked(partitions(again, table[table["run"] != "c"]))
     assert titles(without) == ["Dirichlet α=0.1, seed 3"]
     assert set(bubbles(panels(without)[0])) == {(0, 0)}
 
 
-def test_nothing_held_is_no_figure() -> None:
+def test_partitions_without_examples_are_none() -> None:
     assert partitions(runs(), holdings()) is None
     assert partitions(runs(), holdings(("a", 0, 0, 0))) is None
 
 
-def test_a_hundred_clients_and_classes() -> None:
+def test_partitions_draw_20_of_100_clients_and_classes() -> None:
     cells = [("a", client, c, f"class {c}", 1 + c) for client in range(100) for c in range(100)]
-    figure = seen(partitions(runs(), rows(HELD, *cells)))
+    figure = checked(partitions(runs(), rows(HELD, *cells)))
     (axes,) = panels(figure)
     assert len(bubbles(axes)) == 400
     assert labels(figure) == {"client (the first 20 of 100)", "class (the first 20 of 100)"}

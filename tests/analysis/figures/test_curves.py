@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.frames import labels, legend, lines, named, panels, rounded, rows, said, seen, texts, titles
+from helpers.frames import checked, labels, legend, lines, named, note, panels, rounded, rows, texts, titles
 from matplotlib.colors import to_hex
 
 from analysis.figures.curves import accuracy_by_round, heterogeneity
@@ -19,8 +19,8 @@ def two_seeds() -> tuple[pd.DataFrame, pd.DataFrame]:
     return runs, rows(ROUNDS, *cells)
 
 
-def test_mean_and_deviation_over_seeds() -> None:
-    figure = seen(accuracy_by_round(*two_seeds()))
+def test_accuracy_by_round_draws_mean_and_std_over_seeds() -> None:
+    figure = checked(accuracy_by_round(*two_seeds()))
     (axes,) = panels(figure)
     assert [rounded(line) for line in lines(axes, COLORS["FedAvg"])] == [[(1, 15), (2, 50)]]
     assert [rounded(line) for line in lines(axes, COLORS["Fed-LPFM"])] == [[(1, 40), (2, 60)]]
@@ -37,25 +37,25 @@ def test_mean_and_deviation_over_seeds() -> None:
     assert legend(figure) == ["FedAvg", "Fed-LPFM"]
 
 
-def test_rounds_are_whole() -> None:
-    (axes,) = panels(seen(accuracy_by_round(*two_seeds())))
+def test_accuracy_by_round_has_integer_ticks() -> None:
+    (axes,) = panels(checked(accuracy_by_round(*two_seeds())))
     assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
-def test_runs_that_have_no_rounds_are_no_figure() -> None:
+def test_accuracy_by_round_without_rounds_is_none() -> None:
     runs, rounds = two_seeds()
     assert accuracy_by_round(runs, rounds.iloc[:0]) is None
     assert accuracy_by_round(runs.iloc[:0], rounds) is None
     assert accuracy_by_round(runs, rounds.assign(run=pd.Categorical(["z"] * 6))) is None
 
 
-def test_a_condition_without_rounds_has_no_panel() -> None:
+def test_accuracy_by_round_without_rounds_has_no_panel() -> None:
     runs = named({"strategy": "fedavg", "alpha": 0.1}, {"strategy": "fedavg", "alpha": 0.5})
-    assert titles(seen(accuracy_by_round(runs, rows(ROUNDS, ["b", 1, 0.5], ["b", 2, 0.5])))) == ["α=0.5"]
+    assert titles(checked(accuracy_by_round(runs, rows(ROUNDS, ["b", 1, 0.5], ["b", 2, 0.5])))) == ["α=0.5"]
 
 
 @pytest.mark.slow
-def test_twelve_conditions_with_twelve_families() -> None:
+def test_accuracy_by_round_of_12_conditions_and_families() -> None:
     alphas = [round(0.01 * 2**power, 2) for power in range(12)]
     strategies = [{"strategy": "fedavg"}, {"strategy": "fedprox"}, {"strategy": "fml"}]
     strategies += [
@@ -63,10 +63,10 @@ def test_twelve_conditions_with_twelve_families() -> None:
     ]
     runs = named(*({**strategy, "alpha": alpha} for alpha in alphas for strategy in strategies))
     cells = [[run, number, 0.1 * number] for run in runs.index for number in (1, 2)]
-    figure = seen(accuracy_by_round(runs, rows(ROUNDS, *cells)))
+    figure = checked(accuracy_by_round(runs, rows(ROUNDS, *cells)))
     assert titles(figure) == [f"α={alpha:g}" for alpha in alphas]
     assert legend(figure) == ["FedAvg", "FedProx", "FML", *(f"Fed-LPFM, {LONG}-{place}" for place in (6, 7, 8))]
-    assert said(figure) == "the 3 most accurate teachers of each algorithm; 6 more are not shown"
+    assert note(figure) == "the 3 most accurate teachers of each algorithm; 6 more are not shown"
     assert [axes.get_ylabel() != "" for axes in panels(figure)] == [True, False, False] * 4
     assert len(lines(panels(figure)[11], COLORS["Fed-LPFM"])) == 3
 
@@ -81,8 +81,8 @@ def by_alpha(**changes: object) -> pd.DataFrame:
     return named(*runs)
 
 
-def test_accuracy_by_alpha() -> None:
-    figure = seen(heterogeneity(by_alpha()))
+def test_heterogeneity_draws_mean_and_std_by_alpha() -> None:
+    figure = checked(heterogeneity(by_alpha()))
     (axes,) = panels(figure)
     assert axes.get_xscale() == "log"
     assert rounded(lines(axes, COLORS["FedAvg"])[0]) == [(0.01, 20), (1, 50)]
@@ -91,19 +91,19 @@ def test_accuracy_by_alpha() -> None:
     deviation = 100 * np.std([0.1, 0.3], ddof=1)
     assert bars[0][0][:, 1] == pytest.approx([20 - deviation, 20 + deviation])
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.01", "1"]
-    assert labels(figure) == {"Dirichlet α (smaller: clients differ more)", "accuracy, mean of last rounds (%)"}
+    assert labels(figure) == {"Dirichlet α (smaller: more heterogeneous clients)", "mean accuracy, last k rounds (%)"}
     assert sorted(texts(axes)) == ["FedAvg", "FedProx"]
     assert {text.get_text(): text.get_color() for text in axes.texts} == {k: COLORS[k] for k in ("FedAvg", "FedProx")}
 
 
-def test_one_alpha_is_no_curve() -> None:
+def test_heterogeneity_of_one_alpha_is_none() -> None:
     assert heterogeneity(by_alpha(alpha=0.1)) is None
     assert heterogeneity(by_alpha().drop(columns="partition.alpha")) is None
 
 
-def test_long_names_fit_beside_their_curves() -> None:
+def test_heterogeneity_fits_long_names() -> None:
     runs = [
         {"strategy": "fedlpfm", "lam": 0.5, "teacher": f"{LONG}-{t}", "alpha": a} for t in range(3) for a in (0.1, 1)
     ]
-    figure = seen(heterogeneity(named(*runs)))
+    figure = checked(heterogeneity(named(*runs)))
     assert sorted(texts(figure.axes[0])) == [f"Fed-LPFM, {LONG}-{place}" for place in range(3)]

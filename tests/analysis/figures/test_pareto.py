@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.frames import labels, legend, lines, named, panels, rounded, said, seen, texts
+from helpers.frames import checked, labels, legend, lines, named, note, panels, rounded, texts
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
@@ -29,11 +29,11 @@ def points(axes: Axes) -> dict[tuple[float, ...], str]:
     return dict(zip(rounded(drawn.get_offsets()), map(to_hex, drawn.get_facecolor()), strict=True))
 
 
-def test_accuracy_against_what_it_took() -> None:
-    figure = seen(pareto(three()))
+def test_pareto_has_a_panel_for_each_cost() -> None:
+    figure = checked(pareto(three()))
     teachers, seconds = panels(figure)
     assert labels(figure) == {
-        "operations of the teachers (Tflop)", "time of all rounds (s)", "accuracy, mean of last rounds (%)"
+        "operations of the teachers (Tflop)", "time of all rounds (s)", "mean accuracy, last k rounds (%)"
     }  # fmt: skip
     inks = [COLORS[name].lower() for name in ("FedAvg", "FedProx", "Fed-LPFM")]
     assert points(seconds) == dict(zip([(60, 30), (90, 20), (75, 50)], inks, strict=True))
@@ -43,12 +43,12 @@ def test_accuracy_against_what_it_took() -> None:
     assert {*texts(seconds)} == {"FedAvg", "FedProx", "λ=0.5"}
     assert {text.get_text(): text.get_color() for text in seconds.texts}["λ=0.5"] == COLORS["Fed-LPFM"]
     assert legend(figure) == ["FedAvg", "FedProx", "Fed-LPFM", "Pareto front"]
-    assert said(figure) == (
-        "the same for all: operations to train clients' models 10 Tflop, sent between driver and clients 2 GB"
+    assert note(figure) == (
+        "equal for all: operations of the clients' training 10 Tflop, communication between server and clients 2 GB"
     )
 
 
-def test_front_against_every_pair() -> None:
+def test_front_of_equals_a_comparison_of_all_pairs() -> None:
     draw = np.random.default_rng(0)
     table = pd.DataFrame({"cost": draw.integers(0, 20, 60) / 4, "last": draw.integers(0, 20, 60) / 20})
     front = front_of(table, "cost")
@@ -59,56 +59,56 @@ def test_front_against_every_pair() -> None:
     assert front["cost"].is_monotonic_increasing
 
 
-def test_wide_spans_are_logarithmic() -> None:
-    (axes,) = panels(seen(pareto(three(bytes=[1e6, 1e9, 1e12], seconds=1.0, teacher_flops=0.0))))
+def test_pareto_of_a_wide_range_is_logarithmic() -> None:
+    (axes,) = panels(checked(pareto(three(bytes=[1e6, 1e9, 1e12], seconds=1.0, teacher_flops=0.0))))
     assert axes.get_xscale() == "log"
-    assert axes.get_xlabel() == "sent between driver and clients (GB)"
+    assert axes.get_xlabel() == "communication between server and clients (GB)"
     assert set(points(axes)) == {(0.001, 30), (1, 20), (1000, 50)}
 
 
-def test_nothing_has_a_place_beside_a_wide_span() -> None:
-    (axes,) = panels(seen(pareto(three(teacher_flops=[0.0, 1e12, 1e15], seconds=1.0))))
+def test_pareto_of_a_wide_range_shows_zero() -> None:
+    (axes,) = panels(checked(pareto(three(teacher_flops=[0.0, 1e12, 1e15], seconds=1.0))))
     assert axes.get_xscale() == "symlog"
     assert axes.transData.transform((0, 0))[0] < axes.transData.transform((1, 0))[0] - 10
 
 
 @pytest.mark.parametrize(("seconds", "unit"), [(50.0, "s"), (500.0, "min"), (50_000.0, "h")])
-def test_time_has_a_readable_unit(seconds: float, unit: str) -> None:
-    figure = seen(pareto(costs(("FedAvg", 0.3, {"seconds": seconds}), ("FedProx", 0.4, {"seconds": 1.1 * seconds}))))
+def test_pareto_chooses_a_unit_of_time(seconds: float, unit: str) -> None:
+    figure = checked(pareto(costs(("FedAvg", 0.3, {"seconds": seconds}), ("FedProx", 0.4, {"seconds": 1.1 * seconds}))))
     assert f"time of all rounds ({unit})" in labels(figure)
 
 
-def test_costs_that_are_missing_or_equal_are_no_figure() -> None:
+def test_pareto_of_missing_or_equal_costs_is_none() -> None:
     assert pareto(three(seconds=1.0, teacher_flops=np.nan)) is None
     assert pareto(three()[["setting", "condition", "last"]]) is None
     assert pareto(three().iloc[:1]) is None
     assert pareto(three(last=np.nan)) is None
 
 
-def test_means_over_the_conditions_that_settings_share() -> None:
+def test_pareto_averages_over_shared_conditions() -> None:
     easy = costs(("FedAvg", 0.7, {"seconds": 80.0}), ("FedProx", 0.6, {"seconds": 70.0}), condition="α=0.5")
-    figure = seen(pareto(pd.concat([three()[["setting", "condition", "last", "seconds"]], easy])))
+    figure = checked(pareto(pd.concat([three()[["setting", "condition", "last", "seconds"]], easy])))
     (axes,) = panels(figure)
     assert set(points(axes)) == {(60, 30), (90, 20), (75, 50)}  # α=0.1 alone has all three
-    both = seen(pareto(pd.concat([three().iloc[:2][["setting", "condition", "last", "seconds"]], easy])))
+    both = checked(pareto(pd.concat([three().iloc[:2][["setting", "condition", "last", "seconds"]], easy])))
     assert set(points(panels(both)[0])) == {(70, 50), (80, 40)}
-    assert said(both) == "means over α=0.1, α=0.5"
+    assert note(both) == "means over α=0.1, α=0.5"
     assert legend(both) == ["FedAvg", "FedProx"]  # nothing for a front of one point
 
 
-def test_of_many_settings_the_front_is_named() -> None:
+def test_pareto_of_many_settings_labels_the_front() -> None:
     many = [
         (f"Fed-LPFM, a teacher of a long name, λ={p}", 0.3 + 0.004 * (p % 7), {"seconds": 100.0 + p}) for p in range(40)
     ]
-    (axes,) = panels(seen(pareto(costs(*many))))
+    (axes,) = panels(checked(pareto(costs(*many))))
     assert len(points(axes)) == 40
     named_front = {f"a teacher of a long name, λ={p}" for p in range(7)}
     assert named_front <= {*texts(axes)}
     assert len(axes.texts) <= 12
 
 
-def test_from_the_table_of_costs() -> None:
+def test_pareto_takes_the_table_of_costs() -> None:
     runs = named({"strategy": "fedavg"}, {"strategy": "fedavg", "seed": 1}, {"strategy": "fedprox"})
     spent = runs.assign(last=[0.2, 0.4, 0.5], seconds=[10.0, 20.0, 30.0], bytes=5e6)
-    (axes,) = panels(seen(pareto(tables.costs(spent))))
+    (axes,) = panels(checked(pareto(tables.costs(spent))))
     assert set(points(axes)) == {(15, 30), (30, 50)}

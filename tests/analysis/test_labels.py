@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from helpers.studies import TEACHER, write_run
 
-from analysis.naming import backbone, name_runs, teacher_method, teacher_name
+from analysis.labels import backbone, name_runs, teacher_method, teacher_name
 from analysis.records import load
 from fedray.results.loader import varying_fields
 
@@ -42,13 +42,13 @@ def test_one_run(tmp_path: Path) -> None:
     assert labels(tmp_path, {"alpha": 0.5}) == [("FedAvg", "Dirichlet α=0.5")]
 
 
-def test_the_four_algorithms(tmp_path: Path) -> None:
+def test_name_runs_labels_the_four_algorithms(tmp_path: Path) -> None:
     """FML's weighting is its own, and each has what its only setting is: nothing of it tells anything apart."""
     specs = [{"strategy": {"name": name}} for name in ("fml", "fedlpfm", "fedprox", "fedavg")]
     assert settings(tmp_path, *specs) == ["FML", "Fed-LPFM", "FedProx", "FedAvg"]
 
 
-def test_what_varies_is_told(tmp_path: Path) -> None:
+def test_settings_contain_the_fields_that_vary(tmp_path: Path) -> None:
     specs = [{"strategy": {"name": "fedprox", "mu": mu}} for mu in (0.01, 1)] + [{}]
     assert settings(tmp_path / "a", *specs) == ["FedProx, μ=0.01", "FedProx, μ=1", "FedAvg"]
     specs = [{"strategy": LPFM | {"lam": lam, "temperature": t}} for lam, t in ((0.25, 1), (0.5, 1), (0.5, 4))]
@@ -61,21 +61,21 @@ def test_what_varies_is_told(tmp_path: Path) -> None:
     assert settings(tmp_path / "e", *specs) == ["FedAvg, lr 0.1", "FedAvg, lr 0.05"]
 
 
-def test_a_field_that_goes_with_an_algorithm_is_told(tmp_path: Path) -> None:
+def test_settings_contain_fields_that_vary_within_an_algorithm(tmp_path: Path) -> None:
     """Another learning rate for FedAvg than for FedProx is no part of either."""
     specs = [{"strategy": {"name": name}, "training": {"rounds": 3, "lr": lr}}
              for name, lr in (("fedavg", 0.1), ("fedprox", 0.01))]  # fmt: skip
     assert settings(tmp_path, *specs) == ["FedAvg, lr 0.1", "FedProx, lr 0.01"]
 
 
-def test_weighting_is_told_where_it_is_chosen(tmp_path: Path) -> None:
+def test_settings_contain_weighting_if_it_varies(tmp_path: Path) -> None:
     specs = [{"strategy": {"name": "fedavg", "weighting": w}} for w in ("examples", "uniform")]
     assert settings(tmp_path, *specs, {"strategy": {"name": "fml"}}) == [
         "FedAvg, weighting examples", "FedAvg, weighting uniform", "FML, weighting uniform",
     ]  # fmt: skip
 
 
-def test_seeds_and_what_decides_no_result_are_not_told(tmp_path: Path) -> None:
+def test_labels_omit_seeds_and_execution_fields(tmp_path: Path) -> None:
     table = runs(
         tmp_path,
         {"seed": 0, "resources": {"backend": "serial"}, "evaluation": {"batch_size": 100}},
@@ -85,24 +85,24 @@ def test_seeds_and_what_decides_no_result_are_not_told(tmp_path: Path) -> None:
     assert name_runs(table)["setting"].nunique() == 1
 
 
-def test_a_private_model_or_none(tmp_path: Path) -> None:
+def test_settings_of_equal_private_models_are_equal(tmp_path: Path) -> None:
     specs = [{"strategy": {"name": "fml"}}, {"strategy": {"name": "fml", "private": {"name": "cnn"}}}]
     assert settings(tmp_path, *specs) == ["FML", "FML, private cnn"]
 
 
-def test_null_and_a_value(tmp_path: Path) -> None:
+def test_settings_distinguish_null_from_a_value(tmp_path: Path) -> None:
     specs = [{"training": {"rounds": 3, "decay_every": every}} for every in (None, 2)]
     assert settings(tmp_path, *specs) == ["FedAvg", "FedAvg, decay_every 2"]
 
 
-def test_teachers_are_told_where_there_are_several(tmp_path: Path) -> None:
+def test_families_contain_the_teacher_if_there_are_several(tmp_path: Path) -> None:
     specs = [{"strategy": LPFM, "teacher": teacher} for teacher in (TEACHER, TEACHER | {"model": "RN50"}, TABLE)]
     assert settings(tmp_path, *specs, {"teacher": TEACHER}, {"teacher": None}) == [
         "Fed-LPFM, ViT-B-32", "Fed-LPFM, RN50", "Fed-LPFM, clip-vit-b-32-openai", "FedAvg", "FedAvg",
     ]  # fmt: skip
 
 
-def test_a_teacher_that_is_never_asked_is_not_told(tmp_path: Path) -> None:
+def test_labels_omit_a_teacher_that_is_not_used(tmp_path: Path) -> None:
     specs = [{"strategy": LPFM | {"lam": lam}, "teacher": TEACHER | {"model": model}}
              for lam in (0, 0.5) for model in ("RN50", "ViT-B-32")]  # fmt: skip
     assert settings(tmp_path, *specs) == [
@@ -110,23 +110,23 @@ def test_a_teacher_that_is_never_asked_is_not_told(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_temperature_is_idle_without_a_teacher(tmp_path: Path) -> None:
+def test_labels_omit_temperature_without_a_teacher(tmp_path: Path) -> None:
     specs = [{"strategy": LPFM | {"lam": lam, "temperature": t}} for lam in (0, 0.5) for t in (1, 2)]
     assert settings(tmp_path, *specs) == ["Fed-LPFM, λ=0"] * 2 + ["Fed-LPFM, λ=0.5, T=1", "Fed-LPFM, λ=0.5, T=2"]
 
 
-def test_who_was_asked_is_known_better_than_guessed(tmp_path: Path) -> None:
+def test_name_runs_takes_the_runs_that_use_a_teacher(tmp_path: Path) -> None:
     specs = [{"strategy": LPFM, "teacher": TEACHER | {"model": model}} for model in ("RN50", "ViT-B-32")]
     assert settings(tmp_path, *specs, targets=[True, False]) == ["Fed-LPFM", "Fed-LPFM"]
 
 
-def test_without_any_lambda(tmp_path: Path) -> None:
+def test_name_runs_without_a_lambda_column(tmp_path: Path) -> None:
     named = name_runs(runs(tmp_path, {}, {"strategy": {"name": "fedprox"}}))
     assert named["teacher_name"].tolist() == ["", ""]
     assert named["family"].tolist() == ["FedAvg", "FedProx"]
 
 
-def test_a_teachers_parameters_are_told_last(tmp_path: Path) -> None:
+def test_settings_end_with_the_teachers_parameters(tmp_path: Path) -> None:
     specs = [{"strategy": LPFM, "teacher": PROBED | {"lr": lr}} for lr in (0.1, 0.01)]
     assert settings(tmp_path / "a", *specs) == ["Fed-LPFM, lr 0.1", "Fed-LPFM, lr 0.01"]
     specs += [{"strategy": LPFM, "teacher": TUNED | {"lr": 0.01}}]
@@ -148,27 +148,29 @@ def test_a_teachers_parameters_are_told_last(tmp_path: Path) -> None:
          "random of probed RN50, tuned RN50", "linear_probe", ""),
     ],
 )  # fmt: skip
-def test_names_of_teachers(tmp_path: Path, teacher: dict[str, Any], name: str, method: str, network: str) -> None:
+def test_teacher_name_method_and_backbone(
+    tmp_path: Path, teacher: dict[str, Any], name: str, method: str, network: str
+) -> None:
     (row,) = runs(tmp_path, {"strategy": LPFM, "teacher": teacher}).to_dict("records")
     assert teacher_name(row) == name
     assert teacher_method(row) == method
     assert backbone(row) == network
 
 
-def test_a_stand_in(tmp_path: Path) -> None:
+def test_teacher_name_of_the_supervised_teacher(tmp_path: Path) -> None:
     data = {"train": "digits", "test": "digits", "public_fraction": 0.2}
     (row,) = runs(tmp_path, {"strategy": LPFM, "teacher": {"kind": "supervised"}, "data": data}).to_dict("records")
     assert teacher_name(row) == "stand-in"
 
 
-def test_conditions_of_one_kind(tmp_path: Path) -> None:
+def test_conditions_of_one_partition_kind(tmp_path: Path) -> None:
     assert conditions(tmp_path / "a", {"alpha": 1}, {"alpha": 0.05}) == ["α=1", "α=0.05"]
     per_client = [{"partition": {"kind": "class_split", "classes_per_client": c, "clients": 4}} for c in (1, 2)]
     assert conditions(tmp_path / "b", *per_client) == ["1 class per client", "2 classes per client"]
     assert conditions(tmp_path / "c", per_client[1]) == ["2 classes per client"]
 
 
-def test_conditions_of_several_kinds_have_their_parameters(tmp_path: Path) -> None:
+def test_conditions_of_several_partition_kinds(tmp_path: Path) -> None:
     """Also where no parameter varies: each kind has its own, as axes with `when` give them."""
     partitions = [
         {"kind": "dirichlet", "alpha": 0.1},
@@ -182,7 +184,7 @@ def test_conditions_of_several_kinds_have_their_parameters(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
-def test_data_sets_by_their_names(tmp_path: Path) -> None:
+def test_conditions_contain_short_names_of_data_sets(tmp_path: Path) -> None:
     sources = [
         ("torchvision:CIFAR100", "torchvision:CIFAR100"),
         ("parquet:data/cifar10/train-*.parquet", "parquet:data/cifar10/test-*.parquet"),
@@ -196,14 +198,14 @@ def test_data_sets_by_their_names(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_data_sets_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+def test_conditions_distinguish_data_sets_of_equal_names(tmp_path: Path) -> None:
     data = [{"train": f"folder:{place}/pets/train", "test": "folder:a/pets/test"} for place in ("a", "b")]
     assert conditions(tmp_path / "a", *({"data": d} for d in data)) == ["folder:a/pets/train", "folder:b/pets/train"]
     limits = [{"data": {"train": "digits", "test": "digits", "train_limit": limit}} for limit in (None, 200)]
     assert conditions(tmp_path / "b", *limits) == ["Dirichlet α=0.1", "train_limit 200"]
 
 
-def test_the_order_of_labels(tmp_path: Path) -> None:
+def test_labels_are_sorted_by_algorithm_and_value(tmp_path: Path) -> None:
     """As the field came to know the algorithms, and numbers by size, not as texts."""
     specs = [{"strategy": LPFM | {"lam": lam}, "alpha": 1} for lam in (1, 0.5, 0.25)]
     specs += [{"strategy": {"name": "fml"}, "alpha": 10}]
@@ -216,14 +218,14 @@ def test_the_order_of_labels(tmp_path: Path) -> None:
     assert named["condition"].cat.categories.tolist() == ["α=0.5", "α=1", "α=2", "α=10"]
 
 
-def test_an_algorithm_that_is_not_known_here(tmp_path: Path) -> None:
+def test_unknown_algorithm_is_labelled_with_its_name(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "s" / "a")
     (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text().replace("name: fedavg", "name: scaffold"))
     named = name_runs(runs(tmp_path, {}, {"strategy": LPFM}))
     assert named["setting"].cat.categories.tolist() == ["FedAvg", "Fed-LPFM", "scaffold"]
 
 
-def test_equal_labels_are_equal_specs(tmp_path: Path) -> None:
+def test_equal_labels_mean_equal_specs(tmp_path: Path) -> None:
     """Over a space of axes, some with `when`: as many labels as specs that differ in more than the seed."""
     strategies: list[dict[str, Any]] = [
         {"name": "fedavg"},
