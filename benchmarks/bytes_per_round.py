@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from cluster import Cluster
-from hosts import Hosts, why_not
+from helpers.cluster import Cluster
+from helpers.hosts import Hosts, missing_requirement
 
 SPEC: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 1200, "test_limit": 60, "size": 32},
@@ -47,7 +47,7 @@ class Counted:
 
 def main() -> None:
     options = arguments()
-    if reason := why_not():
+    if reason := missing_requirement():
         raise SystemExit(reason)
     with Hosts(1 + max(options.nodes)) as hosts:
         cluster = Cluster(hosts, cpus=2, head_cpus=0).start()
@@ -78,7 +78,7 @@ def count(cluster: Cluster, nodes: int, clients: int, rounds: int) -> Counted:
     more = {"partition": {"clients": clients}, "training": {"rounds": rounds}}
     spec.write_text(yaml.safe_dump({name: {**value, **more.get(name, {})} for name, value in SPEC.items()}))
     before = counters(cluster)
-    read = follow(cluster, cluster.begin("run", spec, "--results", folder), rounds)
+    read = follow(cluster, cluster.popen("run", spec, "--results", folder), rounds)
     settled = read[SETTLING - 1 :]
     return Counted(nodes, clients, read[0][1] - before[1], per_round(settled, 0), per_round(settled, 1), proxy(folder))
 

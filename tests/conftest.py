@@ -1,4 +1,4 @@
-"""What several tests need: a small experiment on real digits, and one Ray for all."""
+"""Shared fixtures: a small experiment on real digits, and one Ray for all tests that need it."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,20 +23,27 @@ SMALL: dict[str, Any] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Send all tests that start Ray to the same pytest-xdist worker: they share one Ray, or need all cores."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test finds what another has put into the teacher bank, or the user has."""
+def _empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test an empty teacher cache, apart from the user's."""
     monkeypatch.setenv("FEDRAY_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
 def small() -> Callable[..., Experiment]:
-    """`small(strategy={"name": "fml"}, training={"rounds": 5})`: a small experiment with changes by section."""
+    """Builds small experiments: `small(strategy={"name": "fml"}, training={"rounds": 5})` changes two sections."""
 
     def make(**sections: Any) -> Experiment:
         merged = {
@@ -50,7 +57,7 @@ def small() -> Callable[..., Experiment]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray with three cores and a pretended GPU, shared by all tests that need one."""
+    """A local Ray with three CPUs and one logical GPU, shared by all tests that need one."""
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     import ray
 
@@ -61,7 +68,7 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def three_nodes(ray_cluster: None) -> Iterator["Cluster"]:  # noqa: ARG001
-    """A head and two more, a core each, in the place of the one Ray for all."""
+    """A cluster of three nodes with a CPU each, in place of the shared Ray while the module's tests run."""
     import ray
     from ray.cluster_utils import Cluster
 

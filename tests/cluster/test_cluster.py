@@ -1,6 +1,6 @@
-"""fedray over three hosts: the same bits as in one process, whatever happens to the hosts on the way.
+"""fedray on three hosts ends in the same weights as in one process, even if hosts are lost or join.
 
-Each test finds three hosts in the cluster. What it breaks, the next one's fixture mends.
+Each test starts with three hosts; the fixture repairs the damage of the test before.
 """
 
 import os
@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 import yaml
 from helpers.cluster import Cluster, wait
-from helpers.hosts import Hosts, why_not
+from helpers.hosts import Hosts, missing_requirement
 
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+    pytest.mark.skipif(missing_requirement() is not None, reason=missing_requirement() or ""),
 ]
 
 SPEC: dict[str, Any] = {
@@ -41,166 +41,167 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def three(cluster: Cluster) -> Cluster:
+def three_hosts(cluster: Cluster) -> Cluster:
     return cluster.repair()
 
 
 @pytest.fixture
-def shared(three: Cluster, request: pytest.FixtureRequest) -> Path:
-    """A folder of the test's own that all hosts have."""
-    folder = three.hosts.shared / str(request.node.name)
+def shared(three_hosts: Cluster, request: pytest.FixtureRequest) -> Path:
+    """Returns a folder of this test that all hosts share."""
+    folder = three_hosts.hosts.shared / str(request.node.name)
     folder.mkdir()
     return folder
 
 
-def written(folder: Path, space: dict[str, Any] | None = None, **sections: Any) -> Path:
-    """A spec, or a space."""
+def write_spec(folder: Path, space: dict[str, Any] | None = None, **sections: Any) -> Path:
+    """Write a spec, or a space, with changes by section and return its path."""
     spec = {name: {**SPEC.get(name, {}), **sections.get(name, {})} for name in SPEC.keys() | sections.keys()}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({"base": spec, "space": space} if space else spec))
     return path
 
 
-def serially(spec: Path, *overrides: str, command: str = "run") -> Path:
-    """Where the results of one process are."""
+def run_serially(spec: Path, *overrides: str, command: str = "run") -> Path:
+    """Run a spec in one process and return the folder of its results."""
     folder = spec.parent / "serial"
-    environment = os.environ | {"FEDRAY_CACHE": str(spec.parent / "serial-bank")}
+    environment = os.environ | {"FEDRAY_CACHE": str(spec.parent / "serial-cache")}
     words = [command, spec, "resources.backend=serial", *overrides, "--results", folder, "--quiet"]
     subprocess.run([sys.executable, "-m", "fedray", *map(str, words)], check=True, env=environment, capture_output=True)
     return folder / spec.stem
 
 
-def bits(results: Path) -> dict[str, bytes]:
-    """The weights of each run."""
-    found = {file.relative_to(results).as_posix(): file.read_bytes() for file in results.rglob("model.safetensors")}
-    assert found, f"no run in {results} has ended"
-    return found
+def read_weights(results: Path) -> dict[str, bytes]:
+    """Returns the weights file of each run by its path."""
+    weights = {file.relative_to(results).as_posix(): file.read_bytes() for file in results.rglob("model.safetensors")}
+    assert weights, f"no run in {results} has finished"
+    return weights
 
 
-def table(run: Path, name: str = "clients") -> pd.DataFrame:
+def read_table(run: Path, name: str = "clients") -> pd.DataFrame:
+    """Returns a table of a run, empty if there is none yet."""
     try:
         return pd.read_csv(run / f"{name}.csv")
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return pd.DataFrame({"round": [], "node": []})
 
 
-def until(line: str, process: "subprocess.Popen[str]") -> str:
-    """Read what it prints, to the first line that has this in it."""
-    read: list[str] = []
+def read_until(line: str, process: "subprocess.Popen[str]") -> str:
+    """Read the output of a process up to the first line that contains `line`, and return that line."""
+    output: list[str] = []
     assert process.stdout is not None
-    for each in process.stdout:
-        read.append(each)
-        if line in each:
-            return each
-    raise AssertionError(f"'{line}' was not printed, but: {''.join(read)}")
+    for printed in process.stdout:
+        output.append(printed)
+        if line in printed:
+            return printed
+    raise AssertionError(f"'{line}' is not in the output: {''.join(output)}")
 
 
-def ended(process: "subprocess.Popen[str]") -> str:
-    """What it still prints, once it has ended well."""
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return str(said)
+def wait_for_success(process: "subprocess.Popen[str]") -> str:
+    """Wait until a process exits with 0 and return the rest of its output."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return str(output)
 
 
-def test_a_wrong_token_is_refused_in_one_sentence(three: Cluster, shared: Path) -> None:
+def test_wrong_token_is_refused_in_one_line(three_hosts: Cluster, shared: Path) -> None:
     wrong = {"RAY_AUTH_TOKEN": "0" * 64}
-    found = three.fedray("run", written(shared), "--results", shared / "results", env=wrong)
-    assert found.returncode == 2, found.stdout
-    assert f"the Ray cluster at RAY_ADDRESS={three.address} does not let us in" in found.stdout
-    assert "Traceback" not in found.stdout
+    result = three_hosts.fedray("run", write_spec(shared), "--results", shared / "results", env=wrong)
+    assert result.returncode == 2, result.stdout
+    assert f"the Ray cluster at RAY_ADDRESS={three_hosts.address} does not let us in" in result.stdout
+    assert "Traceback" not in result.stdout
 
 
-def test_three_hosts_give_the_bits_of_one_process(three: Cluster, shared: Path) -> None:
-    spec = written(shared, strategy={"name": "fedlpfm"})
-    found = three.fedray("run", spec, "--results", shared / "results")
-    assert found.returncode == 0, found.stdout
-    assert bits(shared / "results" / "tiny") == bits(serially(spec))
-    assert set(table(shared / "results" / "tiny")["node"]) == NODES
+def test_three_hosts_give_the_weights_of_one_process(three_hosts: Cluster, shared: Path) -> None:
+    spec = write_spec(shared, strategy={"name": "fedlpfm"})
+    result = three_hosts.fedray("run", spec, "--results", shared / "results")
+    assert result.returncode == 0, result.stdout
+    assert read_weights(shared / "results" / "tiny") == read_weights(run_serially(spec))
+    assert set(read_table(shared / "results" / "tiny")["node"]) == NODES
 
 
-def test_only_the_host_of_the_command_needs_the_results(three: Cluster, shared: Path) -> None:
-    found = three.fedray("run", written(shared), "training.rounds=2", "--results", "/tmp/results")
-    assert found.returncode == 0, found.stdout
-    assert three.hosts[0].run(["ls", "/tmp/results/tiny/model.safetensors"]).returncode == 0
+def test_only_the_host_of_the_command_has_the_results(three_hosts: Cluster, shared: Path) -> None:
+    result = three_hosts.fedray("run", write_spec(shared), "training.rounds=2", "--results", "/tmp/results")
+    assert result.returncode == 0, result.stdout
+    assert three_hosts.hosts[0].run(["ls", "/tmp/results/tiny/model.safetensors"]).returncode == 0
     for other in (1, 2):
-        assert three.hosts[other].run(["ls", "/tmp/results"]).returncode != 0
+        assert three_hosts.hosts[other].run(["ls", "/tmp/results"]).returncode != 0
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fml"])
-def test_a_host_that_is_lost_changes_no_bit(three: Cluster, shared: Path, strategy: str) -> None:
-    spec = written(shared, strategy={"name": strategy})
-    run = three.begin("run", spec, "--results", shared / "results")
-    until("round 3/", run)
-    three.lose(2)
-    ended(run)
-    clients = table(shared / "results" / "tiny")
+def test_lost_host_does_not_change_the_weights(three_hosts: Cluster, shared: Path, strategy: str) -> None:
+    spec = write_spec(shared, strategy={"name": strategy})
+    run = three_hosts.popen("run", spec, "--results", shared / "results")
+    read_until("round 3/", run)
+    three_hosts.lose(2)
+    wait_for_success(run)
+    clients = read_table(shared / "results" / "tiny")
     assert set(clients[clients["round"] <= 3]["node"]) == NODES
     assert set(clients[clients["round"] == 12]["node"]) == NODES - {"host3"}
-    assert bits(shared / "results" / "tiny") == bits(serially(spec))
+    assert read_weights(shared / "results" / "tiny") == read_weights(run_serially(spec))
 
 
-def test_a_host_that_joins_later_is_used(three: Cluster, shared: Path) -> None:
+def test_host_that_joins_later_is_used(three_hosts: Cluster, shared: Path) -> None:
     from fedray.results import checkpoint
 
-    three.leave(2)
-    spec, results = written(shared, training={"rounds": 2000}), shared / "results" / "tiny"
-    run = three.begin("run", spec, "--results", shared / "results")
-    until("round 3/", run)
-    assert set(table(results)["node"]) == NODES - {"host3"}
-    three.join(2)
-    wait(lambda: "host3" in set(table(results)["node"]))
-    three.signal(run, signal.SIGTERM)
-    ended(run)
+    three_hosts.leave(2)
+    spec, results = write_spec(shared, training={"rounds": 2000}), shared / "results" / "tiny"
+    run = three_hosts.popen("run", spec, "--results", shared / "results")
+    read_until("round 3/", run)
+    assert set(read_table(results)["node"]) == NODES - {"host3"}
+    three_hosts.join(2)
+    wait(lambda: "host3" in set(read_table(results)["node"]))
+    three_hosts.signal(run, signal.SIGTERM)
+    wait_for_success(run)
     found = checkpoint.load(results / "checkpoint")
     assert found is not None
     state = found[0]
     checkpoint.save_weights(results / "model.safetensors", state.weights)
-    assert bits(results) == bits(serially(spec, f"training.rounds={state.round}"))
+    assert read_weights(results) == read_weights(run_serially(spec, f"training.rounds={state.round}"))
 
 
-def test_sigterm_keeps_what_resume_goes_on_from(three: Cluster, shared: Path) -> None:
-    spec, results = written(shared, strategy={"name": "fml"}), shared / "results" / "tiny"
-    run = three.begin("run", spec, "--results", shared / "results")
-    until("round 4/", run)
-    three.signal(run, signal.SIGTERM)
-    assert "SIGTERM" in ended(run)
+def test_sigterm_saves_rounds_and_resume_continues_after_them(three_hosts: Cluster, shared: Path) -> None:
+    spec, results = write_spec(shared, strategy={"name": "fml"}), shared / "results" / "tiny"
+    run = three_hosts.popen("run", spec, "--results", shared / "results")
+    read_until("round 4/", run)
+    three_hosts.signal(run, signal.SIGTERM)
+    assert "SIGTERM" in wait_for_success(run)
     assert not (results / "DONE").exists()
-    kept = len(table(results, "rounds"))
-    assert 4 <= kept < 12
-    found = three.fedray("run", spec, "--results", shared / "results", "--resume")
-    assert found.returncode == 0, found.stdout
-    assert f"round {kept + 1}/12" in found.stdout
-    assert "round 1/12" not in found.stdout
+    finished = len(read_table(results, "rounds"))
+    assert 4 <= finished < 12
+    result = three_hosts.fedray("run", spec, "--results", shared / "results", "--resume")
+    assert result.returncode == 0, result.stdout
+    assert f"round {finished + 1}/12" in result.stdout
+    assert "round 1/12" not in result.stdout
     assert (results / "DONE").exists()
-    assert bits(results) == bits(serially(spec))
+    assert read_weights(results) == read_weights(run_serially(spec))
 
 
 SPACE = {"strategy.name": {"grid": ["fedavg", "fml"]}, "seed": {"grid": [0, 1]}}
 
 
-def test_a_sweep_goes_on_when_a_host_is_lost(three: Cluster, shared: Path) -> None:
-    spec, results = written(shared, SPACE, training={"rounds": 30}), shared / "results" / "tiny"
+def test_sweep_continues_when_a_host_is_lost(three_hosts: Cluster, shared: Path) -> None:
+    spec, results = write_spec(shared, SPACE, training={"rounds": 30}), shared / "results" / "tiny"
 
     def hosts_in_use() -> set[str]:
-        """In rounds well after the first, so that there is something to lose."""
-        tables = [table(folder) for folder in results.glob("*/")]
-        return {node for each in tables if not each.empty for node in each[each["round"] >= 3]["node"]}
+        """Returns the hosts of all rounds from the third, when losing one costs finished rounds."""
+        tables = [read_table(folder) for folder in results.glob("*/")]
+        return {node for table in tables if not table.empty for node in table[table["round"] >= 3]["node"]}
 
-    sweep = three.begin("sweep", spec, "--results", shared / "results")
+    sweep = three_hosts.popen("sweep", spec, "--results", shared / "results")
     wait(lambda: "host3" in hosts_in_use())
-    three.lose(2)
-    ended(sweep)
+    three_hosts.lose(2)
+    wait_for_success(sweep)
     assert (results / "DONE").exists()
-    found = bits(results)
-    assert len(found) == 4
-    assert sorted(found.values()) == sorted(bits(serially(spec)).values())
+    weights = read_weights(results)
+    assert len(weights) == 4
+    assert sorted(weights.values()) == sorted(read_weights(run_serially(spec)).values())
 
 
-def test_a_sweep_says_that_its_results_must_be_shared(three: Cluster, shared: Path) -> None:
-    found = three.fedray("sweep", written(shared, SPACE), "--results", "/tmp/sweep")
-    assert found.returncode == 2, found.stdout
-    assert "Traceback" not in found.stdout
-    said = [line for line in found.stdout.splitlines() if line.startswith("fedray: ")]
-    assert len(said) == 1, found.stdout
-    assert "shared" in said[0]
-    assert "/tmp/sweep" in said[0]
+def test_sweep_requires_a_shared_results_folder(three_hosts: Cluster, shared: Path) -> None:
+    result = three_hosts.fedray("sweep", write_spec(shared, SPACE), "--results", "/tmp/sweep")
+    assert result.returncode == 2, result.stdout
+    assert "Traceback" not in result.stdout
+    errors = [line for line in result.stdout.splitlines() if line.startswith("fedray: ")]
+    assert len(errors) == 1, result.stdout
+    assert "shared" in errors[0]
+    assert "/tmp/sweep" in errors[0]

@@ -1,6 +1,6 @@
-"""launch/vms/onprem.yaml on three hosts that are reached by ssh, from a fourth.
+"""launch/vms/onprem.yaml on three hosts, controlled over ssh from a fourth.
 
-Changed for the trial: addresses, user and key; software is linked rather than installed; the size of each node.
+The test changes addresses, user, key and the size of the nodes, and links the software instead of installing it.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.cluster import wait
-from helpers.hosts import ROOT, Host, Hosts, why_not
+from helpers.hosts import ROOT, Host, Hosts, missing_requirement
 
 MISSING = [
     tool for tool in ("sshd", "rsync", "ssh-keygen", "tmux") if shutil.which(tool, path="/usr/sbin:/usr/bin") is None
@@ -21,7 +21,7 @@ MISSING = [
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+    pytest.mark.skipif(missing_requirement() is not None, reason=missing_requirement() or ""),
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
 ]
 
@@ -41,7 +41,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 """
 AUTOSCALER = {"RAY_UP_enable_autoscaler_v2": "0"}
-"""As the README says."""
+"""Setting from launch/vms/README.md."""
 
 SIZE = "--num-cpus=1 --object-store-memory=200000000"
 
@@ -52,7 +52,7 @@ def hosts() -> Iterator[Hosts]:
         key = hosts.shared / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
         for host in (hosts[0], hosts[1], hosts[2]):
-            serve(host, Path(f"{key}.pub"))
+            start_sshd(host, Path(f"{key}.pub"))
         yield hosts
 
 
@@ -64,8 +64,8 @@ def laptop(hosts: Hosts) -> Host:
     return laptop
 
 
-def serve(host: Host, public: Path) -> None:
-    """Let whoever has the key in, by ssh."""
+def start_sshd(host: Host, public: Path) -> None:
+    """Start an ssh server that accepts the key."""
     config = host.home / "sshd_config"
     config.write_text(SSHD.format(address=host.address))
     words = "mkdir -p -m 755 /run/sshd && mkdir -m 700 .ssh && ssh-keygen -q -t ed25519 -N '' -f host_key"
@@ -73,8 +73,8 @@ def serve(host: Host, public: Path) -> None:
     host.run(["/usr/sbin/sshd", "-f", "/root/sshd_config"], check=True)
 
 
-def recipe(hosts: Hosts) -> Path:
-    """The recipe, with what one has to change, and what the trial has changed."""
+def write_recipe(hosts: Hosts) -> Path:
+    """Write the recipe with the changes of this test and return its path."""
     config: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
     head, *workers = (host.address for host in (hosts[0], hosts[1], hosts[2]))
     config["provider"] |= {"head_ip": head, "worker_ips": workers}
@@ -89,13 +89,13 @@ def recipe(hosts: Hosts) -> Path:
 
 
 def test_up_exec_and_down(hosts: Hosts, laptop: Host) -> None:
-    config, spec = recipe(hosts), hosts.shared / "tiny.yaml"
+    config, spec = write_recipe(hosts), hosts.shared / "tiny.yaml"
     spec.write_text(SPEC)
 
     def ray(*words: str | Path) -> str:
-        found = laptop.run(["env", "-C", ROOT, "ray", *words], AUTOSCALER | {"TERM": "dumb"}, seconds=200)
-        assert found.returncode == 0, found.stdout
-        return found.stdout
+        result = laptop.run(["env", "-C", ROOT, "ray", *words], AUTOSCALER | {"TERM": "dumb"}, seconds=200)
+        assert result.returncode == 0, result.stdout
+        return result.stdout
 
     ray("up", "-y", config)
     ray("exec", config, waiting_for(3))
@@ -109,8 +109,8 @@ def test_up_exec_and_down(hosts: Hosts, laptop: Host) -> None:
     clients = (laptop.home / "results" / "tiny" / "clients.csv").read_text()
     assert {name for name in ("host1", "host2", "host3") if name in clients} == {"host1", "host2", "host3"}
     assert "8265" not in hosts[0].run(["ss", "-ltn"]).stdout
-    said = ray("down", "-y", config)
-    assert not runs_ray(hosts[0]), said
+    output = ray("down", "-y", config)
+    assert not runs_ray(hosts[0]), output
     wait(lambda: not runs_ray(hosts[1]) and not runs_ray(hosts[2]))
 
 
@@ -119,6 +119,6 @@ def runs_ray(host: Host) -> bool:
 
 
 def waiting_for(nodes: int) -> str:
-    """A command that ends when so many are there."""
+    """Returns a command that ends when the cluster has `nodes` nodes."""
     count = "import ray; ray.init('auto', log_to_driver=False); print(len([n for n in ray.nodes() if n['Alive']]))"
     return f'until [ "$(python -c "{count}" 2>/dev/null)" = {nodes} ]; do sleep 1; done'

@@ -1,8 +1,8 @@
-"""Several "hosts" on one Linux machine: namespaces of their own for network, processes, files, name and IPC.
+"""Several "hosts" on one Linux machine, each with its own namespaces for network, processes, files, name and IPC.
 
-Each has an address on a switch that only they are on, its own /tmp, home, /run and /dev/shm, and ends with its init.
-They share one folder, as over NFS, and the installed software, as from one image. When the process that made
-them ends, however it ends, the kernel takes them down: nothing is left behind but a folder in /tmp.
+Each host has an address on a private switch, and its own /tmp, home, /run and /dev/shm. The hosts share one folder, as
+over NFS, and the installed software, as from one image. When the process that created them ends for any reason, the
+kernel ends them too; only a folder in /tmp remains.
 
     with Hosts(3) as hosts:
         print(hosts[1].run(["hostname"]).stdout, hosts[1].bytes_in)
@@ -24,32 +24,41 @@ ROOT = Path(__file__).parents[2]
 HOME = Path("/root")
 PRIVATE = (Path("/tmp"), HOME, Path("/run"))
 TOOLS = ("ip", "mount", "nsenter", "setpriv", "unshare")
-OWN = ["--net", "--pid", "--mount", "--uts", "--ipc"]
-MORTAL = ["setpriv", "--pdeathsig", "KILL", "--"]
-"""Ends what follows when the process that started it ends."""
+NAMESPACES = ["--net", "--pid", "--mount", "--uts", "--ipc"]
+DIE_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
+"""Prefix of a command that is killed when the process that started it ends."""
 
 FOREVER = "echo up; sleep infinity & wait"
-"""An init: as it waits, the shell takes leave of every orphan that ends."""
+"""Script of a host's init process: while it waits, the shell reaps orphaned processes."""
 
 Words = Sequence[str | Path]
 
 
-def why_not() -> str | None:
-    """What this machine lacks."""
+def missing_requirement() -> str | None:
+    """Returns a sentence that names what this machine lacks to create hosts, or None."""
     needs = "needs root and network namespaces"
     if os.geteuid() != 0:
         return f"{needs}: this is not root"
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         return f"{needs}: there is no `{missing[0]}`"
-    tried = subprocess.run(["unshare", *OWN, "--fork", "true"], capture_output=True, text=True, check=False)
-    return f"{needs}: {tried.stderr.strip()}" if tried.returncode else None
+    result = subprocess.run(["unshare", *NAMESPACES, "--fork", "true"], capture_output=True, text=True, check=False)
+    return f"{needs}: {result.stderr.strip()}" if result.returncode else None
 
 
 class Init:
-    """The first process of a set of namespaces: they last as long as it does."""
+    """The first process of a set of namespaces, which exist as long as it runs."""
 
     def __init__(self, script: str) -> None:
-        command = [*MORTAL, "unshare", *OWN, "--fork", "--kill-child=KILL", "--propagation", "private", "--mount-proc"]
+        command = [
+            *DIE_WITH_PARENT,
+            "unshare",
+            *NAMESPACES,
+            "--fork",
+            "--kill-child=KILL",
+            "--propagation",
+            "private",
+            "--mount-proc",
+        ]
         words = [*command, "sh", "-euc", f"{script}; {FOREVER}"]
         self._process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -60,18 +69,18 @@ class Init:
         self.pid = child(self._process)
 
     def enter(self) -> list[str]:
-        """The beginning of a command that runs inside, and ends when its caller does."""
-        return ["nsenter", "--target", str(self.pid), *OWN, "--", *MORTAL]
+        """Returns the prefix of a command that runs inside, and is killed when its caller ends."""
+        return ["nsenter", "--target", str(self.pid), *NAMESPACES, "--", *DIE_WITH_PARENT]
 
-    def end(self) -> None:
-        """At once, with all that runs inside."""
+    def kill(self) -> None:
+        """Kill it and all processes inside."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self._process.communicate()
 
 
 class Host:
-    """One of them. Index 0 has the address that ends in .1."""
+    """One host. Index 0 has the address that ends in .1."""
 
     def __init__(self, hosts: "Hosts", index: int) -> None:
         self.name, self.address = f"host{index + 1}", f"{hosts.network}.{index + 1}"
@@ -80,33 +89,33 @@ class Host:
         self._init: Init | None = None
 
     def start(self) -> None:
-        """Power on. What was on its disk is there again."""
+        """Power on, with the disk of earlier starts."""
         self._init = Init(f"hostname {self.name}; ip link set lo up; {'; '.join(self._mounts())}")
         self._hosts.connect(self.name, self._init.pid)
         address = f"ip addr add {self.address}/24 dev eth0 && ip link set eth0 up"
         subprocess.run([*self._init.enter(), "sh", "-c", address], check=True)
 
     def kill(self) -> None:
-        """Power off: from one moment to the next nothing answers, and nobody is told."""
+        """Power off at once, without a signal to its processes or to other hosts."""
         if self._init is not None:
             self._hosts.disconnect(self.name)
-            self._init.end()
+            self._init.kill()
             self._init = None
 
     @property
     def home(self) -> Path:
-        """Its home, as seen from outside."""
+        """Path of its home folder outside the host."""
         return self._folder / HOME.relative_to("/")
 
     @property
     def is_on(self) -> bool:
-        """Whether it has power."""
+        """True while it is powered on."""
         return self._init is not None
 
     def run(
         self, words: Words, env: Mapping[str, str] | None = None, seconds: float = 240, check: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run to its end; output and errors together."""
+        """Run a command until it ends; stdout has output and errors."""
         return subprocess.run(
             self._command(words, env),
             stdin=subprocess.DEVNULL,
@@ -118,24 +127,24 @@ class Host:
         )
 
     def popen(self, words: Words, env: Mapping[str, str] | None = None, **how: Any) -> "subprocess.Popen[str]":
-        """Start. Its output and errors are lines to be read."""
+        """Start a command; stdout yields the lines of its output and errors."""
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, **how}
         process: subprocess.Popen[str] = subprocess.Popen(self._command(words, env), text=True, **how)
         self._hosts.started.append(process)
         return process
 
     def signal(self, process: "subprocess.Popen[str]", number: int) -> None:
-        """Send it to what `popen` started inside."""
+        """Send a signal to a command that `popen` started."""
         os.kill(child(process), number)
 
     @property
     def bytes_in(self) -> int:
-        """Received on the wire since power on."""
+        """Bytes received over the network since power on."""
         return self._counters()[0]
 
     @property
     def bytes_out(self) -> int:
-        """Sent on the wire since power on."""
+        """Bytes sent over the network since power on."""
         return self._counters()[8]
 
     def _counters(self) -> list[int]:
@@ -150,23 +159,23 @@ class Host:
         return [*self._init.enter(), "env", "-i", "-C", str(HOME), *pairs, *map(str, words)]
 
     def _mounts(self) -> Iterator[str]:
-        """Its own folders, and in them what all hosts have."""
+        """Yields the commands that mount its private folders, and the shared folders inside them."""
         for private in PRIVATE:
-            own = self._folder / private.relative_to("/")
-            own.mkdir(parents=True, exist_ok=True)
-            for kept in self._hosts.kept:
-                if kept.is_relative_to(private):
-                    place = own / kept.relative_to(private)
-                    place.mkdir(parents=True, exist_ok=True)
-                    yield shlex.join(["mount", "--bind", str(kept), str(place)])
+            folder = self._folder / private.relative_to("/")
+            folder.mkdir(parents=True, exist_ok=True)
+            for shared in self._hosts.shared_folders:
+                if shared.is_relative_to(private):
+                    mount_point = folder / shared.relative_to(private)
+                    mount_point.mkdir(parents=True, exist_ok=True)
+                    yield shlex.join(["mount", "--bind", str(shared), str(mount_point)])
         yield shlex.join(["mount", "--bind", str(self._hosts.folder / "names"), "/etc/hosts"])
         yield "mount -t tmpfs -o size=2g tmpfs /dev/shm"
-        for private in reversed(PRIVATE):  # /tmp last: it hides where the others come from
+        for private in reversed(PRIVATE):  # /tmp last: it hides the sources of the other mounts
             yield shlex.join(["mount", "--rbind", str(self._folder / private.relative_to("/")), str(private)])
 
 
 class Hosts:
-    """So many hosts, all on, and a switch."""
+    """`count` hosts, powered on, and a switch that connects them."""
 
     def __init__(self, count: int, network: str = "10.77.0") -> None:
         self.network = network
@@ -177,7 +186,7 @@ class Hosts:
         self.folder = Path(tempfile.mkdtemp(prefix="hosts-", dir="/tmp"))
         self.shared = self.folder / "shared"
         self.shared.mkdir()
-        self.kept = {self.shared, ROOT, Path(sys.prefix), Path(sys.base_prefix)}
+        self.shared_folders = {self.shared, ROOT, Path(sys.prefix), Path(sys.base_prefix)}
         self._all: list[Host] = []
         try:
             self._switch = Init("ip link add name switch type bridge; ip link set switch up")
@@ -198,7 +207,7 @@ class Hosts:
             process.wait()
             _close(process.stdout)
         if hasattr(self, "_switch"):
-            self._switch.end()
+            self._switch.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __getitem__(self, index: int) -> Host:
@@ -211,13 +220,13 @@ class Hosts:
         return iter(self._all)
 
     def connect(self, name: str, pid: int) -> None:
-        """Give the host with this init a wire to the switch."""
+        """Connect the host with this init process to the switch."""
         self._ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
         self._ip("link", "set", name, "master", "switch", "up")
 
     def disconnect(self, name: str) -> None:
-        """Pull the wire out."""
-        with suppress(subprocess.CalledProcessError):  # it may not have had one
+        """Disconnect a host from the switch."""
+        with suppress(subprocess.CalledProcessError):  # it may not be connected
             self._ip("link", "del", name)
 
     def _ip(self, *words: str) -> None:
@@ -226,7 +235,7 @@ class Hosts:
 
 
 def child(process: "subprocess.Popen[Any]") -> int:
-    """The one process that it has started."""
+    """Returns the pid of the only child of a process."""
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 
