@@ -1,4 +1,4 @@
-"""Errors that a person can act on."""
+"""fedray's errors, and helpers for their messages."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -7,28 +7,28 @@ from pathlib import Path
 
 
 class SpecError(ValueError):
-    """The spec, or a file it names, cannot be used. The message is one whole sentence."""
+    """The spec, or a file that it names, is invalid. The message is one sentence."""
 
     def __init__(self, message: str) -> None:
-        sentence = " ".join(message.split())  # libraries' own words, quoted in it, may have many lines
-        super().__init__(sentence if sentence.endswith((".", "?")) else f"{sentence}.")
+        line = " ".join(message.split())  # a quoted message of a library may have several lines
+        super().__init__(line if line.endswith((".", "?")) else f"{line}.")
 
 
 class RunError(RuntimeError):
-    """A run cannot go on. Where a client failed, the message names client, round, node and cause."""
+    """A run was aborted. If a client failed, the message names client, round, node and cause."""
 
 
 class RefusedError(ValueError):
-    """A client's update cannot be used: a value that is not finite, another shape."""
+    """A client's update is invalid: it has non-finite values, or other names or shapes than the global model."""
 
 
 class LostError(Exception):
-    """What a round needs has gone with a node or a process. From a round that is on disk, it can be made again."""
+    """Objects that a round needs were lost with a node or process. The run can resume from its last checkpoint."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises RunError where the disk does not take it."""
+    """Turn an OSError within the context into a RunError that names the path."""
     try:
         yield
     except OSError as error:
@@ -36,7 +36,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'lam'?` where something known is close to `word`, else an empty string."""
+    """Return `; did you mean 'lam'?` for the known word closest to `word`, or an empty string if none is close."""
     spellings = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), spellings, n=1, cutoff=0.5)
     return f"; did you mean '{spellings[close[0]]}'?" if close else ""

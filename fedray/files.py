@@ -1,4 +1,4 @@
-"""Paths of files that a spec names, and digests of their contents."""
+"""Paths of files in a spec, and digests of file contents."""
 
 import hashlib
 from functools import lru_cache
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def strip_scheme(text: str) -> Path:
-    """`file:PATH`, `local-dir:PATH` or `PATH` -> PATH."""
+    """Return the path in `file:PATH`, `local-dir:PATH` or `PATH`, with `~` expanded."""
     kind, colon, path = text.partition(":")
     return Path(path if colon and kind in ("file", "local-dir") else text).expanduser()
 
 
 def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file, or of all files of a folder and their names; None where there is nothing."""
+    """Return the SHA-256 of a file, or of a folder's files and their names; None if the path does not exist."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return hashlib.sha256(repr([(str(f.relative_to(path)), file_digest(f)) for f in files]).encode()).hexdigest()
@@ -23,6 +23,6 @@ def file_digest(path: Path) -> str | None:
 
 @lru_cache
 def _read_digest(path: Path, _size: int, _changed: int) -> str:
-    """Read once: many clients' entries may depend on one file of gigabytes."""
+    """Read each version of a file once: it may be large, and the cache keys of many clients may depend on it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

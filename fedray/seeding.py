@@ -1,7 +1,6 @@
-"""Every random choice is derived from the spec's seed and what the choice is for.
+"""Every random choice is derived from the spec's seed and the purpose of the choice.
 
-Nothing draws from a generator that something else has drawn from, so a choice does not depend
-on what ran before it, or in which process.
+No two choices share a generator, so a choice does not depend on what ran before it or in which process.
 """
 
 import hashlib
@@ -19,28 +18,28 @@ Label = str | int
 
 
 def derive_seed(root: int, *labels: Label) -> int:
-    """A seed of 63 bits for one purpose: `derive_seed(0, "order", client, epoch)`."""
+    """Return a seed of 63 bits for one purpose, as in `derive_seed(0, "order", client, epoch)`."""
     digest = hashlib.sha256(repr((root, *labels)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def numpy_rng(root: int, *labels: Label) -> np.random.Generator:
-    """A NumPy generator for one purpose."""
+    """Return a NumPy generator for one purpose."""
     return np.random.Generator(np.random.PCG64(derive_seed(root, *labels)))
 
 
 @contextmanager
 def torch_rng(device: "torch.device | None", root: int, *labels: Label) -> Iterator[None]:
-    """Seed torch's own generators for one purpose, and put them back afterwards.
+    """Seed torch's global generators for one purpose, and restore their state on exit.
 
-    Weight initialisation and dropout draw from them and from nothing else.
+    Weight initialisation and dropout use only these generators.
     """
     import torch
 
     seed = derive_seed(root, *labels)
     gpu = device if device is not None and device.type == "cuda" else None
     with torch.random.fork_rng(devices=[gpu] if gpu else []):
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes milliseconds to note it for all GPUs
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` takes milliseconds, as it seeds all GPUs
         if gpu:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
@@ -48,9 +47,9 @@ def torch_rng(device: "torch.device | None", root: int, *labels: Label) -> Itera
 
 
 def hash_integers(values: npt.NDArray[np.int64], root: int, *labels: Label) -> npt.NDArray[np.uint64]:
-    """One pseudo-random uint64 for each value, the same wherever the value stands in the array.
+    """Return a pseudo-random uint64 [n] for each value [n], independent of the value's position in the array.
 
-    SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014) over value + seed * golden ratio.
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): its finaliser of (value + 1) · golden ratio + seed.
     """
     golden = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):

@@ -1,1 +1,1 @@
-"""How client updates become one."""
+"""Combining the updates of clients into one."""

@@ -10,122 +10,122 @@ from fedray.types import Weights
 
 Array: TypeAlias = npt.NDArray[Any]
 
-UNIT = 2.0**44
-"""Each n·x is counted in units of 2⁻⁴⁴. What is rounded off is at most 2⁻⁴⁵ per client, before the division by the
-examples: far below half a float32 ulp of any weight that matters."""
+UNITS = 2.0**44
+"""Each product weight · x is rounded to a multiple of 1 / UNITS. The rounding error is at most 2⁻⁴⁵ per client, before
+the division by the total weight: far below half a float32 ulp of any weight that matters."""
 
-NARROW = 2.0**18
-"""Up to which sum of n·|x| an int64 surely holds the count."""
+INT64_LIMIT = 2.0**18
+"""Largest sum of weight · |x| that an int64 can hold in units."""
 
-FINE = 2.0**36
-"""Beyond it, the count is coarse · 2³⁶ + fine, both whole numbers in float64.
+COARSE_UNITS = 2.0**36
+"""Units per coarse unit. Beyond INT64_LIMIT a sum is coarse · COARSE_UNITS + fine, both integers in float64.
 
-With |x| <= 2²⁰ (what `check_weights` lets through), up to 2²⁵ examples and 2¹⁷ clients neither
-passes 2⁵³, up to which float64 counts exactly.
+For |x| <= 2²⁰ (which `check_weights` guarantees), up to 2²⁵ examples and 2¹⁷ clients, both stay below 2⁵³, up to which
+float64 represents every integer.
 """
 
-BLOCK = 2**13
-"""How many numbers are added at a time: few enough to stay in a core's own cache on the way."""
+BLOCK_SIZE = 2**13
+"""Values that are added at a time: few enough for the intermediate results to stay in a core's cache."""
 
 
 class ExactMean:
-    """Fold updates in, in any order, on any node; `mean` gives the same bits.
+    """A weighted mean of updates. `mean` gives the same bits for any order and grouping of the updates.
 
-    Floating-point sums depend on their order, sums of whole numbers do not. So each weight·x is
-    rounded once to whole units and those are added. Memory, and what travels: 8 bytes for each
-    parameter, however many updates there are; 16 where their values are large.
+    Floating-point sums depend on their order, integer sums do not. So each product weight · x is rounded once to an
+    integer number of units, and the integers are added. A sum takes 8 bytes per parameter for any number of updates,
+    16 if its values are large; the same is sent between nodes.
     """
 
     def __init__(self) -> None:
-        self.total = 0
-        self._sums: dict[str, Sum] = {}
+        self.total = 0  # sum of the weights
+        self._sums: dict[str, ExactSum] = {}
 
     def add(self, weights: Weights, weight: int) -> None:
-        """Fold in one update that counts `weight` times."""
+        """Add one update with its weight."""
         self.total += weight
         for name, array in weights.items():
             self._sum(name, array.shape).add(array, weight)
 
     def merge(self, other: "ExactMean") -> None:
-        """Fold in all that another mean has folded in."""
+        """Add all updates of another mean."""
         self.total += other.total
-        for name, each in other._sums.items():
-            self._sum(name, each.shape).merge(each)
+        for name, other_sum in other._sums.items():
+            self._sum(name, other_sum.shape).merge(other_sum)
 
     def fold(self, part: "Weights | ExactMean", weight: int) -> None:
-        """Fold in one update, or the sum of several, that counts `weight` times."""
+        """Add one update, or the sum of several. `weight` is the update's weight or the sum's total weight."""
         if isinstance(part, ExactMean):
-            assert part.total == weight, "a sum knows what it is a sum of"
+            assert part.total == weight, "the total weight differs from the weights of the summed updates"
             self.merge(part)
         else:
             self.add(part, weight)
 
     def mean(self, like: Weights) -> Weights:
-        """The mean, in the types of `like`; integers (BatchNorm's counters) are rounded."""
-        return {name: self._sums[name].divided(self.total, array.dtype) for name, array in like.items()}
+        """Return the mean in the dtypes of `like`; integers (BatchNorm's counters) are rounded."""
+        return {name: self._sums[name].divide(self.total, array.dtype) for name, array in like.items()}
 
-    def _sum(self, name: str, shape: tuple[int, ...]) -> "Sum":
+    def _sum(self, name: str, shape: tuple[int, ...]) -> "ExactSum":
         if name not in self._sums:
-            self._sums[name] = Sum(shape)
+            self._sums[name] = ExactSum(shape)
         return self._sums[name]
 
 
-class Sum:
-    """Of arrays of one shape: how many units there are in each of its numbers, one after another."""
+class ExactSum:
+    """A weighted sum of arrays of one shape, as integer numbers of units."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
-        self._extent = 0.0  # no number is larger
-        self._count: tuple[Array, ...] = (np.zeros(math.prod(shape), np.int64),)  # or coarse and fine
+        self._bound = 0.0  # no value of the sum is larger
+        self._units: tuple[Array, ...] = (np.zeros(math.prod(shape), np.int64),)  # or (coarse, fine), float64
 
     def add(self, array: Array, weight: int) -> None:
-        """`weight` times the array."""
-        self._grow(weight * max(-float(array.min()), float(array.max())) if array.size else 0.0)
-        values, count = array.reshape(-1), self._count
-        for start in range(0, array.size, BLOCK):
-            block = slice(start, start + BLOCK)
+        """Add `weight` times the array."""
+        self._raise_bound(weight * max(-float(array.min()), float(array.max())) if array.size else 0.0)
+        values, sums = array.reshape(-1), self._units
+        for start in range(0, array.size, BLOCK_SIZE):
+            block = slice(start, start + BLOCK_SIZE)
             units = values[block].astype(np.float64)
-            if len(count) == 1:
-                units *= weight * UNIT
-                count[0][block] += np.rint(units, out=units).astype(np.int64)
+            if len(sums) == 1:
+                units *= weight * UNITS
+                sums[0][block] += np.rint(units, out=units).astype(np.int64)
                 continue
-            units *= weight * (UNIT / FINE)
+            units *= weight * (UNITS / COARSE_UNITS)
             coarse = np.rint(units)
-            count[0][block] += coarse
+            sums[0][block] += coarse
             units -= coarse
-            units *= FINE
-            count[1][block] += np.rint(units, out=units)
+            units *= COARSE_UNITS
+            sums[1][block] += np.rint(units, out=units)
 
-    def merge(self, other: "Sum") -> None:
-        """All that another has added."""
-        self._grow(other._extent)
-        theirs = other._count if len(self._count) == 1 else other._wide()
-        for mine, part in zip(self._count, theirs, strict=True):
-            mine += part
+    def merge(self, other: "ExactSum") -> None:
+        """Add another sum of the same shape."""
+        self._raise_bound(other._bound)
+        other_units = other._units if len(self._units) == 1 else other._split()
+        for units, addend in zip(self._units, other_units, strict=True):
+            units += addend
 
-    def divided(self, total: int, dtype: np.dtype[Any]) -> Array:
-        """The sum by `total`, in a type."""
-        counted = self._count[0].astype(np.float64) if len(self._count) == 1 else self._joined()
-        counted /= UNIT
-        counted /= total
-        counted += 0.0  # which makes -0 a 0
-        rounded: Array = np.rint(counted) if np.issubdtype(dtype, np.integer) else counted
+    def divide(self, total: int, dtype: np.dtype[Any]) -> Array:
+        """Return the sum divided by `total`, in the given dtype."""
+        quotient = self._units[0].astype(np.float64) if len(self._units) == 1 else self._join()
+        quotient /= UNITS
+        quotient /= total
+        quotient += 0.0  # turns -0 into 0
+        rounded: Array = np.rint(quotient) if np.issubdtype(dtype, np.integer) else quotient
         return rounded.astype(dtype).reshape(self.shape)
 
-    def _grow(self, extent: float) -> None:
-        self._extent += extent
-        if self._extent >= NARROW:
-            self._count = self._wide()
+    def _raise_bound(self, extent: float) -> None:
+        self._bound += extent
+        if self._bound >= INT64_LIMIT:
+            self._units = self._split()
 
-    def _wide(self) -> tuple[Array, ...]:
-        """Coarse and fine."""
-        if len(self._count) == 2:
-            return self._count
-        (count,) = self._count
-        coarse = (count + 2**35) >> 36
-        return coarse.astype(np.float64), (count - (coarse << 36)).astype(np.float64)
+    def _split(self) -> tuple[Array, ...]:
+        """Return the sum as (coarse, fine)."""
+        if len(self._units) == 2:
+            return self._units
+        (units,) = self._units
+        coarse = (units + 2**35) >> 36
+        return coarse.astype(np.float64), (units - (coarse << 36)).astype(np.float64)
 
-    def _joined(self) -> Array:
-        coarse, fine = self._count
-        joined: Array = (coarse + fine / FINE) * FINE
-        return joined
+    def _join(self) -> Array:
+        coarse, fine = self._units
+        units: Array = (coarse + fine / COARSE_UNITS) * COARSE_UNITS
+        return units

@@ -1,1 +1,1 @@
-"""Loss functions, distillation losses and the objective that sums them."""
+"""Loss functions, the spec sections of distillation losses, and objectives as weighted sums of loss terms."""

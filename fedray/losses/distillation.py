@@ -1,8 +1,8 @@
-"""What a spec may say of the loss that distils a teacher: its name and its parameters.
+"""The spec sections of distillation losses: each has a name and the parameters of its function.
 
-To add one: a pure function `(student, teacher, labels, *, temperature, ...)` in `losses.py`, its
-line in `objective.DISTILLATIONS`, and a section here, listed in `AnyDistillation`. With
-`uses = "features"` the function is given the proxy's projected features and the teacher's.
+To add a loss: a pure function `(student, teacher, labels, *, temperature, ...)` in `functional.py`, its line in
+`terms.DISTILLATIONS`, and a section here, listed in `AnyDistillation`. With `output_kind = "features"` the function
+receives the proxy's projected features and the teacher's features instead of logits.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,19 +13,19 @@ from fedray.section import Section
 
 
 class Distillation(Section):
-    """A loss between what the proxy makes of a batch and what the teacher does."""
+    """A loss between the outputs of proxy and teacher for the same batch."""
 
-    uses: ClassVar[Literal["logits", "features"]] = "logits"
+    output_kind: ClassVar[Literal["logits", "features"]] = "logits"
     name: str
 
     @property
     def options(self) -> dict[str, Any]:
-        """Its parameters, as the loss function takes them."""
+        """Keyword arguments of the loss function, apart from the temperature."""
         return self.model_dump(exclude={"name"})
 
 
 class KD(Distillation):
-    """Kullback-Leibler divergence from the teacher (Hinton, Vinyals and Dean, arXiv 1503.02531)."""
+    """Kullback-Leibler divergence between teacher and proxy (Hinton, Vinyals and Dean, arXiv 1503.02531)."""
 
     name: Literal["kd"] = "kd"
     direction: Literal["forward", "reverse"] = "forward"
@@ -33,69 +33,77 @@ class KD(Distillation):
 
 
 class LSKD(Distillation):
-    """kd on standardised logits (Sun et al., arXiv 2403.01427); T = 2 there. Suits CLIP's ×100 logits."""
+    """`kd` on standardised logits (Sun et al., arXiv 2403.01427, with T = 2). Suits CLIP, whose logits are large."""
 
     name: Literal["ls_kd"] = "ls_kd"
 
 
 class DKD(Distillation):
-    """Decoupled: the true class against the rest, and the rest among themselves (arXiv 2203.08679)."""
+    """Decoupled distillation: true class against the others, and the others among themselves (arXiv 2203.08679)."""
 
     name: Literal["dkd"] = "dkd"
     alpha: float = Field(1.0, ge=0)
+    """Weight of the KL between the true class and the others."""
     beta: float = Field(8.0, ge=0)
+    """Weight of the KL among the other classes."""
 
 
 class DIST(Distillation):
-    """Correlation of each row and each column of the probabilities (Huang et al., arXiv 2205.10536)."""
+    """One minus the correlation of the probabilities, by rows and by columns (Huang et al., arXiv 2205.10536)."""
 
     name: Literal["dist"] = "dist"
     beta: float = Field(1.0, ge=0)
+    """Weight of the rows: the classes of one example."""
     gamma: float = Field(1.0, ge=0)
+    """Weight of the columns: one class over the batch."""
 
 
 class RLD(Distillation):
-    """Distils only what a wrong teacher does not get wrong (Sun et al., arXiv 2408.07703)."""
+    """Refined logit distillation: ignores the classes that the teacher ranks above the true one (arXiv 2408.07703)."""
 
     name: Literal["rld"] = "rld"
     alpha: float = Field(1.0, ge=0)
+    """Weight of the KL between the teacher's highest probability and the proxy's probability of the true class."""
     beta: float = Field(8.0, ge=0)
+    """Weight of the KL over the classes that the teacher ranks below the true one."""
     confidence_temperature: float = Field(1.0, gt=0)
+    """Temperature of the first KL."""
 
 
 class MSE(Distillation):
-    """Mean squared difference of centred logits; the temperature plays no part."""
+    """Mean squared difference of centred logits. Ignores the temperature."""
 
     name: Literal["mse"] = "mse"
 
 
 class FunctionMatching(Distillation):
-    """KL on the view that the proxy sees, mixed with another, without labels (Beyer et al., arXiv 2106.05237).
+    """KL without labels, on mixtures of the proxy's views (Beyer et al., arXiv 2106.05237).
 
-    Needs `strategy.lam: 1`, `teacher.view: proxy` and, because mixtures never come twice,
-    `teacher.mode: online` unless mixup is 0.
+    Requires `strategy.lam: 1` and `teacher.view: proxy`. Unless mixup is 0 it also requires `teacher.mode: online`,
+    because no mixture occurs twice.
     """
 
     name: Literal["function_matching"] = "function_matching"
     mixup: float = Field(1.0, ge=0)
-    """The mixing share is drawn from Beta(mixup, mixup); 0 does not mix."""
+    """Images are mixed with weights from Beta(mixup, mixup); 0 turns mixing off."""
 
     @property
     def options(self) -> dict[str, Any]:
-        return {}  # images are mixed before the loss sees them
+        """No options: images are mixed before the loss is computed."""
+        return {}
 
 
 class Cosine(Distillation):
-    """1 - cosine between the teacher's features and the proxy's, projected by a matrix the client keeps."""
+    """1 - cosine of the teacher's features and the proxy's, projected by a matrix that stays on the client."""
 
-    uses: ClassVar[Literal["logits", "features"]] = "features"
+    output_kind: ClassVar[Literal["logits", "features"]] = "features"
     name: Literal["cosine"] = "cosine"
 
 
 class FeatureMSE(Distillation):
-    """Mean squared difference of those features, each row of the teacher's brought to mean square 1."""
+    """Mean squared difference of the features that `cosine` uses; the teacher's are scaled to mean square 1."""
 
-    uses: ClassVar[Literal["logits", "features"]] = "features"
+    output_kind: ClassVar[Literal["logits", "features"]] = "features"
     name: Literal["feature_mse"] = "feature_mse"
 
 
@@ -103,5 +111,5 @@ AnyDistillation = Annotated[
     KD | LSKD | DKD | DIST | RLD | MSE | FunctionMatching | Cosine | FeatureMSE, Field(discriminator="name")
 ]
 
-REQUIRED_OUTPUT = {loss.model_fields["name"].default: loss.uses for loss in Distillation.__subclasses__()}
-"""Which of the teacher's answers each loss looks at, by its name."""
+REQUIRED_OUTPUT = {loss.model_fields["name"].default: loss.output_kind for loss in Distillation.__subclasses__()}
+"""The kind of teacher output that each distillation loss needs, by the loss's name."""

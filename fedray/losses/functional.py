@@ -1,4 +1,4 @@
-"""Losses as pure tensor functions. Logits are float [B, C], labels int64 [B], results scalar."""
+"""Losses as pure functions of tensors. Logits are float [B, C], labels int64 [B], results scalars."""
 
 from collections.abc import Sequence
 
@@ -8,46 +8,57 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the labels."""
+    """Return the mean over the batch of -log softmax(logits)[label]."""
     return F.cross_entropy(logits, labels)
 
 
 def kl(target: Tensor, prediction: Tensor, temperature: float = 1.0) -> Tensor:
-    """T² · KL(softmax(target/T) ‖ softmax(prediction/T)), mean over the batch; T² keeps gradients' size."""
+    """Return T² · KL(softmax(target / T) ‖ softmax(prediction / T)), averaged over the batch.
+
+    The factor T² keeps the size of the gradients independent of T.
+    """
     log_p, log_q = (F.log_softmax(logits / temperature, dim=1) for logits in (target, prediction))
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
 
 
 def mutual(own: Tensor, peer: Tensor) -> Tensor:
-    """KL(peer ‖ own); the peer's logits count as constants (FML, arXiv 2006.16765)."""
+    """Return KL(peer ‖ own) for logits; no gradient flows to the peer (FML, arXiv 2006.16765)."""
     return kl(peer.detach(), own)
 
 
-# Distillation. All take (student [B, C], teacher [B, C], labels [B]); the teacher's logits are constants.
+def proximal(parameters: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """Return ½ · ‖w - w_ref‖² over all parameters: FedProx's term without its factor μ (arXiv 1812.06127)."""
+    differences = torch._foreach_sub(list(parameters), list(reference))
+    return 0.5 * torch.stack([d.square().sum() for d in differences]).sum()
+
+
+# Distillation losses take (student [B, C], teacher [B, C], labels [B]). The teacher's outputs have no gradient.
 
 
 def kd(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float, direction: str = "forward") -> Tensor:
-    """T² · KL(teacher ‖ student), or KL(student ‖ teacher) in reverse (arXiv 1503.02531)."""
+    """Return T² · KL(teacher ‖ student), or T² · KL(student ‖ teacher) if reversed (arXiv 1503.02531)."""
     return kl(teacher, student, temperature) if direction == "forward" else kl(student, teacher, temperature)
 
 
 def ls_kd(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float) -> Tensor:
-    """kd of logits standardised over classes, z ← (z - mean) / std (arXiv 2403.01427)."""
-    return kl(_standardised(teacher), _standardised(student), temperature)
+    """Return `kd` of logits standardised over the classes, z ← (z - mean) / std (arXiv 2403.01427)."""
+    return kl(_standardized(teacher), _standardized(student), temperature)
 
 
 def dkd(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, alpha: float, beta: float) -> Tensor:
-    """α·T²·KL of [p_y, 1 - p_y] + β·T²·KL over the other classes alone (arXiv 2203.08679)."""
+    """Return α · T² · KL of [p_y, 1 - p_y] + β · T² · KL over the classes other than y (arXiv 2203.08679)."""
     student, teacher = student / temperature, teacher / temperature
-    true = F.one_hot(labels, student.shape[1]).bool()
-    targeted = _binary_kl(_log_odds(teacher, true), _log_odds(student, true))
-    others = _masked_kl(teacher, student, ~true)
-    return (alpha * targeted + beta * others).mean() * temperature**2
+    is_label = F.one_hot(labels, student.shape[1]).bool()
+    target_kl = _binary_kl(_log_odds(teacher, is_label), _log_odds(student, is_label))
+    non_target_kl = _masked_kl(teacher, student, ~is_label)
+    return (alpha * target_kl + beta * non_target_kl).mean() * temperature**2
 
 
 def dist(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float, beta: float, gamma: float) -> Tensor:
-    """T² · (β · mean over rows of 1 - ρ + γ · mean over columns of 1 - ρ), ρ Pearson's correlation of
-    the probabilities (arXiv 2205.10536). A batch of one has no columns to correlate."""
+    """Return T² · (β · mean over rows of (1 - ρ) + γ · mean over columns of (1 - ρ)) (arXiv 2205.10536).
+
+    ρ is Pearson's correlation of student's and teacher's probabilities. A batch of one has no column term.
+    """
     q, p = (torch.softmax(logits / temperature, dim=1) for logits in (student, teacher))
     loss = beta * (1 - _correlation(q, p)).mean()
     if len(q) > 1:
@@ -65,64 +76,61 @@ def rld(
     beta: float,
     confidence_temperature: float,
 ) -> Tensor:
-    """α·Tc²·KL([p_max, 1 - p_max] ‖ [q_y, 1 - q_y]) + β·T²·KL over the classes that the teacher ranks
-    below the true one (arXiv 2408.07703). Where there is none, the second part is zero."""
-    true = F.one_hot(labels, student.shape[1]).bool()
-    top = F.one_hot(teacher.argmax(1), student.shape[1]).bool()
-    confidence = _binary_kl(
-        _log_odds(teacher / confidence_temperature, top), _log_odds(student / confidence_temperature, true)
+    """Return α · Tc² · KL([p_max, 1 - p_max] ‖ [q_y, 1 - q_y]) + β · T² · KL over fewer classes (arXiv 2408.07703).
+
+    p is the teacher's, q the student's probability, y the label. The second KL is over the classes that the teacher
+    ranks below y; it is 0 if there is none.
+    """
+    is_label = F.one_hot(labels, student.shape[1]).bool()
+    is_top = F.one_hot(teacher.argmax(1), student.shape[1]).bool()
+    confidence_kl = _binary_kl(
+        _log_odds(teacher / confidence_temperature, is_top), _log_odds(student / confidence_temperature, is_label)
     )
-    below = teacher < teacher.gather(1, labels[:, None])
-    refined = _masked_kl(teacher / temperature, student / temperature, below)
-    return (alpha * confidence * confidence_temperature**2 + beta * refined * temperature**2).mean()
+    is_below = teacher < teacher.gather(1, labels[:, None])
+    refined_kl = _masked_kl(teacher / temperature, student / temperature, is_below)
+    return (alpha * confidence_kl * confidence_temperature**2 + beta * refined_kl * temperature**2).mean()
 
 
 def mse(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float = 1.0) -> Tensor:  # noqa: ARG001
-    """Mean over batch and classes of (s - t)², each row of logits less its mean: a shift says nothing."""
+    """Return the mean over batch and classes of (s - t)², for logits s and t less their row means."""
     return F.mse_loss(student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True))
 
 
 def cosine(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float = 1.0) -> Tensor:  # noqa: ARG001
-    """Mean over the batch of 1 - cos(s, t), for features [B, d] of both."""
+    """Return the mean over the batch of 1 - cos(s, t), for features s and t [B, d]."""
     return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
 
 
 def feature_mse(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float = 1.0) -> Tensor:  # noqa: ARG001
-    """Mean over batch and features of (s - t)², each t [d] brought to mean square 1: its length says nothing."""
+    """Return the mean over batch and features of (s - t)², for features [B, d]; rows of t have mean square 1."""
     return F.mse_loss(student, F.normalize(teacher, dim=1) * teacher.shape[1] ** 0.5)
 
 
-def _standardised(logits: Tensor) -> Tensor:
+def _standardized(logits: Tensor) -> Tensor:
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
 
 
-def _log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
-    """log(p / (1 - p)) of one chosen class in each row, [B]: log p - log of the others' sum."""
-    others = logits.masked_fill(chosen, -torch.inf).logsumexp(1)
-    return logits.masked_fill(~chosen, -torch.inf).logsumexp(1) - others
+def _log_odds(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return log(p / (1 - p)) [B] of the class that `mask` [B, C] selects in each row."""
+    others = logits.masked_fill(mask, -torch.inf).logsumexp(1)
+    return logits.masked_fill(~mask, -torch.inf).logsumexp(1) - others
 
 
 def _binary_kl(target: Tensor, prediction: Tensor) -> Tensor:
-    """KL of two Bernoullis by their log-odds, [B]; exact where p is all but 0 or 1."""
+    """Return the KL [B] of two Bernoulli distributions, from their log-odds [B]; accurate also near 0 and 1."""
     p = torch.sigmoid(target)
     return p * (F.logsigmoid(target) - F.logsigmoid(prediction)) + (1 - p) * (
         F.logsigmoid(-target) - F.logsigmoid(-prediction)
     )
 
 
-def _masked_kl(target: Tensor, prediction: Tensor, kept: Tensor) -> Tensor:
-    """KL(softmax(target) ‖ softmax(prediction)) over the kept classes of each row, [B]; 0 where none is."""
+def _masked_kl(target: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
+    """Return KL(softmax(target) ‖ softmax(prediction)) [B] over the classes in `mask` [B, C]; 0 for an empty row."""
     lowest = torch.finfo(target.dtype).min
-    log_p, log_q = (F.log_softmax(z.masked_fill(~kept, lowest), dim=1) for z in (target, prediction))
-    return torch.where(kept, log_p.exp() * (log_p - log_q), 0.0).sum(1)
+    log_p, log_q = (F.log_softmax(z.masked_fill(~mask, lowest), dim=1) for z in (target, prediction))
+    return torch.where(mask, log_p.exp() * (log_p - log_q), 0.0).sum(1)
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's correlation of each row of a with that of b."""
+    """Return Pearson's correlation [rows] of each row of `a` with the same row of `b`."""
     return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1)
-
-
-def proximal(parameters: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
-    """½ ‖w - w_t‖² over all parameters: FedProx's term without its μ (arXiv 1812.06127)."""
-    differences = torch._foreach_sub(list(parameters), list(anchors))
-    return 0.5 * torch.stack([d.square().sum() for d in differences]).sum()

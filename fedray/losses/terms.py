@@ -1,6 +1,6 @@
-"""An objective is a weighted sum of terms, and a term is a loss applied to one batch's `LossInputs`.
+"""An objective is a weighted sum of loss terms, computed from the `LossInputs` of one batch.
 
-To add a loss: a pure function in `functional.py`, and one line in `TERMS` that feeds it.
+To add a loss: a pure function in `functional.py`, and one line in `TERMS` that passes it its inputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,32 +16,33 @@ from fedray.types import LossTerm
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a term may look at: one batch, seen by one of the client's models."""
+    """The inputs of one model's loss terms for one batch."""
 
-    model: str  # which of the client's models this objective trains
+    model: str  # the model that the objective trains, by its name on the client
     logits: Mapping[str, Tensor]  # float32 [B, C] of each of the client's models
-    labels: Tensor  # [B]
-    targets: Mapping[str, Tensor]  # the frozen teacher's `logits` [B, C] or `features` [B, d]
+    labels: Tensor  # int64 [B]
+    targets: Mapping[str, Tensor]  # teacher outputs: `logits` [B, C] or `features` [B, d]
     projected: Tensor | None  # [B, d], the model's features in the space of the teacher's
-    parameters: Sequence[Tensor]  # being trained
-    reference_params: Sequence[Tensor]  # the same, as they were when the round began; empty where no term is anchored
+    parameters: Sequence[Tensor]  # the model's trained parameters
+    reference_params: Sequence[Tensor]  # their values at the start of the round; empty if no term needs them
 
     @property
     def own_logits(self) -> Tensor:
+        """[B, C], the logits of the model that the objective trains."""
         return self.logits[self.model]
 
 
-def _distillation(loss: Callable[..., Tensor], uses: str) -> Callable[..., Tensor]:
-    def term(step: LossInputs, **options: Any) -> Tensor:
-        own = step.own_logits if uses == "logits" else step.projected
-        return loss(own, step.targets[uses].detach(), step.labels, **options)
+def _distillation(loss: Callable[..., Tensor], output_kind: str) -> Callable[..., Tensor]:
+    def term(inputs: LossInputs, **options: Any) -> Tensor:
+        student = inputs.own_logits if output_kind == "logits" else inputs.projected
+        return loss(student, inputs.targets[output_kind].detach(), inputs.labels, **options)
 
     return term
 
 
-def _mutual(step: LossInputs) -> Tensor:
-    (peer,) = (logits for model, logits in step.logits.items() if model != step.model)
-    return functional.mutual(step.own_logits, peer)
+def _mutual(inputs: LossInputs) -> Tensor:
+    (peer,) = (logits for model, logits in inputs.logits.items() if model != inputs.model)
+    return functional.mutual(inputs.own_logits, peer)
 
 
 DISTILLATIONS: Mapping[str, Callable[..., Tensor]] = {
@@ -55,22 +56,24 @@ DISTILLATIONS: Mapping[str, Callable[..., Tensor]] = {
     "cosine": functional.cosine,
     "feature_mse": functional.feature_mse,
 }
+"""The function of each distillation loss, by its name in the spec."""
 
 TERMS: Mapping[str, Callable[..., Tensor]] = {
     **{name: _distillation(loss, REQUIRED_OUTPUT[name]) for name, loss in DISTILLATIONS.items()},
-    "cross_entropy": lambda step: functional.cross_entropy(step.own_logits, step.labels),
+    "cross_entropy": lambda inputs: functional.cross_entropy(inputs.own_logits, inputs.labels),
     "mutual": _mutual,
-    "proximal": lambda step: functional.proximal(step.parameters, step.reference_params),
+    "proximal": lambda inputs: functional.proximal(inputs.parameters, inputs.reference_params),
 }
+"""Each loss term as a function of `LossInputs` and the term's options, by its name."""
 
 
 def uses_reference(terms: Sequence[LossTerm]) -> bool:
-    """Whether a term looks at the weights that the client received."""
+    """Whether a term needs the parameters from the start of the round."""
     return any(term.loss == "proximal" for term in terms)
 
 
-def evaluate(terms: Sequence[LossTerm], step: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-    """The objective's value for one batch, and each term's own value before its weight."""
-    values = {term.loss: TERMS[term.loss](step, **term.options) for term in terms}
+def evaluate_objective(terms: Sequence[LossTerm], inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the objective's value for one batch, and each term's value before its weight, without gradient."""
+    values = {term.loss: TERMS[term.loss](inputs, **term.options) for term in terms}
     total = sum((term.weight * values[term.loss] for term in terms[1:]), terms[0].weight * values[terms[0].loss])
     return total, {name: value.detach() for name, value in values.items()}

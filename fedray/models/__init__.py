@@ -1,1 +1,1 @@
-"""Proxy models: what a spec says of them, and how they are built."""
+"""Proxy models: their section of the spec, construction, weights and precision."""

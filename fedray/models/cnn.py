@@ -6,10 +6,9 @@ from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """Two 5x5 convolutions (32 and 64 channels), each halved by max-pooling, then 512 units.
+    """Two 5x5 convolutions with 32 and 64 channels, each followed by 2x2 max-pooling; then 512 hidden units.
 
-    `norm` makes a normalisation layer for a number of channels; None leaves it out. Any image of
-    at least 4x4 pixels will do.
+    `norm` builds a normalisation layer for a number of channels; None leaves it out. Images are at least 4x4 pixels.
     """
 
     def __init__(self, channels: int, size: int, classes: int, norm: Callable[[int], nn.Module] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Floating-point operations, as torch's formulas count them."""
+"""Counting floating-point operations with torch's formulas."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from fedray.types import ImageShape
 
 
 def training_flops(proxy: proxies.Proxy, data: ImageShape) -> int:
-    """Floating-point operations of one example's forward and backward pass through the proxy."""
-    with torch_rng(None, 0, "flops"):  # its weights do not matter
+    """Return the FLOPs of one example's forward and backward pass through the proxy."""
+    with torch_rng(None, 0, "flops"):  # the values of its weights do not matter
         model = proxies.build(proxy.model_copy(update={"init": "random"}), data).train()
     images = torch.zeros(2, data.channels, data.size, data.size)
 
@@ -25,17 +25,17 @@ def training_flops(proxy: proxies.Proxy, data: ImageShape) -> int:
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Floating-point operations while `work` runs: two for a multiplication and addition."""
-    with _without_fast_attention(), FlopCounter() as count:
+    """Return the FLOPs of `work`; a multiplication with an addition counts as two."""
+    with _without_fast_attention(), FlopCounter() as counter:
         work()
-    return int(count.total)
+    return int(counter.total)
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the base's __init_subclass__
-    """What torch's own FlopCounterMode counts for a whole model, without importing the compiler, which takes 2 s."""
+    """Counts as torch's FlopCounterMode does for a whole model, without its import of the compiler, which takes 2 s."""
 
     def __init__(self) -> None:
-        from torch.utils.flop_counter import flop_registry  # which imports Triton where there is one
+        from torch.utils.flop_counter import flop_registry  # imported late: it imports Triton, if installed
 
         super().__init__()  # type: ignore[no-untyped-call]
         self.total: int = 0
@@ -54,10 +54,10 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the ba
 
 @contextmanager
 def _without_fast_attention() -> Iterator[None]:
-    """It goes uncounted."""
-    before = torch.backends.mha.get_fastpath_enabled()
+    """Turn off the fused attention kernel, which has no formula and would not be counted."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(enabled)

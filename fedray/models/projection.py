@@ -1,4 +1,4 @@
-"""A linear map from the proxy's features to the teacher's, trained with the proxy but never sent."""
+"""A linear map from the proxy's features to the teacher's, trained with the proxy and kept on the client."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ from fedray.models.heads import head_name
 
 
 class Projected(nn.Module):
-    """A proxy that also leaves its projected features behind.
+    """A proxy with a projection of its features.
 
-    `projected`, float32 [B, width], belongs to the last forward pass in which the proxy was in training.
+    The attribute `projected`, float32 [B, width], holds the projected features of the last forward pass in training
+    mode.
     """
 
     def __init__(self, proxy: nn.Module, classes: int) -> None:
@@ -22,18 +23,18 @@ class Projected(nn.Module):
         self._features, self._device = head.in_features, head.weight.device
         self.proxy = proxy
         self.projection = nn.Linear(1, 1)
-        self._made: dict[int, nn.Linear] = {}
+        self._by_width: dict[int, nn.Linear] = {}
         self.projected = torch.empty(0)
 
-    def begin(self, width: int) -> nn.Linear:
-        """A new projection, for a client whose teacher has features of this width.
+    def reset(self, width: int) -> nn.Linear:
+        """Draw a new projection to teacher features of this width, and return it.
 
-        Its weights lie where the last ones of this width did, for whoever keeps their place.
+        Its weights are written to the memory of the last projection of this width: a CUDA graph relies on the address.
         """
-        drawn = nn.Linear(self._features, width, bias=False)
-        self.projection = self._made.setdefault(width, drawn).to(self._device)
+        initial = nn.Linear(self._features, width, bias=False)
+        self.projection = self._by_width.setdefault(width, initial).to(self._device)
         with torch.no_grad():
-            self.projection.weight.copy_(drawn.weight)
+            self.projection.weight.copy_(initial.weight)
         return self.projection
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,5 +43,5 @@ class Projected(nn.Module):
         return logits
 
     def _project(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if head.training:  # evaluation asks the proxy itself, and sets no mode but the proxy's
+        if head.training:  # not in evaluation, which calls the proxy itself
             self.projected = self.projection(inputs[0]).float()

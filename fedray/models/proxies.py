@@ -1,7 +1,7 @@
-"""Proxy models: what a spec says of one, and how it is built.
+"""Proxy models: the section `proxy` of a spec, and construction of the model.
 
-To add one: a builder `(proxy, data) -> nn.Module`, and its line in `BUILDERS`. Builders import
-their library when they are called, so that nobody waits for a library the spec does not name.
+To add a model: a builder `(proxy, shape) -> nn.Module`, and its line in `BUILDERS`. Builders import their library when
+they are called, so that no process waits for a library that the spec does not use.
 """
 
 import math
@@ -20,80 +20,84 @@ if TYPE_CHECKING:
 
 
 class Proxy(Section):
-    """A small model: one of `BUILDERS`, or `timm:NAME` for any of timm's."""
+    """The small model that clients train and exchange."""
 
     name: str = "cnn"
+    """`cnn`, `resnet18`, `mobilenet_v2`, `efficientnet_b0`, or `timm:NAME` for a model of timm."""
     stem: Literal["imagenet", "cifar"] | None = None
-    """`cifar` leaves out the first two halvings, so that 32x32 ends as 4x4 and not as 1x1.
-    None is the model's own."""
+    """`cifar` leaves out the first two downsamplings, so that 32x32 images end as 4x4 pixels instead of 1x1.
+    null for the model's default."""
     norm: Literal["batch", "group"] | None = None
-    """The normalisation layers. None is the model's own."""
+    """Normalisation layers: `batch` or `group`; null for the model's default."""
     init: str = Field("random", pattern=r"^(random|pretrained(:.+)?|file:.+)$")
-    """`random`, `pretrained` or `pretrained:TAG` (the library's), or `file:PATH` (safetensors)."""
+    """Initial weights: `random`, `pretrained` or `pretrained:TAG` (a tag of torchvision or timm), or `file:PATH`
+    (safetensors)."""
 
     @field_validator("name")
     @classmethod
-    def _is_known(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if name not in BUILDERS and not name.startswith("timm:"):
             raise ValueError(f"must be one of {', '.join(BUILDERS)} or timm:NAME{nearest(name, BUILDERS)}")
         return name
 
     @property
     def tag(self) -> str | None:
-        """The library's pretrained tag: `DEFAULT` where none is named, None where none is wanted."""
+        """The library's tag of pretrained weights: `DEFAULT` if the spec names none, None if random."""
         kind, _, tag = self.init.partition(":")
         return (tag or "DEFAULT") if kind == "pretrained" else None
 
 
-def build(proxy: Proxy, data: ImageShape) -> "nn.Module":
-    """The model with its initial weights. Random ones are drawn from torch's generators as they stand.
+def build(proxy: Proxy, shape: ImageShape) -> "nn.Module":
+    """Build the model with its initial weights; random weights are drawn from torch's global generators.
 
-    Raises SpecError where the model does not exist, cannot have the options, or has no such weights.
+    Raises SpecError if the model does not exist, does not support the options, or has no such weights.
     """
     builder = _timm if proxy.name.startswith("timm:") else BUILDERS[proxy.name]
-    model = builder(proxy, data)
+    model = builder(proxy, shape)
     if proxy.init.startswith("file:"):
         _load_file(model, proxy.init.removeprefix("file:"))
     return model
 
 
-def _cnn(proxy: Proxy, data: ImageShape) -> "nn.Module":
+def _cnn(proxy: Proxy, shape: ImageShape) -> "nn.Module":
     from fedray.models.cnn import SmallCNN
 
     if proxy.stem is not None or proxy.tag is not None:
-        raise SpecError("proxy: the cnn has neither a stem nor pretrained weights to choose; leave them out.")
-    if data.size < 4:
-        raise SpecError(f"proxy: the cnn needs images of at least 4x4 pixels, these have {data.size}x{data.size}.")
-    return SmallCNN(data.channels, data.size, data.classes, _norm_layer(proxy.norm) if proxy.norm else None)
+        raise SpecError("proxy: the cnn has neither a stem nor pretrained weights; leave out stem and init.")
+    if shape.size < 4:
+        raise SpecError(
+            f"proxy: the cnn needs images of at least 4x4 pixels, but the data has {shape.size}x{shape.size}."
+        )
+    return SmallCNN(shape.channels, shape.size, shape.classes, _norm_layer(proxy.norm) if proxy.norm else None)
 
 
-def _resnet18(proxy: Proxy, data: ImageShape) -> Any:
+def _resnet18(proxy: Proxy, shape: ImageShape) -> Any:
     from torch import nn
 
-    model: Any = _torchvision(proxy, data)
+    model: Any = _torchvision(proxy, shape)
     if proxy.stem == "cifar":
-        model.conv1 = nn.Conv2d(data.channels, 64, kernel_size=3, padding=1, bias=False)
+        model.conv1 = nn.Conv2d(shape.channels, 64, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
-    model.fc = _head(model.fc, data.classes)
+    model.fc = _head(model.fc, shape.classes)
     return model
 
 
-def _mobilenet_v2(proxy: Proxy, data: ImageShape) -> Any:
-    model: Any = _torchvision(proxy, data)
+def _mobilenet_v2(proxy: Proxy, shape: ImageShape) -> Any:
+    model: Any = _torchvision(proxy, shape)
     if proxy.stem == "cifar":
         model.features[0][0].stride = (1, 1)
         model.features[2].conv[1][0].stride = (1, 1)
-    model.classifier[1] = _head(model.classifier[1], data.classes)
+    model.classifier[1] = _head(model.classifier[1], shape.classes)
     return model
 
 
-def _efficientnet_b0(proxy: Proxy, data: ImageShape) -> Any:
-    model: Any = _torchvision(proxy, data)
+def _efficientnet_b0(proxy: Proxy, shape: ImageShape) -> Any:
+    model: Any = _torchvision(proxy, shape)
     if proxy.stem == "cifar":
         model.features[0][0].stride = (1, 1)
         model.features[2][0].block[1][0].stride = (1, 1)
-    model.classifier[1] = _head(model.classifier[1], data.classes)
+    model.classifier[1] = _head(model.classifier[1], shape.classes)
     return model
 
 
@@ -105,12 +109,12 @@ BUILDERS: Mapping[str, Callable[[Proxy, ImageShape], "nn.Module"]] = {
 }
 
 
-def _torchvision(proxy: Proxy, data: ImageShape) -> Any:
-    """torchvision's model of that name, with pretrained weights where the spec wants them."""
+def _torchvision(proxy: Proxy, shape: ImageShape) -> Any:
+    """Build torchvision's model, with pretrained weights if the spec asks for them."""
     from torchvision import models
 
-    if proxy.tag is not None and (proxy.norm == "group" or data.channels != 3):
-        raise SpecError("proxy.init: pretrained weights are for batch norm and colour images only.")
+    if proxy.tag is not None and (proxy.norm == "group" or shape.channels != 3):
+        raise SpecError("proxy.init: pretrained weights need batch norm and colour images.")
     if proxy.tag is not None and proxy.name == "resnet18" and proxy.stem == "cifar":
         raise SpecError("proxy.init: resnet18's pretrained weights do not fit stem 'cifar'; use 'imagenet'.")
     weights = None
@@ -118,35 +122,35 @@ def _torchvision(proxy: Proxy, data: ImageShape) -> Any:
         tags = models.get_model_weights(proxy.name)
         if proxy.tag not in tags.__members__:
             raise SpecError(
-                f"proxy.init: {proxy.name} has no weights '{proxy.tag}'; it has {', '.join(tags.__members__)}."
+                f"proxy.init: {proxy.name} has no weights '{proxy.tag}', only {', '.join(tags.__members__)}."
             )
         weights = tags[proxy.tag]
     try:
         model = models.get_model(proxy.name, weights=weights, norm_layer=_norm_layer(proxy.norm or "batch"))
     except OSError as error:
         raise SpecError(f"proxy.init: the weights {weights} could not be downloaded ({error}).") from error
-    if data.channels != 3:
-        _change_first_convolution(model, data.channels)
+    if shape.channels != 3:
+        _change_first_convolution(model, shape.channels)
     return model
 
 
-def _timm(proxy: Proxy, data: ImageShape) -> "nn.Module":
+def _timm(proxy: Proxy, shape: ImageShape) -> "nn.Module":
     import timm
 
     name = proxy.name.removeprefix("timm:")
     if proxy.stem is not None or proxy.norm is not None:
-        raise SpecError("proxy: stem and norm are for torchvision's models; a timm model comes as it is.")
+        raise SpecError("proxy: stem and norm cannot be set for a timm model; leave them out.")
     if name not in timm.list_models():
         raise SpecError(f"proxy.name: timm has no model '{name}'{nearest(name, timm.list_models())}")
-    sized = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    has_fixed_size = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     full_name = f"{name}.{proxy.tag}" if proxy.tag not in (None, "DEFAULT") else name
     try:
         return timm.create_model(  # type: ignore[no-any-return]
             full_name,
             pretrained=proxy.tag is not None,
-            num_classes=data.classes,
-            in_chans=data.channels,
-            **({"img_size": data.size} if sized else {}),
+            num_classes=shape.classes,
+            in_chans=shape.channels,
+            **({"img_size": shape.size} if has_fixed_size else {}),
         )
     except (OSError, RuntimeError) as error:
         raise SpecError(f"proxy.init: timm could not load '{proxy.init}' for {name} ({error}).") from error

@@ -1,4 +1,4 @@
-"""Between a torch module and the plain arrays that travel."""
+"""Conversion between a torch module and the NumPy arrays that are sent, and checks of received arrays."""
 
 import math
 from collections.abc import Iterable
@@ -17,9 +17,15 @@ from fedray.types import Weights
 if TYPE_CHECKING:
     from torch import nn
 
+MAX_WEIGHT = 2.0**20
+"""Largest absolute value of a weight that the server accepts; `ExactMean` is exact up to it."""
+
+BLOCK_SIZE = 2**16
+"""Values per block of a distance: few enough for a block to stay in the processor's cache."""
+
 
 def get_weights(model: "nn.Module") -> Weights:
-    """A copy of all parameters and buffers, on the CPU, C-contiguous."""
+    """Return a copy of all parameters and buffers, on the CPU, C-contiguous."""
     import torch
 
     return {
@@ -29,7 +35,7 @@ def get_weights(model: "nn.Module") -> Weights:
 
 
 def set_weights(model: "nn.Module", weights: Weights) -> None:
-    """Overwrite all parameters and buffers. The arrays may be read-only, as Ray's shared ones are."""
+    """Overwrite all parameters and buffers. The arrays may be read-only, as arrays in Ray's object store are."""
     import torch
 
     for name, value in model.state_dict().items():
@@ -40,7 +46,10 @@ def set_weights(model: "nn.Module", weights: Weights) -> None:
 
 
 def check_weights(weights: Weights, like: Weights) -> str | None:
-    """What is wrong with weights that should have the names, shapes and types of `like`, if anything."""
+    """Return the reason why weights cannot be averaged with `like`, or None.
+
+    Names, shapes and dtypes must be equal, and floats finite and at most MAX_WEIGHT in size.
+    """
     if weights.keys() != like.keys():
         return f"its weights are named differently ({', '.join(sorted(weights.keys() ^ like.keys())[:3])} ...)"
     for name, array in weights.items():
@@ -48,56 +57,49 @@ def check_weights(weights: Weights, like: Weights) -> str | None:
             return f"{name} is {array.dtype}{list(array.shape)}, not {like[name].dtype}{list(like[name].shape)}"
         if array.dtype.kind != "f" or not array.size:
             continue
-        extent = max(-float(array.min()), float(array.max()))  # both are NaN where one entry is
+        extent = max(-float(array.min()), float(array.max()))  # both are NaN if an entry is
         if not math.isfinite(extent):
             return f"{name} is not finite"
-        if extent > LARGEST:
-            return f"{name} has grown beyond {LARGEST:g}: training diverged"
+        if extent > MAX_WEIGHT:
+            return f"{name} has grown beyond {MAX_WEIGHT:g}: training diverged"
     return None
 
 
-LARGEST = 2.0**20
-"""The largest weight the server accepts: what `aggregation` can still add up exactly."""
-
-
-PIECE = 2**16
-
-
 def parameter_names(model: "nn.Module") -> list[str]:
-    """What is trained; the other names are buffers, such as BatchNorm's counters."""
+    """Return the names of the trained parameters. All other weights are buffers, such as BatchNorm's counters."""
     return [name for name, _ in model.named_parameters()]
 
 
 def distance(weights: Weights, other: Weights, names: Iterable[str]) -> float:
-    """The Euclidean distance between two models, over the arrays of these names."""
+    """Return the Euclidean distance between two models, over the arrays of these names."""
     return math.sqrt(math.fsum(_squares(weights[name].ravel(), other[name].ravel()) for name in names))
 
 
-def _squares(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
-    """The squared distance of [n] and [n] in double precision, piece by piece so that no piece leaves the cache."""
-    pieces = (slice(start, start + PIECE) for start in range(0, one.size, PIECE))
-    return math.fsum(np.square(one[piece] - other[piece], dtype=np.float64).sum() for piece in pieces)
+def _squares(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    """Return the squared distance of [n] and [n], summed in float64."""
+    blocks = (slice(start, start + BLOCK_SIZE) for start in range(0, first.size, BLOCK_SIZE))
+    return math.fsum(np.square(first[block] - second[block], dtype=np.float64).sum() for block in blocks)
 
 
 def nbytes(weights: Weights) -> int:
-    """How many bytes the weights take when they are sent."""
+    """Return the size of the weights in bytes."""
     return sum(array.nbytes for array in weights.values())
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Weights that are on the driver's disk until somebody needs them."""
+    """Weights in a safetensors file on the driver's disk, read when they are needed."""
 
     path: Path
 
     def read(self) -> Weights:
-        """Raises RunError where they cannot be."""
+        """Read the weights. Raises RunError if the file cannot be read."""
         try:
             return load_file(self.path)
         except (OSError, SafetensorError) as error:
             raise RunError(f"'{self.path}' cannot be read ({error}).") from error
 
     def check(self) -> None:
-        """Raises SafetensorError or OSError where it is cut short or not there."""
+        """Raise SafetensorError or OSError if the file is truncated or missing."""
         with safe_open(self.path, "numpy"):
             pass

@@ -65,7 +65,7 @@ class Cohort:
             self._note_late(new, time.perf_counter() - start)
             if isinstance(answer, CallResult) and (updates := [each for each in new if isinstance(each, ClientUpdate)]):
                 total.add(answer, sum(self._strategy.weight(update.examples) for update in updates))
-                if self._strategy.keeps:
+                if self._strategy.client_model:
                     checkpoint.save_private(self._folder, bundle[0].client, number, self._backend.fetch(answer.kept))
                     keeping[bundle[0].client] = number
             if failures := [each for each in new if isinstance(each, ClientFailure)]:
@@ -92,7 +92,7 @@ class Cohort:
     @property
     def _share_calls(self) -> bool:
         """Not where each client has something of its own to send or a deadline to meet."""
-        return not self._strategy.keeps and self._training.deadline is None
+        return not self._strategy.client_model and self._training.deadline is None
 
     @property
     def _limit(self) -> float | None:

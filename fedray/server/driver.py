@@ -139,7 +139,7 @@ class Driver:
             else:
                 losses = 0
                 yield result
-        models = ["proxy", "private"] if self._experiment.strategy.keeps == "private" else ["proxy"]
+        models = ["proxy", "private"] if self._experiment.strategy.client_model == "private" else ["proxy"]
         flops = self._backend.collect("flops", [(model,) for model in models])
         costs.write(
             self._folder.path, self._experiment, self._teacher_client.costs, dict(zip(models, flops, strict=True))

@@ -1,4 +1,4 @@
-"""The strategies, by name. To add one: a short file, and its class in `AnyStrategy`."""
+"""The strategies, by name. To add one: a file with its class, and the class in `AnyStrategy`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What every strategy is: a section of the spec that says which terms its clients minimise."""
+"""The base of all strategies: a section of the spec with the objectives that clients minimise."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from fedray.types import LossTerm, OutputKind
 
 
 class Strategy(Section):
-    """A federated algorithm. A subclass adds its `name`, its parameters and its `objectives`."""
+    """A federated algorithm. A subclass defines its `name`, its parameters and its `objectives`."""
 
     label: ClassVar[str] = ""
     """Name in tables and figures; empty: the same as `name`."""
@@ -18,43 +18,44 @@ class Strategy(Section):
     """Colour in figures, as a hexadecimal RGB value."""
     name: str
     weighting: Literal["examples", "uniform"] = "examples"
-    """How the server weighs the updates it averages: by their examples (n_i / n), or all alike."""
+    """Weight of an update in the server's mean: proportional to its client's `examples` (n_i / n), or `uniform`."""
 
     def weight(self, examples: int) -> int:
-        """What an update counts in the average."""
+        """Return the weight of an update in the server's mean."""
         return examples if self.weighting == "examples" else 1
 
     @abstractmethod
     def objectives(self) -> Mapping[str, Sequence[LossTerm]]:
-        """The terms of each model a client trains; `proxy` is the one that is exchanged."""
+        """Return the loss terms of each model that a client trains; `proxy` is the model that is exchanged."""
 
     def active_objectives(self) -> dict[str, list[LossTerm]]:
-        """`objectives` without the terms whose weight is zero: they are not computed at all."""
+        """Return `objectives` without the terms whose weight is zero, which are not computed."""
         return {model: [t for t in terms if t.weight != 0] for model, terms in self.objectives().items()}
 
     @property
     def required_outputs(self) -> frozenset[OutputKind]:
-        """Which of the teacher's answers its terms look at; empty where it needs no teacher."""
+        """The kinds of teacher output that the active loss terms need; empty if no teacher is needed."""
         losses = {term.loss for terms in self.active_objectives().values() for term in terms}
         return frozenset(REQUIRED_OUTPUT[loss] for loss in losses & REQUIRED_OUTPUT.keys())
 
     @property
     def needs_teacher(self) -> bool:
+        """Whether an active loss term needs teacher outputs."""
         return bool(self.required_outputs)
 
     @property
     def proxy_view(self) -> bool:
-        """Whether the teacher must see the view that the proxy sees."""
+        """Whether the teacher needs the same views of the images as the proxy."""
         return False
 
     @property
     def mixup(self) -> float:
-        """The parameter of the Beta distribution that mixes images; 0 does not mix."""
+        """Images are mixed with weights from Beta(mixup, mixup); 0 turns mixing off."""
         return 0.0
 
     @property
-    def keeps(self) -> str | None:
-        """The model that a client trains beside the proxy, and keeps: `private`, `projection` or none."""
+    def client_model(self) -> str | None:
+        """The model that stays on the client from round to round: `private`, `projection` or None."""
         if "features" in self.required_outputs:
             return "projection"
         return "private" if "private" in self.objectives() else None

@@ -14,4 +14,5 @@ class FedAvg(Strategy):
     name: Literal["fedavg"] = "fedavg"
 
     def objectives(self) -> dict[str, list[LossTerm]]:
+        """Cross-entropy for the proxy."""
         return {"proxy": [LossTerm("cross_entropy")]}

@@ -30,7 +30,7 @@ class CachedTargets:
     def __call__(self, batch: AugmentedBatch) -> dict[str, Tensor]:
         """Return the batch's rows of each output kind, [B, width]."""
         return {
-            name: epochs[(batch.epoch - self._first_epoch) % len(epochs)][batch.chosen]
+            name: epochs[(batch.epoch - self._first_epoch) % len(epochs)][batch.positions]
             for name, epochs in self._targets.items()
         }
 

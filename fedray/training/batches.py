@@ -1,4 +1,4 @@
-"""One client's examples on the device that trains, and the batches they are shown in."""
+"""One client's examples on the training device, and the batches of an epoch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,49 +19,50 @@ from fedray.types import Indices
 
 @dataclass(frozen=True)
 class Normalization:
-    """Channel means and deviations, float32 [1, C, 1, 1], for images scaled to 0..1."""
+    """Channel means and standard deviations, float32 [1, C, 1, 1], of images scaled to 0..1."""
 
     mean: Tensor
     std: Tensor
 
     @classmethod
     def of(cls, federated: FederatedDataset, device: torch.device) -> "Normalization":
+        """Copy the statistics of a data set to a device."""
         mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (federated.mean, federated.std))
         return cls(mean, std)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, S, S] -> float32, mean 0 and deviation 1 over the training set."""
+        """uint8 [B, C, S, S] -> float32 with mean 0 and standard deviation 1 over the training set."""
         return images.float().div_(255).sub_(self.mean).div_(self.std)
 
 
 class Targets(Protocol):
-    """The teacher's answers for a batch of one client's examples."""
+    """Returns the teacher outputs for a batch of one client's examples: `logits` [B, classes], `features` [B, d]."""
 
     def __call__(self, batch: "AugmentedBatch", /) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class AugmentedBatch:
-    """Which examples a batch is made of, and how they were changed."""
+    """The examples of one batch, before and after augmentation."""
 
     epoch: int  # counted over all rounds
-    chosen: Tensor  # int64 [B], places in the shard
-    plain: Tensor  # uint8 [B, C, S, S], as they were read
+    positions: Tensor  # int64 [B], positions within the client's examples
+    plain: Tensor  # uint8 [B, C, S, S], not augmented
     views: Tensor  # uint8 [B, C, S, S], cropped and flipped
-    mix: float  # the share of each image; the rest is the image before it in the batch
+    mix: float  # weight of each image in its mixture; the rest is the image before it in the batch
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's examples, on the device that trains."""
+    """One client's examples, on the training device."""
 
-    images: Tensor  # uint8 [n, C, S, S], or whatever `normalize` takes
+    images: Tensor  # uint8 [n, C, S, S], or any other input of `normalize`
     labels: Tensor  # int64 [n]
-    examples: Indices  # [n], which training examples these are: a view depends on it
-    normalize: Callable[[Tensor], Tensor]  # -> float32 [B, ...], what the model takes
+    examples: Indices  # [n], positions in the training set, from which views are derived
+    normalize: Callable[[Tensor], Tensor]  # images of a batch -> float32 [B, ...], the model's input
     targets: Targets | None = None
     crop_flip: bool = False
-    mixup: float = 0.0  # mixes images by shares drawn from Beta(mixup, mixup); 0 does not
+    mixup: float = 0.0  # images are mixed with weights from Beta(mixup, mixup); 0 turns mixing off
 
     @classmethod
     def of(
@@ -84,65 +85,67 @@ class ClientData:
 
     @property
     def device(self) -> torch.device:
+        """The device that holds the examples."""
         return self.labels.device
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step of training is given."""
+    """The inputs of one training step."""
 
     images: Tensor  # float32 [B, C, S, S]
     labels: Tensor  # int64 [B]
-    targets: Mapping[str, Tensor]  # the teacher's `logits` [B, classes] or `features` [B, d]
+    targets: Mapping[str, Tensor]  # teacher outputs: `logits` [B, classes] or `features` [B, d]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def clone(self) -> "Batch":
-        """The same at another place in memory."""
+        """Return a copy in newly allocated memory."""
         return Batch(self.images.clone(), self.labels.clone(), {name: t.clone() for name, t in self.targets.items()})
 
     def copy_(self, other: "Batch") -> None:
-        """Become equal to another batch of the same size."""
+        """Copy another batch of the same size into this one's memory."""
         self.images.copy_(other.images)
         self.labels.copy_(other.labels)
-        for name, answers in self.targets.items():
-            answers.copy_(other.targets[name])
+        for name, target in self.targets.items():
+            target.copy_(other.targets[name])
 
 
-def batches(shard: ClientData, training: Training, *, seed: int, client: int, epoch: int) -> Iterator[Batch]:
-    """One epoch in an order drawn for (seed, client, epoch), augmented and normalised on the device.
+def batches(data: ClientData, training: Training, *, seed: int, client: int, epoch: int) -> Iterator[Batch]:
+    """Yield the batches of one epoch, augmented and normalised on the device.
 
-    What the host draws goes to the device at once, so that no batch waits for it.
+    The order is a function of (seed, client, epoch). All random numbers are copied to the device before the first
+    batch, so that no batch waits for the host.
     """
     layout = memory_format(training.memory_format)
-    order = numpy_rng(seed, "order", client, epoch).permutation(len(shard))
-    shares = numpy_rng(seed, "mixup", client, epoch)
-    numbers = [choose_views(shard.examples[order], seed, epoch)] if shard.crop_flip else []
-    drawn = torch.from_numpy(np.stack([order, *numbers])).to(shard.device)
-    for chosen, *crops in split_batches(drawn, training.batch_size):
-        plain = views = shard.images[chosen]
-        if shard.crop_flip:
-            views = apply_views(plain, *crops)
-        share = shares.beta(shard.mixup, shard.mixup) if shard.mixup else 1.0
+    order = numpy_rng(seed, "order", client, epoch).permutation(len(data))
+    mixup_rng = numpy_rng(seed, "mixup", client, epoch)
+    view_numbers = [choose_views(data.examples[order], seed, epoch)] if data.crop_flip else []
+    columns = torch.from_numpy(np.stack([order, *view_numbers])).to(data.device)
+    for positions, *numbers in split_batches(columns, training.batch_size):
+        plain = views = data.images[positions]
+        if data.crop_flip:
+            views = apply_views(plain, *numbers)
+        share = mixup_rng.beta(data.mixup, data.mixup) if data.mixup else 1.0
         mix = max(share, 1 - share)
-        images = mixup(shard.normalize(views), mix).contiguous(memory_format=layout)
-        seen = AugmentedBatch(epoch, chosen, plain, views, mix)
-        yield Batch(images, shard.labels[chosen], shard.targets(seen) if shard.targets else {})
+        images = mixup(data.normalize(views), mix).contiguous(memory_format=layout)
+        augmented = AugmentedBatch(epoch, positions, plain, views, mix)
+        yield Batch(images, data.labels[positions], data.targets(augmented) if data.targets else {})
 
 
 def mixup(images: Tensor, share: float) -> Tensor:
-    """`share` of each image [B, ...] and the rest of the one before it (mixup, arXiv 1710.09412)."""
+    """Return share · x[i] + (1 - share) · x[i - 1] for images x [B, ...] (mixup, arXiv 1710.09412)."""
     return images if share == 1 else share * images + (1 - share) * images.roll(1, dims=0)
 
 
-def split_batches(drawn: Tensor, size: int) -> Sequence[Tensor]:
-    """Cut [..., n] into batches [..., size]; a last one of a single example joins the one before it.
+def split_batches(values: Tensor, size: int) -> Sequence[Tensor]:
+    """Split [..., n] into batches [..., size]. A last batch of one example is merged into the batch before it.
 
-    BatchNorm cannot be trained on one example.
+    BatchNorm cannot train on a single example.
     """
-    count = drawn.shape[-1]
+    count = values.shape[-1]
     cuts = list(range(size, count, size))
     if cuts and count - cuts[-1] == 1 and size > 1:
         cuts.pop()
-    return drawn.tensor_split(cuts, dim=-1)
+    return values.tensor_split(cuts, dim=-1)

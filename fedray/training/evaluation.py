@@ -1,4 +1,4 @@
-"""From predictions on the test set to the figures of a round."""
+"""Metrics of a round, computed from predictions on the test set."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RARE_CLASS_SHARE = 0.05
-"""A class is rare for a client where it makes up less than this share of the client's examples."""
+"""A class is rare for a client if it makes up less than this share of the client's training examples."""
 
 
 @dataclass(frozen=True)
 class EvalCounts:
-    """What was predicted. Adds up over parts of the test set."""
+    """Labels, predictions and loss on a part of the test set. Parts are combined with `+`."""
 
     labels: Indices  # [N], the true classes
     predicted: Indices  # [N]
@@ -31,42 +31,42 @@ class EvalCounts:
         return EvalCounts(np.concatenate(labels), np.concatenate(predicted), self.classes, self.loss + other.loss)
 
     @cached_property
-    def right(self) -> Indices:
-        """[classes], examples of each class predicted rightly."""
+    def correct(self) -> Indices:
+        """[classes], correctly predicted examples per class."""
         return np.bincount(self.labels[self.labels == self.predicted], minlength=self.classes)
 
     @cached_property
     def examples(self) -> Indices:
-        """[classes]"""
+        """[classes], examples per class."""
         return np.bincount(self.labels, minlength=self.classes)
 
     def confusion(self) -> Iterator[Row]:
-        """How many examples of each class were taken for which: a row for each pair that occurs."""
+        """Yield the non-zero entries of the confusion matrix as rows `class`, `predicted_class`, `examples`."""
         pairs, counts = np.unique(self.labels * self.classes + self.predicted, return_counts=True)
         for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
             yield {"class": pair // self.classes, "predicted_class": pair % self.classes, "examples": count}
 
     @property
     def accuracy(self) -> float:
-        """The share of all examples that is right."""
-        return float(self.right.sum() / self.examples.sum())
+        """Share of all examples that are predicted correctly."""
+        return float(self.correct.sum() / self.examples.sum())
 
     @property
     def mean_loss(self) -> float:
+        """Mean cross-entropy, nats."""
         return self.loss / int(self.examples.sum())
 
     @property
     def class_accuracy(self) -> npt.NDArray[np.float64]:
-        """[classes]; NaN for a class the test set lacks."""
-        empty = np.full(len(self.right), np.nan)
-        return np.asarray(np.divide(self.right, self.examples, out=empty, where=self.examples > 0))
+        """[classes], accuracy per class; NaN for a class without test examples."""
+        empty = np.full(len(self.correct), np.nan)
+        return np.asarray(np.divide(self.correct, self.examples, out=empty, where=self.examples > 0))
 
     def rare_accuracy(self, class_counts: Indices) -> float:
-        """The accuracy on the classes rare for a client, averaged over clients.
+        """Return the accuracy on a client's rare classes, averaged over clients.
 
-        `class_counts` [clients, classes] counts each client's training examples. A class that a client
-        does not hold at all is rare for it. Clients without a rare class are left out, and NaN
-        stands where that leaves none.
+        `class_counts` [clients, classes] holds each client's training examples per class. A class without any
+        example is rare too. Clients without rare classes do not count; NaN if no client has a rare class.
         """
         shares = class_counts / np.maximum(class_counts.sum(axis=1, keepdims=True), 1)
         rare = (shares < RARE_CLASS_SHARE) & (class_counts.sum(axis=1, keepdims=True) > 0)
@@ -74,13 +74,13 @@ class EvalCounts:
         with_rare = examples > 0
         if not with_rare.any():
             return float("nan")
-        return float(((rare @ self.right)[with_rare] / examples[with_rare]).mean())
+        return float(((rare @ self.correct)[with_rare] / examples[with_rare]).mean())
 
 
 def count_predictions(
     predict: "Callable[[Tensor], Tensor]", images: "Tensor", labels: "Tensor", classes: int, batch_size: int
 ) -> EvalCounts:
-    """Count what `predict` makes of images [N, ...] and labels int64 [N]; it gives logits [B, classes]."""
+    """Evaluate `predict`, which returns logits [B, classes], on images [N, ...] and labels int64 [N]."""
     import torch
 
     predicted, loss = torch.empty_like(labels), torch.zeros((), dtype=torch.float64, device=labels.device)

@@ -1,18 +1,18 @@
-"""What the C library does with memory that a training step has freed: the next step wants it again."""
+"""Settings of the C library's allocator: memory that one training step frees is reused by the next."""
 
 import ctypes
 import sys
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""glibc's malloc.h."""
+"""Parameters of `mallopt`, from glibc's malloc.h."""
 
 
 def keep_freed_memory() -> None:
-    """Freed memory stays with this process. Nothing happens where the C library is not glibc.
+    """Keep freed memory in this process. Does nothing if the C library is not glibc.
 
-    By default glibc gives large blocks back, and every step pays for the faults of touching them anew:
-    about a sixth of its time for the small CNN, a tenth for a ResNet18. The peak stays what it was.
+    By default glibc returns large blocks to the system, and every step spends time on page faults: about a sixth of
+    its time for the small CNN, a tenth for a ResNet18. Peak memory does not change.
     """
     mallopt = _glibc("mallopt")
     if mallopt is not None:
@@ -21,10 +21,10 @@ def keep_freed_memory() -> None:
 
 
 def trim() -> None:
-    """Return what is free by now, after something large that does not come again."""
-    trim = _glibc("malloc_trim")
-    if trim is not None:
-        trim(0)
+    """Return all free memory to the system. For use after a large object that is not needed again."""
+    malloc_trim = _glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 def _glibc(function: str) -> Any:

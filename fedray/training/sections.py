@@ -1,4 +1,4 @@
-"""The spec sections of local training and evaluation."""
+"""The spec sections of local training and of evaluation."""
 
 from typing import Literal
 
@@ -9,40 +9,51 @@ from fedray.types import MemoryFormat, Precision
 
 
 class Training(Section):
-    """SGD on each client. Epochs are counted over all rounds: `round * local_epochs + epoch`."""
+    """Rounds, and SGD on each client."""
 
     rounds: int = Field(10, ge=1)
+    """Number of rounds."""
     local_epochs: int = Field(1, ge=1)
+    """Epochs that each client of the cohort trains per round."""
     batch_size: int = Field(64, ge=1)
+    """Examples per step. A last batch of a single example is merged into the batch before it."""
     lr: float = Field(0.01, gt=0)
+    """Learning rate of SGD on the clients."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD. It starts at zero in every round."""
     weight_decay: float = Field(5e-4, ge=0)
+    """L2 penalty, added to the gradient as weight_decay · weight."""
     decay_every: int | None = Field(None, ge=1)
-    """Multiply the learning rate by `decay_factor` every so many local epochs; None never does."""
+    """Number of local epochs, counted over all rounds, after which the learning rate is multiplied by `decay_factor`
+    each time. null keeps it constant."""
     decay_factor: float = Field(0.1, gt=0, le=1)
+    """Factor of the learning rate's step decay."""
     participation: float = Field(1.0, gt=0, le=1)
-    """The share of clients drawn for each round's cohort (at least one client)."""
+    """Share of the clients in each round's cohort; at least one client takes part."""
     memory_format: MemoryFormat = "channels_last"
-    """How images and weights lie in memory, NHWC or NCHW (`contiguous`): the first is faster, the rounding differs."""
+    """Memory layout of images and weights: `channels_last` (NHWC) or `contiguous` (NCHW). The first is faster; results
+    differ by rounding."""
     precision: Precision = "float32"
-    """`bfloat16`: convolutions and products of both passes, about twice as fast where the processor has
-    instructions for it and far slower where not. Weights, losses and SGD stay float32."""
+    """`bfloat16`: convolutions and matrix products run in bfloat16, about twice as fast on processors with bfloat16
+    instructions and far slower on others. Weights, losses and SGD stay float32."""
     fast_layers: bool = True
     """Use faster layers for convolutions onto one pixel, depthwise convolutions and 2x2 max-pooling, as accurate as
     torch's. `false` uses torch's own layers everywhere."""
     failures: Literal["abort", "drop"] = "abort"
-    """What to do when a client fails: stop the run, or go on without its update."""
+    """If a client fails: `abort` the run, or `drop` its update and continue."""
     min_cohort: int = Field(1, ge=1)
-    """How few updates a round may end with where failures are dropped."""
+    """With `failures: drop`, the smallest number of updates with which a round may end."""
     deadline: float | None = Field(None, gt=0)
-    """The seconds that a round's clients have to train; None gives them any time."""
+    """Seconds that a round's clients may train; null for no limit."""
     late: Literal["wait", "drop"] = "wait"
-    """What to do with a client beyond the deadline: wait and report it, or go on without its update.
-    With `drop` the machine's speed has a say in the result: the same spec no longer means the same bits."""
+    """If a client misses the deadline: `wait` for its update and report it, or `drop` the update and continue.
+    With `drop` results depend on the machine's speed: the same spec need not give the same bits."""
 
 
 class Evaluation(Section):
-    """The global proxy on the test set, every so many rounds and after the last."""
+    """Evaluation of the global proxy on the test set."""
 
     every: int = Field(1, ge=1)
+    """Rounds from one evaluation to the next. The last round is always evaluated."""
     batch_size: int = Field(500, ge=1)
+    """Images per forward pass."""

@@ -99,7 +99,7 @@ class Worker:
             time.perf_counter() - start, platform.node(), str(self._device), peak_bytes(self._device),
             getattr(targets, "passes", 0), getattr(targets, "flops", 0), getattr(targets, "seconds", 0.0),
         )  # fmt: skip
-        return WorkerResult(update, trained, get_weights(self._kept_model()) if strategy.keeps else None)
+        return WorkerResult(update, trained, get_weights(self._kept_model()) if strategy.client_model else None)
 
     def train_all(self, tasks: Sequence[ClientTask], weights: Weights, *given: Any) -> WorkerResult:
         """Updates or failures of clients, and their sum. `given` is what each is taught, then what each has kept."""
@@ -154,7 +154,7 @@ class Worker:
     ) -> dict[str, nn.Module]:
         """The models that the client trains, with the weights that it begins its round with."""
         set_weights(self._model("proxy"), weights)
-        keeps, seed = self._experiment.strategy.keeps, self._experiment.seed
+        keeps, seed = self._experiment.strategy.client_model, self._experiment.seed
         if keeps == "private":
             set_weights(self._model("private"), kept or self._first_private_weights(client))
         if keeps != "projection":
@@ -162,7 +162,7 @@ class Worker:
         assert targets is not None
         projected = self._projected  # made before the seed is set, for making it draws numbers too
         with torch_rng(None, seed, "projection", client):
-            projection = projected.begin(targets.width)
+            projection = projected.reset(targets.width)
         if kept:
             set_weights(projection, kept)
         return {"proxy": projected}
@@ -172,7 +172,11 @@ class Worker:
         return get_weights(self._model("proxy"))
 
     def _kept_model(self) -> nn.Module:
-        return self._model("private") if self._experiment.strategy.keeps == "private" else self._projected.projection
+        return (
+            self._model("private")
+            if self._experiment.strategy.client_model == "private"
+            else self._projected.projection
+        )
 
     def _trainer(self, models: dict[str, nn.Module]) -> Trainer:
         """The one that has these models' parameters: every client's, but where projections differ in width."""

@@ -147,7 +147,7 @@ def ensemble(*teachers: str, **fields: str) -> str:
     [
         (
             [matching(lam=0.5), ZERO_SHOT],
-            "but it uses no labels, so it must be the whole objective: set strategy.lam: 1",
+            "but must be the whole objective, as it uses no labels: set strategy.lam: 1",
         ),
         (
             [matching(lam=1), ZERO_SHOT],

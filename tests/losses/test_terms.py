@@ -6,7 +6,7 @@ import torch
 from pydantic import TypeAdapter
 
 from fedray.losses.distillation import REQUIRED_OUTPUT, AnyDistillation
-from fedray.losses.terms import DISTILLATIONS, LossInputs, evaluate
+from fedray.losses.terms import DISTILLATIONS, LossInputs, evaluate_objective
 from fedray.types import LossTerm
 
 
@@ -40,7 +40,7 @@ KL = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     ],
 )
 def test_an_objective_is_the_weighted_sum_of_its_terms(terms: list[LossTerm], expected: float) -> None:
-    total, values = evaluate(terms, step())
+    total, values = evaluate_objective(terms, step())
     assert total.item() == pytest.approx(expected, rel=1e-6)
     assert list(values) == [term.loss for term in terms]
     assert values["cross_entropy"].item() == pytest.approx(CE)
@@ -48,7 +48,7 @@ def test_an_objective_is_the_weighted_sum_of_its_terms(terms: list[LossTerm], ex
 
 
 def test_mutual_teaches_each_model_by_the_other() -> None:
-    _, values = evaluate([LossTerm("mutual")], step("private"))
+    _, values = evaluate_objective([LossTerm("mutual")], step("private"))
     reverse = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)  # KL(proxy ‖ private)
     assert values["mutual"].item() == pytest.approx(reverse, rel=1e-6)
 
@@ -62,7 +62,7 @@ def test_a_distillation_looks_at_one_kind_of_answer_and_never_changes_the_teache
     whole, own = step(), "logits" if REQUIRED_OUTPUT[name] == "logits" else "features"
     options = TypeAdapter(AnyDistillation).validate_python({"name": name}).options
     only = replace(whole, targets={own: whole.targets[own]})
-    total, _ = evaluate([LossTerm(name, 1.0, {"temperature": 1.0, **options})], only)
+    total, _ = evaluate_objective([LossTerm(name, 1.0, {"temperature": 1.0, **options})], only)
     total.backward()  # type: ignore[no-untyped-call]
     assert whole.projected is not None
     assert (whole.logits["proxy"].grad is not None) == (own == "logits")

@@ -43,7 +43,7 @@ KINDS = [
 def projected(name: str, width: int = 5) -> Projected:
     torch.manual_seed(0)
     model = Projected(build(Proxy(name=name), DATA), CLASSES)
-    model.begin(width)
+    model.reset(width)
     return model.train()
 
 
@@ -99,7 +99,7 @@ def test_another_client_begins_with_another_width_and_nothing_of_the_last_ones()
     model, images = projected("cnn", width=5), batch()
     first = model.projection
     model(images)
-    second = model.begin(9)
+    second = model.reset(9)
     model(images)
     assert model.projected.shape == (4, 9)
     assert model.projection is second
@@ -113,7 +113,7 @@ def test_what_is_sent_does_not_know_of_the_projection() -> None:
     plain = build(Proxy(name="cnn"), DATA)
     names = [*get_weights(plain)]
     model = Projected(plain, CLASSES)
-    model.begin(5)
+    model.reset(5)
     model.train()(batch())
     assert [*get_weights(model.proxy)] == names
     assert [*get_weights(model.projection)] == ["weight"]

@@ -182,12 +182,12 @@ class TestPretrained:
     @pytest.mark.parametrize("name", TORCHVISIONS)
     def test_group_norm(self, name: str) -> None:
         message = message_of(name=name, norm="group", init="pretrained")
-        assert message == "proxy.init: pretrained weights are for batch norm and colour images only."
+        assert message == "proxy.init: pretrained weights need batch norm and colour images."
 
     @pytest.mark.parametrize("name", TORCHVISIONS)
     def test_gray_images(self, name: str) -> None:
         message = message_of(GRAY, name=name, init="pretrained")
-        assert message == "proxy.init: pretrained weights are for batch norm and colour images only."
+        assert message == "proxy.init: pretrained weights need batch norm and colour images."
 
     def test_resnet18_with_a_cifar_stem(self) -> None:
         message = message_of(name="resnet18", stem="cifar", init="pretrained")
@@ -195,7 +195,7 @@ class TestPretrained:
 
     def test_unknown_tag(self) -> None:
         assert message_of(name="mobilenet_v2", init="pretrained:IMAGENET21K") == (
-            "proxy.init: mobilenet_v2 has no weights 'IMAGENET21K'; it has IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT."
+            "proxy.init: mobilenet_v2 has no weights 'IMAGENET21K', only IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT."
         )
 
     def test_unknown_tag_of_timms(self) -> None:
@@ -204,7 +204,7 @@ class TestPretrained:
         assert "Invalid pretrained tag (r161_in1k)" in message
 
     def test_cnn(self) -> None:
-        expected = "proxy: the cnn has neither a stem nor pretrained weights to choose; leave them out."
+        expected = "proxy: the cnn has neither a stem nor pretrained weights; leave out stem and init."
         assert message_of(init="pretrained") == message_of(stem="cifar") == expected
 
 
@@ -217,11 +217,11 @@ class TestRefused:
     @pytest.mark.parametrize("option", [{"stem": "cifar"}, {"norm": "group"}])
     def test_timms_options(self, option: dict[str, str]) -> None:
         message = message_of(name="timm:test_resnet", **option)
-        assert message == "proxy: stem and norm are for torchvision's models; a timm model comes as it is."
+        assert message == "proxy: stem and norm cannot be set for a timm model; leave them out."
 
     def test_tiny_images(self) -> None:
         message = message_of(ImageShape(3, 3, 7))
-        assert message == "proxy: the cnn needs images of at least 4x4 pixels, these have 3x3."
+        assert message == "proxy: the cnn needs images of at least 4x4 pixels, but the data has 3x3."
 
     def test_names(self) -> None:
         with pytest.raises(ValidationError, match=r"or timm:NAME; did you mean 'resnet18'\?"):

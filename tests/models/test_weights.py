@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedray.models.weights import PIECE, check_weights, distance, get_weights, nbytes, set_weights
+from fedray.models.weights import BLOCK_SIZE, check_weights, distance, get_weights, nbytes, set_weights
 from fedray.types import Weights
 
 
@@ -149,6 +149,6 @@ def test_distance_by_hand() -> None:
 
 def test_distance_over_several_pieces() -> None:
     rng = np.random.default_rng(0)
-    one, other = (rng.normal(size=(3, PIECE - 7)).astype(np.float32) for _ in range(2))
+    one, other = (rng.normal(size=(3, BLOCK_SIZE - 7)).astype(np.float32) for _ in range(2))
     expected = np.sqrt(((one - other).astype(np.float64) ** 2).sum())
     assert distance({"a": one}, {"a": other}, ["a"]) == pytest.approx(expected, rel=1e-12)

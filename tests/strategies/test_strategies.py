@@ -101,7 +101,7 @@ def test_what_a_strategy_asks_of_its_teacher_its_images_and_its_clients(
     chosen = strategy(**fields)
     assert chosen.required_outputs == required_outputs
     assert chosen.needs_teacher == bool(required_outputs)
-    assert chosen.keeps == keeps
+    assert chosen.client_model == keeps
     assert chosen.mixup == mixup
     assert chosen.proxy_view == proxy_view
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.client_data import TAUGHT, N, Told, make_shard
+from helpers.client_data import TEACHER_OUTPUTS, N, RecordingTargets, make_client_data
 
 from fedray.data.views import apply_views, choose_views
 from fedray.training.batches import batches, mixup, split_batches
@@ -23,7 +23,7 @@ def test_no_batch_holds_a_single_example_unless_it_must() -> None:
 
 
 def test_batches_show_every_example_once_in_its_view_of_the_epoch() -> None:
-    shard = make_shard(crop_flip=True)
+    shard = make_client_data(crop_flip=True)
     views = apply_views(shard.images, torch.from_numpy(choose_views(shard.examples, seed=7, epoch=4)))
     expected = {((v.float() / 255 - 0.5) / 0.25).numpy().tobytes() for v in views}
     seen = list(batches(shard, TRAINING, seed=7, client=3, epoch=4))
@@ -33,49 +33,49 @@ def test_batches_show_every_example_once_in_its_view_of_the_epoch() -> None:
 
 
 def test_lessons_are_asked_about_plain_images_and_the_views_that_the_proxy_sees() -> None:
-    targets = Told()
-    shard = make_shard(targets, crop_flip=True)
+    targets = RecordingTargets()
+    shard = make_client_data(targets, crop_flip=True)
     seen = list(batches(shard, TRAINING, seed=7, client=3, epoch=4))
-    assert len(targets.seen) == len(seen) == 5
-    for asked, batch in zip(targets.seen, seen, strict=True):
+    assert len(targets.batches) == len(seen) == 5
+    for asked, batch in zip(targets.batches, seen, strict=True):
         assert (asked.epoch, asked.mix) == (4, 1.0)
-        assert torch.equal(asked.plain, shard.images[asked.chosen])
-        views = choose_views(shard.examples[asked.chosen.numpy()], seed=7, epoch=4)
+        assert torch.equal(asked.plain, shard.images[asked.positions])
+        views = choose_views(shard.examples[asked.positions.numpy()], seed=7, epoch=4)
         assert torch.equal(asked.views, apply_views(asked.plain, torch.from_numpy(views)))
         assert not torch.equal(asked.views, asked.plain)
         assert torch.equal(batch.images, (asked.views.float() / 255 - 0.5) / 0.25)
-        assert torch.equal(batch.labels, shard.labels[asked.chosen])
-        assert torch.equal(batch.targets["logits"], TAUGHT["logits"][asked.chosen])
-        assert torch.equal(batch.targets["features"], TAUGHT["features"][asked.chosen])
-    assert sorted(torch.cat([asked.chosen for asked in targets.seen]).tolist()) == list(range(N))
+        assert torch.equal(batch.labels, shard.labels[asked.positions])
+        assert torch.equal(batch.targets["logits"], TEACHER_OUTPUTS["logits"][asked.positions])
+        assert torch.equal(batch.targets["features"], TEACHER_OUTPUTS["features"][asked.positions])
+    assert sorted(torch.cat([asked.positions for asked in targets.batches]).tolist()) == list(range(N))
 
 
 def test_without_crop_and_flip_the_views_are_the_plain_images() -> None:
-    targets = Told()
-    for _ in batches(make_shard(targets), TRAINING, seed=7, client=3, epoch=4):
-        assert torch.equal(targets.seen[-1].views, targets.seen[-1].plain)
+    targets = RecordingTargets()
+    for _ in batches(make_client_data(targets), TRAINING, seed=7, client=3, epoch=4):
+        assert torch.equal(targets.batches[-1].views, targets.batches[-1].plain)
 
 
 def test_without_lessons_nothing_is_taught() -> None:
-    assert all(not batch.targets for batch in batches(make_shard(), TRAINING, seed=7, client=3, epoch=4))
+    assert all(not batch.targets for batch in batches(make_client_data(), TRAINING, seed=7, client=3, epoch=4))
 
 
 @pytest.mark.parametrize("crop_flip", [False, True])
 def test_mixup_gives_each_image_its_share_and_the_rest_to_the_one_before_it(crop_flip: bool) -> None:
-    targets = Told()
-    shard = make_shard(targets, crop_flip=crop_flip, mixup=1.0)
+    targets = RecordingTargets()
+    shard = make_client_data(targets, crop_flip=crop_flip, mixup=1.0)
     for batch in batches(shard, TRAINING, seed=7, client=3, epoch=4):
-        asked = targets.seen[-1]
+        asked = targets.batches[-1]
         views = (asked.views.numpy().astype(np.float64) / 255 - 0.5) / 0.25
         expected = np.stack([asked.mix * views[i] + (1 - asked.mix) * views[i - 1] for i in range(len(views))])
         np.testing.assert_allclose(batch.images.numpy(), expected, atol=1e-6)
-        assert torch.equal(batch.labels, shard.labels[asked.chosen])  # the share is at least a half
+        assert torch.equal(batch.labels, shard.labels[asked.positions])  # the share is at least a half
 
 
 def shares(mixup: float = 1.0, *, seed: int = 7, client: int = 3, epoch: int = 4) -> list[float]:
-    targets = Told()
-    list(batches(make_shard(targets, mixup=mixup), TRAINING, seed=seed, client=client, epoch=epoch))
-    return [asked.mix for asked in targets.seen]
+    targets = RecordingTargets()
+    list(batches(make_client_data(targets, mixup=mixup), TRAINING, seed=seed, client=client, epoch=epoch))
+    return [asked.mix for asked in targets.batches]
 
 
 def test_shares_are_at_least_a_half_and_drawn_anew_for_each_batch_but_alike_for_seed_client_and_epoch() -> None:
@@ -97,11 +97,11 @@ def test_shares_follow_the_beta_distribution() -> None:
 
 
 def test_mixup_leaves_the_order_of_examples_and_a_batch_of_one_as_they_are() -> None:
-    mixing, plain = Told(), Told()
+    mixing, plain = RecordingTargets(), RecordingTargets()
     for targets, share in ((mixing, 1.0), (plain, 0.0)):
-        list(batches(make_shard(targets, mixup=share), TRAINING, seed=7, client=3, epoch=4))
-    for a, b in zip(mixing.seen, plain.seen, strict=True):
-        assert torch.equal(a.chosen, b.chosen)
+        list(batches(make_client_data(targets, mixup=share), TRAINING, seed=7, client=3, epoch=4))
+    for a, b in zip(mixing.batches, plain.batches, strict=True):
+        assert torch.equal(a.positions, b.positions)
         assert (b.mix, a.mix < 1) == (1.0, True)
     alone = torch.rand(1, 3, 4, 4)
     assert torch.allclose(mixup(alone, 0.6), alone)

@@ -22,7 +22,7 @@ LABELS = torch.tensor([0, 1, 0, 2, 2])
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
 def test_count_predictions_by_hand(batch_size: int) -> None:
     counts = count_predictions(Fixed(), LOGITS.view(5, 3, 1, 1), LABELS, classes=4, batch_size=batch_size)
-    assert counts.right.tolist() == [1, 1, 1, 0]
+    assert counts.correct.tolist() == [1, 1, 1, 0]
     assert counts.examples.tolist() == [2, 1, 2, 0]
     assert counts.accuracy == 0.6
     right, wrong = math.log(1 + 2 * math.exp(-2)), math.log(2 + math.exp(2))
@@ -32,7 +32,7 @@ def test_count_predictions_by_hand(batch_size: int) -> None:
 def test_eval_counts_add_up() -> None:
     whole = count_predictions(Fixed(), LOGITS.view(5, 3, 1, 1), LABELS, 3, 10)
     parts = [count_predictions(Fixed(), LOGITS[a:b].view(-1, 3, 1, 1), LABELS[a:b], 3, 10) for a, b in ((0, 2), (2, 5))]
-    assert (parts[0] + parts[1]).right.tolist() == whole.right.tolist()
+    assert (parts[0] + parts[1]).correct.tolist() == whole.correct.tolist()
     assert (parts[0] + parts[1]).mean_loss == pytest.approx(whole.mean_loss)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.client_data import CLASSES, TAUGHT, WIDTH, N, Told, make_shard
+from helpers.client_data import CLASSES, TEACHER_OUTPUTS, WIDTH, N, RecordingTargets, make_client_data
 from torch import nn
 
 from fedray.models.cnn import SmallCNN
@@ -55,7 +55,7 @@ def plain_sgd(model: nn.Module, shard: ClientData, loss_of: Any, first_epoch: in
 
 
 def test_cross_entropy_epochs_agree_with_plain_sgd() -> None:
-    shard, ours, plain = make_shard(), make_model(), make_model()
+    shard, ours, plain = make_client_data(), make_model(), make_model()
     metrics = train({"proxy": ours}, {"proxy": [LossTerm("cross_entropy")]}, shard, TRAINING, first_epoch=3)
     seen = plain_sgd(plain, shard, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
@@ -64,10 +64,10 @@ def test_cross_entropy_epochs_agree_with_plain_sgd() -> None:
 
 
 def test_distillation_epochs_agree_with_plain_sgd() -> None:
-    shard, ours, plain = make_shard(Told()), make_model(), make_model()
+    shard, ours, plain = make_client_data(RecordingTargets()), make_model(), make_model()
 
     def loss_of(z: torch.Tensor, y: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
-        p, q = torch.softmax(TAUGHT["logits"][chosen] / 2, 1), torch.softmax(z / 2, 1)
+        p, q = torch.softmax(TEACHER_OUTPUTS["logits"][chosen] / 2, 1), torch.softmax(z / 2, 1)
         return 0.7 * -torch.log_softmax(z, 1)[range(len(y)), y].mean() + 0.3 * 4 * (p * (p / q).log()).sum(1).mean()
 
     terms = [LossTerm("cross_entropy", 0.7), LossTerm("kd", 0.3, {"temperature": 2.0})]
@@ -108,15 +108,15 @@ def mean_square(own: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "distance"), [("cosine", one_minus_cosine), ("feature_mse", mean_square)])
 def test_epochs_of_a_feature_loss_agree_with_plain_sgd_on_proxy_and_projection(name: str, distance: Any) -> None:
-    shard, plain = make_shard(Told()), WithFeatures()
+    shard, plain = make_client_data(RecordingTargets()), WithFeatures()
     ours = Projected(make_smooth_model(), CLASSES)
     with torch.no_grad():
-        start = ours.begin(WIDTH).weight.copy_(plain.projection.weight).clone()
+        start = ours.reset(WIDTH).weight.copy_(plain.projection.weight).clone()
 
     def loss_of(z: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
         logits, projected = z
         supervised = -torch.log_softmax(logits, 1)[range(len(y)), y].mean()
-        return 0.6 * supervised + 0.4 * distance(projected, TAUGHT["features"][chosen])
+        return 0.6 * supervised + 0.4 * distance(projected, TEACHER_OUTPUTS["features"][chosen])
 
     terms = [LossTerm("cross_entropy", 0.6), LossTerm(name, 0.4, {"temperature": 1.0})]
     metrics = train({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=3)
@@ -130,7 +130,7 @@ def test_epochs_of_a_feature_loss_agree_with_plain_sgd_on_proxy_and_projection(n
 
 
 def test_mutual_learning_agrees_with_two_separate_backward_passes() -> None:
-    shard, pair = make_shard(), {"proxy": make_model(0), "private": make_model(1)}
+    shard, pair = make_client_data(), {"proxy": make_model(0), "private": make_model(1)}
     objectives = {
         "proxy": [LossTerm("cross_entropy", 0.4), LossTerm("mutual", 0.6)],
         "private": [LossTerm("cross_entropy", 0.5), LossTerm("mutual", 0.5)],
@@ -163,13 +163,13 @@ def test_proximal_pulls_towards_the_received_weights() -> None:
         model = make_model()
         terms = [LossTerm("cross_entropy"), LossTerm("proximal", mu)]
         training = Training(local_epochs=5, batch_size=5, lr=0.05)
-        train({"proxy": model}, {"proxy": terms}, make_shard(), training, first_epoch=0)
+        train({"proxy": model}, {"proxy": terms}, make_client_data(), training, first_epoch=0)
         distances.append(sum(((p - q) ** 2).sum().item() for p, q in zip(model.parameters(), start, strict=True)))
     assert distances[0] > distances[1] > distances[2]
 
 
 def test_local_accuracy_counts_the_last_epoch_while_it_trains() -> None:
-    shard, model = make_shard(), make_model()
+    shard, model = make_client_data(), make_model()
     frozen = Training(local_epochs=3, batch_size=5, lr=1e-12, weight_decay=0)
     metrics = train({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, shard, frozen, first_epoch=0)
     predictions = model((shard.images.float() / 255 - 0.5) / 0.25).argmax(1)
@@ -190,7 +190,7 @@ def test_dropout_depends_on_seed_client_and_epoch_only() -> None:
         model = nn.Sequential(make_model(), nn.Dropout(0.5))
         torch.manual_seed(global_seed)
         trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, TRAINING)
-        local_update(trainer, make_shard(), first_epoch=0, seed=7, client=client)
+        local_update(trainer, make_client_data(), first_epoch=0, seed=7, client=client)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     assert torch.equal(trained(1, client=3), trained(2, client=3))
@@ -205,7 +205,7 @@ def flat(model: nn.Module) -> torch.Tensor:
 
 
 def test_a_trainer_remembers_nothing_of_the_client_before() -> None:
-    fresh, used, shard = make_model(), make_model(), make_shard()
+    fresh, used, shard = make_model(), make_model(), make_client_data()
     expected = train({"proxy": fresh}, TERMS, shard, TRAINING, first_epoch=0)
     trainer = Trainer({"proxy": used}, TERMS, TRAINING)
     local_update(trainer, shard, first_epoch=6, seed=1, client=5)
@@ -221,7 +221,7 @@ def rounded(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_bfloat16_rounds_what_is_multiplied_and_keeps_weights_and_losses_in_float32() -> None:
-    shard, ours, plain = make_shard(), make_model(), make_model()
+    shard, ours, plain = make_client_data(), make_model(), make_model()
     terms = {"proxy": [LossTerm("cross_entropy")]}
     rough = TRAINING.model_copy(update={"precision": "bfloat16"})
     metrics = train({"proxy": ours}, terms, shard, rough, first_epoch=3)
@@ -257,7 +257,7 @@ def test_layouts_agree(precision: str, tolerance: float) -> None:
         torch.manual_seed(0)
         model = SmallCNN(1, 6, CLASSES, nn.BatchNorm2d).to(memory_format=memory_format(layout))
         start, change = flat(model), {"lr": 0.01, "precision": precision, "memory_format": layout}
-        train({"proxy": model}, TERMS, make_shard(), TRAINING.model_copy(update=change), first_epoch=0)
+        train({"proxy": model}, TERMS, make_client_data(), TRAINING.model_copy(update=change), first_epoch=0)
         kernel: Any = model.features[4].weight
         assert kernel.is_contiguous(memory_format=memory_format(layout))
         return start, flat(model)
@@ -281,7 +281,7 @@ def test_a_cuda_graph_changes_no_bit(precision: str) -> None:
         made = []
         for client in (1, 2):
             model.load_state_dict(start)
-            shard = make_shard(Told(), crop_flip=True, device=cuda)
+            shard = make_client_data(RecordingTargets(), crop_flip=True, device=cuda)
             made += [local_update(trainer, shard, first_epoch=0, seed=7, client=client), flat(model)]
         return made
 
