@@ -1,4 +1,4 @@
-"""A tiny random CLIP in open_clip's own format, for tests that need one on disk."""
+"""Writes a tiny random CLIP in open_clip's format."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ PREPROCESS = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode
 
 
 def write_clip(folder: Path, **config: Any) -> open_clip.CLIP:
-    """A random model in open_clip's own format; its scale and bias are moved off their initial values."""
+    """Write a random model and return it. Its scale and bias differ from their initial values."""
     torch.manual_seed(0)
     model = open_clip.CLIP(**TINY, **config)
     with torch.no_grad():
@@ -27,6 +27,6 @@ def write_clip(folder: Path, **config: Any) -> open_clip.CLIP:
             model.logit_bias.fill_(-3)
     folder.mkdir()
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    written = {"model_cfg": TINY | config, "preprocess_cfg": PREPROCESS}
-    (folder / "open_clip_config.json").write_text(json.dumps(written))
+    document = {"model_cfg": TINY | config, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(document))
     return model.eval()

@@ -201,10 +201,10 @@ class TestComputedOnce:
         finish(make(teacher, **sections), tmp_path / "first")
         finish(make(teacher, strategy={"lam": 0.9}, **sections), tmp_path / "second", NoTeacherWorker)
         data = federated.load(make())
-        held = np.concatenate(data.shards)
-        seen = {pair for epoch in range(4) for pair in zip(held, choose_views(held, 0, epoch), strict=True)}
-        assert len(held) == CLIENT_EXAMPLES
-        assert passes(tmp_path / "first") == len(seen)
+        examples = np.concatenate(data.shards)
+        views = {pair for epoch in range(4) for pair in zip(examples, choose_views(examples, 0, epoch), strict=True)}
+        assert len(examples) == CLIENT_EXAMPLES
+        assert passes(tmp_path / "first") == len(views)
         assert passes(tmp_path / "second") == 0
 
     @pytest.mark.parametrize("view", ["plain", "proxy"])
@@ -280,8 +280,8 @@ class TestHistory:
         first = finish(make(), tmp_path / "first")
         (entry,) = TeacherCache().entries()
         content = bytearray((entry.folder / "rows.bin").read_bytes())
-        held = np.concatenate(federated.load(make()).shards)
-        for row in held[:3]:
+        examples = np.concatenate(federated.load(make()).shards)
+        for row in examples[:3]:
             content[row * 44 + 20] ^= 0xFF  # a row is a checksum of 4 bytes and 10 numbers of 4 bytes
         (entry.folder / "rows.bin").write_bytes(content)
         assert bits(finish(make(), tmp_path / "second")) == bits(first)
@@ -336,8 +336,8 @@ class TestEnsemble:
             shard = data.shards[client]
             own = [outputs[place][shard].astype(np.float64) for place in places]
             expected = combine_by_hand(own, data.train.labels[shard], combine) if len(own) > 1 else own[0]
-            found = by_client[client]["logits"][0]
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=f"client {client}")
+            logits = by_client[client]["logits"][0]
+            np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4, err_msg=f"client {client}")
 
     @pytest.mark.parametrize(
         ("combine", "view", "tolerance"),
@@ -389,10 +389,10 @@ class TestAdapted:
         for client, shard in enumerate(data.shards):
             examples = data.train.take(shard)
             teacher = adapted.adapt(experiment.teacher, base, examples, shard, 0, client)
-            found = by_client[client]["logits"][0]
-            np.testing.assert_allclose(found, teacher.outputs(examples.images)["logits"], rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(online_logits(experiment, data, client), found, rtol=1e-4, atol=1e-4)
-            assert np.abs(found - before[shard]).max() > 0.01  # adaptation changes the logits
+            logits = by_client[client]["logits"][0]
+            np.testing.assert_allclose(logits, teacher.outputs(examples.images)["logits"], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(online_logits(experiment, data, client), logits, rtol=1e-4, atol=1e-4)
+            assert np.abs(logits - before[shard]).max() > 0.01  # adaptation changes the logits
 
     @pytest.mark.parametrize(("spec", "view"), [(PROBE, "proxy"), (TUNED, "plain")], ids=["linear_probe", "fine_tune"])
     def test_online_trains_the_same_proxy(self, make: Make, tmp_path: Path, spec: dict[str, Any], view: str) -> None:
@@ -431,10 +431,10 @@ class TestFeatures:
         whole = finish(experiment, tmp_path / "whole")
         interrupt(experiment, tmp_path / "resumed")
         assert bits(finish(experiment, tmp_path / "resumed")) == bits(whole)
-        kept = {name: values for name, values in whole.items() if name.endswith("/weight")}
-        assert {values.shape for values in kept.values()} == {(512, 512)}
-        assert len({values.tobytes() for values in kept.values()}) == len(kept) == 4
-        assert not any("projection" in name for name in whole if name not in kept)
+        projections = {name: values for name, values in whole.items() if name.endswith("/weight")}
+        assert {values.shape for values in projections.values()} == {(512, 512)}
+        assert len({values.tobytes() for values in projections.values()}) == len(projections) == 4
+        assert not any("projection" in name for name in whole if name not in projections)
 
     def test_both_modes_agree(self, make: Make, tmp_path: Path) -> None:
         cached, online = (
@@ -481,8 +481,8 @@ class TestFunctionMatching:
 def test_teacher_accuracy_is_recorded(make: Make, tmp_path: Path) -> None:
     finish(make(), tmp_path)
     data = federated.load(make())
-    held = np.concatenate(data.shards)
-    accuracy = (direct(STAND_IN, data, data.train.images[held]).argmax(1) == data.train.labels[held]).mean()
+    examples = np.concatenate(data.shards)
+    accuracy = (direct(STAND_IN, data, data.train.images[examples]).argmax(1) == data.train.labels[examples]).mean()
     assert json.loads((tmp_path / "environment.json").read_text())["teacher_accuracy"] == pytest.approx(accuracy)
 
 

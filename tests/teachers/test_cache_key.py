@@ -1,4 +1,4 @@
-"""The address of an answer: it changes with what could change the answer, and with nothing else."""
+"""A cache key changes with everything that could change the outputs, and with nothing else."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +31,7 @@ KINDS = {"zero_shot": CLIP, "classifier": TIMM, "supervised": STAND_IN, "adapted
 
 @pytest.fixture
 def make(small: Make) -> Make:
-    """A small experiment with a teacher of any kind."""
+    """Make a small experiment with a teacher of any kind."""
     return lambda teacher, **others: small(teacher=TypeAdapter(AnyTeacher).validate_python(teacher), **others)
 
 
@@ -62,60 +62,60 @@ def query_for(kind: str) -> TeacherQuery:
     ],
     ids=lambda sections: next(iter(sections)),
 )
-def test_what_the_teacher_does_not_know_of_plays_no_part(make: Make, kind: str, other: dict[str, Any]) -> None:
+def test_unrelated_sections_do_not_change_the_key(make: Make, kind: str, other: dict[str, Any]) -> None:
     query = query_for(kind)
     first = key_of(make(teacher=KINDS[kind]), query)
     assert key_of(make(teacher=KINDS[kind], **other), query) == first
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("served", [{"view": "proxy"}, {"mode": "online"}], ids=str)
-def test_how_answers_are_served_plays_no_part(make: Make, kind: str, served: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{"view": "proxy"}, {"mode": "online"}], ids=str)
+def test_view_and_mode_do_not_change_the_key(make: Make, kind: str, options: dict[str, Any]) -> None:
     query = query_for(kind)
-    assert key_of(make(teacher=KINDS[kind] | served), query) == key_of(make(teacher=KINDS[kind]), query)
+    assert key_of(make(teacher=KINDS[kind] | options), query) == key_of(make(teacher=KINDS[kind]), query)
 
 
 @pytest.mark.parametrize("kind", ["zero_shot", "classifier", "supervised"])
-def test_who_holds_which_example_plays_no_part(make: Make, kind: str) -> None:
+def test_the_partition_does_not_change_the_key(make: Make, kind: str) -> None:
     first = key_of(make(teacher=KINDS[kind]))
     assert key_of(make(teacher=KINDS[kind], partition={"kind": "iid", "clients": 7})) == first
 
 
 @pytest.mark.parametrize("kind", ["zero_shot", "classifier"])
-def test_a_frozen_network_knows_neither_seed_nor_labels(make: Make, kind: str) -> None:
+def test_seed_and_labels_do_not_change_a_pretrained_networks_key(make: Make, kind: str) -> None:
     """The seed chooses which examples `train_limit` takes, so the images are held fixed."""
     experiment = make(teacher=KINDS[kind])
     data = federated.load(experiment)
     first = key_of(experiment, data=data)
     assert key_of(make(teacher=KINDS[kind], seed=5), data=data) == first
     assert key_of(experiment, data=replace(data, public=data.public[:3])) == first
-    assert key_of(experiment, data=_labelled(data, np.arange(200))) == first
+    assert key_of(experiment, data=_with_labels(data, np.arange(200))) == first
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_querys_about_other_things_have_other_addresses(make: Make, kind: str) -> None:
+def test_different_queries_have_different_keys(make: Make, kind: str) -> None:
     experiment = make(teacher=KINDS[kind])
     data = federated.load(experiment)
     query = query_for(kind)
-    asked = [
+    queries = [
         query,
         replace(query, output_kind="features"),
         replace(query, augmented=True),
         replace(query, side="test"),
         replace(query, output_kind="features", augmented=True),
     ]
-    assert len({key_of(experiment, each, data) for each in asked}) == 5
+    assert len({key_of(experiment, query, data) for query in queries}) == 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_images(make: Make, kind: str) -> None:
+def test_other_images_change_the_key(make: Make, kind: str) -> None:
     experiment, query = make(teacher=KINDS[kind]), query_for(kind)
     data = federated.load(experiment)
     images = data.train.images.copy()
     images[-1, 0, 7, 7] += 1
-    turned = replace(data, train=replace(data.train, images=data.train.images[::-1].copy()))
+    reversed_images = replace(data, train=replace(data.train, images=data.train.images[::-1].copy()))
     changed = replace(data, train=replace(data.train, images=images))
-    keys = {key_of(experiment, query, each) for each in (data, turned, changed)}
+    keys = {key_of(experiment, query, each) for each in (data, reversed_images, changed)}
     assert len(keys) == 3
     assert key_of(experiment, replace(query, side="test"), changed) not in keys
 
@@ -146,13 +146,13 @@ class TestZeroShot:
         assert key_of(make(teacher={**CLIP, "classes": [str(n) for n in range(10)]}), FEATURES) == first
         assert key_of(make(teacher={**CLIP, "model": "ViT-B-16"}), FEATURES) != first
 
-    def test_prompts_count_by_what_they_say(self, make: Make) -> None:
-        """By name, or written out; the data's own classes, or the same as a list."""
+    def test_prompts_count_by_their_text(self, make: Make) -> None:
+        """Named or written out, and class names from the data or from the spec."""
         first = key_of(make(teacher=CLIP))
         assert key_of(make(teacher={**CLIP, "prompts": ["a photo of a {}."]})) == first
         assert key_of(make(teacher={**CLIP, "classes": [str(n) for n in range(10)]})) == first
 
-    def test_the_datas_class_names_change_logits_but_no_features(self, make: Make) -> None:
+    def test_the_datas_class_names_change_logits_not_features(self, make: Make) -> None:
         experiment = make(teacher=CLIP)
         data = federated.load(experiment)
         named = replace(data, train=replace(data.train, classes=tuple("abcdefghij")))
@@ -196,7 +196,7 @@ class TestClassifier:
         moved = weights.rename(tmp_path / "moved.safetensors")
         assert key_of(make(teacher={**TIMM, "pretrained": f"file:{moved}"})) == first
 
-    def test_another_model_tag_or_map(self, make: Make) -> None:
+    def test_model_tag_and_map_change_the_key(self, make: Make) -> None:
         mapped = {str(n): (n,) for n in range(10)}
         others = ({"model": "resnet34"}, {"pretrained": "a1_in1k"}, {"class_map": mapped})
         assert len({key_of(make(teacher={**TIMM, **other})) for other in ({}, *others)}) == 4
@@ -206,17 +206,17 @@ class TestSupervised:
     @pytest.mark.parametrize(
         "change", [{"epochs": 3}, {"lr": 0.1}, {"model": {"name": "cnn", "norm": "batch"}}], ids=str
     )
-    def test_how_it_is_fitted(self, make: Make, change: dict[str, Any]) -> None:
+    def test_fitting_options_change_the_key(self, make: Make, change: dict[str, Any]) -> None:
         assert key_of(make(teacher=STAND_IN | change)) != key_of(make(teacher=STAND_IN))
 
-    def test_the_seed_and_the_threads(self, make: Make) -> None:
+    def test_seed_and_threads_change_the_key(self, make: Make) -> None:
         experiment = make(teacher=STAND_IN)
         data = federated.load(experiment)
         other_seed = make(teacher=STAND_IN, seed=1)
         two_threads = make(teacher=STAND_IN, resources={"cpus_per_client": 2})
         assert len({key_of(each, data=data) for each in (experiment, other_seed, two_threads)}) == 3
 
-    def test_the_public_split_its_labels_and_how_images_are_normalised(self, make: Make) -> None:
+    def test_the_public_split_and_normalization_change_the_key(self, make: Make) -> None:
         experiment = make(teacher=STAND_IN)
         data = federated.load(experiment)
         labels = data.train.labels.copy()
@@ -224,20 +224,20 @@ class TestSupervised:
         others = [
             data,
             replace(data, public=data.public[:-1]),
-            _labelled(data, labels),
+            _with_labels(data, labels),
             replace(data, mean=data.mean + np.float32(0.01)),
             replace(data, std=data.std * np.float32(1.01)),
         ]
         assert len({key_of(experiment, data=each) for each in others}) == len(others)
 
-    def test_labels_that_clients_hold_play_no_part(self, make: Make) -> None:
+    def test_labels_of_clients_do_not_change_the_key(self, make: Make) -> None:
         experiment = make(teacher=STAND_IN)
         data = federated.load(experiment)
         labels = np.zeros_like(data.train.labels)
         labels[data.public] = data.train.labels[data.public]
-        assert key_of(experiment, data=_labelled(data, labels)) == key_of(experiment, data=data)
+        assert key_of(experiment, data=_with_labels(data, labels)) == key_of(experiment, data=data)
 
-    def test_weights_that_it_begins_with_count_by_their_bytes(self, make: Make, tmp_path: Path) -> None:
+    def test_initial_weights_count_by_their_bytes(self, make: Make, tmp_path: Path) -> None:
         weights = tmp_path / "weights.safetensors"
         weights.write_bytes(b"first")
         experiment = make(teacher={**STAND_IN, "model": {"name": "cnn", "init": f"file:{weights}"}})
@@ -249,49 +249,49 @@ class TestSupervised:
 class TestAdapted:
     @pytest.mark.parametrize("change", [{"epochs": 3}, {"lr": 0.1}, {"momentum": 0.5}, {"batch_size": 8}], ids=str)
     @pytest.mark.parametrize("output_kind", ["logits", "head"])
-    def test_how_it_is_fitted(self, make: Make, output_kind: Any, change: dict[str, Any]) -> None:
+    def test_fitting_options_change_the_key(self, make: Make, output_kind: Any, change: dict[str, Any]) -> None:
         query = replace(OWN, output_kind=output_kind)
         assert key_of(make(teacher=TUNED | change), query) != key_of(make(teacher=TUNED), query)
 
-    def test_each_client_has_its_own_and_a_probe_is_not_a_fine_tuned_tower(self, make: Make) -> None:
+    def test_each_client_and_method_has_its_own_key(self, make: Make) -> None:
         tuned, probe = make(teacher=TUNED), make(teacher=PROBE)
         keys = {key_of(each, replace(OWN, client=client)) for each in (tuned, probe) for client in range(4)}
         assert len(keys) == 8
 
-    def test_the_clients_examples_their_labels_and_the_seed(self, make: Make) -> None:
+    def test_the_clients_examples_and_the_seed_change_the_key(self, make: Make) -> None:
         experiment = make(teacher=TUNED)
         data = federated.load(experiment)
-        own = data.shards[1]
-        fewer = replace(data, shards=(data.shards[0], own[:-1], *data.shards[2:]))
+        shard = data.shards[1]
+        fewer = replace(data, shards=(data.shards[0], shard[:-1], *data.shards[2:]))
         labels = data.train.labels.copy()
-        labels[own[0]] = (labels[own[0]] + 1) % 10
-        keys = {key_of(experiment, OWN, each) for each in (data, fewer, _labelled(data, labels))}
+        labels[shard[0]] = (labels[shard[0]] + 1) % 10
+        keys = {key_of(experiment, OWN, each) for each in (data, fewer, _with_labels(data, labels))}
         frozen = make(teacher={**TUNED, "backbone": TIMM})
         assert len(keys) == 3
         assert key_of(make(teacher={**TUNED, "backbone": TIMM}, seed=1), OWN, data) != key_of(frozen, OWN, data)
 
-    def test_the_other_clients_examples_play_no_part(self, make: Make) -> None:
+    def test_other_clients_examples_do_not_change_the_key(self, make: Make) -> None:
         experiment = make(teacher=TUNED)
         data = federated.load(experiment)
         fewer = replace(data, shards=(data.shards[0][:-1], *data.shards[1:]))
         labels = data.train.labels.copy()
         labels[data.shards[0]] = 0
         assert key_of(experiment, OWN, fewer) == key_of(experiment, OWN, data)
-        assert key_of(experiment, OWN, _labelled(data, labels)) == key_of(experiment, OWN, data)
+        assert key_of(experiment, OWN, _with_labels(data, labels)) == key_of(experiment, OWN, data)
 
-    def test_before_it_is_adapted_it_is_its_backbone(self, make: Make) -> None:
-        """A probe's features, and what `check` asks, are found by everyone who uses the same backbone."""
+    def test_without_a_client_the_key_is_the_backbones(self, make: Make) -> None:
+        """Features of a probe and the outputs of a check are shared by all specs with this backbone."""
         backbone = make(teacher=STAND_IN)
         for query in (LOGITS, FEATURES, replace(LOGITS, side="test")):
             assert key_of(make(teacher=PROBE), query) == key_of(backbone, query)
             assert key_of(make(teacher=TUNED), query) == key_of(backbone, query)
 
-    def test_another_backbone(self, make: Make) -> None:
+    def test_another_backbone_changes_the_key(self, make: Make) -> None:
         other = {**TUNED, "backbone": {**STAND_IN, "epochs": 3}}
         assert key_of(make(teacher=other), OWN) != key_of(make(teacher=TUNED), OWN)
 
 
-def test_one_of_several_is_found_by_whoever_has_it_alone(make: Make) -> None:
+def test_an_ensembles_member_has_the_key_of_the_single_teacher(make: Make) -> None:
     both = make(teacher={"kind": "ensemble", "teachers": [TIMM, STAND_IN]})
     data = federated.load(both)
     assert key_of(both, TeacherQuery(0, "logits"), data) == key_of(make(teacher=TIMM), LOGITS, data)
@@ -300,8 +300,8 @@ def test_one_of_several_is_found_by_whoever_has_it_alone(make: Make) -> None:
 
 def test_digests_of_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", by FIPS 180-2
-    assert file_digest(tmp_path / "abc") == known
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", by FIPS 180-2
+    assert file_digest(tmp_path / "abc") == expected
     assert file_digest(tmp_path / "nothing") is None
     for name in ("a", "b"):
         (tmp_path / name / "deep").mkdir(parents=True)
@@ -311,5 +311,5 @@ def test_digests_of_files_and_folders(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "a") != file_digest(tmp_path / "b")
 
 
-def _labelled(data: FederatedDataset, labels: np.ndarray) -> FederatedDataset:
+def _with_labels(data: FederatedDataset, labels: np.ndarray) -> FederatedDataset:
     return replace(data, train=replace(data.train, labels=labels))

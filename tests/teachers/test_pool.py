@@ -1,4 +1,4 @@
-"""What one process is asked of its teachers, and what it refuses."""
+"""Teacher outputs computed in one process, and the queries that are refused."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def pool(spec: Experiment, data: FederatedDataset) -> TeacherPool:
 
 @pytest.fixture(scope="module")
 def six_outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits have ten classes."""
+    """Weights of a model with six outputs; digits have ten classes."""
     file = tmp_path_factory.mktemp("timm") / "six.safetensors"
     torch.manual_seed(0)
     save_model(timm.create_model("test_efficientnet", num_classes=6), str(file))
@@ -45,33 +45,33 @@ def data(six_outputs: Path) -> FederatedDataset:
     return federated.load(experiment(six_outputs))
 
 
-def test_logits_of_other_classes_are_refused(six_outputs: Path, data: FederatedDataset) -> None:
-    loaded = pool(experiment(six_outputs), data)
-    said = "has 6 outputs, but the data has 10 classes; map each class to outputs of the model"
-    with pytest.raises(SpecError, match=said):
-        loaded.compute(TeacherQuery(0, "logits"), np.arange(4), None)
-    with pytest.raises(SpecError, match=said):
-        loaded.online_targets(0, {"logits"})
+def test_logits_of_another_number_of_classes_are_refused(six_outputs: Path, data: FederatedDataset) -> None:
+    teachers = pool(experiment(six_outputs), data)
+    message = "has 6 outputs, but the data has 10 classes; map each class to outputs of the model"
+    with pytest.raises(SpecError, match=message):
+        teachers.compute(TeacherQuery(0, "logits"), np.arange(4), None)
+    with pytest.raises(SpecError, match=message):
+        teachers.online_targets(0, {"logits"})
 
 
-def test_features_need_no_classes_of_ours(six_outputs: Path, data: FederatedDataset) -> None:
-    lesson = pool(experiment(six_outputs), data).compute(TeacherQuery(0, "features"), np.arange(6), None)
-    assert lesson.outputs.shape == (6, timm.create_model("test_efficientnet").num_features)
-    assert lesson.passes == 6
-    assert lesson.flops == 6 * lesson.produced_by["flops"] > 0
+def test_features_need_no_matching_classes(six_outputs: Path, data: FederatedDataset) -> None:
+    output = pool(experiment(six_outputs), data).compute(TeacherQuery(0, "features"), np.arange(6), None)
+    assert output.outputs.shape == (6, timm.create_model("test_efficientnet").num_features)
+    assert output.passes == 6
+    assert output.flops == 6 * output.produced_by["flops"] > 0
 
 
-def test_a_probe_gives_them_a_head_for_our_classes(six_outputs: Path, data: FederatedDataset) -> None:
-    loaded = pool(experiment(six_outputs, method="linear_probe"), data)
-    own = data.shards[0]
-    features = loaded.compute(TeacherQuery(0, "features"), own, None).outputs
-    head = loaded.compute(TeacherQuery(0, "head", 0), np.arange(10), features).outputs
+def test_a_linear_probe_fits_a_head_for_the_datas_classes(six_outputs: Path, data: FederatedDataset) -> None:
+    teachers = pool(experiment(six_outputs, method="linear_probe"), data)
+    shard = data.shards[0]
+    features = teachers.compute(TeacherQuery(0, "features"), shard, None).outputs
+    head = teachers.compute(TeacherQuery(0, "head", 0), np.arange(10), features).outputs
     assert head.shape == (10, features.shape[1] + 1)
-    right = (features @ head[:, :-1].T + head[:, -1]).argmax(axis=1) == data.train.labels[own]
-    assert right.mean() > 0.5
+    is_correct = (features @ head[:, :-1].T + head[:, -1]).argmax(axis=1) == data.train.labels[shard]
+    assert is_correct.mean() > 0.5
 
 
-def test_batches_beyond_the_memory_are_refused_by_name(six_outputs: Path, data: FederatedDataset) -> None:
+def test_a_batch_size_beyond_the_memory_is_refused(six_outputs: Path, data: FederatedDataset) -> None:
     spec = experiment(six_outputs)
     assert spec.teacher is not None
     huge = spec.model_copy(update={"teacher": spec.teacher.model_copy(update={"batch_size": 10**12})})

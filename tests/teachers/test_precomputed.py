@@ -1,4 +1,4 @@
-"""Answers from a parquet: found by path or by row, in any order, and refused where they do not fit."""
+"""Precomputed outputs are logits by path or row, in any order, and refused where they do not fit."""
 
 from pathlib import Path
 from typing import Any
@@ -43,66 +43,68 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
-def test_by_path(file: Path, kind: type) -> None:
+def test_outputs_by_path(file: Path, kind: type) -> None:
     order = [3, 0, 4, 1, 2]
-    given = LOGITS.astype(kind)
-    found = teacher(file, path=[PATHS[i] for i in order], logits=[given[i] for i in order]).outputs("logits", dataset())
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, given.astype(np.float32))
+    stored = LOGITS.astype(kind)
+    logits = teacher(file, path=[PATHS[i] for i in order], logits=[stored[i] for i in order]).outputs(
+        "logits", dataset()
+    )
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, stored.astype(np.float32))
 
 
-def test_by_index(file: Path) -> None:
+def test_outputs_by_index(file: Path) -> None:
     order = [3, 0, 4, 1, 2]
-    found = teacher(file, index=[ROWS[i] for i in order], logits=[LOGITS[i] for i in order])
-    np.testing.assert_array_equal(found.outputs("logits", dataset(paths=False)), LOGITS)
-    np.testing.assert_array_equal(found.outputs("logits", dataset()), LOGITS)
+    logits = teacher(file, index=[ROWS[i] for i in order], logits=[LOGITS[i] for i in order])
+    np.testing.assert_array_equal(logits.outputs("logits", dataset(paths=False)), LOGITS)
+    np.testing.assert_array_equal(logits.outputs("logits", dataset()), LOGITS)
 
 
-def test_of_some_of_the_images(file: Path) -> None:
-    """The file may know more images than are asked for, and they are answered in the order of asking."""
-    answers = teacher(file, path=PATHS, logits=list(LOGITS))
-    np.testing.assert_array_equal(answers.outputs("logits", dataset().take(np.array([4, 1]))), LOGITS[[4, 1]])
-    np.testing.assert_array_equal(answers.outputs("logits", dataset()), LOGITS)
+def test_outputs_of_a_subset(file: Path) -> None:
+    """The file may have more images than the data, in another order."""
+    table = teacher(file, path=PATHS, logits=list(LOGITS))
+    np.testing.assert_array_equal(table.outputs("logits", dataset().take(np.array([4, 1]))), LOGITS[[4, 1]])
+    np.testing.assert_array_equal(table.outputs("logits", dataset()), LOGITS)
 
 
 class TestFeatures:
-    """They may be of any width, and stand alone or beside logits."""
+    """They may have any width, with or without logits in the same file."""
 
     FEATURES = np.random.default_rng(2).normal(size=(5, 7)).astype(np.float32)
 
-    def test_alone(self, file: Path) -> None:
+    def test_without_logits(self, file: Path) -> None:
         order = [3, 0, 4, 1, 2]
-        found = teacher(file, path=[PATHS[i] for i in order], features=[self.FEATURES[i] for i in order])
-        np.testing.assert_array_equal(found.outputs("features", dataset()), self.FEATURES)
+        logits = teacher(file, path=[PATHS[i] for i in order], features=[self.FEATURES[i] for i in order])
+        np.testing.assert_array_equal(logits.outputs("features", dataset()), self.FEATURES)
 
-    def test_beside_logits(self, file: Path) -> None:
+    def test_with_logits(self, file: Path) -> None:
         both = teacher(file, path=PATHS, logits=list(LOGITS), features=list(self.FEATURES))
         np.testing.assert_array_equal(both.outputs("features", dataset()), self.FEATURES)
         np.testing.assert_array_equal(both.outputs("logits", dataset()), LOGITS)
 
-    @pytest.mark.parametrize(("there", "asked"), [("features", "logits"), ("logits", "features")])
-    def test_not_there(self, file: Path, there: str, asked: OutputKind) -> None:
-        answers = teacher(file, path=PATHS, **{there: list(LOGITS)})
+    @pytest.mark.parametrize(("column", "missing"), [("features", "logits"), ("logits", "features")])
+    def test_a_missing_column(self, file: Path, column: str, missing: OutputKind) -> None:
+        table = teacher(file, path=PATHS, **{column: list(LOGITS)})
         with pytest.raises(SpecError) as caught:
-            answers.outputs(asked, dataset())
-        assert str(caught.value) == (f"teacher.file: '{file}' has no column {asked}, which strategy.loss needs.")
+            table.outputs(missing, dataset())
+        assert str(caught.value) == (f"teacher.file: '{file}' has no column {missing}, which strategy.loss needs.")
 
     def test_not_finite(self, file: Path) -> None:
-        answers = teacher(file, path=PATHS, features=[*self.FEATURES[:4], np.full(7, np.nan)])
+        table = teacher(file, path=PATHS, features=[*self.FEATURES[:4], np.full(7, np.nan)])
         with pytest.raises(SpecError) as caught:
-            answers.outputs("features", dataset())
+            table.outputs("features", dataset())
         assert str(caught.value) == f"teacher: '{file}' has features that are not finite."
 
 
-def test_as_the_spec_names_it(file: Path) -> None:
+def test_precomputed_in_an_experiment(file: Path) -> None:
     rows = federated.load(Experiment()).train.rows
     logits = np.random.default_rng(1).normal(size=(len(rows), 10)).astype(np.float32)
     pd.DataFrame({"index": rows, "logits": list(logits)}).to_parquet(file)
     experiment = Experiment(teacher=Precomputed(file=file))
     data = federated.load(experiment)
     assert isinstance(experiment.teacher, Precomputed)
-    found = PrecomputedTeacher(experiment.teacher).outputs("logits", data.train)
-    np.testing.assert_array_equal(found, logits)
+    logits = PrecomputedTeacher(experiment.teacher).outputs("logits", data.train)
+    np.testing.assert_array_equal(logits, logits)
 
 
 def test_missing_image(file: Path) -> None:
@@ -120,17 +122,17 @@ def test_no_image_of_the_data(file: Path) -> None:
     assert message == f"teacher.file: '{file}' has logits for 0 of the 5 images of five, not for 'a.png'."
 
 
-def test_twice(file: Path) -> None:
+def test_an_image_listed_twice(file: Path) -> None:
     message = message_of(file, path=[*PATHS, "a.png"], logits=[*LOGITS, LOGITS[0]])
     assert message == f"teacher.file: '{file}' has logits for the same image twice."
 
 
-def test_images_that_are_not_asked_for_may_be_there_twice(file: Path) -> None:
-    answers = teacher(file, path=[*PATHS, "f.png", "f.png"], logits=[*LOGITS, LOGITS[0], LOGITS[0]])
-    np.testing.assert_array_equal(answers.outputs("logits", dataset()), LOGITS)
+def test_images_of_other_data_may_be_listed_twice(file: Path) -> None:
+    table = teacher(file, path=[*PATHS, "f.png", "f.png"], logits=[*LOGITS, LOGITS[0], LOGITS[0]])
+    np.testing.assert_array_equal(table.outputs("logits", dataset()), LOGITS)
 
 
-def test_other_class_count(file: Path) -> None:
+def test_another_number_of_classes(file: Path) -> None:
     message = message_of(file, path=PATHS, logits=list(LOGITS[:, :2]))
     assert message == f"teacher: '{file}' has logits [5, 2], but five needs [5, 3] (images x classes)."
 
@@ -149,18 +151,18 @@ def test_not_finite(file: Path, bad: float) -> None:
 
 
 def test_one_number_instead_of_a_list(file: Path) -> None:
-    """As somebody would write who stored the predicted class."""
+    """As in a file of predicted classes."""
     assert message_of(file, path=PATHS, logits=[0.0, 1.0, 2.0, 0.0, 1.0]).startswith(f"teacher.file: '{file}'")
 
 
-def test_no_list_at_all_for_one_image(file: Path) -> None:
+def test_a_missing_list(file: Path) -> None:
     assert message_of(file, path=PATHS, logits=[*LOGITS[:4], None]).startswith(f"teacher.file: '{file}'")
 
 
 @pytest.mark.parametrize(
     "columns", [{"path": PATHS}, {"logits": list(LOGITS)}, {"file": PATHS, "logits": list(LOGITS)}]
 )
-def test_columns(file: Path, columns: dict[str, Any]) -> None:
+def test_missing_columns(file: Path, columns: dict[str, Any]) -> None:
     pd.DataFrame(columns).to_parquet(file)
     with pytest.raises(SpecError) as caught:
         PrecomputedTeacher(Precomputed(file=file))
@@ -170,11 +172,11 @@ def test_columns(file: Path, columns: dict[str, Any]) -> None:
     assert str(caught.value) == expected
 
 
-def test_paths_for_a_set_without(file: Path) -> None:
+def test_paths_for_data_without_paths(file: Path) -> None:
     message = message_of(file, dataset(paths=False), path=PATHS, logits=list(LOGITS))
     assert message == (f"teacher.file: '{file}' lists examples by path, but five has no paths; use the column index.")
 
 
-def test_no_file(file: Path) -> None:
+def test_a_missing_file(file: Path) -> None:
     with pytest.raises(SpecError, match=r"^teacher.file: there is no file '.*'\.$"):
         PrecomputedTeacher(Precomputed(file=file))

@@ -1,4 +1,4 @@
-"""Which published accuracy belongs to which model, tag and data set."""
+"""Published accuracies by model, tag and data set."""
 
 import open_clip
 import pytest
@@ -18,7 +18,7 @@ def test_class_names_with_spaces_for_underscores() -> None:
     assert published("ViT-B-32", "openai", [name.replace("_", " ") for name in CIFAR100]) == 64.23
 
 
-def test_the_same_weights_by_their_other_name() -> None:
+def test_the_quickgelu_name_has_the_same_accuracy() -> None:
     """A file of OpenAI's weights is loaded as `ViT-B-32-quickgelu`."""
     assert published("ViT-B-32-quickgelu", "openai", CIFAR100) == 64.23
 
@@ -34,13 +34,13 @@ def test_the_same_weights_by_their_other_name() -> None:
         ("local-dir:somewhere", None, sorted(CIFAR10)),
     ],
 )
-def test_unknown(model: str, tag: str | None, classes: tuple[str, ...]) -> None:
+def test_unknown_models_and_data(model: str, tag: str | None, classes: tuple[str, ...]) -> None:
     assert published(model, tag, classes) is None
 
 
 @pytest.mark.parametrize(("model", "tag"), PUBLISHED)
-def test_every_entry_is_one_that_open_clip_knows(model: str, tag: str) -> None:
-    """A misspelt name would never be found."""
+def test_every_entry_exists_in_open_clip(model: str, tag: str) -> None:
+    """A misspelt name would never match."""
     assert tag in open_clip.list_pretrained_tags_by_model(model)
     cifar10, cifar100 = PUBLISHED[model, tag]
-    assert 10 < cifar100 < cifar10 < 100  # in percent, and the harder one lower
+    assert 10 < cifar100 < cifar10 < 100  # in percent; CIFAR-100 is harder
