@@ -139,6 +139,9 @@ class Waiting:
 
     text: str
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class TeacherProgress:
@@ -148,6 +151,12 @@ class TeacherProgress:
     total: int
     noun: str = "outputs"
     waiting: bool = False  # for another run that computes the same outputs
+
+    def __str__(self) -> str:
+        """`teacher: 300 of 10,000 outputs`."""
+        if self.waiting:
+            return "waiting for another run that computes the same teacher outputs"
+        return f"teacher: {self.done:,} of {self.total:,} {self.noun}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from analysis.text import SHOWN, part_of, some
 
 TORN = 0.1
 """A run that lacks a larger share of its rounds is not what it was."""
-STATES = {"begun": "begun and not ended", "waiting": "not begun"}
+STATES = {"started": "started and not finished", "pending": "not started"}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def plan(
     from fedray.study.study import Study
     from fedray.teachers.cache import TeacherCache
 
-    study = Study(loader.read(space, overrides or []), results, alone=True)
+    study = Study(loader.read(space, overrides or []), results, allow_single=True)
     with probing(verbose=verbose) as (cluster, make_backend):
         planned = planning.plan(study, cluster, TeacherCache())
         if probe:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from fedray.cli.tables import duration, empty_table, open_console
-from fedray.types import Event, Progress, RoundResult, TeacherProgress, Waiting
+from fedray.types import Event, RoundResult, TeacherProgress, Waiting
 
 if TYPE_CHECKING:
     from fedray.server.teacher_check import TeacherAccuracy
@@ -47,7 +47,7 @@ class RunProgress:
         if isinstance(event, TeacherProgress):
             self._show_teacher(event)
         elif isinstance(event, Waiting):
-            self._show(f"{self._label}: {progress_line(event)}")
+            self._show(f"{self._label}: {event}")
         else:
             self._round_ends.append(time.monotonic())
             self._show(self._round_line(event))
@@ -66,7 +66,7 @@ class RunProgress:
 
     def _teacher_line(self, event: TeacherProgress, now: float) -> str:
         """Returns the line with the speed and the time left, once they are known."""
-        line = progress_line(event)
+        line = str(event)
         if event.waiting or event.done == event.total or self._teacher_start is None:
             return line
         started, first = self._teacher_start
@@ -96,15 +96,6 @@ class RunProgress:
         """Returns the mean time between the ends of the last eleven rounds; `first` after a single round."""
         recent = self._round_ends[-11:]
         return first if len(recent) < 2 else (recent[-1] - recent[0]) / (len(recent) - 1)
-
-
-def progress_line(event: Progress) -> str:
-    """`teacher: 300 of 10,000 outputs`."""
-    if isinstance(event, Waiting):
-        return event.text
-    if event.waiting:
-        return "waiting for another run that computes the same teacher outputs"
-    return f"teacher: {event.done:,} of {event.total:,} {event.noun}"
 
 
 def print_entries(teacher_cache: "TeacherCache") -> None:

@@ -17,13 +17,13 @@ MAX_ROWS = 30
 def print_trials_to_run(study: Study) -> None:
     """Print one row per trial: its state, and whether a sweep would run it."""
     rows = empty_table("trial", "state", "round", "to do")
-    trials = study.trials() or study.kept()
+    trials = study.trials() or study.existing_trials()
     for trial in trials:
         rounds = f"{trial.round}/{trial.experiment.training.rounds}"
-        rows.add_row(trial.label, trial.state, rounds, "run" if study.left(trial) else "-")
+        rows.add_row(trial.label, trial.state, rounds, "run" if study.is_pending(trial) else "-")
     out = open_console()
     out.print(rows)
-    out.print(f"{len(trials)} trials: {count_states(trials)}; {sum(map(study.left, trials))} to run")
+    out.print(f"{len(trials)} trials: {count_states(trials)}; {sum(map(study.is_pending, trials))} to run")
     if not study.trials():
         search = study.space.search
         out.print(f"{search.algorithm} proposes new trials until there are {search.samples}.")
@@ -69,10 +69,10 @@ def _print_failures(out: Console, trials: Sequence[Trial]) -> None:
     for trial in trials:
         if (outcome := trial.outcome) is not None and outcome.state == "failed":
             node = f" on node {outcome.node}" if outcome.node else ""
-            out.print(f"failed: {trial.label}, after round {outcome.round}{node}: {outcome.by}", soft_wrap=True)
-            if outcome.traceback and outcome.by not in reasons:
+            out.print(f"failed: {trial.label}, after round {outcome.round}{node}: {outcome.reason}", soft_wrap=True)
+            if outcome.traceback and outcome.reason not in reasons:
                 out.print(outcome.traceback.rstrip(), soft_wrap=True)
-            reasons.add(outcome.by)
+            reasons.add(outcome.reason)
 
 
 def plan_accuracy(study: Study, trials: Sequence[Trial]) -> str:

@@ -1,5 +1,6 @@
 """`fedray sweep`."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -25,10 +26,13 @@ def sweep(
     if dry_run:
         print_trials_to_run(study)
         return
+    from functools import partial
+
+    from fedray.cli.sweep_progress import SweepProgress
     from fedray.study.tune.sweep import sweep as run_study
 
     try:
-        trials = run_study(study, quiet=quiet, verbose=verbose)
+        trials = run_study(study, display=partial(SweepProgress, quiet=quiet, out=sys.stdout), verbose=verbose)
     except KeyboardInterrupt:
         fail(f"stopped. {resume_hint()}", 130)
     print_study(study, trials)

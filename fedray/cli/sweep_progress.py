@@ -2,9 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 from rich.console import Console
 from rich.live import Live
@@ -13,8 +12,9 @@ from rich.text import Text
 
 from fedray.cli.tables import duration
 from fedray.config.search import Search
+from fedray.study.tune.display import SweepDisplay, SweepSize
+from fedray.types import Row
 
-Row = Mapping[str, Any]
 STATUS_INTERVAL_S = 30
 """Time between two status lines where stdout is not a terminal."""
 
@@ -36,27 +36,22 @@ class TrialProgress:
         return int(self.last_row.get("round", 0))
 
 
-class SweepProgress:
+class SweepProgress(SweepDisplay):
     """A table that is rewritten on a terminal; else one line per ended trial and one status line every 30 s."""
 
     def __init__(
         self,
         name: str,
         search: Search,
+        size: SweepSize,
         *,
-        total: int,
-        finished: int,
-        rounds: int,
         quiet: bool = False,
         out: IO[str] | None = None,
     ) -> None:
-        """`total` counts all trials, `finished` those of earlier sweeps, `rounds` the rounds left.
-
-        `out` is where lines are printed, stdout by default.
-        """
+        """`out` is where lines are printed, stdout by default."""
         self._name, self._search = name, search
-        self._total, self._rounds_left = total, rounds
-        self._counts = Counter(finished=finished)
+        self._total, self._rounds_left = size.total, size.rounds
+        self._counts = Counter(finished=size.finished)
         self._running: dict[str, TrialProgress] = {}
         self._best: tuple[float, str] | None = None
         self._started_at = self._printed_at = time.monotonic()
@@ -96,7 +91,7 @@ class SweepProgress:
             self._rounds_done += 1
             self._rounds_left -= 1
 
-    def again(self, name: str, reason: str) -> None:
+    def retry(self, name: str, reason: str) -> None:
         """Print that a trial failed and will be retried."""
         self._print_numbered(f"{self._running.pop(name).label}: failed, will be retried: {reason}")
 

@@ -60,7 +60,7 @@ class StudyPlan:
 def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache) -> StudyPlan:
     """Count what is left of a study. Raises SpecError for data that cannot be read, or does not fit."""
     trials = study.trials() or _proposed(study)
-    left = [trial for trial in trials if study.left(trial)]
+    left = [trial for trial in trials if study.is_pending(trial)]
     sizes = {trial.experiment: federated.count_clients(trial.experiment.partition) for trial in left}
     most = study.space.search.max_concurrent
     at_once, part = portion(sizes, cluster, len(left) if most == "auto" else most) if left else (1, cluster)
@@ -98,7 +98,7 @@ def probe(planned: StudyPlan, make_backend: Any, tell: Tell) -> None:
 
 def _proposed(study: Study) -> list[Trial]:
     """What there is already, and in place of what a searcher will propose as many drawn at random."""
-    kept = study.kept()
+    kept = study.existing_trials()
     search = study.space.search.model_copy(update={"algorithm": "random"})
     drawn = Study(replace(study.space, search=search), study.results).trials()
     names = {trial.name for trial in kept}

@@ -1,11 +1,11 @@
-"""A study on disk: which trials a space has, how far each has come, and how it ended.
+"""A study on disk: the trials of a space, their state, and how each ended.
 
-results/STUDY/LABEL-KEY/           a trial: the folder of its run, found by KEY whatever the space calls it now
-results/STUDY/LABEL-KEY/choice.json    its value for each axis
-results/STUDY/LABEL-KEY/outcome.json   why a trial ended before its last round; gone once it runs again
-results/STUDY/trials.csv           a row per trial
-results/STUDY/study.json           the space as the last sweep had it
-results/STUDY/tune/                what Tune writes: TensorBoard's events
+results/STUDY/LABEL-KEY/                  a trial: the folder of its run, found by KEY whatever its label is now
+results/STUDY/LABEL-KEY/assignment.json   its value for each axis
+results/STUDY/LABEL-KEY/outcome.json      why the trial ended before its last round; removed when it starts again
+results/STUDY/trials.csv                  a row per trial
+results/STUDY/study.json                  the format, and the space as the last sweep read it
+results/STUDY/tune/                       Tune's own files: TensorBoard's events
 """
 
 import csv
@@ -33,18 +33,18 @@ from fedray.results.storage import Storage, storage_of
 from fedray.types import Row
 
 LARGE_FILES = "*checkpoint/*.safetensors"
-"""Files that it takes no look at: large, and only for those who run a trial."""
+"""Files that only the process of a trial reads; a look at the study does not download them."""
 
-State: TypeAlias = Literal["finished", "stopped", "failed", "begun", "waiting"]
+State: TypeAlias = Literal["finished", "stopped", "failed", "started", "pending"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Why a trial ended before its last round."""
+    """How a trial ended before its last round."""
 
     state: Literal["stopped", "failed"]
     round: int
-    by: str  # the scheduler that stopped it, or why it failed, in one line
+    reason: str  # the scheduler that stopped it, or the error in one line
     node: str = ""
     traceback: str = ""
 
@@ -56,7 +56,7 @@ class Trial:
     name: str
     label: str
     experiment: Experiment
-    choice: Assignment
+    assignment: Assignment
     storage: Storage
 
     @property
@@ -65,99 +65,99 @@ class Trial:
 
     @property
     def round(self) -> int:
-        """How many rounds are kept: what a table holds beyond the checkpoint is run again."""
+        """Number of finished rounds. Rounds after the last checkpoint do not count: a resume repeats them."""
         rounds = self.experiment.training.rounds
         return rounds if self.folder.finished else self.folder.resumable_from
 
     @property
     def outcome(self) -> Outcome | None:
-        """None while it may go on, and when it is finished."""
+        """How the trial ended early; None if it did not."""
         try:
             return Outcome(**json.loads((self.folder.path / "outcome.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
-    def end(self, outcome: Outcome) -> None:
-        """Keep why it ended early."""
+    def record_outcome(self, outcome: Outcome) -> None:
+        """Write how the trial ended early."""
         self.storage.write("outcome.json", json.dumps(asdict(outcome), indent=2))
 
-    def begin(self) -> None:
-        """It runs (again)."""
+    def start(self) -> None:
+        """Write the assignment and remove an earlier outcome: the trial starts, or starts again."""
         self.folder.make()
-        (self.folder.path / "choice.json").write_text(json.dumps(self.choice), encoding="utf-8")
+        (self.folder.path / "assignment.json").write_text(json.dumps(self.assignment), encoding="utf-8")
         (self.folder.path / "outcome.json").unlink(missing_ok=True)
         self.storage.push()
 
     def checkout(self) -> "Trial":
-        """As the process that makes it has it: with all that was made before, in a folder of this node."""
+        """Check the trial out onto this node, with all earlier results."""
         storage = self.storage.working_copy()
         storage.pull()
         return replace(self, storage=storage)
 
-    def look(self) -> None:
-        """See what its process has pushed, which may be on another node."""
+    def refresh(self) -> None:
+        """Download what the trial's process, on whatever node, has uploaded."""
         self.storage.pull(LARGE_FILES)
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """State of the trial on disk."""
         if self.folder.finished:
             return "finished"
         if (outcome := self.outcome) is not None:
             return outcome.state
-        return "begun" if self.round else "waiting"
+        return "started" if self.round else "pending"
 
     def history(self) -> list[Row]:
-        """The rows of rounds.csv that are kept, numbers as numbers, without what is empty."""
+        """Returns the rows of rounds.csv up to the last checkpoint, numbers parsed, empty cells left out."""
         rows = read_rows(self.folder.path / "rounds.csv")
         return [row for row in rows if row.get("round", math.inf) <= self.round]
 
     def faults(self) -> list[str]:
-        """What kinds of faults it has got over, one for each time."""
+        """Returns the kind of each fault that the trial recovered from."""
         return [row["fault"] for row in read_rows(self.folder.path / "faults.csv")]
 
 
 class Study:
     """The trials of a space below a folder of results."""
 
-    def __init__(self, space: Space, results: str | Path, *, alone: bool = False) -> None:
-        """`alone`: a single experiment will do, too; its folder is that of `fedray run`."""
-        if not (space.axes or alone):
+    def __init__(self, space: Space, results: str | Path, *, allow_single: bool = False) -> None:
+        """`allow_single`: accept one experiment without axes; its folder is that of `fedray run`."""
+        if not (space.axes or allow_single):
             raise SpecError(f"{space.path} is one experiment, not a space of them: use fedray run.")
         self.space = space
         self.results = results
         self.storage = storage_of(results).below(space.path.stem)
         self.folder = self.storage.folder
-        self._ended: dict[str, Row] = {}  # rows of trials.csv that do not change any more
+        self._final_rows: dict[str, Row] = {}  # rows of trials.csv that cannot change any more
         self.storage.pull(LARGE_FILES)
-        self._held = {folder.name.rpartition("-")[2]: folder for folder in sorted(self.folder.glob("*-*/"))}
+        self._folders = {folder.name.rpartition("-")[2]: folder for folder in sorted(self.folder.glob("*-*/"))}
 
     def trials(self) -> list[Trial]:
-        """All that the file alone decides; what a searcher proposes comes to light as it does."""
+        """Returns the trials that the space lists; none if a searcher proposes them."""
         return [] if self.space.search.algorithm == "optuna" else [self._trial(run) for run in self.space.runs()]
 
-    def trial(self, choice: Assignment) -> Trial:
-        """The trial of one value for each axis."""
-        return self._trial(self.space.run(choice))
+    def trial(self, assignment: Assignment) -> Trial:
+        """Returns the trial of one value per axis."""
+        return self._trial(self.space.run(assignment))
 
-    def kept(self) -> list[Trial]:
-        """The trials on disk that are points of the space as it is now."""
-        found = [self._kept(folder) for folder in self._held.values()]
-        return [trial for trial in found if trial is not None]
+    def existing_trials(self) -> list[Trial]:
+        """Returns the trials on disk that are points of the space as it is now."""
+        trials = [self._existing_trial(folder) for folder in self._folders.values()]
+        return [trial for trial in trials if trial is not None]
 
-    def left(self, trial: Trial) -> bool:
-        """Whether it is to be run: what failed is tried again, what this scheduler has stopped stays stopped."""
+    def is_pending(self, trial: Trial) -> bool:
+        """Whether a sweep runs the trial. Failed ones are retried; those that this scheduler stopped stay stopped."""
         outcome = trial.outcome
-        stopped = outcome is not None and outcome.state == "stopped" and outcome.by == self.space.search.scheduler
+        stopped = outcome is not None and outcome.state == "stopped" and outcome.reason == self.space.search.scheduler
         return not (trial.folder.finished or stopped)
 
-    def config(self, trial: Trial) -> Row:
-        """What Tune is told of a trial: its folder's name, and its value for each axis."""
-        now = _choice(trial.folder.path) if self.is_population else None
-        return {"trial": trial.name, **(now or trial.choice)}
+    def tune_config(self, trial: Trial) -> Row:
+        """Returns Tune's config of a trial: the name of its folder, and its value for each axis."""
+        current = _read_assignment(trial.folder.path) if self.is_population else None
+        return {"trial": trial.name, **(current or trial.assignment)}
 
-    def of_config(self, config: Row, name: str | None = None) -> Trial:
-        """The trial that Tune was told of; of a population, the member `name` with the values it has now."""
+    def trial_of_config(self, config: Row, name: str | None = None) -> Trial:
+        """Returns the trial of Tune's config; in a population, the member `name` with its current values."""
         trial = self.trial({field: value for field, value in config.items() if field != "trial"})
         if not self.is_population:
             return trial
@@ -166,16 +166,16 @@ class Study:
 
     @property
     def is_population(self) -> bool:
-        """Whether trials are members of a population, whose values change on the way."""
+        """Whether the trials are members of a population, whose values change during training."""
         return self.space.search.scheduler == "pbt"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other sweep out of the study."""
+        """Hold the study's lock. Raises SpecError if another sweep holds it."""
         RunFolder(self.folder).make()
-        held = FileLock(self.folder / ".lock")
+        lock = FileLock(self.folder / ".lock")
         try:
-            held.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:
             raise SpecError(
                 f"'{self.storage}' is being written by another sweep; wait for it, or choose another --results."
@@ -183,26 +183,26 @@ class Study:
         try:
             yield
         finally:
-            held.release()
+            lock.release()
 
     def describe(self, command: Sequence[str]) -> None:
-        """study.json: the space as this sweep has it."""
+        """Write study.json: the format, and the space as this sweep reads it."""
         space = self.space
         axes = {axis.field: {axis.kind: axis.values, "when": axis.when} for axis in space.axes}
-        document = {"file": str(space.path), "command": list(command), "base": space.base, "space": axes,
+        document = {"format": FORMAT, "file": str(space.path), "command": list(command), "base": space.base, "space": axes,
                     "search": space.search.model_dump(mode="json")}  # fmt: skip
         self.storage.write("study.json", json.dumps(document, indent=2, default=str))
 
     def check_shared(self) -> None:
-        """Raises SpecError where this node does not see the study's folder."""
+        """Raises SpecError if this node does not find the study's folder."""
         if not self.storage.is_shared and not (self.folder / "study.json").exists():
             raise SpecError(
-                f"'{self.folder}' is not there on node {platform.node()}: choose a --results that all nodes share."
+                f"'{self.folder}' does not exist on node {platform.node()}: choose a --results that all nodes share."
             )
 
     def write_table(self, trials: Sequence[Trial], startup: Mapping[str, float] = MappingProxyType({})) -> None:
-        """trials.csv: where each trial stands, its last figures, and the seconds from its start to its first round."""
-        known = self._startup() | dict(startup)
+        """Write trials.csv: state, last metrics and, from `startup`, the seconds from a trial's start to its first round."""
+        known = self._startup_seconds() | dict(startup)
         rows = [self._row(trial) | {"startup_seconds": known.get(trial.name)} for trial in trials]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         table = io.StringIO()
@@ -211,8 +211,8 @@ class Study:
         writer.writerows(rows)
         self.storage.write("trials.csv", table.getvalue())
 
-    def _startup(self) -> dict[str, Any]:
-        """What an earlier sweep has written of it."""
+    def _startup_seconds(self) -> dict[str, Any]:
+        """Returns the column that an earlier sweep wrote, by trial."""
         try:
             with (self.folder / "trials.csv").open(newline="", encoding="utf-8") as file:
                 return {row["trial"]: row["startup_seconds"] for row in csv.DictReader(file)}
@@ -220,38 +220,41 @@ class Study:
             return {}
 
     def _row(self, trial: Trial) -> Row:
-        if self.left(trial):
-            return self._figures(trial)
-        if trial.name not in self._ended:
-            self._ended[trial.name] = self._figures(trial)
-        return self._ended[trial.name]
+        if self.is_pending(trial):
+            return self._current_row(trial)
+        if trial.name not in self._final_rows:
+            self._final_rows[trial.name] = self._current_row(trial)
+        return self._final_rows[trial.name]
 
-    def _figures(self, trial: Trial) -> Row:
+    def _current_row(self, trial: Trial) -> Row:
         outcome, history = trial.outcome, trial.history()
-        reason = outcome.by if outcome else ""
-        figures = last_metrics(history)
-        return {"trial": trial.name, **flatten(trial.choice), "state": trial.state, "round": trial.round} | {
-            **figures, "seconds": round(sum(row["seconds"] for row in history), 3), "reason": reason,
+        reason = outcome.reason if outcome else ""
+        metrics = last_metrics(history)
+        return {"trial": trial.name, **flatten(trial.assignment), "state": trial.state, "round": trial.round} | {
+            **metrics, "seconds": round(sum(row["seconds"] for row in history), 3), "reason": reason,
         }  # fmt: skip
 
-    def _kept(self, folder: Path) -> Trial | None:
-        """A field that was no axis then has the value that the base has now, if it is the same trial with it."""
-        choice, axes = _choice(folder), self.space.axes
-        if choice is None:
+    def _existing_trial(self, folder: Path) -> Trial | None:
+        """Returns the trial of a folder, None if it is no point of the space.
+
+        An axis that was added later has the base's value, if that gives the trial the same key.
+        """
+        assignment, axes = _read_assignment(folder), self.space.axes
+        if assignment is None:
             return None
-        known = {axis.field: choice[axis.field] for axis in axes if axis.field in choice}
+        known = {axis.field: assignment[axis.field] for axis in axes if axis.field in assignment}
         try:
             fields = flatten(self.space.run(known).experiment.model_dump(mode="json"))
             trial = self.trial({axis.field: known.get(axis.field, fields.get(axis.field)) for axis in axes})
-        except SpecError:  # the space has changed so that it is not possible any more
+        except SpecError:  # the changed space does not allow it any more
             return None
-        return trial if trial.folder.path == folder and contains(axes, trial.choice) else None
+        return trial if trial.folder.path == folder and contains(axes, trial.assignment) else None
 
     def _trial(self, run: Run) -> Trial:
         name = Path(run.name).name
         if not self.space.axes:
             return Trial(name, run.label, run.experiment, run.assignment, self.storage)
-        path = self._held.get(name.rpartition("-")[2], self.folder / name)
+        path = self._folders.get(name.rpartition("-")[2], self.folder / name)
         return Trial(path.name, run.label, run.experiment, run.assignment, self.storage.below(path.name))
 
 
@@ -267,9 +270,9 @@ def last_metrics(history: list[Row]) -> Row:
     return metrics | {"last_k_accuracy": last_k_accuracy(accuracies), "last_k": last_k(len(accuracies))}
 
 
-def _choice(folder: Path) -> Assignment | None:
+def _read_assignment(folder: Path) -> Assignment | None:
     try:
-        choice: Assignment = json.loads((folder / "choice.json").read_text(encoding="utf-8"))
+        assignment: Assignment = json.loads((folder / "assignment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return choice
+    return assignment

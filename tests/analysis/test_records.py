@@ -95,9 +95,9 @@ def test_trials_hold_state_and_reason(tmp_path: Path) -> None:
         ["a", "finished", ""], ["b", "failed", "no room, no hope"],
         ["name=fedlpfm,lam=0.5,alpha=0.1,seed=0", "finished", ""],
     ]  # fmt: skip
-    (tmp_path / "all" / "s" / "trials.csv").write_text("trial,state\nx,waiting\n")
+    (tmp_path / "all" / "s" / "trials.csv").write_text("trial,state\nx,pending\n")
     records = load(tmp_path / "all" / "s")
-    assert records.trials[["trial", "state", "reason"]].to_numpy().tolist() == [["x", "waiting", ""]]
+    assert records.trials[["trial", "state", "reason"]].to_numpy().tolist() == [["x", "pending", ""]]
     assert records.problems == [f"'{tmp_path / 'all' / 's' / 'trials.csv'}' has no column reason."]
 
 

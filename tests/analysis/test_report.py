@@ -165,14 +165,14 @@ def test_notes_describe_missing_runs_and_seeds(study: Path, tmp_path: Path) -> N
     (half / "rounds.csv").write_text("".join(rows[:5]))
     (torn / "rounds.csv").write_text((torn / "rounds.csv").read_text().replace("\n7,", "\n7,2"))
     failed = {"trial": gone.name, "state": "failed", "reason": "client 3 failed in round 1"}
-    write_trials(partial, [failed, {"trial": half.name, "state": "begun", "reason": ""}])
+    write_trials(partial, [failed, {"trial": half.name, "state": "started", "reason": ""}])
     report = write_report([str(partial)], tmp_path / "out")
     html = report.page.read_text()
     said = report.material.said()
     assert "1 of 29 runs has not come to the last round and is left out of the tables." in said
     assert "1 of 10 cells lacks seeds that others have (FedAvg on α=0.05: 0, 1)." in said
     assert f"1 of 2 trials has failed ({gone.name}: client 3 failed in round 1)." in said
-    assert "1 of 2 trials has begun and not ended." in said
+    assert "1 of 2 trials has started and not finished." in said
     assert any(f"{torn.name}/rounds.csv' has invalid values (test_accuracy is 2" in sentence for sentence in said)
     assert 'id="missing"' in html
 

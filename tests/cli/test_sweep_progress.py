@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fedray.study.tune.display import SweepSize
 from fedray.cli.sweep_progress import STATUS_INTERVAL_S, SweepProgress
 from fedray.config.search import Search
 
@@ -48,7 +49,7 @@ def out() -> io.StringIO:
 def make_progress(clock: Clock, out: io.StringIO) -> Make:  # noqa: ARG001  the display reads the clock
     def make(total: int = 3, finished: int = 0, rounds: int = 12, quiet: bool = False, **search: Any) -> SweepProgress:
         section = Search.model_validate(search)
-        return SweepProgress("study", section, total=total, finished=finished, rounds=rounds, quiet=quiet, out=out)
+        return SweepProgress("study", section, SweepSize(total, finished, rounds), quiet=quiet, out=out)
 
     return make
 
@@ -67,7 +68,7 @@ def test_one_line_per_ended_trial(make_progress: Make, clock: Clock, out: io.Str
     progress.round("b", row(1, test_accuracy=0.75))
     progress.end("a", "finished")
     progress.end("b", "stopped", "asha")
-    progress.again("c", "a client sent NaN")
+    progress.retry("c", "a client sent NaN")
     progress.start("c", "lam=c", 4, 0)
     progress.end("c", "failed", "a client sent NaN")
     progress.round("d", row(1))  # not evaluated yet
@@ -198,7 +199,7 @@ def test_live_table_fits_into_the_terminal(monkeypatch: pytest.MonkeyPatch, heig
     monkeypatch.setenv("LINES", str(height))
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    progress = SweepProgress("study", Search(), total=300, finished=100, rounds=800, out=out)
+    progress = SweepProgress("study", Search(), SweepSize(300, 100, 800), out=out)
     with progress:
         for number in range(trials):
             progress.start(f"{number}", f"lam={number / 200}, alpha=0.05, teacher=ViT-B-32, seed={number}", 4, 0)
@@ -225,7 +226,7 @@ def test_live_table_fits_into_the_terminal(monkeypatch: pytest.MonkeyPatch, heig
 def test_long_headline_fits_into_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "20")
-    progress = SweepProgress("study", Search(), total=300, finished=0, rounds=800, out=Terminal())
+    progress = SweepProgress("study", Search(), SweepSize(300, 0, 800), out=Terminal())
     label = ", ".join(f"teacher.teachers.{number}.backbone.model=ViT-B-32" for number in range(5))
     for number in range(200):
         progress.start(f"{number}", label, 4, 0)

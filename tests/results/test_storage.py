@@ -433,7 +433,7 @@ def test_a_sweep_goes_on_where_another_machine_was_and_ends_in_the_same_weights(
     bucket = tmp_path / "bucket"
     make(of_space(tmp_path, bucket.as_uri()).trials()[0], upto=1)
     another_machine()
-    trials = sweep(of_space(tmp_path, bucket.as_uri()), quiet=True)
+    trials = sweep(of_space(tmp_path, bucket.as_uri()))
     assert [trial.state for trial in trials] == ["finished", "finished"]
     for trial in trials:
         there, alone = bucket / "study" / trial.name, tmp_path / "alone" / trial.name
@@ -447,7 +447,7 @@ def test_a_sweep_goes_on_where_another_machine_was_and_ends_in_the_same_weights(
 
     another_machine()
     before = {file: file.stat().st_mtime_ns for file in bucket.rglob("*.*") if file.name != "trials.csv"}
-    assert [trial.state for trial in sweep(of_space(tmp_path, bucket.as_uri()), quiet=True)] == ["finished"] * 2
+    assert [trial.state for trial in sweep(of_space(tmp_path, bucket.as_uri()))] == ["finished"] * 2
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert fedray.load_results(bucket.as_uri()).rounds.groupby("seed")["round"].max().to_dict() == {0: 3, 1: 3}
     assert pd.read_csv(bucket / "study/trials.csv")["state"].tolist() == ["finished"] * 2

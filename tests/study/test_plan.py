@@ -42,7 +42,7 @@ def study(folder: Path, *overrides: str) -> Study:
 
 def finish(of: Study, which: int) -> None:
     trial = of.trials()[which]
-    trial.begin()
+    trial.start()
     for _ in Driver(trial.experiment, trial.folder.path).run():
         pass
 

@@ -34,7 +34,7 @@ def study(tmp_path: Path, space: dict[str, Any], search: dict[str, Any] | None =
 
 def run(trial: Trial, rounds: int | None = None) -> None:
     """So many rounds as a sweep would run them; all by default."""
-    trial.begin()
+    trial.start()
     driven = Driver(trial.experiment, trial.folder.path).run()
     if rounds is None:
         list(driven)
@@ -63,16 +63,16 @@ def test_where_trials_stand_and_which_are_left(tmp_path: Path) -> None:
     run(begun, rounds=2)
     run(finished)
     run(stopped, rounds=1)
-    stopped.end(Outcome("stopped", 1, "asha"))
+    stopped.record_outcome(Outcome("stopped", 1, "asha"))
     run(by_median, rounds=1)
-    by_median.end(Outcome("stopped", 1, "median"))
-    failed.end(Outcome("failed", 0, "it broke", "a node", "Traceback: ..."))
-    expected = ["waiting", "begun", "finished", "stopped", "stopped", "failed"]
+    by_median.record_outcome(Outcome("stopped", 1, "median"))
+    failed.record_outcome(Outcome("failed", 0, "it broke", "a node", "Traceback: ..."))
+    expected = ["pending", "started", "finished", "stopped", "stopped", "failed"]
     assert list(states(asha).values()) == list(states(study(tmp_path, SEEDS)).values()) == expected
     assert [trial.round for trial in asha.trials()] == [0, 2, 3, 1, 1, 0]
-    assert [asha.left(trial) for trial in asha.trials()] == [True, True, False, False, True, True]
+    assert [asha.is_pending(trial) for trial in asha.trials()] == [True, True, False, False, True, True]
     without = study(tmp_path, SEEDS)
-    assert [without.left(trial) for trial in without.trials()] == [True, True, False, True, True, True]
+    assert [without.is_pending(trial) for trial in without.trials()] == [True, True, False, True, True, True]
     assert failed.outcome == Outcome("failed", 0, "it broke", "a node", "Traceback: ...")
     assert waiting.outcome is None
     assert not waiting.folder.path.exists()
@@ -80,14 +80,14 @@ def test_where_trials_stand_and_which_are_left(tmp_path: Path) -> None:
 
 def test_a_trial_that_runs_again_is_neither_stopped_nor_failed(tmp_path: Path) -> None:
     first, second = study(tmp_path, LR).trials()
-    first.end(Outcome("failed", 0, "it broke"))
-    first.begin()
+    first.record_outcome(Outcome("failed", 0, "it broke"))
+    first.start()
     run(second, rounds=1)
-    second.end(Outcome("stopped", 1, "asha"))
-    second.begin()
-    assert [first.state, second.state] == ["waiting", "begun"]
+    second.record_outcome(Outcome("stopped", 1, "asha"))
+    second.start()
+    assert [first.state, second.state] == ["pending", "started"]
     (second.folder.path / "outcome.json").write_text('{"state": "stop')  # torn
-    assert second.state == "begun"
+    assert second.state == "started"
 
 
 def test_a_trial_is_found_whatever_the_space_calls_it_now(tmp_path: Path) -> None:
@@ -97,26 +97,26 @@ def test_a_trial_is_found_whatever_the_space_calls_it_now(tmp_path: Path) -> Non
     more = study(tmp_path, {**LR, "seed": {"grid": [0, 7]}}, resources={"backend": "ray"}, checkpoint={"every": 2})
     assert states(more) == {
         "lr=0.05, seed=0": "finished",
-        "lr=0.05, seed=7": "waiting",
-        "lr=0.1, seed=0": "begun",
-        "lr=0.1, seed=7": "waiting",
+        "lr=0.05, seed=7": "pending",
+        "lr=0.1, seed=0": "started",
+        "lr=0.1, seed=7": "pending",
     }
     found = more.trials()
     assert [trial.folder.path for trial in found[::2]] == [first.folder.path, second.folder.path]
     assert [trial.name for trial in found[::2]] == [first.name, second.name]
     assert found[1].name.startswith("lr=0.05,seed=7-")
     longer = study(tmp_path, LR, training={**BASE["training"], "rounds": 4})
-    assert set(states(longer).values()) == {"waiting"}
+    assert set(states(longer).values()) == {"pending"}
 
 
 def test_what_is_kept_are_points_of_the_space_as_it_is_now(tmp_path: Path) -> None:
     for trial in study(tmp_path, {**LR, "seed": {"grid": [0, 1]}}).trials():
-        trial.begin()
+        trial.start()
     (tmp_path / "results/study/of-nothing").mkdir()
-    assert len(study(tmp_path, {**LR, "seed": {"grid": [0, 1]}}).kept()) == 4
+    assert len(study(tmp_path, {**LR, "seed": {"grid": [0, 1]}}).existing_trials()) == 4
 
     def kept(space: dict[str, Any], **base: Any) -> list[str]:
-        return sorted(trial.label for trial in study(tmp_path, space, **base).kept())
+        return sorted(trial.label for trial in study(tmp_path, space, **base).existing_trials())
 
     strategies = {"strategy.name": {"grid": ["fedavg", "fedprox"]}}
     assert kept({**LR, **strategies}) == ["lr=0.05, strategy=fedavg", "lr=0.1, strategy=fedavg"]  # those of seed 0
@@ -130,22 +130,22 @@ def test_what_is_kept_are_points_of_the_space_as_it_is_now(tmp_path: Path) -> No
 def test_what_is_no_longer_possible_does_not_keep_the_rest_from_running(tmp_path: Path) -> None:
     alphas = {"partition.alpha": {"grid": [0.1, 1]}}
     for trial in study(tmp_path, alphas, partition={"kind": "dirichlet"}).trials():
-        trial.begin()
+        trial.start()
     kinds = {"partition.kind": {"grid": ["iid", "dirichlet"]}}
     only = {"partition.alpha": {"grid": [0.1], "when": {"partition.kind": "dirichlet"}}}
-    (kept,) = study(tmp_path, {**kinds, **only}, partition={"kind": "dirichlet"}).kept()
+    (kept,) = study(tmp_path, {**kinds, **only}, partition={"kind": "dirichlet"}).existing_trials()
     assert kept.label == "partition=dirichlet, alpha=0.1"
-    assert study(tmp_path, {**LR, **alphas}, partition={"kind": "iid"}).kept() == []  # which has no alpha
+    assert study(tmp_path, {**LR, **alphas}, partition={"kind": "iid"}).existing_trials() == []  # which has no alpha
 
 
 def test_what_a_searcher_proposes_comes_to_light_on_disk(tmp_path: Path) -> None:
     proposed = {"training.lr": {"uniform": [0.01, 0.1]}}
     space = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3})
-    assert space.trials() == space.kept() == []
+    assert space.trials() == space.existing_trials() == []
     trial = space.trial({"training.lr": 0.03})
     run(trial, rounds=1)
-    (kept,) = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3}).kept()
-    assert (kept.choice, kept.round, kept.experiment.training.lr) == ({"training.lr": 0.03}, 1, 0.03)
+    (kept,) = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3}).existing_trials()
+    assert (kept.assignment, kept.round, kept.experiment.training.lr) == ({"training.lr": 0.03}, 1, 0.03)
 
 
 def test_history_is_what_the_checkpoint_vouches_for(tmp_path: Path) -> None:
@@ -194,14 +194,14 @@ def test_the_table_has_a_row_per_trial(tmp_path: Path) -> None:
     finished, begun, failed, waiting = found.trials()
     run(finished)
     run(begun, rounds=2)
-    failed.end(Outcome("failed", 0, "it broke"))
+    failed.record_outcome(Outcome("failed", 0, "it broke"))
     found.write_table(found.trials(), {finished.name: 1.5})
     rows = table(found)
     assert rows.index.tolist() == [trial.name for trial in (finished, begun, failed, waiting)]
     assert rows["strategy.name"].tolist() == ["fedavg", "fedavg", "fedprox", "fedprox"]
     assert rows["training.lr"].tolist() == [0.05, 0.1, 0.05, 0.1]
     assert rows["strategy.mu"].isna().tolist() == [True, True, False, False]
-    assert rows["state"].tolist() == ["finished", "begun", "failed", "waiting"]
+    assert rows["state"].tolist() == ["finished", "started", "failed", "pending"]
     assert rows["round"].tolist() == [3, 2, 0, 0]
     assert rows["reason"].fillna("").tolist() == ["", "", "it broke", ""]
     assert rows["startup_seconds"].fillna(-1).tolist() == [1.5, -1, -1, -1]
@@ -220,9 +220,9 @@ def test_the_table_follows_trials_as_they_end(tmp_path: Path) -> None:
     first, second = found.trials()
     run(first)
     found.write_table(found.trials())
-    assert table(found)["state"].tolist() == ["finished", "waiting"]
+    assert table(found)["state"].tolist() == ["finished", "pending"]
     run(second, rounds=1)
-    second.end(Outcome("stopped", 1, "asha"))
+    second.record_outcome(Outcome("stopped", 1, "asha"))
     found.write_table(found.trials())
     rows = table(found)
     assert rows["state"].tolist() == ["finished", "stopped"]
@@ -265,7 +265,7 @@ def test_study_json_tells_nodes_that_the_folder_is_shared(tmp_path: Path) -> Non
     with pytest.raises(SpecError) as caught:
         found.check_shared()
     assert str(caught.value) == (
-        f"'{tmp_path}/results/study' is not there on node {platform.node()}: choose a --results that all nodes share."
+        f"'{tmp_path}/results/study' does not exist on node {platform.node()}: choose a --results that all nodes share."
     )
     with found.lock():
         found.describe(["fedray", "sweep", "study.yaml"])

@@ -1,4 +1,4 @@
-"""Tune's own loggers, by their names in a spec."""
+"""Tune's loggers by their names in a spec."""
 
 import importlib
 from importlib.util import find_spec
@@ -11,11 +11,11 @@ LOGGERS = {
     "mlflow": ("mlflow", "ray.air.integrations.mlflow", "MLflowLoggerCallback"),
     "wandb": ("wandb", "ray.air.integrations.wandb", "WandbLoggerCallback"),
 }
-"""The package that it needs, and where Tune has it."""
+"""The package that a logger needs, and the module and class of Tune's callback."""
 
 
 def logger(name: str, study: str) -> Any:
-    """Tune's callback. Raises SpecError where its package is not installed."""
+    """Returns Tune's logger callback. Raises SpecError if its package is not installed."""
     options = {"tensorboard": {}, "mlflow": {"experiment_name": study}, "wandb": {"project": study}}[name]
     package, module, kind = LOGGERS[name]
     if find_spec(package) is None:

@@ -1,45 +1,50 @@
-"""What is left to do of a study, as Tune's searcher."""
+"""The trials of a study that a sweep still has to run, as a searcher of Tune."""
 
 from dataclasses import dataclass
 
 from fedray.config.experiment import Experiment
 from fedray.study.study import Study
+from fedray.study.tune.display import SweepSize
 from fedray.study.tune.searcher import FixedSearcher, OptunaSearcher
 
 
 @dataclass(frozen=True)
 class PendingTrials:
-    """Trials for Tune. `known` ones only tell a scheduler what they did earlier."""
+    """What a sweep runs."""
 
     searcher: FixedSearcher
-    experiments: list[Experiment]  # that decide what room a trial needs
-    total: int  # trials of the study
-    finished: int
-    rounds: int  # that are left of all
+    experiments: list[Experiment]  # their resources decide how many trials run at once
+    size: SweepSize
 
     @property
-    def left(self) -> int:
-        """Trials to be run."""
-        return self.total - self.finished
+    def count(self) -> int:
+        """Number of trials to run."""
+        return self.size.total - self.size.finished
 
 
 def pending_trials(study: Study) -> PendingTrials:
-    """The trials that are not finished; or, where a searcher proposes them, as many as are wanted."""
+    """Returns the unfinished trials of the space, or as many proposals as the search asks for."""
     return _proposed(study) if study.space.search.algorithm == "optuna" else _listed(study)
 
 
 def _listed(study: Study) -> PendingTrials:
+    """Returns the trials that the space lists.
+
+    A scheduler that compares trials gets the rounds of finished ones too: they run as replays.
+    """
     trials = study.trials()
-    left = [trial for trial in trials if study.left(trial)]
+    pending = [trial for trial in trials if study.is_pending(trial)]
     compares = study.space.search.scheduler in ("asha", "median")
-    known = [trial for trial in trials if compares and trial not in left and trial.round]
-    searcher = FixedSearcher([study.config(trial) for trial in (*known, *left)])
-    rounds = sum(trial.experiment.training.rounds - trial.round for trial in left)
-    return PendingTrials(searcher, [trial.experiment for trial in left], len(trials), len(trials) - len(left), rounds)
+    replays = [trial for trial in trials if compares and trial not in pending and trial.round]
+    searcher = FixedSearcher([study.tune_config(trial) for trial in (*replays, *pending)])
+    rounds = sum(trial.experiment.training.rounds - trial.round for trial in pending)
+    size = SweepSize(len(trials), len(trials) - len(pending), rounds)
+    return PendingTrials(searcher, [trial.experiment for trial in pending], size)
 
 
 def _proposed(study: Study) -> PendingTrials:
     searcher = OptunaSearcher(study)
-    finished = sum(not study.left(trial) for trial in study.kept())
+    finished = sum(not study.is_pending(trial) for trial in study.existing_trials())
     first = study.trial(study.space.first()).experiment
-    return PendingTrials(searcher, [first], finished + searcher.left, finished, searcher.left * first.training.rounds)
+    size = SweepSize(finished + searcher.count, finished, searcher.count * first.training.rounds)
+    return PendingTrials(searcher, [first], size)

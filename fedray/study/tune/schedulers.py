@@ -1,4 +1,4 @@
-"""Tune's schedulers, by their names in a spec. They count in rounds."""
+"""Tune's schedulers by their names in a spec. Their unit of time is the round."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from fedray.config.search import Search
 
 
 def scheduler(search: Search, rounds: int) -> TrialScheduler:
-    """`rounds` is how many a trial has that is not stopped."""
+    """Returns the scheduler of a search. `rounds` is the length of a trial that is not stopped early."""
     return SCHEDULERS[search.scheduler](search, rounds)
 
 

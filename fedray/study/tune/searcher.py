@@ -1,4 +1,4 @@
-"""Which trial comes next: from the file's own list, or as Optuna proposes."""
+"""The next trial of a sweep: from the list of the space, or proposed by Optuna."""
 
 import json
 from collections import deque
@@ -13,72 +13,75 @@ from fedray.errors import SpecError
 from fedray.study.study import Study, last_metrics
 from fedray.types import Row
 
-ATTEMPTS = 100
-"""How often Optuna may propose what there is already, before the space counts as searched."""
+MAX_REPEATED_PROPOSALS = 100
+"""Proposals of existing trials in a row after which the space counts as searched."""
 
 
 class FixedSearcher(Searcher):
-    """One known trial after another."""
+    """Returns the given configs one after another. `count` is their number."""
 
     def __init__(self, configs: Iterable[Row]) -> None:
         super().__init__()
-        self._left = deque(configs)
-        self.left = len(self._left)
+        self._configs = deque(configs)
+        self.count = len(self._configs)
 
     def suggest(self, trial_id: str) -> Any:
-        """Tune's: the next trial's config."""
-        return self._left.popleft() if self._left else Searcher.FINISHED
+        """Returns the next trial's config. Called by Tune."""
+        return self._configs.popleft() if self._configs else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Tune's; nothing is learnt."""
+        """Do nothing: the list does not depend on results. Called by Tune."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune's; nothing to keep: what is left is known from the folders."""
+        """Do nothing: the trials' folders hold the state. Called by Tune."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Tune's."""
+        """Do nothing, see `save`. Called by Tune."""
 
 
 class OptunaSearcher(FixedSearcher):
-    """Tune's Optuna searcher, told of every trial that an earlier sweep has finished, over axes of any kind.
+    """Tune's Optuna searcher over axes of any kind. It starts from all trials that earlier sweeps finished.
 
-    Optuna knows numbers and names. So an axis of values (a section, a list) is one of their texts as JSON,
-    and zipped axes are one axis of rows.
+    Optuna takes numbers and categories. So the values of an axis that is not numeric become JSON texts,
+    and zipped axes become one axis of row numbers.
     """
 
     def __init__(self, study: Study) -> None:
         super().__init__(())
         self._study, axes = study, study.space.axes
-        points = [(trial, _texts(axes, trial.choice)) for trial in study.kept()]
-        begun = [texts for trial, texts in points if study.left(trial)]
-        ended = [(texts, last_metrics(trial.history())) for trial, texts in points if not study.left(trial)]
-        self._inner = _optuna(study, begun, len(ended))
-        for texts, figures in ended:
-            value = figures[study.space.search.metric]
-            self._inner.add_evaluated_point(texts, value, error=value != value)  # NaN is not itself
-        self._taken = {trial.name for trial, _ in points if not study.left(trial)}
-        self._asked: dict[str, str] = {}
-        self.left = max(len(begun), study.space.search.samples - len(ended))
+        points = [(trial, _to_optuna(axes, trial.assignment)) for trial in study.existing_trials()]
+        pending = [point for trial, point in points if study.is_pending(trial)]
+        ended = [(point, last_metrics(trial.history())) for trial, point in points if not study.is_pending(trial)]
+        self._inner = _optuna(study, pending, len(ended))
+        for point, metrics in ended:
+            value = metrics[study.space.search.metric]
+            self._inner.add_evaluated_point(point, value, error=value != value)  # NaN differs from itself
+        self._proposed = {trial.name for trial, _ in points if not study.is_pending(trial)}
+        self._inner_ids: dict[str, str] = {}
+        self.count = max(len(pending), study.space.search.samples - len(ended))
 
     def suggest(self, trial_id: str) -> Any:
-        """Tune's: the next trial's config; none where Optuna only repeats itself."""
-        for attempt in range(ATTEMPTS):
-            asked = self._asked[trial_id] = f"{trial_id}-{attempt}"
-            choice = _choice(self._study.space.axes, self._inner.suggest(asked))
-            trial = self._study.trial(choice)
-            if trial.name not in self._taken:
-                self._taken.add(trial.name)
-                return self._study.config(trial)
-            self._inner.on_trial_complete(asked)
+        """Returns the next trial's config, or FINISHED if Optuna proposes only existing trials. Called by Tune."""
+        for attempt in range(MAX_REPEATED_PROPOSALS):
+            inner_id = self._inner_ids[trial_id] = f"{trial_id}-{attempt}"
+            assignment = _from_optuna(self._study.space.axes, self._inner.suggest(inner_id))
+            trial = self._study.trial(assignment)
+            if trial.name not in self._proposed:
+                self._proposed.add(trial.name)
+                return self._study.tune_config(trial)
+            self._inner.on_trial_complete(inner_id)
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Tune's: what came of it."""
-        self._inner.on_trial_complete(self._asked[trial_id], result, error)
+        """Pass the result to Optuna. Called by Tune."""
+        self._inner.on_trial_complete(self._inner_ids[trial_id], result, error)
 
 
-def _optuna(study: Study, first: list[dict[str, Any]], known: int) -> Any:
-    """`known`: how much it will be told. It draws otherwise then, or a sweep that goes on would repeat itself."""
+def _optuna(study: Study, first: list[dict[str, Any]], evaluated: int) -> Any:
+    """Returns Tune's Optuna searcher.
+
+    `evaluated`, the number of finished trials, goes into its seed: otherwise a resumed sweep would repeat proposals.
+    """
     if find_spec("optuna") is None:
         raise SpecError("search.algorithm is optuna, which is not installed: pip install 'fedray[optuna]'.")
     import optuna
@@ -86,45 +89,45 @@ def _optuna(study: Study, first: list[dict[str, Any]], known: int) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = study.space.search
-    space = _distributions(study.space.axes)
-    return OptunaSearch(space, search.metric, search.direction, points_to_evaluate=first, seed=study.space.seed + known)
+    space, seed = _distributions(study.space.axes), study.space.seed + evaluated
+    return OptunaSearch(space, search.metric, search.direction, points_to_evaluate=first, seed=seed)
 
 
 def _distributions(axes: Iterable[Axis]) -> dict[str, Any]:
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-    def of(axis: Axis) -> BaseDistribution:
+    def distribution(axis: Axis) -> BaseDistribution:
         if axis.kind in ("uniform", "loguniform"):
             return FloatDistribution(axis.values[0], axis.values[1], log=axis.kind == "loguniform")
         if axis.kind == "randint":
             return IntDistribution(axis.values[0], axis.values[1])
         return CategoricalDistribution([json.dumps(value) for value in axis.values])
 
-    found = {axis.field: of(axis) for axis in axes if axis.kind != "zip"}
+    found = {axis.field: distribution(axis) for axis in axes if axis.kind != "zip"}
     rows = max((len(axis.values) for axis in axes if axis.kind == "zip"), default=0)
     return found | ({"zip": CategoricalDistribution([str(row) for row in range(rows)])} if rows else {})
 
 
-def _choice(axes: Iterable[Axis], texts: Mapping[str, Any]) -> Assignment:
-    """Optuna's point as one value for each axis."""
+def _from_optuna(axes: Iterable[Axis], point: Mapping[str, Any]) -> Assignment:
+    """Returns one value per axis from Optuna's point."""
 
     def value(axis: Axis) -> Any:
         if axis.kind == "zip":
-            return axis.values[int(texts["zip"])]
-        return json.loads(texts[axis.field]) if isinstance(texts[axis.field], str) else texts[axis.field]
+            return axis.values[int(point["zip"])]
+        return json.loads(point[axis.field]) if isinstance(point[axis.field], str) else point[axis.field]
 
     return {axis.field: value(axis) for axis in axes}
 
 
-def _texts(axes: Sequence[Axis], choice: Assignment) -> dict[str, Any]:
-    """One value for each axis as Optuna's point."""
-    texts: dict[str, Any] = {}
+def _to_optuna(axes: Sequence[Axis], assignment: Assignment) -> dict[str, Any]:
+    """Returns Optuna's point from one value per axis."""
+    point: dict[str, Any] = {}
     for axis in axes:
-        value = choice.get(axis.field, axis.values[0])  # an axis that did not apply
+        value = assignment.get(axis.field, axis.values[0])  # the first value for an axis that was not active
         if axis.kind == "zip":
-            texts["zip"] = str(zip_row(axes, choice))
+            point["zip"] = str(zip_row(axes, assignment))
         elif axis.kind in ("uniform", "loguniform", "randint"):
-            texts[axis.field] = value
+            point[axis.field] = value
         else:
-            texts[axis.field] = json.dumps(axis.values[axis.values.index(value)])  # 1 may be 1.0 in the file now
-    return texts
+            point[axis.field] = json.dumps(axis.values[axis.values.index(value)])  # the file may spell 1 as 1.0 now
+    return point

@@ -1,4 +1,4 @@
-"""One trial under Tune: an actor that holds a driver; a step is a round."""
+"""One trial under Tune: an actor that holds a driver. A step of Tune is a round."""
 
 import os
 import platform
@@ -15,138 +15,143 @@ from ray import tune
 
 from fedray.backends.ray.pool import ActorPool
 from fedray.backends.ray.shared_objects import StudyObjectStore
-from fedray.cli.progress import progress_line
 from fedray.errors import SpecError
 from fedray.study.study import Outcome, Study, Trial, last_metrics
 from fedray.study.tune import pbt
 from fedray.types import Progress, RoundResult, Row, TeacherProgress
 
 TRIAL_LOCK_TIMEOUT_S = 60
-"""Seconds to wait for a folder's former run, which was killed, to be gone."""
+"""Time that an earlier process of the trial, which was killed, has to release the folder."""
+
+NOTE_INTERVAL_S = 1.0
+"""Shortest time between two notes of what a trial does before its next round."""
 
 
 @dataclass(frozen=True)
 class StudyContext:
-    """What every trial of a study is given."""
+    """Arguments that all trials of a study share."""
 
     study: Study
-    part: Mapping[str, float]  # of the cluster, for one trial
-    shared_objects: Any  # the actor `Commons`
+    part: Mapping[str, float]  # resources of one trial
+    shared_objects: Any  # the actor `SharedObjects`
     cache: Path
     command: Sequence[str]
-    cwd: str  # where it was given: a spec's paths are relative to it
+    cwd: str  # folder of the command: paths in a spec are relative to it
 
 
 class FedTrainable(tune.Trainable):
-    """Runs one point of the space in its own folder. The actors that it drives outlive it where Tune lets it.
+    """Runs one trial in its own folder. Tune reuses the actor, and with it the workers, for the next trial.
 
-    First it reports the rounds that the folder has from earlier, so that Tune's iterations are rounds, and
-    searchers, schedulers and loggers see the whole curve; then it goes on from the last checkpoint. Tune's
-    own checkpoints are not needed for that: the folder is one.
+    It reports the rounds of earlier sweeps first, so that Tune's iterations are rounds, and searchers, schedulers
+    and loggers see the whole curve. Then it resumes from the last checkpoint. The folder is the checkpoint: Tune's
+    own checkpoints serve populations only.
     """
 
     _rounds: Generator[Row, None, None]
 
-    def setup(self, config: Row, context: StudyContext) -> None:  # type: ignore[override]  # tune.with_parameters' way
-        """Tune's: the first trial of this process."""
+    def setup(self, config: Row, context: StudyContext) -> None:  # type: ignore[override]  # tune.with_parameters
+        """Open the first trial of this process. Called by Tune."""
         with suppress(OSError):
             os.chdir(context.cwd)
         self._context = context
-        self._noted = 0.0
+        self._noted_at = 0.0
         self._store = StudyObjectStore(context.shared_objects)
         self._pool = ActorPool(context.part, self._store)
         self._open(config)
 
     def reset_config(self, new_config: Row) -> bool:
-        """Tune's: the next trial of this process."""
-        self._leave()
+        """Open the next trial of this process. Called by Tune."""
+        self._close()
         self._open(new_config)
         return True
 
     def step(self) -> Row:
-        """Tune's: a round. The last one is reported when all is on disk."""
+        """Returns the row of the next round. The last one is returned once the run is complete. Called by Tune."""
         try:
             row = next(self._rounds, None)
             if row is not None and row["round"] == self._last:
                 for _ in self._rounds:
                     pass
-        except SpecError as error:  # would only happen again; kept by who started the sweep, who surely has the folder
-            return {**last_metrics([]), "round": self._kept.round, "refused": str(error), "done": True}
+        except SpecError as error:  # a retry would fail too; the sweep's own process records the outcome
+            return {**last_metrics([]), "round": self._trial.round, "refused": str(error), "done": True}
         except Exception as error:
-            self._fail(error)
+            self._record_failure(error)
             raise
         if row is None:
-            return {**last_metrics(self._history), "round": self._kept.round, "done": True}
+            return {**last_metrics(self._history), "round": self._trial.round, "done": True}
         self._history.append(row)
         return {**row, **last_metrics(self._history), "done": row["round"] == self._last}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Tune's, for a population: what another member needs to go on from here."""
-        pbt.save(self._kept, Path(checkpoint_dir))
+        """Save a population's member for others to copy. Called by Tune."""
+        pbt.save(self._trial, Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Tune's, for a population: go on from another member's round, or from this one's own."""
+        """Continue from a copy of a member, another one or this one. Called by Tune."""
         self._rounds.close()
-        pbt.load(Path(checkpoint), self._kept)
-        self._history = self._kept.history()
-        self._rounds = self._run(self._kept, replay=False)
+        pbt.load(Path(checkpoint), self._trial)
+        self._history = self._trial.history()
+        self._rounds = self._run(replay=False)
 
     def cleanup(self) -> None:
-        """Tune's: the process ends."""
-        self._leave()
+        """Release the trial and the workers. Called by Tune when the process ends."""
+        self._close()
         self._pool.close()
 
     def _open(self, config: Row) -> None:
-        self._kept = self._context.study.of_config(config, self.trial_name).checkout()
-        self._going_on = self._context.study.left(self._kept)
-        self._last = self._kept.experiment.training.rounds if self._going_on else self._kept.round
+        study = self._context.study
+        self._trial: Trial = study.trial_of_config(config, self.trial_name).checkout()
+        self._is_pending = study.is_pending(self._trial)
+        self._last = self._trial.experiment.training.rounds if self._is_pending else self._trial.round
         self._history = list[Row]()
-        self._rounds = self._run(self._kept, replay=not self._context.study.is_population)
+        self._rounds = self._run(replay=not study.is_population)
 
-    def _leave(self) -> None:
+    def _close(self) -> None:
         self._rounds.close()
-        self._kept.storage.leave()
+        self._trial.storage.leave()
 
-    def _run(self, kept: Trial, *, replay: bool) -> Generator[Row, None, None]:
-        self._context.study.check_shared()
-        told = kept.round
-        if self._going_on:
-            kept.begin()
+    def _run(self, *, replay: bool) -> Generator[Row, None, None]:
+        """Yield the rows of earlier rounds if `replay`, then those of new rounds once their checkpoint is stored."""
+        trial, study = self._trial, self._context.study
+        study.check_shared()
+        reported = trial.round
+        if self._is_pending:
+            trial.start()
         if replay:
-            yield from kept.history()
-        if not self._going_on:
+            yield from trial.history()
+        if not self._is_pending:
             return
-        if not self._context.study.is_population:
-            kept.folder.check(kept.experiment, resume=True)
-        for event in self._driver(kept).run():
+        if not study.is_population:
+            trial.folder.check(trial.experiment, resume=True)
+        for event in self._driver().run():
             if not isinstance(event, RoundResult):
-                self._note(kept, event)
+                self._note(event)
                 continue
-            if event.round == kept.round:  # it has a checkpoint
-                kept.storage.push()
-            if event.round > told:
+            if event.round == trial.round:  # the round has a checkpoint
+                trial.storage.push()
+            if event.round > reported:
                 yield event.row
-        kept.storage.push()
+        trial.storage.push()
 
-    def _note(self, kept: Trial, event: Progress) -> None:
-        """Once a second, and at the end: nobody reads faster."""
+    def _note(self, event: Progress) -> None:
+        """Send the display what the trial does, at most once a second."""
         now = time.monotonic()
-        if now - self._noted > 1 or (isinstance(event, TeacherProgress) and event.done == event.total):
-            self._noted = now
-            self._context.shared_objects.note.remote(kept.name, progress_line(event))
+        is_last = isinstance(event, TeacherProgress) and event.done == event.total
+        if now - self._noted_at > NOTE_INTERVAL_S or is_last:
+            self._noted_at = now
+            self._context.shared_objects.note.remote(self._trial.name, str(event))
 
-    def _driver(self, kept: Trial) -> Any:
+    def _driver(self) -> Any:
         from fedray.server.driver import Driver
 
-        make_backend: Any = self._make_backend(kept)
-        context = self._context
+        trial, context = self._trial, self._context
         return Driver(
-            kept.experiment, kept.folder.path, make_backend, context.command, context.cache,
+            trial.experiment, trial.folder.path, self._make_backend(), context.command, context.cache,
             self._store.read_datasets, TRIAL_LOCK_TIMEOUT_S,
         )  # fmt: skip
 
-    def _make_backend(self, kept: Trial) -> Any:
-        if kept.experiment.resources.backend == "serial":
+    def _make_backend(self) -> Any:
+        if self._trial.experiment.resources.backend == "serial":
             from fedray.backends.serial import SerialBackend
 
             return SerialBackend
@@ -154,6 +159,7 @@ class FedTrainable(tune.Trainable):
 
         return partial(RayBackend, pool=self._pool)
 
-    def _fail(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        self._kept.end(Outcome("failed", self._kept.round, reason, platform.node(), traceback.format_exc()))
+        outcome = Outcome("failed", self._trial.round, reason, platform.node(), traceback.format_exc())
+        self._trial.record_outcome(outcome)

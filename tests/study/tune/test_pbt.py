@@ -74,13 +74,13 @@ def test_its_own_state_is_no_change(tmp_path: Path) -> None:
 def test_a_member_goes_on_with_the_values_it_has_now(tmp_path: Path) -> None:
     of = Study(space(tmp_path), tmp_path / "results")
     first, second, *_ = of.trials()
-    config = {**of.config(first), "training.lr": 0.05}
-    member = of.of_config(config, first.name)
+    config = {**of.tune_config(first), "training.lr": 0.05}
+    member = of.trial_of_config(config, first.name)
     assert (member.name, member.experiment.training.lr, member.folder.path) == (first.name, 0.05, first.folder.path)
-    member.begin()
+    member.start()
     again = Study(space(tmp_path), tmp_path / "results")
-    assert again.config(again.trials()[0]) == config  # after a crash, too
-    assert again.config(second) == {"trial": second.name, "training.lr": 0.001}
+    assert again.tune_config(again.trials()[0]) == config  # after a crash, too
+    assert again.tune_config(second) == {"trial": second.name, "training.lr": 0.001}
 
 
 @pytest.mark.parametrize("mutations", [{"training.momentum": [0.1, 0.9]}, {"training.lr": RATES, "seed": [1, 2]}])
@@ -96,7 +96,7 @@ def test_the_worst_goes_on_from_the_best(tmp_path: Path) -> None:
     from fedray.study.tune.sweep import sweep
 
     of = Study(space(tmp_path), tmp_path / "results")
-    trials = sweep(of, quiet=True)
+    trials = sweep(of)
     assert [trial.state for trial in trials] == ["finished"] * 4
     lineages = {trial.name: _lineage(trial) for trial in trials}
     assert any(lineages.values()), "somebody has taken over"

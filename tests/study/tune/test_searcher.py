@@ -33,7 +33,7 @@ def study(tmp_path: Path, space: dict[str, Any], search: dict[str, Any] | None =
 
 def run(trial: Trial, rounds: int) -> float:
     """So many rounds; the accuracy after them."""
-    trial.begin()
+    trial.start()
     driven = Driver(trial.experiment, trial.folder.path).run()
     for _ in range(rounds):
         next(driven)
@@ -56,10 +56,10 @@ def _without_name(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_list_comes_in_its_order_and_ends(tmp_path: Path) -> None:
     found = study(tmp_path, {"seed": {"grid": [3, 1, 2]}}, {"algorithm": "grid"})
-    configs = [found.config(trial) for trial in found.trials()]
+    configs = [found.tune_config(trial) for trial in found.trials()]
     assert [config["trial"] for config in configs] == [trial.name for trial in found.trials()]
     searcher = FixedSearcher(configs)
-    assert searcher.left == 3
+    assert searcher.count == 3
     assert suggestions(searcher, 5) == [{"seed": 3}, {"seed": 1}, {"seed": 2}, Searcher.FINISHED, Searcher.FINISHED]
 
 
@@ -108,13 +108,14 @@ class TestProposals:
         assert {choice["training.batch_size"] for choice in proposed} == {8, 16}
         assert {(spec.data.train_limit, spec.data.test_limit) for spec in specs} == {(60, 20), (60, 30), (80, 20)}
         kinds = {
-            spec.partition.kind: ("partition.alpha" in trial.choice) for spec, trial in zip(specs, trials, strict=True)
+            spec.partition.kind: ("partition.alpha" in trial.assignment)
+            for spec, trial in zip(specs, trials, strict=True)
         }
         assert kinds == {"iid": False, "dirichlet": True}
 
     def test_it_ends_when_a_small_space_is_exhausted(self, tmp_path: Path) -> None:
         searcher = OptunaSearcher(study(tmp_path, SIX))
-        assert searcher.left == 50
+        assert searcher.count == 50
         found = suggestions(searcher, 8)
         assert sorted((choice["seed"], choice["training.lr"]) for choice in found[:6]) == [
             (seed, lr) for seed in (0, 1, 2) for lr in (0.05, 0.1)
@@ -140,10 +141,10 @@ class TestProposals:
         )
         run(finished, 2)
         run(stopped, 1)
-        stopped.end(Outcome("stopped", 1, "asha"))
+        stopped.record_outcome(Outcome("stopped", 1, "asha"))
         run(begun, 1)
         proposed = suggestions(OptunaSearcher(study(tmp_path, SIX, {"scheduler": "asha"})), 5)
-        assert proposed[0] == begun.choice  # what was begun comes first
+        assert proposed[0] == begun.assignment  # what was begun comes first
         assert sorted((choice["seed"], choice["training.lr"]) for choice in proposed[:4]) == [
             (0, 0.05), (0, 0.1), (1, 0.1), (2, 0.05),
         ]  # fmt: skip
@@ -175,7 +176,7 @@ class TestProposals:
         told = searcher._inner._ot_study.trials
         assert {trial.params["training.lr"]: trial.value for trial in told} == accuracy
         assert {trial.state for trial in told} == {optuna.trial.TrialState.COMPLETE}
-        assert searcher.left == 2
+        assert searcher.count == 2
         assert searcher._inner._ot_study.direction == optuna.study.StudyDirection.MAXIMIZE
 
     def test_a_trial_that_was_never_evaluated_has_nothing_to_tell(self, tmp_path: Path, optuna: Any) -> None:
@@ -184,11 +185,11 @@ class TestProposals:
 
         stopped = now().trial({"seed": 1, "training.lr": 0.1})
         run(stopped, 1)
-        stopped.end(Outcome("stopped", 1, "asha"))
+        stopped.record_outcome(Outcome("stopped", 1, "asha"))
         searcher = OptunaSearcher(now())
         (told,) = searcher._inner._ot_study.trials
         assert (told.state, told.value) == (optuna.trial.TrialState.FAIL, None)
-        assert stopped.choice not in suggestions(searcher, 5)
+        assert stopped.assignment not in suggestions(searcher, 5)
         assert searcher._inner._ot_study.direction == optuna.study.StudyDirection.MINIMIZE
 
     @pytest.mark.parametrize(("samples", "left"), [(6, 5), (3, 2), (1, 2)])
@@ -197,7 +198,7 @@ class TestProposals:
         found = study(tmp_path, SIX)
         for number, rounds in enumerate((2, 1, 1)):
             run(found.trial({"seed": number, "training.lr": 0.1}), rounds)
-        assert OptunaSearcher(study(tmp_path, SIX, {"samples": samples})).left == left
+        assert OptunaSearcher(study(tmp_path, SIX, {"samples": samples})).count == left
 
     def test_the_same_study_is_searched_in_the_same_way_and_goes_on_in_another(self, tmp_path: Path) -> None:
         lrs = {"training.lr": {"uniform": [0.01, 0.1]}}

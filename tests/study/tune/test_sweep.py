@@ -33,9 +33,9 @@ from fedray.errors import RunError
 from fedray.server.driver import Driver
 from fedray.study.study import Outcome, Study, Trial
 from fedray.study.tune.callback import ProgressCallback
+from fedray.study.tune.display import SweepDisplay, SweepSize
 from fedray.study.tune.pending import pending_trials
-from fedray.study.tune.sweep import run as hand_to_tune
-from fedray.study.tune.sweep import start_shared_objects, sweep
+from fedray.study.tune.sweep import run_trials, start_shared_objects, sweep
 from fedray.study.tune.trainable import FedTrainable as OneTrial
 from fedray.study.tune.trainable import StudyContext
 
@@ -88,7 +88,7 @@ def alone(experiment: Experiment, folder: Path) -> dict[str, bytes]:
 
 def run(trial: Trial, rounds: int) -> None:
     """So many rounds, as an earlier sweep has left them."""
-    trial.begin()
+    trial.start()
     (trial.folder.path.parent / "study.json").touch()
     driven = Driver(trial.experiment, trial.folder.path, SerialBackend).run()
     for _ in range(rounds):
@@ -150,7 +150,7 @@ class TestWatch:
     @pytest.fixture
     def watched(self, tmp_path: Path, out: io.StringIO) -> tuple[Study, ProgressCallback]:
         found = study(tmp_path, {"seed": {"grid": [0, 1]}}, {"scheduler": "asha"})
-        board = SweepProgress("study", found.space.search, total=2, finished=0, rounds=6, out=out)
+        board = SweepProgress("study", found.space.search, SweepSize(2, 0, 6), out=out)
         with found.lock():
             return found, ProgressCallback(found, board, found.trials(), None)
 
@@ -159,7 +159,7 @@ class TestWatch:
     ) -> None:
         found, watch = watched
         first, second = found.trials()
-        trial = TuneTrial(trial_id="a", config=found.config(first))
+        trial = TuneTrial(trial_id="a", config=found.tune_config(first))
         watch.on_trial_recover(0, (), trial)
         watch.on_trial_recover(0, (), trial)
         watch.on_trial_error(0, (), trial)
@@ -169,8 +169,8 @@ class TestWatch:
             "[0/2] seed=0: failed, will be retried: its process was lost",
             "[1/2] seed=0: failed: its process was lost",
         ]
-        assert pd.read_csv(found.folder / "trials.csv")["state"].tolist() == ["failed", "waiting"]
-        assert second.state == "waiting"
+        assert pd.read_csv(found.folder / "trials.csv")["state"].tolist() == ["failed", "pending"]
+        assert second.state == "pending"
 
     @pytest.mark.parametrize("state", ["finished", "stopped"])
     def test_a_trial_that_only_tells_what_it_has_come_to_stays_what_it_is(
@@ -180,9 +180,9 @@ class TestWatch:
         first, _ = found.trials()
         run(first, 3 if state == "finished" else 1)
         if state == "stopped":
-            first.end(Outcome("stopped", 1, "asha"))
+            first.record_outcome(Outcome("stopped", 1, "asha"))
         before = written(found.folder)
-        trial = TuneTrial(trial_id="a", config=found.config(first))
+        trial = TuneTrial(trial_id="a", config=found.tune_config(first))
         watch.on_trial_start(0, (), trial)
         watch.on_trial_result(0, (), trial, {"round": 1, "seconds": 1.0, "test_accuracy": 0.5})
         watch.on_trial_recover(0, (), trial)
@@ -198,7 +198,7 @@ class TestWatch:
         found, watch = watched
         first, _ = found.trials()
         refused = {"refused": "it cannot be.", "hostname": "a node", "round": 0, "test_accuracy": float("nan")}
-        trial = TuneTrial(trial_id="a", config=found.config(first), last_result=refused)
+        trial = TuneTrial(trial_id="a", config=found.tune_config(first), last_result=refused)
         watch.on_trial_start(0, (), trial)
         watch.on_trial_result(0, (), trial, refused)
         watch.on_trial_complete(0, (), trial)
@@ -226,9 +226,9 @@ class TestOneProcess:
             context = StudyContext(found, {"CPU": 1}, shared_objects, tmp_path / "cache", ["fedray"], str(tmp_path))
             if opened:
                 opened[0]._context = context  # of another sweep, which might have been another process
-                assert opened[0].reset(found.config(trial))
+                assert opened[0].reset(found.tune_config(trial))
             else:
-                opened.append(tune.with_parameters(OneTrial, context=context)(found.config(trial)))
+                opened.append(tune.with_parameters(OneTrial, context=context)(found.tune_config(trial)))
             return opened[0]
 
         yield give
@@ -243,7 +243,7 @@ class TestOneProcess:
         run(begun, 2)
         run(finished, 3)
         run(stopped, 1)
-        stopped.end(Outcome("stopped", 1, "asha"))
+        stopped.record_outcome(Outcome("stopped", 1, "asha"))
         run(complete, 3)
         complete.folder.model.unlink()  # killed before it was written, but after the last round
 
@@ -270,11 +270,11 @@ class TestOneProcess:
         process = open_trial(without, stopped)
         assert stopped.state == "stopped"
         assert process.train()["round"] == 1
-        assert stopped.state == "begun"  # it says so at once, not only where new rounds begin
+        assert stopped.state == "started"  # it says so at once, not only where new rounds begin
         assert [process.train()["round"] for _ in range(2)] == [2, 3]
         check_trial(stopped, tmp_path / "stopped alone")
 
-        assert complete.state == "begun"
+        assert complete.state == "started"
         process = open_trial(without, complete)
         assert [process.train()["done"] for _ in range(3)] == [False, False, True]
         check_trial(complete, tmp_path / "complete alone")
@@ -295,7 +295,7 @@ class TestOneProcess:
         assert overflown.outcome is not None
         assert (overflown.outcome.state, overflown.outcome.round) == ("failed", 0)
         assert "RunError: client 0 failed in round 1" in overflown.outcome.traceback
-        assert "\n" not in overflown.outcome.by
+        assert "\n" not in overflown.outcome.reason
 
     def test_where_the_folder_is_not_there_nothing_is_made(
         self, open_trial: Callable[[Study, Trial], Any], tmp_path: Path
@@ -336,16 +336,16 @@ class TestOnRay:
         for trial in (first, second):
             check_trial(trial, tmp_path / f"alone {trial.name}")
         assert lost.outcome is not None
-        assert (lost.outcome.state, lost.outcome.by, lost.outcome.traceback) == ("failed", nowhere, "")
+        assert (lost.outcome.state, lost.outcome.reason, lost.outcome.traceback) == ("failed", nowhere, "")
         assert overflown.outcome is not None
         assert (overflown.outcome.state, overflown.outcome.round) == ("failed", 0)
-        assert failed.endswith(f": failed: {overflown.outcome.by}")
+        assert failed.endswith(f": failed: {overflown.outcome.reason}")
         assert "in _tolerate" in overflown.outcome.traceback
         table = pd.read_csv(found.folder / "trials.csv")
         assert table["trial"].tolist() == [trial.name for trial in found.trials()]
         assert table["state"].tolist() == ["finished", "finished", "failed", "failed"]
         assert table["round"].tolist() == [3, 3, 0, 0]
-        assert table["reason"].fillna("").tolist() == ["", "", nowhere, overflown.outcome.by]
+        assert table["reason"].fillna("").tolist() == ["", "", nowhere, overflown.outcome.reason]
         assert table["startup_seconds"].notna().tolist() == [True, True, False, False]
         assert table["startup_seconds"][1] < 0.5 * table["startup_seconds"][0]  # its actor was there already
         events = {file.parent.name for file in (found.folder / "tune").glob("*/events.out.tfevents.*")}
@@ -368,7 +368,7 @@ class TestOnRay:
         good, bad = sweep(study(tmp_path, lrs, asha))
         assert (good.state, bad.state, bad.round) == ("finished", "stopped", 1)
         assert bad.outcome is not None
-        assert bad.outcome.by == "asha"
+        assert bad.outcome.reason == "asha"
         folder = good.folder.path.parent
         table = pd.read_csv(folder / "trials.csv")
         assert table["state"].tolist() == ["finished", "stopped"]
@@ -387,7 +387,7 @@ class TestOnRay:
         assert bad.outcome is None
         assert (worst.state, worst.round) == ("stopped", 2)  # as there are three to compare it to
         assert worst.outcome is not None
-        assert worst.outcome.by == "median"
+        assert worst.outcome.reason == "median"
         assert {name: when for name, when in written(folder).items() if name.startswith(good.name)} == {
             name: when for name, when in before.items() if name.startswith(good.name)
         }
@@ -454,7 +454,7 @@ class TestOnRay:
         killer.start()
         shared_objects = start_shared_objects()
         with found.lock():
-            hand_to_tune(found, pending_trials(found), shared_objects, quiet=True, verbose=False)
+            run_trials(found, pending_trials(found), shared_objects, SweepDisplay(), verbose=False)
         trials = found.trials()
         killer.join()
         assert len(killed) == 2
@@ -476,7 +476,7 @@ class TestOnRay:
             os.close(777)
         assert code == 1
         (line,) = [line for line in said if line.startswith("[")]
-        assert line.startswith("[1/1] seed=0: failed: '/proc/self/fd/777/study' is not there on node")
+        assert line.startswith("[1/1] seed=0: failed: '/proc/self/fd/777/study' does not exist on node")
         assert line.endswith("choose a --results that all nodes share.")
         assert not list((tmp_path / "mine").rglob("spec.yaml"))
 
@@ -541,9 +541,9 @@ def test_a_dry_run_shows_what_remains_without_ray_and_without_a_trace(tmp_path: 
     )  # fmt: skip
     assert [line.split() for line in said.stdout.splitlines()[:4]] == [
         ["trial", "state", "round", "to", "do"],
-        ["seed=0", "begun", "2/3", "run"],
+        ["seed=0", "started", "2/3", "run"],
         ["seed=1", "finished", "3/3", "-"],
-        ["seed=2", "waiting", "0/3", "run"],
+        ["seed=2", "pending", "0/3", "run"],
     ]
     assert said.stdout.splitlines()[4:] == ["3 trials: 1 begun, 1 finished, 1 waiting; 2 to run", "[]"]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
@@ -555,7 +555,7 @@ def test_a_dry_run_of_what_optuna_proposes(say: Say, tmp_path: Path) -> None:
     run(study(tmp_path, axes, search).trial({"training.lr": 0.03125}), 1)
     code, said, _ = say("sweep", "study.yaml", "--dry-run")
     assert code == 0
-    assert said[1].split() == ["lr=0.03125", "begun", "1/3", "run"]
+    assert said[1].split() == ["lr=0.03125", "started", "1/3", "run"]
     assert said[2:] == ["1 trials: 1 begun; 1 to run", "optuna proposes new trials until there are 7."]
 
 
@@ -584,10 +584,10 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(say: Say, tmp_path: Path
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
     assert complaint == "fedray: stopped. Every finished round is saved; resume with: fedray sweep study.yaml\n"
-    assert [first.state, second.state] == ["begun", "waiting"]
+    assert [first.state, second.state] == ["started", "pending"]
     assert not list(found.folder.glob("*/outcome.json"))
     table = pd.read_csv(found.folder / "trials.csv")
-    assert table["state"].tolist() == ["begun", "waiting"]
+    assert table["state"].tolist() == ["started", "pending"]
     assert table["round"].tolist() == [first.round, 0]
 
     interrupted = first.round
@@ -601,16 +601,16 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(say: Say, tmp_path: Path
     process.kill()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert first.state == "begun"
+    assert first.state == "started"
 
     killed = first.round
     process = sweeping(tmp_path)
     wait_for(lambda: first.round >= killed + 2 or process.poll() is not None)
     process.terminate()
     _, complaint = process.communicate(timeout=60)
-    kept = "Every finished round is kept; the same command goes on from there."
+    kept = "Every finished round is saved; run the same command to resume."
     assert (process.returncode, complaint) == (0, f"fedray: stopped by SIGTERM. {kept}\n")
-    assert first.state == "begun"
+    assert first.state == "started"
     assert not (found.folder / "DONE").exists()
 
     code, said, complaint = say("sweep", "study.yaml")
