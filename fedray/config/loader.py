@@ -4,8 +4,6 @@ A file is an experiment, or a `base` experiment and a `space` of axes over dotte
 experiment per combination of its axes' values.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedray.config import labels, space
-from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
+from fedray.config.experiment import Experiment
 from fedray.config.fields import unknown_field_hint
+from fedray.config.key import trial_key
 from fedray.config.messages import explain
 from fedray.config.overrides import fix_axes, parse_overrides, set_fields
 from fedray.config.search import Search
@@ -54,7 +53,7 @@ class Space:
         runs: dict[str, Run] = {}
         for assignment in points(self.axes, self.search.samples, self.seed):
             run = self.run(assignment)
-            runs.setdefault(key(run.experiment), run)
+            runs.setdefault(trial_key(run.experiment), run)
         return list(runs.values())
 
     @property
@@ -79,7 +78,7 @@ class Space:
         )
         source = f"{self.path} with {label}" if label else str(self.path)
         experiment = parse_experiment(set_fields(self.base, active), source)
-        name = f"{self.path.stem}/{labels.folder_name(label, key(experiment))}" if self.axes else self.path.stem
+        name = f"{self.path.stem}/{labels.folder_name(label, trial_key(experiment))}" if self.axes else self.path.stem
         return Run(name, label, experiment, active)
 
 
@@ -119,12 +118,6 @@ def parse_experiment(tree: Tree, source: str) -> Experiment:
         return Experiment.model_validate(tree)
     except ValidationError as error:
         raise SpecError(f"{source}: {explain(error)}") from None
-
-
-def key(spec: Experiment) -> str:
-    """Returns the trial's key: a hash of all fields that decide its result, with all defaults."""
-    document = spec.model_dump(mode="json", exclude=set(EXECUTION_SECTIONS))
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _as_space_file(document: Tree) -> Tree:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from fedray.config.experiment import EXECUTION_SECTIONS
 from fedray.config.yaml_files import flatten, read_yaml
 from fedray.errors import SpecError
+from fedray.results.run_folder import RunFolder
 from fedray.results.storage import storage_of
 from fedray.results.writer import FAULTS_COLUMNS
 from fedray.types import Row
@@ -127,6 +128,8 @@ def run_folders(path: str | Path) -> dict[str, Path]:
     folders = [spec.parent for spec in sorted(storage.folder.rglob("spec.yaml")) if _is_run(spec.parent)]
     if not folders:
         raise SpecError(f"'{storage}' holds no results.")
+    for folder in folders:
+        RunFolder(folder).check_format()
     return {str(folder.relative_to(storage.folder)): folder for folder in folders}
 
 

@@ -1,8 +1,12 @@
 """The folder of one run.
 
-spec.yaml  environment.json  rounds.csv  clients.csv  classes.csv  partition.csv  faults.csv
-confusion-proxy.csv (on the test set, of the last evaluated round)  confusion-teacher.csv (on clients' examples)
-costs.json  checkpoint/  model.safetensors (the final proxy; it marks a run as finished)
+spec.yaml           the resolved spec
+environment.json    the folder's format; versions, machine, digests of the files that the spec names
+rounds.csv, clients.csv, classes.csv, partition.csv, faults.csv
+confusion-proxy.csv, confusion-teacher.csv    of the last evaluated round on the test set; on the clients' examples
+costs.json          what teachers and training cost
+checkpoint/         the last two checkpoints, and the clients' own models
+model.safetensors   the final proxy; it marks the run as finished
 """
 
 import json
@@ -26,6 +30,20 @@ if TYPE_CHECKING:
     from fedray.data.federated import FederatedDataset
 
 
+FORMAT = 2
+"""Version of the files of a run and of a study. It is raised when a name or a column changes."""
+
+
+def check_format(folder: Path, found: object) -> None:
+    """Raises SpecError unless `found`, the format that a folder's own file states, is the current one."""
+    if found != FORMAT:
+        version = f"format {found}" if isinstance(found, int) else "an earlier format"
+        raise SpecError(
+            f"'{folder}' has results in {version}, and this fedray reads and writes format {FORMAT}; "
+            "use the version that wrote them, or choose another --results."
+        )
+
+
 class RunFolder:
     """The folder of one run, for the one process that writes it."""
 
@@ -36,17 +54,18 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
+        """Whether the run is complete."""
         return self.model.exists()
 
     @property
     def resumable_from(self) -> int:
-        """The round of the newest checkpoint, 0 without one."""
-        whole = self.checkpoint.glob("round-*/state.json")
-        names = [state.parent.name.removeprefix("round-") for state in whole]
+        """Round of the newest checkpoint, 0 without one."""
+        complete = self.checkpoint.glob("round-*/state.json")
+        names = [state.parent.name.removeprefix("round-") for state in complete]
         return max((int(name) for name in names if name.isdigit()), default=0)
 
     def make(self) -> None:
-        """Raises SpecError where the folder cannot be written."""
+        """Create the folder. Raises SpecError if it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / ".writable").touch()
@@ -55,45 +74,53 @@ class RunFolder:
             raise SpecError(f"the results folder '{self.path}' cannot be written ({error.strerror}).") from error
 
     def check(self, experiment: Experiment, *, resume: bool) -> None:
-        """Raises SpecError where the folder cannot be written or holds something else to keep."""
+        """Raises SpecError if the folder cannot be written, or holds another run or an unfinished one to resume."""
         self.make()
-        if self.finished or self.resumable_from:
-            self._check_spec(experiment)
-            if not (self.finished or resume):
-                raise SpecError(f"'{self.path}' holds an unfinished run of this spec; add --resume to continue it.")
+        if not (self.finished or self.resumable_from):
+            return
+        self.check_format()
+        self._check_spec(experiment)
+        if not (self.finished or resume):
+            raise SpecError(f"'{self.path}' holds an unfinished run of this spec; add --resume to continue it.")
+
+    def check_format(self) -> None:
+        """Raises SpecError if the run is in another format. A missing or damaged environment.json states none."""
+        if environment := self._environment():
+            check_format(self.path, environment.get("format"))
 
     def _check_spec(self, experiment: Experiment) -> None:
         spec = self.path / "spec.yaml"
         if not spec.exists():
-            raise SpecError(f"'{self.path}' holds a run, but no spec.yaml to know it by; choose another --results.")
+            raise SpecError(f"'{self.path}' holds a run without its spec.yaml; choose another --results.")
         difference = _first_difference(read_yaml(spec), experiment)
         if difference:
             raise SpecError(f"'{self.path}' holds results of another spec ({difference}); choose another --results.")
-        now = named_files(experiment)
-        for field, digest in self._files().items():
-            if now.get(field) != digest:
+        digests = named_files(experiment)
+        for field, digest in self._environment().get("files", {}).items():
+            if digests.get(field) != digest:
                 raise SpecError(
                     f"'{self.path}' holds a run with other contents of the file that {field} names; "
-                    "bring them back, or choose another --results."
+                    "restore them, or choose another --results."
                 )
 
-    def _files(self) -> dict[str, str]:
-        """What was in the files that the spec names when the run began."""
+    def _environment(self) -> Row:
+        """Returns environment.json; empty if it is missing or damaged."""
         try:
-            files: dict[str, str] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["files"]
-            return files
-        except (OSError, ValueError, KeyError, TypeError):
+            document = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return {}
+        return document if isinstance(document, dict) else {}
 
     @contextmanager
-    def lock(self, lock_timeout: float = 0) -> Iterator[None]:
-        """Keep every other run out of the folder, until this ends or its process dies.
+    def lock(self, timeout_s: float = 0) -> Iterator[None]:
+        """Hold the folder's lock. The system releases it if the process dies.
 
-        One that is there may take `lock_timeout` seconds to leave: a process that was killed takes its actors along.
+        `timeout_s`: seconds that an earlier process has to release it, as the actors of a killed process take a
+        while to end. Raises SpecError after that.
         """
-        class_counts = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / ".lock")
         try:
-            class_counts.acquire(timeout=lock_timeout)
+            lock.acquire(timeout=timeout_s)
         except Timeout:
             raise SpecError(
                 f"'{self.path}' is being written by another run; wait for it, or choose another --results."
@@ -101,27 +128,28 @@ class RunFolder:
         try:
             yield
         finally:
-            class_counts.release()
+            lock.release()
 
     def describe(self, experiment: Experiment, environment: Row) -> None:
-        """Write the resolved spec and where it runs."""
+        """Write spec.yaml and environment.json."""
         (self.path / "spec.yaml").write_text(to_yaml(experiment), encoding="utf-8")
-        (self.path / "environment.json").write_text(json.dumps(environment, indent=2), encoding="utf-8")
+        document = {"format": FORMAT, **environment}
+        (self.path / "environment.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
 
     def write_partition(self, federated: "FederatedDataset") -> None:
-        """Writes partition.csv: a row with the number of examples for each client and class that it holds."""
+        """Write partition.csv: the number of examples per client and class, without zeros."""
         with CsvTable(self.path / "partition.csv", PARTITION_COLUMNS) as table:
             for client, label in np.argwhere(federated.class_counts).tolist():
                 name, examples = federated.train.classes[label], int(federated.class_counts[client, label])
                 table.write([{"client": client, "class": label, "class_name": name, "examples": examples}])
 
     def tables(self, losses: Sequence[str], after_round: int) -> RunTables:
-        """The tables of the rounds, without the rows beyond `after_round` that a crash left behind."""
+        """Open the tables that grow by round, cut after `after_round`."""
         return RunTables(self.path, losses, after_round)
 
 
 def _first_difference(before: Row, experiment: Experiment) -> str:
-    """`training.lr is 0.1 there and 0.01 here`; empty where the same result would come out."""
+    """Returns `training.lr is 0.1 there and 0.01 here`; empty if both specs have the same result."""
     old, new = flatten(before), flatten(yaml.safe_load(to_yaml(experiment)))
     for field in [*new, *(old.keys() - new.keys())]:
         if field.split(".")[0] not in EXECUTION_SECTIONS and old.get(field) != new.get(field):

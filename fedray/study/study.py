@@ -28,7 +28,7 @@ from fedray.config.space import Assignment, contains
 from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
 from fedray.results.loader import last_k, last_k_accuracy, read_rows
-from fedray.results.run_folder import RunFolder
+from fedray.results.run_folder import FORMAT, RunFolder, check_format
 from fedray.results.storage import Storage, storage_of
 from fedray.types import Row
 
@@ -130,7 +130,16 @@ class Study:
         self.folder = self.storage.folder
         self._final_rows: dict[str, Row] = {}  # rows of trials.csv that cannot change any more
         self.storage.pull(LARGE_FILES)
+        self._check_format()
         self._folders = {folder.name.rpartition("-")[2]: folder for folder in sorted(self.folder.glob("*-*/"))}
+
+    def _check_format(self) -> None:
+        """Raises SpecError if study.json states another format. A damaged one is replaced by the next sweep."""
+        try:
+            document = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        check_format(self.folder, document.get("format") if isinstance(document, dict) else None)
 
     def trials(self) -> list[Trial]:
         """Returns the trials that the space lists; none if a searcher proposes them."""
@@ -189,8 +198,10 @@ class Study:
         """Write study.json: the format, and the space as this sweep reads it."""
         space = self.space
         axes = {axis.field: {axis.kind: axis.values, "when": axis.when} for axis in space.axes}
-        document = {"format": FORMAT, "file": str(space.path), "command": list(command), "base": space.base, "space": axes,
-                    "search": space.search.model_dump(mode="json")}  # fmt: skip
+        document = {
+            "format": FORMAT, "file": str(space.path), "command": list(command), "base": space.base, "space": axes,
+            "search": space.search.model_dump(mode="json"),
+        }  # fmt: skip
         self.storage.write("study.json", json.dumps(document, indent=2, default=str))
 
     def check_shared(self) -> None:
@@ -201,7 +212,7 @@ class Study:
             )
 
     def write_table(self, trials: Sequence[Trial], startup: Mapping[str, float] = MappingProxyType({})) -> None:
-        """Write trials.csv: state, last metrics and, from `startup`, the seconds from a trial's start to its first round."""
+        """Write trials.csv. `startup`: seconds from a trial's start to the start of its first round, by name."""
         known = self._startup_seconds() | dict(startup)
         rows = [self._row(trial) | {"startup_seconds": known.get(trial.name)} for trial in trials]
         columns = list(dict.fromkeys(column for row in rows for column in row))

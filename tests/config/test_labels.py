@@ -7,7 +7,8 @@ import pytest
 import yaml
 from helpers.specs import write_spec
 
-from fedray.config.loader import key, load
+from fedray.config.key import trial_key
+from fedray.config.loader import load
 
 
 def labels(tmp_path: Path, space: dict[str, Any]) -> list[str]:
@@ -61,13 +62,13 @@ def test_runs_with_long_equal_labels_have_distinct_names(tmp_path: Path) -> None
     assert all(len(run.name) < 130 for run in runs)
 
 
-def test_name_of_a_run_has_its_label_and_its_key(tmp_path: Path) -> None:
+def test_name_of_a_run_has_its_label_and_its_trial_key(tmp_path: Path) -> None:
     strategies = "[{name: fedavg}, {name: fedprox, mu: 0.1}]"
     runs = load(
         write_spec(tmp_path, f"base: {{}}\nspace: {{strategy: {{grid: {strategies}}}, training.lr: {{grid: [0.1]}}}}")
     )
     assert [run.name for run in runs] == [
-        f"study/strategy=fedavg,lr=0.1-{key(runs[0].experiment)}",
-        f"study/strategy=fedprox_mu=0.1,lr=0.1-{key(runs[1].experiment)}",
+        f"study/strategy=fedavg,lr=0.1-{trial_key(runs[0].experiment)}",
+        f"study/strategy=fedprox_mu=0.1,lr=0.1-{trial_key(runs[1].experiment)}",
     ]
     assert load(write_spec(tmp_path, "seed: 3"))[0].name == "study"

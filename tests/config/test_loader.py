@@ -8,7 +8,8 @@ import pytest
 from helpers.specs import README_EXAMPLE, SPACE, write_spec
 
 from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
-from fedray.config.loader import Space, key, load, parse_experiment, read
+from fedray.config.key import trial_key
+from fedray.config.loader import Space, load, parse_experiment, read
 from fedray.config.search import Search
 from fedray.config.yaml_files import flatten, to_yaml
 from fedray.errors import SpecError
@@ -113,7 +114,7 @@ OTHER_VALUES: dict[str, Any] = {
 def test_key_depends_on_every_field_that_decides_the_result(tmp_path: Path) -> None:
     def key_with(*overrides: str) -> str:
         (run,) = load(write_spec(tmp_path, to_yaml(Experiment())), overrides)
-        return key(run.experiment)
+        return trial_key(run.experiment)
 
     fields = flatten(Experiment().model_dump(mode="json"))
     assert set(OTHER_VALUES) == {field for field in fields if field.split(".")[0] not in EXECUTION_SECTIONS}
@@ -128,9 +129,9 @@ def test_key_does_not_depend_on_the_notation_of_the_spec(tmp_path: Path) -> None
     (plain,) = load(write_spec(tmp_path, "{}"))
     (whole,) = load(write_spec(tmp_path, to_yaml(plain.experiment)))
     (other,) = load(write_spec(tmp_path, "training: {rounds: 10, lr: 1.0e-2}\nseed: 0"))
-    assert key(plain.experiment) == key(whole.experiment) == key(other.experiment)
-    assert len(key(plain.experiment)) == 8
-    assert set(key(plain.experiment)) <= set("0123456789abcdef")
+    assert trial_key(plain.experiment) == trial_key(whole.experiment) == trial_key(other.experiment)
+    assert len(trial_key(plain.experiment)) == 8
+    assert set(trial_key(plain.experiment)) <= set("0123456789abcdef")
 
 
 def test_plain_experiment_is_a_space_without_axes(tmp_path: Path) -> None:

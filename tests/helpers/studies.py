@@ -7,6 +7,7 @@ from typing import Any
 
 from fedray.config.experiment import Experiment
 from fedray.config.yaml_files import to_yaml
+from fedray.results.run_folder import FORMAT
 from fedray.results.writer import (
     CLASSES_COLUMNS,
     CLIENTS_COLUMNS,
@@ -70,7 +71,9 @@ def write_run(
     write_partition(folder, partition_counts)
     write_confusion(folder, "proxy", [{"round": last} | row for row in confusion(class_accuracy)])
     told = {} if teacher_accuracy is None else {"teacher_accuracy": teacher_accuracy}
-    _write_json(folder / "environment.json", {"commit": "abc1234", "command": ["fedray", "run"]} | told)
+    _write_json(
+        folder / "environment.json", {"format": FORMAT, "commit": "abc1234", "command": ["fedray", "run"]} | told
+    )
     if len(accuracy) == spec.training.rounds:
         examples = sum(map(sum, partition_counts)) * len(accuracy)
         _write_json(folder / "costs.json", {"proxy": {"flops": 1000 * examples}, "teacher": {"flops": 0}})

@@ -185,7 +185,7 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     planned = plan.plan(of, TWO_CORES, TeacherCache())
     print_plan(of, planned)
     rows = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
-    assert rows["trials"].startswith("3: 3 waiting; 3 to run")
+    assert rows["trials"].startswith("3: 3 pending; 3 to run")
     assert rows["clients"].strip() == "4 per trial in 1 actor with 1 core; 6 rounds in all"
     assert rows["capacity"].strip() == "2 trials at a time on 2 cores, 0 GPUs"
     assert rows["teachers"].strip() == "960 outputs used: 0 in the cache, 160 forward passes to compute the rest"

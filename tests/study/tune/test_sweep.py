@@ -545,7 +545,7 @@ def test_a_dry_run_shows_what_remains_without_ray_and_without_a_trace(tmp_path: 
         ["seed=1", "finished", "3/3", "-"],
         ["seed=2", "pending", "0/3", "run"],
     ]
-    assert said.stdout.splitlines()[4:] == ["3 trials: 1 begun, 1 finished, 1 waiting; 2 to run", "[]"]
+    assert said.stdout.splitlines()[4:] == ["3 trials: 1 started, 1 finished, 1 pending; 2 to run", "[]"]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
 
 
@@ -556,7 +556,7 @@ def test_a_dry_run_of_what_optuna_proposes(say: Say, tmp_path: Path) -> None:
     code, said, _ = say("sweep", "study.yaml", "--dry-run")
     assert code == 0
     assert said[1].split() == ["lr=0.03125", "started", "1/3", "run"]
-    assert said[2:] == ["1 trials: 1 begun; 1 to run", "optuna proposes new trials until there are 7."]
+    assert said[2:] == ["1 trials: 1 started; 1 to run", "optuna proposes new trials until there are 7."]
 
 
 def sweeping(folder: Path, *overrides: str) -> subprocess.Popen[str]:
