@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fedray.study.tune.display import SweepSize
 from fedray.cli.sweep_progress import STATUS_INTERVAL_S, SweepProgress
 from fedray.config.search import Search
+from fedray.study.tune.display import SweepSize
 
 
 class Clock:
