@@ -21,7 +21,7 @@ from fedray.cache import cache_folder
 from fedray.errors import RunError, SpecError
 from fedray.results.remote import FileStats, Remote
 
-DONE_FILE = "DONE_FILE"
+DONE_FILE = "DONE"
 """The file in the folder of a spec that says that all its runs have come to their end."""
 
 UPLOADED_LAST = ("state.json", "model.safetensors")
