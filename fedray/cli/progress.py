@@ -1,19 +1,13 @@
 """Progress of `fedray run`: one live line per running experiment."""
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from fedray.cli.tables import duration, empty_table, open_console
+from fedray.cli.tables import duration
 from fedray.types import Event, RoundResult, TeacherProgress, Waiting
-
-if TYPE_CHECKING:
-    from fedray.server.teacher_check import TeacherAccuracy
-    from fedray.teachers.cache import TeacherCache
 
 
 class RunProgress:
@@ -96,36 +90,3 @@ class RunProgress:
         """Returns the mean time between the ends of the last eleven rounds; `first` after a single round."""
         recent = self._round_ends[-11:]
         return first if len(recent) < 2 else (recent[-1] - recent[0]) / (len(recent) - 1)
-
-
-def print_entries(teacher_cache: "TeacherCache") -> None:
-    """Print a row per entry of the teacher cache."""
-    table = empty_table("key", "teacher", "client", "data", "outputs", "views", "rows", "kB", "last used")
-    entries = teacher_cache.entries()
-    heads = [entry for entry in entries if entry.metadata["content"]["output_kind"] == "head"]
-    for entry in entries:
-        content, produced_by = entry.metadata["content"], entry.produced_by
-        if content["output_kind"] == "head":  # one for each client: too many to list
-            continue
-        table.add_row(
-            entry.key, produced_by["teacher"], str(content["teacher"].get("client", "all")), produced_by["data"],
-            content["output_kind"], content["views"], f"{entry.count_written():,}/{entry.rows:,}",
-            f"{entry.bytes / 1e3:,.0f}",
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used)),
-        )  # fmt: skip
-    console = open_console()
-    console.print(table if entries else "the teacher cache is empty")
-    if heads:
-        console.print(f"and {len(heads)} heads of linear probes, {sum(head.bytes for head in heads) / 1e6:.1f} MB")
-    for folder in teacher_cache.unreadable():
-        console.print(f"unreadable entry, its outputs will be computed again: {folder}", soft_wrap=True)
-    console.print(f"teacher cache: {teacher_cache.folder}", soft_wrap=True)
-
-
-def print_accuracies(accuracies: Sequence["TeacherAccuracy"]) -> None:
-    """Print a row per teacher: its accuracy, and the published accuracy where it is known."""
-    table = empty_table("teacher", "data", "images", "accuracy", "published")
-    for row in accuracies:
-        known = "-" if row.published is None else f"{row.published:.2f}%"
-        table.add_row(row.teacher, row.data, f"{row.images:,}", f"{row.accuracy:.2%}", known)
-    open_console().print(table)

@@ -88,6 +88,6 @@ def plan_accuracy(study: Study, trials: Sequence[Trial]) -> str:
 
 
 def count_states(trials: Sequence[Trial]) -> str:
-    """Returns `2 finished, 4 waiting`."""
+    """Returns `2 finished, 4 pending`."""
     counts = Counter(trial.state for trial in trials)
     return ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"

@@ -1,6 +1,7 @@
 """`fedray sweep`."""
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -26,8 +27,6 @@ def sweep(
     if dry_run:
         print_trials_to_run(study)
         return
-    from functools import partial
-
     from fedray.cli.sweep_progress import SweepProgress
     from fedray.study.tune.sweep import sweep as run_study
 

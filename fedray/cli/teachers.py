@@ -3,11 +3,11 @@
 import json
 import shutil
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedray.cli.options import Overrides, SpecPath, Verbose
 from fedray.errors import SpecError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
 @app.command("list")
 def list_teachers() -> None:
     """List the entries of the teacher cache, most recently used first."""
-    from fedray.cli.progress import print_entries
+    from fedray.cli.teachers_table import print_entries
     from fedray.teachers.cache import TeacherCache
 
     print_entries(TeacherCache())
@@ -63,12 +63,13 @@ def prune_teachers(
 
 @app.command("check")
 def check_teachers(
-    spec: Annotated[Path, typer.Argument(help="YAML of an experiment, or of a base and a space of axes.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the output of Ray and the actors.")] = False,
+    spec: SpecPath,
+    overrides: Overrides = None,
+    verbose: Verbose = False,
 ) -> None:
     """Print the test accuracy of a spec's teachers, and the published accuracy where it is known."""
-    from fedray.cli.progress import RunProgress, print_accuracies
+    from fedray.cli.progress import RunProgress
+    from fedray.cli.teachers_table import print_accuracies
     from fedray.config import loader
     from fedray.server.teacher_check import TeacherAccuracy, distinct_teachers
     from fedray.study.session import Session
