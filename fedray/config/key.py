@@ -2,23 +2,21 @@
 
 import hashlib
 import json
-from typing import Any
 
 from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
 from fedray.config.fields import CHOOSERS
+from fedray.config.yaml_files import Tree
 from fedray.section import Section
 
 DEFAULTS_VERSION = 1
-"""Raise it when a default changes: a key does not contain the fields that have their defaults."""
-
-Tree = dict[str, Any]
+"""Raise it when a default changes, because a key omits fields with their default values."""
 
 
 def trial_key(experiment: Experiment) -> str:
     """Returns 8 hexadecimal digits, equal for experiments with equal results.
 
-    A field that has its default does not go into the key, so that finished trials stay known when fedray gets a
-    new field or section.
+    The key omits fields with their default values, so that a new field or section leaves the keys of finished
+    trials unchanged.
     """
     fields = {name: value for name, value in set_fields_of(experiment).items() if name not in EXECUTION_SECTIONS}
     document = json.dumps({"defaults": DEFAULTS_VERSION, "fields": fields}, sort_keys=True)
@@ -26,9 +24,9 @@ def trial_key(experiment: Experiment) -> str:
 
 
 def set_fields_of(section: Section) -> Tree:
-    """Returns the fields of a section that differ from their defaults, as JSON, sections in it likewise.
+    """Returns the fields of a section, and of its inner sections, that differ from their defaults, as JSON values.
 
-    The fields that choose a section's class (`name`, `kind`) are always there.
+    Fields that choose a section's class (`name`, `kind`) are always included.
     """
     document, fields = section.model_dump(mode="json"), type(section).model_fields
     return {
@@ -38,9 +36,10 @@ def set_fields_of(section: Section) -> Tree:
     }
 
 
-def _value(value: object, document: Any) -> Any:
+def _value(value: object, document: object) -> object:
+    """Returns the JSON value of a field, sections reduced to their set fields; `document` is the whole JSON value."""
     if isinstance(value, Section):
         return set_fields_of(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and isinstance(document, list):
         return [_value(item, part) for item, part in zip(value, document, strict=True)]
     return document

@@ -46,7 +46,7 @@ def test_damaged_tables_of_a_finished_run(run_error: Callable[..., str], monkeyp
 
 def test_results_without_a_spec(run_error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     (finished(monkeypatch) / "spec.yaml").unlink()
-    assert "holds a run, but no spec.yaml to know it by" in run_error()
+    assert "holds a run without its spec.yaml" in run_error()
 
 
 def test_folder_locked_by_another_run(run_error: Callable[..., str]) -> None:

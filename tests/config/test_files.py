@@ -56,5 +56,5 @@ def test_resume_refuses_changed_contents_of_a_named_file(small: Make, tmp_path: 
     list(run(experiment, tmp_path / "run"))
     assert list(run(experiment, tmp_path / "run")) == []
     table.assign(logits=list(-logits)).to_parquet(tmp_path / "logits.parquet")
-    with pytest.raises(SpecError, match=r"other contents of the file that teacher\.file names; bring them back"):
+    with pytest.raises(SpecError, match=r"other contents of the file that teacher\.file names; restore them"):
         list(run(experiment, tmp_path / "run"))
