@@ -62,7 +62,13 @@ class TeacherClient:
                 for key in sorted(missing):  # every run locks in this order, so that no two wait for each other
                     locks.enter_context(_locked(missing[key], on_progress))
                 self._compute_missing(entries, queries, features or {}, on_progress)
-        outputs |= {query: self._read(entry, queries[query]) for query, entry in entries.items()}
+        for query, entry in entries.items():
+            stored, is_valid = entry.read(queries[query])
+            if stored is None or not is_valid.all():
+                raise RunError(f"the teacher cache does not return the rows that were written to it: {entry.folder}.")
+            outputs[query] = stored.astype(np.float32)
+            if query.output_kind != "head":
+                self.costs.produced_by[entry.key] = entry.produced_by
         self.costs.seconds += time.perf_counter() - start
         return outputs
 
@@ -124,14 +130,6 @@ class TeacherClient:
         self.costs.flops += computed.flops
         self.costs.peak_bytes = max(self.costs.peak_bytes, computed.peak_bytes)
         entry.write(rows, stored, computed.produced_by)
-
-    def _read(self, entry: CacheEntry, rows: Indices) -> OutputArray:
-        outputs, is_valid = entry.read(rows)
-        if outputs is None or not is_valid.all():
-            raise RunError(f"the teacher cache does not return the rows that were written to it: {entry.folder}.")
-        if entry.metadata["content"]["output_kind"] != "head":
-            self.costs.produced_by[entry.key] = entry.produced_by
-        return outputs.astype(np.float32)
 
 
 def cache_entry(

@@ -14,7 +14,7 @@ from fedray.server.teacher_queries import ClientRows, RoundQueries
 from fedray.teachers.cache import OutputArray
 from fedray.teachers.sections import Ensemble
 from fedray.training.evaluation import EvalCounts
-from fedray.types import OnProgress, OutputKind, TeacherQuery
+from fedray.types import Indices, OnProgress, OutputKind, TeacherQuery
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,8 @@ class TeacherTargets:
         self, output_kind: OutputKind, rows: ClientRows, on_progress: OnProgress
     ) -> dict[int, list[OutputArray]]:
         """Return the outputs of each of a client's teachers, by client."""
-        outputs = self._read(self.queries.of_rows(output_kind, rows), on_progress)
+        queries = self.queries.of_rows(output_kind, rows)
+        outputs = _split(self._teacher_client.outputs(_concatenate(queries), on_progress), queries)
         heads = self._fit_heads(outputs, on_progress) if output_kind == "logits" else {}
         return {
             client: [
@@ -85,14 +86,6 @@ class TeacherTargets:
             ]
             for client in rows
         }
-
-    def _read(
-        self, queries: Mapping[TeacherQuery, ClientRows], on_progress: OnProgress
-    ) -> dict[TeacherQuery, dict[int, OutputArray]]:
-        """Return the outputs of each query by client. All clients' rows of a query are read at once."""
-        rows = {query: np.concatenate([*by_client.values()]) for query, by_client in queries.items()}
-        outputs = self._teacher_client.outputs(rows, on_progress)
-        return {query: _split(outputs[query], by_client) for query, by_client in queries.items()}
 
     def _fit_ensembles(self, outputs: Mapping[int, list[OutputArray]], on_progress: OnProgress) -> None:
         """Fit the ensembles of new clients to logits of their plain images: `outputs`, unless those are of views."""
@@ -119,7 +112,7 @@ class TeacherTargets:
             return {}
         if self.queries.augmented:
             plain = {query: self.queries.plain_rows([*own]) for query, own in features.items()}
-            features = {**self._read(plain, on_progress)}
+            features = _split(self._teacher_client.outputs(_concatenate(plain), on_progress), plain)
         head_features = {
             TeacherQuery(query.member, "head", client, augmented=self.queries.augmented): own
             for query, by_client in features.items()
@@ -148,7 +141,16 @@ def _tensors(arrays: Sequence[OutputArray]) -> "list[Tensor]":
     return [torch.from_numpy(array) for array in arrays]
 
 
-def _split(outputs: OutputArray, rows: ClientRows) -> dict[int, OutputArray]:
-    """Split the outputs of all clients' rows into each client's."""
-    cuts = np.cumsum([len(own) for own in rows.values()])[:-1]
-    return dict(zip(rows, np.split(outputs, cuts), strict=True))
+def _concatenate(queries: Mapping[TeacherQuery, ClientRows]) -> dict[TeacherQuery, Indices]:
+    """Join the rows of all clients: an entry of the cache is read once, not once per client."""
+    return {query: np.concatenate([*rows.values()]) for query, rows in queries.items()}
+
+
+def _split(
+    outputs: Mapping[TeacherQuery, OutputArray], queries: Mapping[TeacherQuery, ClientRows]
+) -> dict[TeacherQuery, Mapping[int, OutputArray]]:
+    """Split the outputs of joined rows by client."""
+    return {
+        query: dict(zip(rows, np.split(outputs[query], np.cumsum([*map(len, rows.values())])[:-1]), strict=True))
+        for query, rows in queries.items()
+    }
