@@ -121,7 +121,7 @@ def test_null_differs_from_a_missing_field(tmp_path: Path) -> None:
         (b"\xff\xfe", "is damaged"),
         (b"", "is damaged"),
         (b"[1, 2]", "is damaged"),
-        (b'{"teacher_accuracy": null, "commit": null, "proxy": 3}', ""),
+        (b'{"format": 2, "teacher_accuracy": null, "commit": null, "proxy": 3}', ""),
     ],
 )
 @pytest.mark.parametrize("name", ["environment.json", "costs.json"])
@@ -137,7 +137,7 @@ def test_damaged_json_is_ignored_and_described(tmp_path: Path, name: str, conten
 
 @pytest.mark.parametrize("value", ["7.5", '"high"', "-1", "true"])
 def test_teacher_accuracy_out_of_range_is_described(tmp_path: Path, value: str) -> None:
-    records, path = damaged(tmp_path, "environment.json", f'{{"teacher_accuracy": {value}}}'.encode())
+    records, path = damaged(tmp_path, "environment.json", f'{{"format": 2, "teacher_accuracy": {value}}}'.encode())
     assert records.runs["teacher_accuracy"].isna().all()
     (problem,) = records.problems
     assert problem.startswith(f"'{path}': teacher_accuracy is ")

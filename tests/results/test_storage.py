@@ -271,7 +271,7 @@ def bits(folder: Path) -> dict[str, bytes]:
 def make(trial: Trial, upto: int) -> Trial:
     """Rounds, as a trial of a sweep makes them; then it is left as if its machine had died."""
     made = trial.checkout()
-    made.begin()
+    made.start()
     driven = Driver(made.experiment, made.folder.path).run()
     for event in driven:
         made.storage.push()
@@ -339,18 +339,18 @@ def trial_of(tmp_path: Path, strategy: dict[str, Any]) -> Trial:
 def test_a_study_is_seen_from_another_machine(uri: str, tmp_path: Path, another_machine: Move) -> None:
     first, second = of_space(tmp_path, uri).trials()
     make(first, upto=3).storage.leave()
-    make(second, upto=1).end(Outcome("failed", 1, "it broke"))
+    make(second, upto=1).record_outcome(Outcome("failed", 1, "it broke"))
     another_machine()
     study = of_space(tmp_path, uri)
     first, second = study.trials()
     assert [(trial.state, trial.round) for trial in (first, second)] == [("finished", 3), ("failed", 1)]
-    assert [study.left(trial) for trial in (first, second)] == [False, True]
-    assert {trial.name for trial in study.kept()} == {first.name, second.name}
+    assert [study.is_pending(trial) for trial in (first, second)] == [False, True]
+    assert {trial.name for trial in study.existing_trials()} == {first.name, second.name}
     assert not list(study.folder.rglob("weights.safetensors"))
     study.write_table([first, second])
     make(second, upto=2)
-    first.look()
-    second.look()
+    first.refresh()
+    second.refresh()
     assert second.outcome is None
     assert second.round == 2
     results = fedray.load_results(uri)
@@ -440,7 +440,7 @@ def test_a_sweep_goes_on_where_another_machine_was_and_ends_in_the_same_weights(
         list(Driver(trial.experiment, alone).run())
         assert bits(there) == bits(alone)
         rounds = [pd.read_csv(folder / "rounds.csv") for folder in (there, alone)]
-        assert rounds[0]["accuracy"].tolist() == rounds[1]["accuracy"].tolist()
+        assert rounds[0]["test_accuracy"].tolist() == rounds[1]["test_accuracy"].tolist()
         assert sorted(path.name for path in (there / "checkpoint").iterdir()) == ["round-00002", "round-00003"]
     assert list((bucket / "study/tune").rglob("events.out.tfevents.*"))
     assert not list(bucket.rglob("*.partial"))
