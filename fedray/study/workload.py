@@ -26,7 +26,7 @@ class Workload:
     """The remaining work of one trial."""
 
     steps: tuple[int, ...]  # SGD steps in one round, of each client with examples
-    examples: int  # that a round's cohort trains on, on average over cohorts, summed over local epochs
+    examples: int  # that a cohort trains on in a round, once per local epoch; the mean over cohorts
     cohort: int  # clients per round
     rounds: int
     evaluations: int
@@ -74,7 +74,7 @@ def _proxy_costs(proxy: Proxy, data: ImageShape) -> tuple[int, int]:
 
 
 class QueryCounter:
-    """Counts the teacher outputs that trials need, cached ones and missing ones, each once for all trials."""
+    """Counts the cached and the missing teacher outputs of trials. An output that several trials need counts once."""
 
     def __init__(self, teacher_cache: TeacherCache) -> None:
         self._teacher_cache = teacher_cache

@@ -43,13 +43,13 @@ class TeacherCache:
         self.folder = (cache or cache_folder()) / "teacher_outputs"
 
     def entry(self, content: Row, rows: int, dtype: str = "float32") -> "CacheEntry":
-        """Return the entry for outputs that depend on `content` alone: JSON, the order of keys is irrelevant."""
+        """Return the entry for outputs that depend on `content` alone (JSON; the order of keys has no effect)."""
         metadata = {"content": content, "rows": rows, "dtype": dtype}
         text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
         return CacheEntry(self.folder / hashlib.sha256(text.encode()).hexdigest()[:20], metadata)
 
     def entries(self) -> list["CacheEntry"]:
-        """Return all readable entries, most recently used first. Raises SpecError where the folder cannot exist."""
+        """Return all readable entries, most recently used first. Raises SpecError if the folder cannot be created."""
         if not self.folder.is_dir():
             _create_folder(self.folder)
         files = self.folder.glob("*/entry.json")

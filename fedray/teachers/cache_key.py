@@ -18,7 +18,7 @@ from fedray.types import Row, TeacherQuery
 def cache_content(
     query: TeacherQuery, teacher: AnyTeacher | None, federated: FederatedDataset, *, seed: int, threads: int
 ) -> Row:
-    """Return everything that could change the outputs of a query about one of the data sets.
+    """Return everything that can change the outputs of a query.
 
     `seed` and `threads` count for teachers that fedray fits itself.
     """

@@ -51,7 +51,7 @@ class TeacherPool:
         flops = self._flops_per_image(query.member, query.client)
         outputs = _outputs(teacher, images)[query.output_kind]
         if query.client is not None and not query.augmented:
-            del self._loaded[query.member, query.client]  # queried once, and there may be one for each of many clients
+            del self._loaded[query.member, query.client]  # it is queried once, and every client may have one
         produced_by = self._provenance(teacher.name, query) | {"flops": flops}
         return TeacherOutput(outputs, produced_by, len(rows), len(rows) * flops, peak_bytes(self._device))
 
@@ -80,7 +80,7 @@ class TeacherPool:
             malloc.trim()
 
     def _load(self, member: int, client: int | None) -> Teacher:
-        """Load a member once; an adapted one for its client, or without a client its backbone."""
+        """Load a member once: an adapted teacher for a client, or only its backbone if no client is given."""
         if (member, client) not in self._loaded:
             spec = self._members[member]
             if isinstance(spec, Adapted) and client is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -135,7 +135,7 @@ class Adapted(ServingOptions):
     batch_size: int = Field(32, ge=1)
     """Examples per step of the fitting."""
     lr: float = Field(0.01, gt=0, le=1000)
-    """Learning rate of the fitting, which is plain SGD."""
+    """Learning rate of the fitting."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of the fitting."""
     weight_decay: float = Field(0.0, ge=0)
@@ -166,13 +166,17 @@ class Precomputed(Section):
 AnyMember = Annotated[Supervised | ZeroShot | Classifier | Adapted | Precomputed, Field(discriminator="kind")]
 
 
+TeacherAssignment: TypeAlias = Literal["all", "consistent", "random"] | tuple[int | tuple[int, ...], ...]
+"""Which teachers a client has: by a rule, or for each client the indices of its teachers."""
+
+
 class Ensemble(ServingOptions):
     """Several teachers: each client has one of them, or combines several."""
 
     kind: Literal["ensemble"] = "ensemble"
     teachers: tuple[Annotated[AnyMember, MemberSection], ...] = Field(min_length=2)
     """The sections of the teachers; `view` and `mode` are set here, for all of them."""
-    assignment: Literal["all", "consistent", "random"] | tuple[int | tuple[int, ...], ...] = "all"
+    assignment: TeacherAssignment = "all"
     """`all`: every client has all teachers. `consistent`: every client has the first. `random`: each client
     has one, drawn once. A list: for each client, the index or indices of its teachers (0, 1, ...)."""
     combine: Literal["mean_logits", "mean_probabilities", "weighted", "best"] = "mean_logits"
@@ -187,7 +191,7 @@ class Ensemble(ServingOptions):
 
     @field_validator("assignment")
     @classmethod
-    def _check_assignment(cls, assignment: Any, info: ValidationInfo) -> Any:
+    def _check_assignment(cls, assignment: TeacherAssignment, info: ValidationInfo) -> TeacherAssignment:
         count = len(info.data.get("teachers", ()))
         entries = [] if isinstance(assignment, str) else [_as_tuple(entry) for entry in assignment]
         for entry in entries:

@@ -19,7 +19,7 @@ ImageOutputs: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 """`logits` [N, classes] and `features` [N, d], float32."""
 
 MIN_HEAD_ROWS = 16
-"""Rows that the head gets at least: in a smaller product MKL's last bit depends on the row's position."""
+"""Minimum number of rows of the head's input. In a smaller product, a row's last bit depends on its position (MKL)."""
 
 
 @dataclass(frozen=True)
