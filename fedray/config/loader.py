@@ -84,12 +84,12 @@ class Space:
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
     """Load the experiments of a spec file, in the order of its axes. Raises SpecError for an invalid file."""
-    found = read(path, overrides)
-    if found.search.algorithm == "optuna":
+    loaded = read(path, overrides)
+    if loaded.search.algorithm == "optuna":
         raise SpecError(
             f"{path}: search.algorithm is optuna, which proposes trials from earlier results: use fedray sweep."
         )
-    return found.runs()
+    return loaded.runs()
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
@@ -107,9 +107,9 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     _check_fields(axes, str(path))
     axes = fix_axes(axes, of_base)
     search = _parse_search(set_fields({"search": document.get("search") or {}}, of_search)["search"], str(path))
-    found = Space(path, set_fields(_base_of(document, path), of_base), axes, search)
-    _check_mutations(found)
-    return found
+    result = Space(path, set_fields(_base_of(document, path), of_base), axes, search)
+    _check_mutations(result)
+    return result
 
 
 def parse_experiment(tree: Tree, source: str) -> Experiment:
@@ -147,20 +147,20 @@ def _check_fields(axes: Sequence[Axis], source: str) -> None:
                 raise SpecError(f"{source}: {prefix}unknown field '{field}'{hint}")
 
 
-def _check_mutations(found: Space) -> None:
+def _check_mutations(study: Space) -> None:
     """Raises SpecError unless `mutations` has the axes' fields, all of training or strategy, and valid values."""
-    mutations, source = found.search.mutations or {}, f"{found.path}: search.mutations"
+    mutations, source = study.search.mutations or {}, f"{study.path}: search.mutations"
     if not mutations:
         return
-    if different := set(mutations) ^ {axis.field for axis in found.axes}:
+    if different := set(mutations) ^ {axis.field for axis in study.axes}:
         raise SpecError(f"{source} and the space must name the same fields, and {sorted(different)[0]} is in one only.")
-    if found.search.algorithm == "optuna":
-        raise SpecError(f"{found.path}: search.algorithm is optuna, but scheduler: pbt needs grid or random.")
+    if study.search.algorithm == "optuna":
+        raise SpecError(f"{study.path}: search.algorithm is optuna, but scheduler: pbt needs grid or random.")
     for field, values in mutations.items():
         if field.split(".")[0] not in ("training", "strategy"):
             raise SpecError(f"{source} has {field}, but only fields of training and strategy may change during a run.")
         for value in values:
-            parse_experiment(set_fields(found.base, found.first() | {field: value}), source)
+            parse_experiment(set_fields(study.base, study.first() | {field: value}), source)
 
 
 def _parse_search(tree: Tree, source: str) -> Search:

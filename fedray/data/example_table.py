@@ -37,12 +37,12 @@ def locate(table: Mapping[str, npt.ArrayLike], data: Dataset, source: str) -> In
     `index` is the example's row in its source, before any limit. Raises SpecError, starting with `source`, if the
     column cannot identify examples.
     """
-    keys, wanted = (
+    keys, values = (
         _path_keys(table["path"], data, source) if "path" in table else _row_keys(table["index"], data, source)
     )
     order = np.argsort(keys)
-    slots = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-    return np.where(keys[order[slots]] == wanted, order[slots], -1)
+    slots = np.minimum(np.searchsorted(keys, values, sorter=order), len(keys) - 1)
+    return np.where(keys[order[slots]] == values, order[slots], -1)
 
 
 def _path_keys(column: npt.ArrayLike, data: Dataset, source: str) -> tuple[np.ndarray, np.ndarray]:

@@ -151,9 +151,9 @@ class ClassSplit(Partition):
         holders: list[list[int]] = [[] for _ in range(classes)]
         unassigned = rng.permutation(np.arange(min(self.clients, classes), classes)).tolist()
         for client in range(self.clients):
-            own = [client % classes, *(unassigned.pop() for _ in range(min(k - 1, len(unassigned))))]
-            others = np.setdiff1d(np.arange(classes), own)
-            for label in [*own, *rng.permutation(others)[: k - len(own)]]:
+            own_classes = [client % classes, *(unassigned.pop() for _ in range(min(k - 1, len(unassigned))))]
+            others = np.setdiff1d(np.arange(classes), own_classes)
+            for label in [*own_classes, *rng.permutation(others)[: k - len(own_classes)]]:
                 holders[label].append(client)
         return holders
 

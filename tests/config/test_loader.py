@@ -135,13 +135,13 @@ def test_key_does_not_depend_on_the_notation_of_the_spec(tmp_path: Path) -> None
 
 
 def test_plain_experiment_is_a_space_without_axes(tmp_path: Path) -> None:
-    found = read(
+    space = read(
         write_spec(tmp_path, "seed: 3\nsearch: {metric: test_loss}"), ["training.rounds=2", "search.samples=4"]
     )
-    assert found.axes == []
-    assert found.base == {"seed": 3, "training": {"rounds": 2}}
-    assert found.search == Search(metric="test_loss", samples=4)
-    (run,) = found.runs()
+    assert space.axes == []
+    assert space.base == {"seed": 3, "training": {"rounds": 2}}
+    assert space.search == Search(metric="test_loss", samples=4)
+    (run,) = space.runs()
     assert (run.name, run.label, run.assignment, run.experiment.training.rounds) == ("study", "", {}, 2)
 
 
@@ -165,9 +165,9 @@ def test_invalid_seed_of_a_space_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_run_of_an_assignment_equals_the_run_of_the_space(tmp_path: Path) -> None:
-    found: Space = read(write_spec(tmp_path, RANDOM_SEARCH))
-    for run in found.runs():
-        assert found.run(run.assignment) == run
+    space: Space = read(write_spec(tmp_path, RANDOM_SEARCH))
+    for run in space.runs():
+        assert space.run(run.assignment) == run
 
 
 def test_message_starts_with_the_source_of_the_experiment() -> None:

@@ -18,18 +18,18 @@ search: {metric: test_loss, algorithm: random, samples: 5}
 
 
 def test_search_section_and_its_overrides(tmp_path: Path) -> None:
-    found = read(
+    space = read(
         write_spec(tmp_path, RANDOM_SEARCH), ["search.scheduler=asha", "search.grace=2", "search.log_to=[]", "seed=5"]
     )
-    assert found.search == Search(
+    assert space.search == Search(
         metric="test_loss", algorithm="random", samples=5, scheduler="asha", grace=2, log_to=()
     )
-    assert [(axis.field, axis.kind) for axis in found.axes] == [
+    assert [(axis.field, axis.kind) for axis in space.axes] == [
         ("training.lr", "grid"),
         ("training.momentum", "uniform"),
     ]
-    assert found.first() == {"training.lr": 0.1, "training.momentum": 0.5}
-    runs = found.runs()
+    assert space.first() == {"training.lr": 0.1, "training.momentum": 0.5}
+    runs = space.runs()
     assert len(runs) == 5  # points, not combinations
     assert {run.experiment.training.lr for run in runs} <= {0.1, 0.2}
     assert len({run.experiment.training.momentum for run in runs}) == 5

@@ -15,15 +15,20 @@ def all_assignments(space: dict[str, Any], samples: int = 1, seed: int = 0) -> l
 
 
 def test_last_axis_of_a_grid_varies_fastest() -> None:
-    found = all_assignments({"a": {"grid": [1, 2]}, "b": {"grid": ["x", "y"]}})
-    assert [tuple(assignment.values()) for assignment in found] == [(1, "x"), (1, "y"), (2, "x"), (2, "y")]
+    assignments = all_assignments({"a": {"grid": [1, 2]}, "b": {"grid": ["x", "y"]}})
+    assert [tuple(assignment.values()) for assignment in assignments] == [(1, "x"), (1, "y"), (2, "x"), (2, "y")]
 
 
 def test_zipped_axes_advance_together_and_combine_with_others() -> None:
-    found = all_assignments({"a": {"zip": [1, 2]}, "g": {"grid": [0, 9]}, "b": {"zip": ["x", "y"]}})
-    assert {tuple(assignment.values()) for assignment in found} == {(1, 0, "x"), (1, 9, "x"), (2, 0, "y"), (2, 9, "y")}
-    assert len(found) == 4
-    assert list(found[0]) == ["a", "g", "b"]
+    assignments = all_assignments({"a": {"zip": [1, 2]}, "g": {"grid": [0, 9]}, "b": {"zip": ["x", "y"]}})
+    assert {tuple(assignment.values()) for assignment in assignments} == {
+        (1, 0, "x"),
+        (1, 9, "x"),
+        (2, 0, "y"),
+        (2, 9, "y"),
+    }
+    assert len(assignments) == 4
+    assert list(assignments[0]) == ["a", "g", "b"]
 
 
 def test_zipped_axes_must_be_equally_long() -> None:
@@ -37,19 +42,19 @@ def test_zipped_axes_must_be_equally_long() -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_draws_stay_within_their_bounds(axis: dict[str, Any], lowest: float, highest: float) -> None:
-    found = [assignment["a"] for assignment in all_assignments({"a": axis}, samples=200)]
-    assert all(lowest <= value <= highest for value in found)
-    assert len(set(found)) == (3 if "randint" in axis else 200)
+    values = [assignment["a"] for assignment in all_assignments({"a": axis}, samples=200)]
+    assert all(lowest <= value <= highest for value in values)
+    assert len(set(values)) == (3 if "randint" in axis else 200)
 
 
 def test_logarithm_of_a_loguniform_draw_is_uniform() -> None:
-    found = sorted(assignment["a"] for assignment in all_assignments({"a": {"loguniform": [0.01, 1]}}, samples=400))
-    assert math.log10(found[200]) == pytest.approx(-1, abs=0.15)
+    values = sorted(assignment["a"] for assignment in all_assignments({"a": {"loguniform": [0.01, 1]}}, samples=400))
+    assert math.log10(values[200]) == pytest.approx(-1, abs=0.15)
 
 
 def test_choice_draws_every_value() -> None:
-    found = [assignment["a"] for assignment in all_assignments({"a": {"choice": ["x", "y", "z"]}}, samples=60)]
-    assert set(found) == {"x", "y", "z"}
+    values = [assignment["a"] for assignment in all_assignments({"a": {"choice": ["x", "y", "z"]}}, samples=60)]
+    assert set(values) == {"x", "y", "z"}
 
 
 def test_draws_do_not_depend_on_samples_or_on_other_axes() -> None:
@@ -103,22 +108,23 @@ def points(space: dict[str, Any], samples: int, seed: int = 0) -> list[Assignmen
 
 
 def test_random_points_draw_every_axis() -> None:
-    found = points(ALL_KINDS, 300)
-    assert len(found) == 300
-    assert all(list(assignment) == list(ALL_KINDS) for assignment in found)
-    counts = Counter(assignment["grid"] for assignment in found)
+    assignments = points(ALL_KINDS, 300)
+    assert len(assignments) == 300
+    assert all(list(assignment) == list(ALL_KINDS) for assignment in assignments)
+    counts = Counter(assignment["grid"] for assignment in assignments)
     assert set(counts) == {1, 2, 3}
     assert min(counts.values()) > 70  # 100 expected; 70 is 3.7 standard deviations below
-    assert {assignment["choice"] for assignment in found} == {"x", "y"}
-    assert all(2 <= assignment["uniform"] <= 3 for assignment in found)
-    assert {assignment["randint"] for assignment in found} == {4, 5, 6}
-    logarithms = sorted(math.log10(assignment["loguniform"]) for assignment in found)
+    assert {assignment["choice"] for assignment in assignments} == {"x", "y"}
+    assert all(2 <= assignment["uniform"] <= 3 for assignment in assignments)
+    assert {assignment["randint"] for assignment in assignments} == {4, 5, 6}
+    logarithms = sorted(math.log10(assignment["loguniform"]) for assignment in assignments)
     assert logarithms[0] >= -2
     assert logarithms[-1] <= 0
     assert logarithms[150] == pytest.approx(-1, abs=0.2)
-    assert {(assignment["left"], assignment["right"]) for assignment in found} == {("a", 0), ("b", 0), ("a", 1)}
+    assert {(assignment["left"], assignment["right"]) for assignment in assignments} == {("a", 0), ("b", 0), ("a", 1)}
     assert (
-        len({tuple(assignment[name] for name in ("grid", "choice", "randint", "left")) for assignment in found}) == 36
+        len({tuple(assignment[name] for name in ("grid", "choice", "randint", "left")) for assignment in assignments})
+        == 36
     )
 
 

@@ -13,8 +13,8 @@ from fedray.errors import SpecError
 
 
 def counts_of(labels: np.ndarray, chosen: np.ndarray) -> list[int]:
-    found = Counter(labels[chosen].tolist())
-    return [found[label] for label in range(labels.max() + 1)]
+    counts = Counter(labels[chosen].tolist())
+    return [counts[label] for label in range(labels.max() + 1)]
 
 
 def test_balanced_takes_equally_many_of_each_class() -> None:

@@ -28,30 +28,30 @@ def message_of(partition: AnyPartition | None = None, **data: Any) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> dict[str, str]:
     """Six training and four test images of the classes cat (0 to 2) and emu (3 to 5)."""
-    write_folder(tmp_path / "train", ["cat", "emu"], each=3)
-    write_folder(tmp_path / "test", ["cat", "emu"], each=2)
+    write_folder(tmp_path / "train", ["cat", "emu"], per_class=3)
+    write_folder(tmp_path / "test", ["cat", "emu"], per_class=2)
     return {"train": f"folder:{tmp_path}/train", "test": f"folder:{tmp_path}/test"}
 
 
 class TestLoad:
     def test_every_example_belongs_to_one_client(self) -> None:
-        found = federated()
-        assert sorted(np.concatenate(found.shards).tolist()) == list(range(1433))
-        assert len(found.public) == 0
-        assert len(found.test) == 364
+        data = federated()
+        assert sorted(np.concatenate(data.shards).tolist()) == list(range(1433))
+        assert len(data.public) == 0
+        assert len(data.test) == 364
 
     def test_public_split_is_balanced_and_belongs_to_no_client(self) -> None:
-        found = federated(public_fraction=0.3)
-        assert len(found.public) == round(0.3 * 1433) == 430
-        all_positions = np.concatenate([found.public, *found.shards])
+        data = federated(public_fraction=0.3)
+        assert len(data.public) == round(0.3 * 1433) == 430
+        all_positions = np.concatenate([data.public, *data.shards])
         assert sorted(all_positions.tolist()) == list(range(1433))
-        assert np.bincount(found.train.labels[found.public]).tolist() == [43] * 10
+        assert np.bincount(data.train.labels[data.public]).tolist() == [43] * 10
 
     def test_shards_are_sorted_positions_in_the_training_set(self) -> None:
-        found = federated(Shards(clients=5), public_fraction=0.3)
-        for shard in found.shards:
+        data = federated(Shards(clients=5), public_fraction=0.3)
+        for shard in data.shards:
             assert (np.diff(shard) > 0).all()
-            assert len(np.unique(found.train.labels[shard])) <= 6  # a shard of 100 has at most three classes of 100
+            assert len(np.unique(data.train.labels[shard])) <= 6  # a shard of 100 has at most three classes of 100
 
     def test_same_seed_gives_the_same_split(self) -> None:
         first, same, other = (federated(Dirichlet(), seed, public_fraction=0.3) for seed in (1, 1, 2))
@@ -64,10 +64,10 @@ class TestLoad:
         assert first.public.tolist() == second.public.tolist()
 
     def test_limits_are_balanced(self) -> None:
-        found = federated(train_limit=50, test_limit=20)
-        assert np.bincount(found.train.labels).tolist() == [5] * 10
-        assert np.bincount(found.test.labels).tolist() == [2] * 10
-        assert sum(map(len, found.shards)) == 50
+        data = federated(train_limit=50, test_limit=20)
+        assert np.bincount(data.train.labels).tolist() == [5] * 10
+        assert np.bincount(data.test.labels).tolist() == [2] * 10
+        assert sum(map(len, data.shards)) == 50
 
     def test_limit_above_the_size_of_the_set(self) -> None:
         assert message_of(train_limit=1434) == "data.train_limit is 1434, but there are only 1433 examples."
@@ -83,15 +83,15 @@ class TestLoad:
         assert message == "partition.clients is 51, but there are only 50 training examples."
 
     def test_normalization_uses_the_training_set(self) -> None:
-        found = federated(public_fraction=0.3)
-        scaled = found.train.images / 255
-        assert found.mean == pytest.approx([scaled.mean()], rel=1e-6)
-        assert found.std == pytest.approx([scaled.std()], rel=1e-5)
+        data = federated(public_fraction=0.3)
+        scaled = data.train.images / 255
+        assert data.mean == pytest.approx([scaled.mean()], rel=1e-6)
+        assert data.std == pytest.approx([scaled.std()], rel=1e-5)
 
     def test_normalization_uses_imagenet(self, folder: dict[str, str]) -> None:
-        found = federated(IID(clients=2), normalize="imagenet", **folder)
-        assert found.mean == pytest.approx([0.485, 0.456, 0.406])
-        assert found.std == pytest.approx([0.229, 0.224, 0.225])
+        data = federated(IID(clients=2), normalize="imagenet", **folder)
+        assert data.mean == pytest.approx([0.485, 0.456, 0.406])
+        assert data.std == pytest.approx([0.229, 0.224, 0.225])
 
     def test_imagenet_normalization_needs_colour_images(self) -> None:
         assert message_of(normalize="imagenet") == (
@@ -101,8 +101,8 @@ class TestLoad:
 
 class TestIncompatibleSets:
     def test_different_sizes(self, tmp_path: Path) -> None:
-        write_folder(tmp_path / "train", ["cat", "emu"], each=2, size=8)
-        write_folder(tmp_path / "test", ["cat", "emu"], each=2, size=10)
+        write_folder(tmp_path / "train", ["cat", "emu"], per_class=2, size=8)
+        write_folder(tmp_path / "test", ["cat", "emu"], per_class=2, size=10)
         folders = {"train": f"folder:{tmp_path}/train", "test": f"folder:{tmp_path}/test"}
         assert message_of(IID(clients=2), **folders) == (
             "data: train has 2 classes and 3x8x8 images, but test has 2 classes and 3x10x10 images."
@@ -110,13 +110,13 @@ class TestIncompatibleSets:
         assert federated(IID(clients=2), size=6, **folders).train.shape.size == 6
 
     def test_different_numbers_of_classes(self, folder: dict[str, str], tmp_path: Path) -> None:
-        write_folder(tmp_path / "more", ["cat", "dog", "emu"], each=1)
+        write_folder(tmp_path / "more", ["cat", "dog", "emu"], per_class=1)
         message = message_of(IID(clients=2), train=folder["train"], test=f"folder:{tmp_path}/more")
         assert "train has 2 classes and 3x8x8 images, but test has 3 classes" in message
 
     def test_different_class_names(self, folder: dict[str, str], tmp_path: Path) -> None:
         """With equal numbers of classes, label 1 would be an emu in one set and a fox in the other."""
-        write_folder(tmp_path / "other", ["cat", "fox"], each=1)
+        write_folder(tmp_path / "other", ["cat", "fox"], per_class=1)
         message = message_of(IID(clients=2), train=folder["train"], test=f"folder:{tmp_path}/other")
         assert "emu" in message
         assert "fox" in message
@@ -164,9 +164,9 @@ class TestFromFile:
         plain = federated(train_limit=50)
         rows = plain.train.rows
         spec = write({"index": rows[::-1], "client": rows[::-1] % 3}, tmp_path / f"split.{suffix}")
-        found = federated(spec, train_limit=50)
-        for client, shard in enumerate(found.shards):
-            assert found.train.rows[shard].tolist() == sorted(row for row in rows if row % 3 == client)
+        data = federated(spec, train_limit=50)
+        for client, shard in enumerate(data.shards):
+            assert data.train.rows[shard].tolist() == sorted(row for row in rows if row % 3 == client)
 
     def test_file_of_all_examples_does_not_fit_a_limit(self, tmp_path: Path, suffix: str) -> None:
         rows = federated().train.rows
@@ -177,8 +177,8 @@ class TestFromFile:
         plain = federated(public_fraction=0.5)
         rows = np.delete(plain.train.rows, plain.public)
         spec = write({"index": rows, "client": rows % 2}, tmp_path / f"split.{suffix}")
-        found = federated(spec, public_fraction=0.5)
-        all_positions = np.concatenate([found.public, *found.shards])
+        data = federated(spec, public_fraction=0.5)
+        all_positions = np.concatenate([data.public, *data.shards])
         assert sorted(all_positions.tolist()) == list(range(1433))
 
     def test_unknown_example(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
@@ -195,9 +195,9 @@ class TestFromFile:
         message = message_of(spec, **folder)
         assert message.endswith("leaves out 2 of 6 examples; set partial: true to allow that.")
         partial = spec.model_copy(update={"partial": True})
-        found = federated(partial, **folder)
-        assert [shard.tolist() for shard in found.shards] == [[0, 5], [2, 3]]
-        assert found.class_counts.tolist() == [[1, 1], [1, 1]]
+        data = federated(partial, **folder)
+        assert [shard.tolist() for shard in data.shards] == [[0, 5], [2, 3]]
+        assert data.class_counts.tolist() == [[1, 1], [1, 1]]
 
     @pytest.mark.parametrize("table", [{"path": PATHS}, {"client": [0] * 6}, {"file": PATHS, "client": [0] * 6}])
     def test_missing_columns(self, folder: dict[str, str], tmp_path: Path, suffix: str, table: dict[str, Any]) -> None:

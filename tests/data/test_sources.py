@@ -50,7 +50,7 @@ class TestDigits:
 
 class TestFolder:
     def test_one_folder_per_class(self, tmp_path: Path) -> None:
-        write_folder(tmp_path / "set", ["emu", "cat"], each=2)
+        write_folder(tmp_path / "set", ["emu", "cat"], per_class=2)
         data = read_all(f"folder:{tmp_path}/set")
         assert data.classes == ("cat", "emu")
         assert data.labels.tolist() == [0, 0, 1, 1]
@@ -61,7 +61,7 @@ class TestFolder:
         assert data.name == "set"
 
     def test_files_that_are_not_chosen_are_not_read(self, tmp_path: Path) -> None:
-        write_folder(tmp_path, ["cat", "emu"], each=2)
+        write_folder(tmp_path, ["cat", "emu"], per_class=2)
         (tmp_path / "cat" / "0.png").write_bytes(b"not an image")
         data = read(f"folder:{tmp_path}", "test", lambda labels: np.flatnonzero(labels == 1), None)
         assert data.rows.tolist() == [2, 3]
@@ -78,7 +78,7 @@ class TestFolder:
         assert "one folder of images per class" in message_of(f"folder:{tmp_path}")
 
     def test_class_folders_without_images(self, tmp_path: Path) -> None:
-        write_folder(tmp_path, ["cat", "emu"], each=0)
+        write_folder(tmp_path, ["cat", "emu"], per_class=0)
         assert message_of(f"folder:{tmp_path}").startswith("data.train:")
 
 
@@ -94,13 +94,13 @@ class TestSize:
         assert data.images[..., 1:-1, 1:-1].min() > 250
 
     def test_resizing_is_bicubic(self, tmp_path: Path) -> None:
-        write_folder(tmp_path, ["cat"], each=1, size=24)
-        found = read_all(f"folder:{tmp_path}", size=10).images[0]
+        write_folder(tmp_path, ["cat"], per_class=1, size=24)
+        resized = read_all(f"folder:{tmp_path}", size=10).images[0]
         expected = ImageOps.fit(Image.fromarray(picture(0, 24)), (10, 10), Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(found, channels_first(np.asarray(expected)))
+        np.testing.assert_array_equal(resized, channels_first(np.asarray(expected)))
 
     def test_images_of_the_given_size_are_unchanged(self, tmp_path: Path) -> None:
-        write_folder(tmp_path, ["cat"], each=1, size=24)
+        write_folder(tmp_path, ["cat"], per_class=1, size=24)
         np.testing.assert_array_equal(
             read_all(f"folder:{tmp_path}", size=24).images, read_all(f"folder:{tmp_path}").images
         )
@@ -189,7 +189,7 @@ def test_unknown_source(source: str, meant: str) -> None:
 def test_source_without_argument_does_not_read_the_working_folder(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_folder(tmp_path, ["cat"], each=1)
+    write_folder(tmp_path, ["cat"], per_class=1)
     write_parquet(tmp_path / "a.parquet", [png(picture(0))], [0])
     monkeypatch.chdir(tmp_path)
     message_of(source)

@@ -25,11 +25,11 @@ def random_images(count: int, channels: int, size: int) -> np.ndarray:
 def test_all_views_are_crops_and_flips(channels: int, size: int) -> None:
     images = random_images(VIEWS, channels, size)
     views = np.random.default_rng(1).permutation(VIEWS)
-    found = apply_views(torch.from_numpy(images), torch.from_numpy(views))
-    assert found.dtype == torch.uint8
-    assert found.shape == images.shape
+    augmented = apply_views(torch.from_numpy(images), torch.from_numpy(views))
+    assert augmented.dtype == torch.uint8
+    assert augmented.shape == images.shape
     expected = np.stack([one_view(image, view) for image, view in zip(images, views, strict=True)])
-    np.testing.assert_array_equal(found.numpy(), expected)
+    np.testing.assert_array_equal(augmented.numpy(), expected)
 
 
 def test_all_views_of_one_image_differ() -> None:

@@ -62,9 +62,9 @@ def write_parquet(
     pq.write_table(table, file)
 
 
-def write_folder(root: Path, classes: Sequence[str], each: int, size: int = 8) -> None:
-    """Write `each` PNG files per class; image i of class c is `picture(100 * c + i)`."""
+def write_folder(root: Path, classes: Sequence[str], per_class: int, size: int = 8) -> None:
+    """Write `per_class` PNG files per class; image i of class c is `picture(100 * c + i)`."""
     for c, name in enumerate(classes):
         (root / name).mkdir(parents=True)
-        for i in range(each):
+        for i in range(per_class):
             (root / name / f"{i}.png").write_bytes(png(picture(100 * c + i, size)))

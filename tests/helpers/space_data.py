@@ -45,10 +45,10 @@ def write_home(home: Path) -> None:
     write_weights(home / "weights")
 
 
-def write_hub(file: Path, classes: Sequence[str], each: int, label: str = "label") -> None:
+def write_hub(file: Path, classes: Sequence[str], per_class: int, label: str = "label") -> None:
     """Write JPEGs to a parquet file in the Hugging Face layout."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    labels = [c for c in range(len(classes)) for _ in range(each)]
+    labels = [c for c in range(len(classes)) for _ in range(per_class)]
     blobs = []
     for number in range(len(labels)):
         stream = io.BytesIO()
