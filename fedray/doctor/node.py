@@ -125,7 +125,7 @@ def _reply_at_uri(uri: str, mark: str, reply: str) -> AccessDict:
     from fedray.results.remote import Remote
 
     folder = Remote(uri, mark)
-    if "token" not in folder.facts():
+    if "token" not in folder.list_files():
         return {"token": "", "error": "", "free_bytes": None}
     with tempfile.TemporaryDirectory() as temp_folder:
         copy = Path(temp_folder) / "token"

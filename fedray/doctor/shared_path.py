@@ -55,11 +55,11 @@ def _in_folder(folder: Path, mark: str, token: str) -> Iterator[ListFiles]:
 @contextmanager
 def _at_uri(uri: str, mark: str, token: str) -> Iterator[ListFiles]:
     remote = Remote(uri, mark)
-    with remote.reached(SpecError), tempfile.TemporaryDirectory() as temp_folder:
+    with remote.errors_as(SpecError), tempfile.TemporaryDirectory() as temp_folder:
         file = Path(temp_folder) / "token"
         file.write_text(token)
         remote.upload(file, "token")
         try:
-            yield lambda: set(remote.facts())
+            yield lambda: set(remote.list_files())
         finally:
             Remote(uri, "").delete(mark)

@@ -124,7 +124,7 @@ def run_folders(path: str | Path) -> dict[str, Path]:
     A URI is downloaded first, without weights. Raises SpecError if there is no run.
     """
     storage = storage_of(path)
-    storage.pull(without="*.safetensors")
+    storage.pull(exclude="*.safetensors")
     folders = [spec.parent for spec in sorted(storage.folder.rglob("spec.yaml")) if _is_run(spec.parent)]
     if not folders:
         raise SpecError(f"'{storage}' holds no results.")

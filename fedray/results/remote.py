@@ -1,21 +1,24 @@
-"""A folder on any filesystem that pyarrow knows: s3://, gs://, hdfs://, file://."""
+"""A folder on any filesystem that pyarrow supports: s3://, gs://, hdfs://, file://."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 from fedray.errors import RunError, SpecError
 
-WHOLE_OR_ABSENT = ("s3", "gcs", "abfs")
-"""Filesystems that show a file once all of it is there. On others it is given its name at the end."""
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+ATOMIC_WRITES = ("s3", "gcs", "abfs")
+"""Filesystems that show a file only once it is complete. On others a file is uploaded as `.partial` and renamed."""
 
 FileStats: TypeAlias = dict[str, tuple[int, int]]
-"""Of files, by their paths below a folder: size, and time of the last change in nanoseconds."""
+"""Size in bytes and modification time in nanoseconds of files, by path below a folder."""
 
 
 @dataclass(frozen=True)
@@ -26,71 +29,68 @@ class Remote:
     name: str
 
     def __str__(self) -> str:
+        """Returns the URI of the folder, with the options of the URI above it."""
         uri, mark, options = self.uri.partition("?")
         name = quote(self.name, safe="/=,+")
         return f"{uri}/{name}".rstrip("/") + mark + options
 
-    def facts(self) -> FileStats:
-        """All files, those in its folders as well; none where it is not there."""
+    def list_files(self) -> FileStats:
+        """Returns all files in the folder and in those below it; none if the folder does not exist."""
         from pyarrow.fs import FileSelector
 
-        filesystem, path = self._at()
-        found = filesystem.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
-        return {info.path.removeprefix(path).lstrip("/"): (info.size, info.mtime_ns) for info in found if info.is_file}
+        infos = self._filesystem().get_file_info(FileSelector("", recursive=True, allow_not_found=True))
+        return {info.path: (info.size, info.mtime_ns) for info in infos if info.is_file}
 
-    def download(self, name: str, target: Path, changed: int) -> None:
-        """Bring a file, and give it the time that it has there."""
+    def download(self, name: str, target: Path, mtime_ns: int) -> None:
+        """Download a file, complete or not at all, and set its modification time."""
+        from pyarrow.fs import LocalFileSystem, copy_files
+
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.partial")
-        _copy(*self._at(name), _local(), str(partial))
-        os.utime(partial, ns=(changed, changed))
+        copy_files(name, str(partial), self._filesystem(), LocalFileSystem(), use_threads=False)
+        os.utime(partial, ns=(mtime_ns, mtime_ns))
         partial.replace(target)
 
     def upload(self, source: Path, name: str) -> None:
-        """Take a file there, whole or not at all."""
-        filesystem, path = self._at(name)
-        if filesystem.type_name in WHOLE_OR_ABSENT:
-            _copy(_local(), str(source), filesystem, path)
-            return
-        filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
-        _copy(_local(), str(source), filesystem, f"{path}.partial")
-        filesystem.move(f"{path}.partial", path)
+        """Upload a file, complete or not at all."""
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        filesystem = self._filesystem()
+        is_atomic = filesystem.base_fs.type_name in ATOMIC_WRITES
+        written = name if is_atomic else f"{name}.partial"
+        if not is_atomic:
+            folder, _, _ = f"{filesystem.base_path}{name}".rpartition("/")
+            filesystem.base_fs.create_dir(folder, recursive=True)
+        # Uploads to S3 may hang with pyarrow's own threads.
+        copy_files(str(source), written, LocalFileSystem(), filesystem, use_threads=False)
+        if not is_atomic:
+            filesystem.move(written, name)
 
     def delete(self, name: str) -> None:
-        """A file, or a folder with all in it."""
-        filesystem, path = self._at(name)
-        (filesystem.delete_file if filesystem.get_file_info(path).is_file else filesystem.delete_dir)(path)
+        """Delete a file, or a folder with its contents."""
+        filesystem = self._filesystem()
+        (filesystem.delete_file if filesystem.get_file_info(name).is_file else filesystem.delete_dir)(name)
 
     @contextmanager
-    def reached(self, kind: type[SpecError | RunError]) -> Iterator[None]:
-        """Raises `kind` where it cannot be."""
+    def errors_as(self, kind: type[SpecError | RunError]) -> Iterator[None]:
+        """Raises errors of the filesystem as `kind`, in one sentence."""
         try:
             yield
-        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own are among them
+        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are subclasses of these
             reason = str(error).partition("\n")[0]
             raise kind(f"the results at '{self}' cannot be reached ({reason}).") from error
 
-    def _at(self, name: str = "") -> tuple[Any, str]:
+    def _filesystem(self) -> "FileSystem":
+        """Returns the folder as a filesystem: paths in it are relative to the folder."""
+        from pyarrow.fs import SubTreeFileSystem
+
         filesystem, path = _open(self.uri)
-        return filesystem, "/".join(part for part in (path, self.name, name) if part)
+        return SubTreeFileSystem(f"{path}/{self.name}".rstrip("/") or "/", filesystem)
 
 
 @cache
-def _open(uri: str) -> tuple[Any, str]:
+def _open(uri: str) -> tuple["FileSystem", str]:
     from pyarrow.fs import FileSystem
 
     filesystem, path = FileSystem.from_uri(uri)
     return filesystem, path.rstrip("/")
-
-
-@cache
-def _local() -> Any:
-    from pyarrow.fs import LocalFileSystem
-
-    return LocalFileSystem()
-
-
-def _copy(source: Any, path: str, target: Any, new_path: str) -> None:
-    from pyarrow.fs import copy_files
-
-    copy_files(path, new_path, source, target, use_threads=False)  # with its threads, uploads to S3 may hang

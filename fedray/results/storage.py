@@ -1,6 +1,6 @@
-"""Where results are: in a folder; or under a URI, of which folders on this machine are mirrors.
+"""Storage of results: a local folder, or a URI with mirrors in local folders.
 
-$FEDRAY_CACHE/mirrors/HASH/   what the URI held when it was last looked at, or a run while this machine makes it
+$FEDRAY_CACHE/mirrors/HASH/   the contents of the URI at the last pull, or the working copy of a run on this machine
 """
 
 import hashlib
@@ -22,67 +22,71 @@ from fedray.errors import RunError, SpecError
 from fedray.results.remote import FileStats, Remote
 
 DONE_FILE = "DONE"
-"""The file in the folder of a spec that says that all its runs have come to their end."""
+"""Marker file in the folder of a spec: all its runs have ended."""
 
 UPLOADED_LAST = ("state.json", "model.safetensors")
-"""What says that a checkpoint is whole, and that a run is: uploaded after all that it speaks of."""
+"""Files that mark a checkpoint or a run as complete, uploaded after the files that they refer to."""
+
+TRANSFERS = 8
+"""Number of files that are copied in parallel."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A plain folder of results: there is nothing to copy."""
+    """A plain folder of results. Pull, push and leave do nothing."""
 
     root: Path
     name: str = ""  # of the folder below the root
 
     is_shared: ClassVar[bool] = False
-    """Whether every node has it; nodes may share a folder, or not."""
+    """Whether every node can read it. A plain folder may be local to one node."""
 
     @property
     def folder(self) -> Path:
+        """The local folder that holds the files, or a mirror of them."""
         return self.root / self.name
 
     @property
-    def place(self) -> str:
-        """An absolute path or a URI."""
+    def location(self) -> str:
+        """The absolute path or the URI of the folder."""
         return str(self.folder.absolute())
 
     def __str__(self) -> str:
         return str(self.folder)
 
     def below(self, name: str) -> "Storage":
-        """A folder in the folder."""
+        """Returns the storage of a folder below this one."""
         return replace(self, name=f"{self.name}/{name}".lstrip("/"))
 
     def working_copy(self) -> "Storage":
-        """For a process that makes a run in the folder: it pulls, makes and pushes, and leaves."""
+        """Returns the storage for a process that executes a run: pull, run, push, leave."""
         return self
 
-    def pull(self, without: str = "") -> None:
-        """Make the folder what is under the URI, but for files whose paths match `without`."""
+    def pull(self, exclude: str = "") -> None:
+        """Make the folder equal to the URI, except for files whose paths match the pattern `exclude`."""
 
     def push(self) -> None:
-        """Make the URI hold what is in the folder, where it is a workplace."""
+        """Make the URI equal to the folder. A no-op unless this is a working copy."""
 
     def leave(self) -> None:
-        """What is to be kept has been pushed."""
+        """Delete the working copy. Call it after the last push."""
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file, complete or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{name}.partial"
         partial.write_bytes(text.encode())
         partial.replace(self.folder / name)
 
     def erase(self, name: str) -> None:
-        """Delete a file, if it is there."""
-        with suppress(OSError):  # where the folder itself is wrong, whoever writes into it says so
+        """Delete a file if it exists."""
+        with suppress(OSError):  # if the folder itself cannot be used, the next write raises
             (self.folder / name).unlink()
 
 
 @dataclass(frozen=True)
 class RemoteMirror(Storage):
-    """A folder to look at what a URI holds. A file and its copy have size and time in common."""
+    """A local mirror for reading the contents of a URI. Files are compared by size and modification time."""
 
     uri: str = ""
 
@@ -90,120 +94,128 @@ class RemoteMirror(Storage):
 
     @property
     def remote(self) -> Remote:
+        """The folder under the URI."""
         return Remote(self.uri, self.name)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return str(self.remote)
 
     def __str__(self) -> str:
         return str(self.remote)
 
     def working_copy(self) -> Storage:
-        """A mirror of its own, that nobody else looks at."""
-        return WorkingCopy(self.root.with_name(_hash(self.place, "run")), self.name, self.uri)
+        """Returns a separate mirror that only one run uses."""
+        return WorkingCopy(self.root.with_name(_hash(self.location, "run")), self.name, self.uri)
 
-    def pull(self, without: str = "") -> None:
-        """Raises SpecError where it cannot."""
-        with self.remote.reached(SpecError), self._lock():
-            here, there = self._here(), self._there()
-            for name in here.keys() - there.keys():
+    def pull(self, exclude: str = "") -> None:
+        """Download changed files and delete those that the URI lacks. Raises SpecError if the URI cannot be reached."""
+        with self.remote.errors_as(SpecError), self._lock():
+            local, remote = self._local_files(), self._remote_files()
+            for name in local.keys() - remote.keys():
                 (self.folder / name).unlink()
-            _each(lambda name: self._bring(name, there), [n for n in _new(there, here) if not fnmatch(n, without)])
+            changed = [name for name in _changed(remote, local) if not fnmatch(name, exclude)]
+            _in_parallel(lambda name: self._download(name, remote[name][1]), changed)
 
     def write(self, name: str, text: str) -> None:
-        """Here and there. Raises SpecError where it cannot."""
-        with self.remote.reached(SpecError), self._lock():
+        """Write a file locally and to the URI. Raises SpecError if the URI cannot be reached."""
+        with self.remote.errors_as(SpecError), self._lock():
             super().write(name, text)
             self.remote.upload(self.folder / name, name)
 
     def erase(self, name: str) -> None:
-        """Here and there. Raises SpecError where it cannot."""
-        with self.remote.reached(SpecError), self._lock():
+        """Delete a file locally and at the URI. Raises SpecError if the URI cannot be reached."""
+        with self.remote.errors_as(SpecError), self._lock():
             super().erase(name)
-            if name in self._there():
+            if name in self._remote_files():
                 self.remote.delete(name)
 
-    def _bring(self, name: str, there: FileStats) -> None:
-        with suppress(FileNotFoundError):  # gone since it was listed: somebody is making the run
-            self.remote.download(name, self.folder / name, there[name][1])
+    def _download(self, name: str, mtime_ns: int) -> None:
+        with suppress(FileNotFoundError):  # deleted since the listing: another process executes the run
+            self.remote.download(name, self.folder / name, mtime_ns)
 
-    def _here(self) -> FileStats:
-        facts: FileStats = {}
+    def _local_files(self) -> FileStats:
+        stats: FileStats = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
-            with suppress(FileNotFoundError):  # gone since it was listed: the run goes on meanwhile
-                if _travels(name) and path.is_file():
+            with suppress(FileNotFoundError):  # deleted since the listing: the run is still in progress
+                if _is_synced(name) and path.is_file():
                     stat = path.stat()
-                    facts[name] = stat.st_size, stat.st_mtime_ns
-        return facts
+                    stats[name] = stat.st_size, stat.st_mtime_ns
+        return stats
 
-    def _there(self) -> FileStats:
-        return {name: facts for name, facts in self.remote.facts().items() if _travels(name)}
+    def _remote_files(self) -> FileStats:
+        return {name: stats for name, stats in self.remote.list_files().items() if _is_synced(name)}
 
     def _lock(self) -> FileLock:
-        """Several commands may look at once."""
+        """Returns the lock that serializes commands on the same mirror."""
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / ".lock")
 
 
 class WorkingCopy(RemoteMirror):
-    """A folder where a run is made; the URI has its last whole state."""
+    """The local folder in which a run executes. The URI holds its last complete state."""
 
     def push(self) -> None:
-        """Killed at any moment, there is one whole checkpoint. Raises RunError where it cannot."""
-        with self.remote.reached(RunError):
-            here, there = self._here(), self._there()
-            changed = sorted(_new(here, there), key=_turn)
-            for _, names in groupby(changed, key=_turn):
-                _each(lambda name: self.remote.upload(self.folder / name, name), names)
-            _each(self.remote.delete, {self._outermost(name) for name in there.keys() - here.keys()})
-            now = self.remote.facts() if changed else {}
+        """Upload changed files and delete those that are gone. Raises RunError if the URI cannot be reached.
+
+        If the process is killed at any point, the URI still holds one complete checkpoint: markers are uploaded last,
+        and files are deleted after that.
+        """
+        with self.remote.errors_as(RunError):
+            local, remote = self._local_files(), self._remote_files()
+            changed = sorted(_changed(local, remote), key=_upload_stage)
+            for _, names in groupby(changed, key=_upload_stage):
+                _in_parallel(lambda name: self.remote.upload(self.folder / name, name), names)
+            _in_parallel(self.remote.delete, {self._topmost_deleted(name) for name in remote.keys() - local.keys()})
+            uploaded = self.remote.list_files() if changed else {}
             for name in changed:
-                os.utime(self.folder / name, ns=(now[name][1], now[name][1]))
+                mtime_ns = uploaded[name][1]
+                os.utime(self.folder / name, ns=(mtime_ns, mtime_ns))
 
     def leave(self) -> None:
-        """Delete the mirror."""
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _outermost(self, gone: str) -> str:
-        """The file, or the outermost folder that is gone with it."""
-        folder, _, _ = gone.rpartition("/")
-        return self._outermost(folder) if folder and not (self.folder / folder).exists() else gone
+    def _topmost_deleted(self, name: str) -> str:
+        """Returns the deleted file, or the topmost deleted folder that contained it."""
+        folder, _, _ = name.rpartition("/")
+        return self._topmost_deleted(folder) if folder and not (self.folder / folder).exists() else name
 
 
 def is_uri(results: str | Path) -> bool:
-    """Whether it is one, rather than a folder."""
+    """Whether a value of `--results` is a URI, not a folder."""
     return "://" in str(results)
 
 
 def storage_of(results: str | Path) -> Storage:
-    """What `--results` says."""
+    """Returns the storage that a value of `--results` names."""
     if not is_uri(results):
         return Storage(Path(results))
     uri = str(results).rstrip("/")
     return RemoteMirror(cache_folder() / "mirrors" / _hash(uri), uri=uri)
 
 
-def _travels(name: str) -> bool:
-    """Neither a lock, nor half written, nor Tune's, which brings its own there."""
+def _is_synced(name: str) -> bool:
+    """Whether a file is copied: not locks, partial files and probes, nor the files that Tune copies itself."""
     *folders, file = name.split("/")
-    inside = any(folder == "tune" or folder.startswith("partial-") for folder in folders)
-    return not (inside or file.endswith((".lock", ".partial", ".writable")))
+    is_excluded = any(folder == "tune" or folder.startswith("partial-") for folder in folders)
+    return not (is_excluded or file.endswith((".lock", ".partial", ".writable")))
 
 
-def _new(here: FileStats, there: FileStats) -> list[str]:
-    return [name for name in here if here[name] != there.get(name)]
+def _changed(source: FileStats, target: FileStats) -> list[str]:
+    """Returns the names of files that the target lacks or holds in another version."""
+    return [name for name in source if source[name] != target.get(name)]
 
 
-def _turn(name: str) -> int:
+def _upload_stage(name: str) -> int:
+    """Returns 0 for plain files, and for markers their position in UPLOADED_LAST, from 1."""
     file = Path(name).name
     return UPLOADED_LAST.index(file) + 1 if file in UPLOADED_LAST else 0
 
 
-def _each(function: Callable[[str], None], names: Iterable[str]) -> None:
-    """Of all names, several at once."""
-    with ThreadPoolExecutor(8) as pool:
+def _in_parallel(function: Callable[[str], None], names: Iterable[str]) -> None:
+    """Call the function with each name, several at a time. Raises the first error."""
+    with ThreadPoolExecutor(TRANSFERS) as pool:
         list(pool.map(function, names))
 
 

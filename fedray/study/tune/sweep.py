@@ -140,7 +140,7 @@ def _tuner(study: Study, pending: PendingTrials, shared_objects: Any, callback: 
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=study.storage.place,
+            storage_path=study.storage.location,
             callbacks=[callback, *(logger(name, study.folder.name) for name in search.log_to)],
             failure_config=tune.FailureConfig(max_failures=search.retries),
             checkpoint_config=tune.CheckpointConfig(4, checkpoint_frequency=0, checkpoint_at_end=False),
@@ -151,7 +151,7 @@ def _tuner(study: Study, pending: PendingTrials, shared_objects: Any, callback: 
 
 
 def _trainable(study: Study, part: Mapping[str, float], shared_objects: Any) -> Any:
-    absolute = Study(study.space, storage_of(study.results).place)  # actors run in another folder
+    absolute = Study(study.space, storage_of(study.results).location)  # actors run in another folder
     context = StudyContext(absolute, part, shared_objects, cache_folder(), sys.argv, str(Path.cwd()))
     return tune.with_parameters(FedTrainable, context=context)
 
