@@ -33,7 +33,7 @@ TRANSFERS = 8
 
 @dataclass(frozen=True)
 class Storage:
-    """A plain folder of results. Pull, push and leave do nothing."""
+    """A plain folder of results. Pull, push and release do nothing."""
 
     root: Path
     name: str = ""  # of the folder below the root
@@ -59,7 +59,7 @@ class Storage:
         return replace(self, name=f"{self.name}/{name}".lstrip("/"))
 
     def working_copy(self) -> "Storage":
-        """Returns the storage for a process that executes a run: pull, run, push, leave."""
+        """Returns the storage for a process that executes a run: pull, run, push, release."""
         return self
 
     def pull(self, exclude: str = "") -> None:
@@ -68,7 +68,7 @@ class Storage:
     def push(self) -> None:
         """Make the URI equal to the folder. A no-op unless this is a working copy."""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Delete the working copy. Call it after the last push."""
 
     def write(self, name: str, text: str) -> None:
@@ -173,7 +173,7 @@ class WorkingCopy(RemoteMirror):
                 mtime_ns = uploaded[name][1]
                 os.utime(self.folder / name, ns=(mtime_ns, mtime_ns))
 
-    def leave(self) -> None:
+    def release(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _topmost_deleted(self, name: str) -> str:

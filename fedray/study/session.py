@@ -54,7 +54,7 @@ class Session:
         target = RunFolder(storage.folder)
         target.check(experiment, resume=resume)
         if target.finished:
-            storage.leave()
+            storage.release()
             return
         with target.lock(RESUME_LOCK_TIMEOUT_S if resume else 0):
             pass  # the driver will hold it; who comes second is told before Ray has started
@@ -67,7 +67,7 @@ class Session:
                 yield event
         finally:
             storage.push()
-        storage.leave()
+        storage.release()
 
     def check_teachers(self, experiment: Experiment) -> Iterator[Any]:
         """How often the experiment's teachers are right: `checking.Checked` of each, and `Asking` before."""

@@ -213,7 +213,7 @@ def test_plain_folder_is_used_in_place(tmp_path: Path) -> None:
     plain = storage_of(tmp_path / "results").below("study")
     assert plain.working_copy() is plain
     write(plain, FILES)
-    for step in (plain.pull, plain.push, plain.leave):
+    for step in (plain.pull, plain.push, plain.release):
         step()
     plain.write("note.json", "{}")
     assert texts(storage_of(str(tmp_path / "results"))) == {
@@ -285,7 +285,7 @@ def run_rounds(trial: Trial, last: int) -> Trial:
 def test_push_killed_at_any_point_leaves_a_complete_state(
     tmp_path: Path, switch_machine: SwitchMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two rounds are stored; the push of the third and last fails at its first change, then at its second, and so on."""
+    """Two rounds are stored; the push of the third and last fails at its first change, then its second, and so on."""
     strategy = {"name": "fml"}  # each client has a private model
     study = make_study(tmp_path, f"fsspec+failing://{tmp_path}/bucket", strategy=strategy)
     trial, losses = study.trials()[0], loss_columns(study.trials()[0].experiment.strategy)
@@ -338,7 +338,7 @@ def trial_of(tmp_path: Path, strategy: dict[str, Any]) -> Trial:
 
 def test_study_is_read_from_another_machine(uri: str, tmp_path: Path, switch_machine: SwitchMachine) -> None:
     first, second = make_study(tmp_path, uri).trials()
-    run_rounds(first, last=3).storage.leave()
+    run_rounds(first, last=3).storage.release()
     run_rounds(second, last=1).record_outcome(Outcome("failed", 1, "it broke"))
     switch_machine()
     study = make_study(tmp_path, uri)
@@ -366,7 +366,7 @@ def test_finished_run_leaves_no_working_copy(tmp_path: Path, switch_machine: Swi
     trial = run_rounds(make_study(tmp_path, (tmp_path / "bucket").as_uri()).trials()[0], last=1)
     mirrors = Path(os.environ["FEDRAY_CACHE"]) / "mirrors"
     assert len(list(mirrors.iterdir())) == 2  # of the study, and of the run
-    trial.storage.leave()
+    trial.storage.release()
     (mirror,) = mirrors.iterdir()
     assert not list(mirror.rglob("*.safetensors"))
 
@@ -438,7 +438,7 @@ def test_sweep_resumes_on_another_machine_with_the_same_weights(tmp_path: Path, 
         list(Driver(trial.experiment, alone).run())
         assert bits(remote) == bits(alone)
         rounds = [pd.read_csv(folder / "rounds.csv") for folder in (remote, alone)]
-        assert rounds[0]["accuracy"].tolist() == rounds[1]["accuracy"].tolist()
+        assert rounds[0]["test_accuracy"].tolist() == rounds[1]["test_accuracy"].tolist()
         assert sorted(path.name for path in (remote / "checkpoint").iterdir()) == ["round-00002", "round-00003"]
     assert list((bucket / "study/tune").rglob("events.out.tfevents.*"))
     assert not list(bucket.rglob("*.partial"))

@@ -108,7 +108,7 @@ class FedTrainable(tune.Trainable):
 
     def _close(self) -> None:
         self._rounds.close()
-        self._trial.storage.leave()
+        self._trial.storage.release()
 
     def _run(self, *, replay: bool) -> Generator[Row, None, None]:
         """Yield the rows of earlier rounds if `replay`, then those of new rounds once their checkpoint is stored."""
