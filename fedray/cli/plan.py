@@ -31,5 +31,5 @@ def plan(
         planned = planning.plan(study, cluster, TeacherCache())
         if probe:
             planning.probe(planned, make_backend, lambda line: print(line, file=sys.stderr))
-            estimate.keep(study, planned.seconds)
+            estimate.save(study, planned.seconds)
     print_plan(study, planned)

@@ -19,13 +19,13 @@ def print_plan(study: Study, plan: StudyPlan) -> None:
 
 
 def _lines(study: Study, plan: StudyPlan) -> Iterator[tuple[str, str]]:
-    yield "trials", f"{len(plan.trials)}: {count_states(plan.trials)}; {len(plan.left)} to run"
-    if plan.left:
+    yield "trials", f"{len(plan.trials)}: {count_states(plan.trials)}; {len(plan.pending)} to run"
+    if plan.pending:
         yield from _resource_lines(plan)
-    for teacher in plan.forwards:
+    for teacher in plan.teacher_timings:
         if teacher.problem:
             yield "", f"a teacher was not measured: {teacher.problem}"
-    if plan.speeds and plan.left:
+    if plan.step_timings and plan.pending:
         yield from _measured_lines(plan)
     if line := plan_accuracy(study, plan.trials):
         yield "estimate", line
@@ -45,10 +45,12 @@ def _resource_lines(plan: StudyPlan) -> Iterator[tuple[str, str]]:
 
 
 def _measured_lines(plan: StudyPlan) -> Iterator[tuple[str, str]]:
-    peaks = [speed.memory for speed in plan.speeds.values()] + [teacher.memory for teacher in plan.forwards]
+    peaks = [timing.memory for timing in plan.step_timings.values()] + [
+        teacher.memory for teacher in plan.teacher_timings
+    ]
     yield "memory", f"at most {max(peaks) / 1e9:.2f} GB per actor"
-    teachers = f", of which {duration(plan.asking)} for teacher outputs" if plan.asking else ""
-    yield "time", f"{duration(plan.total)}{teachers} (from a few measured steps of each kind of trial)"
+    teachers = f", of which {duration(plan.teacher_seconds)} for teacher outputs" if plan.teacher_seconds else ""
+    yield "time", f"{duration(plan.total_seconds)}{teachers} (from a few measured steps of each kind of trial)"
 
 
 def _client_line(plan: StudyPlan) -> str:
@@ -64,14 +66,14 @@ def _client_line(plan: StudyPlan) -> str:
 
 
 def _teacher_line(plan: StudyPlan) -> str:
-    if not plan.used:
+    if not plan.outputs_used:
         return "none"
-    flops = plan.answers.missing * max((teacher.flops for teacher in plan.forwards), default=0)
+    flops = plan.queries.missing * max((teacher.flops for teacher in plan.teacher_timings), default=0)
     cost = f" ({_flop(flops)})" if flops else ""
     online = f"; {plan.online:,} forward passes online" if plan.online else ""
     return (
-        f"{plan.used - plan.online:,} outputs used: {plan.answers.cached:,} in the cache, "
-        f"{plan.answers.missing:,} forward passes to compute the rest{cost}{online}"
+        f"{plan.outputs_used - plan.online:,} outputs used: {plan.queries.cached:,} in the cache, "
+        f"{plan.queries.missing:,} forward passes to compute the rest{cost}{online}"
     )
 
 

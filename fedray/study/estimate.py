@@ -1,4 +1,4 @@
-"""What a plan said each trial would take, held against what it took."""
+"""Estimated seconds of trials, saved by `fedray plan` and compared later with the actual ones."""
 
 import json
 import platform
@@ -9,24 +9,28 @@ from typing import Any
 from fedray.study.study import Study, Trial
 
 
-def keep(study: Study, seconds: Mapping[str, float]) -> None:
-    """plan.json: what each trial's rounds are estimated to take, by its name."""
+def save(study: Study, seconds: Mapping[str, float]) -> None:
+    """Add each trial's estimated seconds, by its name, to plan.json."""
     seconds = _read(study).get("seconds", {}) | dict(seconds)
-    document = {"made": time.strftime("%Y-%m-%d %H:%M"), "node": platform.node(), "seconds": seconds}
+    document = {"time": time.strftime("%Y-%m-%d %H:%M"), "node": platform.node(), "seconds": seconds}
     study.storage.write("plan.json", json.dumps(document, indent=2))
 
 
 def compare_with_actual(study: Study, trials: Sequence[Trial]) -> tuple[int, float, float] | None:
-    """How many finished trials had been planned, the seconds they were to take, and took; None without one."""
-    planned = _read(study).get("seconds", {})
-    done = [trial for trial in trials if trial.folder.finished and trial.name in planned]
-    if not done:
+    """Returns the number of finished trials with an estimate, their estimated and their actual seconds.
+
+    None without such a trial.
+    """
+    estimated = _read(study).get("seconds", {})
+    finished = [trial for trial in trials if trial.folder.finished and trial.name in estimated]
+    if not finished:
         return None
-    took = sum(row["seconds"] for trial in done for row in trial.history())
-    return len(done), sum(planned[trial.name] for trial in done), took
+    actual = sum(row["seconds"] for trial in finished for row in trial.history())
+    return len(finished), sum(estimated[trial.name] for trial in finished), actual
 
 
 def _read(study: Study) -> dict[str, Any]:
+    """Returns plan.json; empty if it is missing or damaged."""
     try:
         document: dict[str, Any] = json.loads((study.folder / "plan.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,142 +1,158 @@
-"""`fedray plan`: what a study will take, before it runs."""
+"""`fedray plan`: the cost of a study before it runs."""
 
 import heapq
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from fedray.backends.ray.placement import Plan, plan_actors, portion
 from fedray.config.experiment import Experiment
 from fedray.data import federated
+from fedray.data.dataset import Dataset
 from fedray.data.federated import FederatedDataset
-from fedray.study.probe import StepTiming, TeacherTiming, measure, measure_teachers
+from fedray.data.sections import Data
+from fedray.study.probe import MakeBackend, StepTiming, TeacherTiming, measure, measure_teachers
 from fedray.study.study import Study, Trial
 from fedray.study.workload import QueryCounter, Workload, workload
 from fedray.teachers.cache import TeacherCache
 
-Tell = Callable[[str], None]
-
 
 @dataclass
 class StudyPlan:
-    """What `fedray plan` prints."""
+    """The estimated cost of a study. Mappings are by the name of a pending trial."""
 
     trials: Sequence[Trial]
-    left: Sequence[Trial]
+    pending: Sequence[Trial]
     cluster: Mapping[str, float]
-    at_once: int
-    actors: Mapping[str, Plan]  # of each trial by its name; those below too
+    at_once: int  # trials that run at the same time
+    actors: Mapping[str, Plan]
     work: Mapping[str, Workload]
-    answers: QueryCounter
-    used: int  # answers that the trials' steps look at
-    online: int  # of them, by teachers that answer anew each time
+    queries: QueryCounter
+    outputs_used: int  # teacher outputs that the steps of all trials read
+    online: int  # of them, computed by online teachers
     data: Callable[[Experiment], FederatedDataset]
-    speeds: Mapping[str, StepTiming] = field(default_factory=dict)
-    forwards: Sequence[TeacherTiming] = ()
-    startup: float = 0.0  # seconds from nothing to the first step
+    step_timings: Mapping[str, StepTiming] = field(default_factory=dict)
+    teacher_timings: Sequence[TeacherTiming] = ()
+    startup_seconds: float = 0.0  # from the start of a backend to its first step
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """Of each trial's rounds, once it runs."""
-        return {name: speed.of(self.work[name], self.actors[name].actors) for name, speed in self.speeds.items()}
+        """Seconds of each trial's rounds."""
+        return {
+            name: timing.of(self.work[name], self.actors[name].actors) for name, timing in self.step_timings.items()
+        }
 
     @property
-    def asking(self) -> float:
-        """Seconds until the teachers have answered what the bank lacks, one trial's actors asking."""
-        each = max((one.seconds for one in self.forwards if not one.problem), default=0.0)
+    def teacher_seconds(self) -> float:
+        """Seconds to compute the teacher outputs that are not cached, on the actors of one trial."""
+        slowest = max((timing.seconds for timing in self.teacher_timings if not timing.problem), default=0.0)
         actors = max((plan.actors for plan in self.actors.values()), default=1)
-        return self.answers.missing * each / actors
+        return self.queries.missing * slowest / actors
 
     @property
-    def total(self) -> float:
-        """Seconds for all that is left: each trial begins where there is room first."""
-        free, seconds = [0.0] * self.at_once, self.seconds
-        for trial in self.left:
-            heapq.heapreplace(free, free[0] + seconds[trial.name])
-        return self.startup + self.asking + max(free)
+    def total_seconds(self) -> float:
+        """Seconds of all pending trials. Each starts as soon as one of those that run at the same time ends."""
+        ends, seconds = [0.0] * self.at_once, self.seconds
+        for trial in self.pending:
+            heapq.heapreplace(ends, ends[0] + seconds[trial.name])
+        return self.startup_seconds + self.teacher_seconds + max(ends)
 
 
 def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache) -> StudyPlan:
-    """Count what is left of a study. Raises SpecError for data that cannot be read, or does not fit."""
-    trials = study.trials() or _proposed(study)
-    left = [trial for trial in trials if study.is_pending(trial)]
-    sizes = {trial.experiment: federated.count_clients(trial.experiment.partition) for trial in left}
-    most = study.space.search.max_concurrent
-    at_once, part = portion(sizes, cluster, len(left) if most == "auto" else most) if left else (1, cluster)
-    actors = {trial.name: plan_actors(trial.experiment, sizes[trial.experiment], part) for trial in left}
-    counter, data, work = QueryCounter(teacher_cache), _Data(), dict[str, Workload]()
-    counted = dict[Any, int]()
-    for trial in left:
+    """Returns the work of a study's pending trials. Raises SpecError for data that cannot be read or divided."""
+    trials = study.trials() or _proposed_trials(study)
+    pending = [trial for trial in trials if study.is_pending(trial)]
+    sizes = {trial.experiment: federated.count_clients(trial.experiment.partition) for trial in pending}
+    limit = study.space.search.max_concurrent
+    at_once, part = portion(sizes, cluster, len(pending) if limit == "auto" else limit) if pending else (1, cluster)
+    actors = {trial.name: plan_actors(trial.experiment, sizes[trial.experiment], part) for trial in pending}
+    counter, data, work = QueryCounter(teacher_cache), _Datasets(), dict[str, Workload]()
+    counted = dict[Hashable, int]()
+    for trial in pending:
         loaded = data(trial.experiment)
         work[trial.name] = workload(trial.experiment, loaded, trial.round)
-        asks = _asks(trial.experiment)
-        if asks not in counted:
-            counted[asks] = counter.add(trial.experiment, loaded)
-    used = {trial.name: counted[_asks(trial.experiment)] for trial in left}
-    online = sum(used[t.name] for t in left if getattr(t.experiment.teacher, "mode", None) == "online")
-    return StudyPlan(trials, left, cluster, at_once, actors, work, counter, sum(used.values()), online, data)
+        kind = _query_kind(trial.experiment)
+        if kind not in counted:
+            counted[kind] = counter.add(trial.experiment, loaded)
+    used = {trial.name: counted[_query_kind(trial.experiment)] for trial in pending}
+    online = sum(used[trial.name] for trial in pending if _is_online(trial.experiment))
+    return StudyPlan(trials, pending, cluster, at_once, actors, work, counter, sum(used.values()), online, data)
 
 
-def probe(planned: StudyPlan, make_backend: Any, tell: Tell) -> None:
-    """Measure each kind of trial for a few steps, on as many actors as will work at once."""
-    data, known = planned.data, dict[Any, StepTiming]()
-    asked = dict[Any, list[TeacherTiming]]()
+def probe(planned: StudyPlan, make_backend: MakeBackend, on_progress: Callable[[str], None]) -> None:
+    """Measure a few steps of each kind of trial, on as many actors as will work at the same time."""
+    steps, teachers = dict[Hashable, StepTiming](), dict[Hashable, list[TeacherTiming]]()
     start = time.perf_counter()
-    for trial in planned.left:
-        kind, spec = _kind(trial.experiment), trial.experiment
-        if kind not in known:
-            tell(f"measuring {trial.label or trial.name}")
-            busy = plan_actors(spec, len(data(spec).shards), planned.cluster).at_once
-            known[kind] = measure(spec, data(spec), make_backend, busy)
-            planned.startup = planned.startup or time.perf_counter() - start
-        if planned.answers.missing and spec.teacher not in asked:
-            asked[spec.teacher] = measure_teachers(spec, data(spec), make_backend)
-    planned.speeds = {trial.name: known[_kind(trial.experiment)] for trial in planned.left}
-    planned.forwards = [one for each in asked.values() for one in each]
+    for trial in planned.pending:
+        experiment, kind = trial.experiment, _step_kind(trial.experiment)
+        data = planned.data(experiment)
+        if kind not in steps:
+            on_progress(f"measuring {trial.label or trial.name}")
+            busy = plan_actors(experiment, len(data.shards), planned.cluster).at_once
+            steps[kind] = measure(experiment, data, make_backend, busy)
+            planned.startup_seconds = planned.startup_seconds or time.perf_counter() - start
+        if planned.queries.missing and experiment.teacher not in teachers:
+            teachers[experiment.teacher] = measure_teachers(experiment, data, make_backend)
+    planned.step_timings = {trial.name: steps[_step_kind(trial.experiment)] for trial in planned.pending}
+    planned.teacher_timings = [timing for timings in teachers.values() for timing in timings]
 
 
-def _proposed(study: Study) -> list[Trial]:
-    """What there is already, and in place of what a searcher will propose as many drawn at random."""
-    kept = study.existing_trials()
+def _proposed_trials(study: Study) -> list[Trial]:
+    """Returns the existing trials and, for those that a searcher will propose, random draws."""
+    existing = study.existing_trials()
     search = study.space.search.model_copy(update={"algorithm": "random"})
     drawn = Study(replace(study.space, search=search), study.results).trials()
-    names = {trial.name for trial in kept}
-    return [*kept, *(trial for trial in drawn if trial.name not in names)][: max(len(kept), search.samples)]
+    names = {trial.name for trial in existing}
+    new = [trial for trial in drawn if trial.name not in names]
+    return [*existing, *new][: max(len(existing), search.samples)]
 
 
-def _kind(experiment: Experiment) -> Any:
-    """What decides how long a step takes."""
-    online = experiment.teacher if getattr(experiment.teacher, "mode", None) == "online" else None
-    spec = experiment.training
-    training = (spec.batch_size, spec.memory_format, spec.precision, spec.fast_layers)
-    strategy = experiment.strategy
-    loss = getattr(getattr(strategy, "loss", None), "name", None)
-    return (experiment.data, experiment.proxy, strategy.name, loss, online, training, experiment.resources)
+def _is_online(experiment: Experiment) -> bool:
+    return experiment.teacher is not None and experiment.teacher.mode == "online"
 
 
-def _asks(experiment: Experiment) -> Any:
-    """What decides which answers a trial asks for."""
+def _step_kind(experiment: Experiment) -> Hashable:
+    """Returns the fields that determine the duration of a step."""
+    training, strategy = experiment.training, experiment.strategy
+    return (
+        experiment.data,
+        experiment.proxy,
+        strategy.name,
+        frozenset((model, term.loss) for model, terms in strategy.objectives().items() for term in terms),
+        strategy.required_outputs,
+        experiment.teacher if _is_online(experiment) else None,
+        (training.batch_size, training.memory_format, training.precision, training.fast_layers),
+        experiment.resources,
+    )
+
+
+def _query_kind(experiment: Experiment) -> Hashable:
+    """Returns the fields that determine which teacher outputs a trial uses."""
     training = experiment.training
-    rounds = (training.rounds, training.local_epochs, training.participation)
-    lessons = frozenset(experiment.strategy.required_outputs)
-    return (experiment.data, experiment.partition, experiment.teacher, experiment.seed, rounds, lessons)
+    return (
+        experiment.data,
+        experiment.partition,
+        experiment.teacher,
+        experiment.seed,
+        (training.rounds, training.local_epochs, training.participation),
+        frozenset(experiment.strategy.required_outputs),
+    )
 
 
-class _Data:
-    """Loads each data set once, and divides it once for each partition and seed."""
+class _Datasets:
+    """Reads each pair of data sets once, and divides it once for each partition and seed."""
 
     def __init__(self) -> None:
-        self._sets: dict[Any, Any] = {}
-        self._loaded: dict[Any, FederatedDataset] = {}
+        self._read: dict[tuple[Data, int], tuple[Dataset, Dataset]] = {}
+        self._divided: dict[Hashable, FederatedDataset] = {}
 
     def __call__(self, experiment: Experiment) -> FederatedDataset:
-        divided = (experiment.data, experiment.partition, experiment.seed)
-        if divided not in self._loaded:
-            self._loaded[divided] = federated.load(*divided, self._read)
-        return self._loaded[divided]
+        key = (experiment.data, experiment.partition, experiment.seed)
+        if key not in self._divided:
+            self._divided[key] = federated.load(*key, self._read_once)
+        return self._divided[key]
 
-    def _read(self, spec: Any, seed: int) -> Any:
-        if (spec, seed) not in self._sets:
-            self._sets[spec, seed] = federated.read_datasets(spec, seed)
-        return self._sets[spec, seed]
+    def _read_once(self, spec: Data, seed: int) -> tuple[Dataset, Dataset]:
+        if (spec, seed) not in self._read:
+            self._read[spec, seed] = federated.read_datasets(spec, seed)
+        return self._read[spec, seed]

@@ -1,4 +1,4 @@
-"""What a study is said to take, before and after."""
+"""The estimated cost of a study, and its comparison with the actual one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -64,123 +64,125 @@ WORK = Workload((4, 3, 2, 1), 100, cohort=4, rounds=5, evaluations=3, test_image
         (seconds(call=1.0), 2, 5 * 2),
         (seconds(image=1.0), 1, 3 * 60),
         (seconds(image=1.0), 2, 3 * 30),
-        (seconds(update=1.0), 2, 5 * 4),  # the driver's, whatever the actors
+        (seconds(update=1.0), 2, 5 * 4),  # in the driver, so independent of the number of actors
         (seconds(round=1.0), 2, 5),
         (seconds(step=1.0, round=1.0), 1, 55),
     ],
 )
-def test_the_seconds_of_a_trial_by_hand(speed: StepTiming, actors: int, expected: float) -> None:
+def test_seconds_of_a_trial(speed: StepTiming, actors: int, expected: float) -> None:
     assert speed.of(WORK, actors) == expected
 
 
-class TestCounted:
-    def test_trials_and_their_room(self, tmp_path: Path) -> None:
+class TestCounts:
+    def test_trials_at_once(self, tmp_path: Path) -> None:
         planned = plan.plan(study(tmp_path), TWO_CORES, TeacherCache())
-        assert (len(planned.trials), len(planned.left), planned.at_once) == (3, 3, 2)
+        assert (len(planned.trials), len(planned.pending), planned.at_once) == (3, 3, 2)
         assert {plan.actors for plan in planned.actors.values()} == {1}
 
-    def test_trials_that_share_a_teacher_ask_it_once(self, tmp_path: Path) -> None:
+    def test_trials_that_share_a_teacher_share_its_outputs(self, tmp_path: Path) -> None:
         planned = plan.plan(study(tmp_path), TWO_CORES, TeacherCache())
-        assert (planned.answers.missing, planned.answers.cached) == (160, 0)
-        assert (planned.used, planned.online) == (3 * 2 * 160, 0)
+        assert (planned.queries.missing, planned.queries.cached) == (160, 0)
+        assert (planned.outputs_used, planned.online) == (3 * 2 * 160, 0)
 
-    def test_what_is_finished_is_not_planned_again(self, tmp_path: Path) -> None:
+    def test_finished_trials_are_not_planned(self, tmp_path: Path) -> None:
         finish(study(tmp_path), 0)
         planned = plan.plan(study(tmp_path), TWO_CORES, TeacherCache())
-        assert (len(planned.trials), len(planned.left)) == (3, 2)
-        assert (planned.answers.missing, planned.answers.cached) == (0, 160)
-        assert planned.used == 2 * 2 * 160
+        assert (len(planned.trials), len(planned.pending)) == (3, 2)
+        assert (planned.queries.missing, planned.queries.cached) == (0, 160)
+        assert planned.outputs_used == 2 * 2 * 160
 
-    def test_online_answers_are_apart(self, tmp_path: Path) -> None:
+    def test_online_outputs_are_counted_apart(self, tmp_path: Path) -> None:
         planned = plan.plan(study(tmp_path, "teacher.mode=online"), TWO_CORES, TeacherCache())
-        assert (planned.answers.missing, planned.used, planned.online) == (0, 960, 960)
+        assert (planned.queries.missing, planned.outputs_used, planned.online) == (0, 960, 960)
 
-    def test_a_whole_study_that_is_finished(self, tmp_path: Path) -> None:
+    def test_finished_study(self, tmp_path: Path) -> None:
         for which in range(3):
             finish(study(tmp_path), which)
         planned = plan.plan(study(tmp_path), TWO_CORES, TeacherCache())
-        assert (list(planned.left), planned.used) == ([], 0)
+        assert (list(planned.pending), planned.outputs_used) == ([], 0)
 
-    def test_what_a_searcher_will_propose_is_drawn(self, tmp_path: Path) -> None:
+    def test_proposals_of_a_searcher_are_drawn_at_random(self, tmp_path: Path) -> None:
         overrides = ["search.algorithm=optuna", "search.samples=7", "training.rounds=3"]
         text = SPACE.replace("{grid: [0.25, 0.5, 1.0]}", "{uniform: [0, 1]}")
         (tmp_path / "drawn.yaml").write_text(text)
         planned = plan.plan(Study(read(tmp_path / "drawn.yaml", overrides), tmp_path), TWO_CORES, TeacherCache())
-        assert len(planned.left) == 7
+        assert len(planned.pending) == 7
 
-    def test_a_client_that_fits_nowhere(self, tmp_path: Path) -> None:
+    def test_client_larger_than_the_cluster_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=r"resources\.gpus_per_client is 1, but the cluster has 0 GPUs"):
             plan.plan(study(tmp_path, "resources.gpus_per_client=1"), TWO_CORES, TeacherCache())
 
 
-class TestMeasured:
-    def test_each_kind_of_trial_once(self, tmp_path: Path) -> None:
-        planned, told = plan.plan(study(tmp_path), TWO_CORES, TeacherCache()), list[str]()
-        plan.probe(planned, SerialBackend, told.append)
-        assert told == ["measuring lam=0.25"]  # how much of the loss is the teacher's does not change its time
-        assert len(set(planned.speeds.values())) == 1
-        (speed,) = set(planned.speeds.values())
+class TestMeasurements:
+    def test_each_kind_of_trial_is_measured_once(self, tmp_path: Path) -> None:
+        planned, messages = plan.plan(study(tmp_path), TWO_CORES, TeacherCache()), list[str]()
+        plan.probe(planned, SerialBackend, messages.append)
+        assert messages == ["measuring lam=0.25"]  # the weight of a loss does not change its duration
+        assert len(set(planned.step_timings.values())) == 1
+        (speed,) = set(planned.step_timings.values())
         assert 0 < speed.step < 5
-        assert speed.memory > 100e6  # torch alone is more
-        assert 0 < planned.forwards[0].seconds < 5
-        assert planned.total > planned.startup + sum(planned.seconds.values()) / 2
+        assert speed.memory > 100e6  # torch alone uses more
+        assert 0 < planned.teacher_timings[0].seconds < 5
+        assert planned.total_seconds > planned.startup_seconds + sum(planned.seconds.values()) / 2
 
     @pytest.mark.slow
-    def test_a_larger_proxy_takes_longer_steps(self, small: Make) -> None:
+    def test_larger_proxy_has_longer_steps(self, small: Make) -> None:
         speeds = []
         for name in ("cnn", "resnet18"):
             experiment = small(proxy={"name": name}, partition={"kind": "iid", "clients": 1}, teacher=None)
             speeds.append(measure(experiment, federated.load(experiment), SerialBackend, 1).step)
         assert speeds[1] > 2 * speeds[0]
 
-    def test_a_teacher_that_cannot_be_had_is_reported(self, small: Make) -> None:
+    def test_missing_teacher_is_reported(self, small: Make) -> None:
         base = small(teacher=None, strategy={"name": "fedavg"}).model_dump(mode="json")
         teacher = {"kind": "zero_shot", "model": "ViT-B-32", "pretrained": "openai-typo"}
         experiment = Experiment.model_validate({**base, "teacher": teacher, "strategy": {"name": "fedlpfm"}})
         (found,) = measure_teachers(experiment, federated.load(experiment), SerialBackend)
         assert "openai-typo" in found.problem
 
-    def test_the_total_by_hand(self, tmp_path: Path) -> None:
+    def test_total_seconds(self, tmp_path: Path) -> None:
         planned = plan.plan(study(tmp_path), TWO_CORES, TeacherCache())
-        names = [trial.name for trial in planned.left]
+        names = [trial.name for trial in planned.pending]
         planned.work = dict.fromkeys(names, WORK)
-        planned.speeds = {name: seconds(round=number) for name, number in zip(names, (1.0, 2.0, 4.0), strict=True)}
-        planned.forwards = [TeacherTiming(0.5, 10, 0), TeacherTiming(float("nan"), 0, 0, "not there")]
-        planned.startup = 3.0
-        assert planned.asking == 160 * 0.5
-        assert planned.total == 3.0 + 80.0 + 5 * (1 + 4)  # the third begins where the first has ended
+        planned.step_timings = {
+            name: seconds(round=number) for name, number in zip(names, (1.0, 2.0, 4.0), strict=True)
+        }
+        planned.teacher_timings = [TeacherTiming(0.5, 10, 0), TeacherTiming(float("nan"), 0, 0, "not there")]
+        planned.startup_seconds = 3.0
+        assert planned.teacher_seconds == 160 * 0.5
+        assert planned.total_seconds == 3.0 + 80.0 + 5 * (1 + 4)  # the third starts when the first ends
 
 
-class TestHeldAgainst:
-    def test_what_trials_took(self, tmp_path: Path) -> None:
+class TestComparisonWithActual:
+    def test_seconds_of_finished_trials(self, tmp_path: Path) -> None:
         of = study(tmp_path)
-        estimate.keep(of, {trial.name: 10.0 * number for number, trial in enumerate(of.trials(), 1)})
+        estimate.save(of, {trial.name: 10.0 * number for number, trial in enumerate(of.trials(), 1)})
         assert estimate.compare_with_actual(of, of.trials()) is None
         for which in (0, 2):
             finish(of, which)
         trials = study(tmp_path).trials()
-        took = sum(row["seconds"] for which in (0, 2) for row in trials[which].history())
-        assert estimate.compare_with_actual(of, trials) == (2, 40.0, took)
+        actual = sum(row["seconds"] for which in (0, 2) for row in trials[which].history())
+        assert estimate.compare_with_actual(of, trials) == (2, 40.0, actual)
 
-    def test_a_later_plan_keeps_what_an_earlier_one_said_of_others(self, tmp_path: Path) -> None:
+    def test_later_plan_keeps_estimates_of_other_trials(self, tmp_path: Path) -> None:
         of = study(tmp_path)
         first, second, _ = (trial.name for trial in of.trials())
-        estimate.keep(of, {first: 1.0, second: 2.0})
-        estimate.keep(of, {second: 3.0})
+        estimate.save(of, {first: 1.0, second: 2.0})
+        estimate.save(of, {second: 3.0})
         finish(of, 0)
         finish(of, 1)
         found = estimate.compare_with_actual(of, study(tmp_path).trials())
         assert found is not None
         assert found[:2] == (2, 4.0)
 
-    def test_damage_is_no_plan(self, tmp_path: Path) -> None:
+    def test_damaged_plan_is_ignored(self, tmp_path: Path) -> None:
         of = study(tmp_path)
         finish(of, 0)
         (of.folder / "plan.json").write_text("{")
         assert estimate.compare_with_actual(of, of.trials()) is None
 
 
-def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     of = study(tmp_path)
     planned = plan.plan(of, TWO_CORES, TeacherCache())
     print_plan(of, planned)
@@ -192,13 +194,13 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "time" not in rows  # nothing was measured
 
 
-def test_numbers_that_people_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_numbers_have_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     of = study(tmp_path)
     planned = plan.plan(of, TWO_CORES, TeacherCache())
-    names = [trial.name for trial in planned.left]
+    names = [trial.name for trial in planned.pending]
     sized: dict[str, Any] = {"weights_bytes": 10**9, "flops": 3 * 10**14}
     planned.work = dict.fromkeys(names, Workload((4,), 100, 1, 5, 5, 60, **sized))
-    planned.speeds = dict.fromkeys(names, seconds(round=60.0, memory=1_500_000_000))
+    planned.step_timings = dict.fromkeys(names, seconds(round=60.0, memory=1_500_000_000))
     print_plan(of, planned)
     out = capsys.readouterr().out
     assert "900.0 Tflop to train the proxies; 30.0 GB between drivers and clients" in out
