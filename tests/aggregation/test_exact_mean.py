@@ -1,3 +1,5 @@
+"""`ExactMean` against exact fractions, and its bits for any order and grouping of updates."""
+
 import pickle
 from fractions import Fraction
 from itertools import permutations
@@ -20,7 +22,7 @@ def mean_of(updates: list[tuple[Weights, int]]) -> Weights:
     return mean.mean(like=updates[0][0])
 
 
-def test_weighted_mean_by_hand() -> None:
+def test_weighted_mean_equals_hand_computed_value() -> None:
     updates = [({"w": np.array([1.0, 2.0], np.float32)}, 1), ({"w": np.array([3.0, -2.0], np.float32)}, 3)]
     assert mean_of(updates)["w"].tolist() == [2.5, -1.0]
 
@@ -48,7 +50,7 @@ def test_agrees_with_exact_fractions(pairs: list[tuple[float, int]]) -> None:
     assert mean_of(updates)["w"][0] == pytest.approx(float(exact), rel=6e-8, abs=2**-44)
 
 
-def test_one_client_gets_its_own_weights_back() -> None:
+def test_mean_of_one_update_is_the_update() -> None:
     weights = {"w": RNG.normal(scale=0.05, size=10_000).astype(np.float32)}
     assert np.array_equal(mean_of([(weights, 1234)])["w"], weights["w"])
 
@@ -63,13 +65,13 @@ def test_every_order_gives_the_same_bits() -> None:
     assert len(results) == 1
 
 
-def test_float_sums_would_not_pass_the_test_above() -> None:
+def test_float32_sums_depend_on_the_order() -> None:
     values = [np.float32(v) for v in (1e6, 0.01, -1e6, 0.5)]
     assert len({sum(order, start=np.float32(0)) for order in permutations(values)}) > 1
     assert len({mean_of([({"w": np.array([v])}, 1) for v in order])["w"][0] for order in permutations(values)}) == 1
 
 
-def test_merged_parts_give_the_same_bits() -> None:
+def test_merged_sums_give_the_same_bits() -> None:
     updates = [({"w": RNG.normal(size=500).astype(np.float32)}, n) for n in (3, 50, 7, 911)]
     left, right = ExactMean(), ExactMean()
     for mean, part in ((left, updates[1:3]), (right, [updates[3], updates[0]])):
@@ -79,14 +81,14 @@ def test_merged_parts_give_the_same_bits() -> None:
     assert np.array_equal(right.mean(like=updates[0][0])["w"], mean_of(updates)["w"])
 
 
-def test_counts_exactly_at_the_edge_of_its_range() -> None:
-    """The largest weights, 2²⁵ examples: whole numbers still add up below 2⁵³."""
+def test_mean_is_exact_at_the_limits_of_its_range() -> None:
+    """With the largest weights and 2²⁵ examples all integers stay below 2⁵³."""
     updates = [({"w": np.array([2.0**20], np.float32)}, 2**20)] * 32
     assert mean_of(updates)["w"][0] == 2.0**20
 
 
-def test_a_counter_without_axes_that_grows_wide() -> None:
-    """BatchNorm's: 1·1 + 17·17 + 512·512, by 530 examples, is 495.1."""
+def test_scalar_counter_beyond_int64_units() -> None:
+    """As BatchNorm's counter: (1·1 + 17·17 + 512·512) / 530 is 495.1."""
     updates = [({"n": np.array(n)}, n) for n in (1, 17, 512)]
     parts = [ExactMean(), ExactMean()]
     for number, (weights, n) in enumerate(updates):
@@ -100,8 +102,7 @@ def test_a_counter_without_axes_that_grows_wide() -> None:
     st.lists(st.tuples(st.floats(-1e6, 1e6, width=32), st.integers(1, 100_000)), min_size=2, max_size=6),
     st.integers(1, 5),
 )
-def test_a_sum_that_travels_gives_the_same_bits(pairs: list[tuple[float, int]], cut: int) -> None:
-    """Whatever it is cut into, and packed for the way."""
+def test_pickled_partial_sums_give_the_same_bits(pairs: list[tuple[float, int]], cut: int) -> None:
     updates = [({"w": np.array([value, -value], np.float32), "n": np.array(n)}, n) for value, n in pairs]
     parts = [ExactMean(), ExactMean()]
     for number, (weights, n) in enumerate(updates):
@@ -112,9 +113,9 @@ def test_a_sum_that_travels_gives_the_same_bits(pairs: list[tuple[float, int]], 
     assert {name: array.tobytes() for name, array in found.items()} == {n: a.tobytes() for n, a in whole.items()}
 
 
-@pytest.mark.parametrize(("value", "bytes_each"), [(0.05, 8), (500.0, 16)])
-def test_a_sum_travels_in_8_bytes_a_parameter_where_it_fits(value: float, bytes_each: int) -> None:
+@pytest.mark.parametrize(("value", "bytes_per_parameter"), [(0.05, 8), (500.0, 16)])
+def test_pickled_sum_takes_8_bytes_per_parameter_if_values_are_small(value: float, bytes_per_parameter: int) -> None:
     mean = ExactMean()
     for n in range(20):
         mean.add({"w": np.full(100_000, value * (-1) ** (n // 15), np.float32)}, 500)
-    assert len(pickle.dumps(mean)) == pytest.approx(bytes_each * 100_000, rel=0.01)
+    assert len(pickle.dumps(mean)) == pytest.approx(bytes_per_parameter * 100_000, rel=0.01)

@@ -1,3 +1,5 @@
+"""Loss functions against values computed by hand and against second implementations in NumPy."""
+
 import math
 from collections.abc import Callable
 
@@ -10,62 +12,63 @@ from fedray.losses import functional
 from fedray.losses.distillation import REQUIRED_OUTPUT, AnyDistillation, Distillation
 from fedray.losses.terms import DISTILLATIONS, TERMS, LossInputs
 
-ANY = torch.empty(0, dtype=torch.int64)  # labels, for losses that do not look at them
+NO_LABELS = torch.empty(0, dtype=torch.int64)
+"""Labels for losses that do not use them."""
 
 
-def test_cross_entropy_by_hand() -> None:
+def test_cross_entropy_equals_hand_computed_value() -> None:
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
     # -ln(3/4) for label 1, -ln(1/2) for label 0
     expected = (-math.log(0.75) - math.log(0.5)) / 2
     assert functional.cross_entropy(logits, torch.tensor([1, 0])).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_kd_by_hand() -> None:
+def test_kd_equals_hand_computed_value() -> None:
     teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, 0.0]])
     # p = (3/4, 1/4), q = (1/2, 1/2)
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert functional.kd(student, teacher, ANY, temperature=1.0).item() == pytest.approx(expected, rel=1e-6)
+    assert functional.kd(student, teacher, NO_LABELS, temperature=1.0).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_kd_with_temperature_by_hand() -> None:
+def test_kd_with_temperature_equals_hand_computed_value() -> None:
     teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.tensor([[0.0, 0.0]])
-    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))  # T = 2 gives the p above, and T² = 4
-    assert functional.kd(student, teacher, ANY, temperature=2.0).item() == pytest.approx(expected, rel=1e-6)
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))  # T = 2 gives the same p as before, and T² = 4
+    assert functional.kd(student, teacher, NO_LABELS, temperature=2.0).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_kd_is_a_mean_over_the_batch_and_zero_for_equal_logits() -> None:
+def test_kd_is_the_batch_mean_and_zero_for_equal_logits() -> None:
     student, teacher = torch.randn(5, 7), torch.randn(5, 7)
-    rows = [functional.kd(student[i : i + 1], teacher[i : i + 1], ANY, temperature=3.0).item() for i in range(5)]
-    assert functional.kd(student, teacher, ANY, temperature=3.0).item() == pytest.approx(sum(rows) / 5, rel=1e-5)
-    assert functional.kd(teacher, teacher, ANY, temperature=3.0).item() == pytest.approx(0, abs=1e-6)
+    rows = [functional.kd(student[i : i + 1], teacher[i : i + 1], NO_LABELS, temperature=3.0).item() for i in range(5)]
+    assert functional.kd(student, teacher, NO_LABELS, temperature=3.0).item() == pytest.approx(sum(rows) / 5, rel=1e-5)
+    assert functional.kd(teacher, teacher, NO_LABELS, temperature=3.0).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_kd_gradient_is_the_difference_of_probabilities() -> None:
     student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
-    functional.kd(student, teacher, ANY, temperature=2.0).backward()
+    functional.kd(student, teacher, NO_LABELS, temperature=2.0).backward()
     expected = 2.0 * (torch.softmax(student / 2, 1) - torch.softmax(teacher / 2, 1)) / 4  # T · (q - p) / B
     assert student.grad is not None
     assert torch.allclose(student.grad, expected.detach(), atol=1e-6)
 
 
-def test_mutual_spares_the_peer() -> None:
+def test_mutual_has_no_gradient_for_the_peer() -> None:
     own, peer = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
     functional.mutual(own, peer).backward()
     assert own.grad is not None
     assert peer.grad is None
 
 
-def test_proximal_by_hand() -> None:
+def test_proximal_equals_hand_computed_value() -> None:
     parameters = [torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([[3.0]], requires_grad=True)]
-    anchors = [torch.tensor([0.0, 0.0]), torch.tensor([[1.0]])]
-    loss = functional.proximal(parameters, anchors)
+    reference = [torch.tensor([0.0, 0.0]), torch.tensor([[1.0]])]
+    loss = functional.proximal(parameters, reference)
     loss.backward()
     assert loss.item() == 0.5 * (1 + 4 + 4)
     assert parameters[0].grad is not None
     assert parameters[0].grad.tolist() == [1.0, 2.0]  # w - w_t
 
 
-# The distillation losses, each written a second time, row by row in numpy.
+# Second implementations of the distillation losses, row by row in NumPy.
 
 Array = np.ndarray
 
@@ -95,9 +98,9 @@ def numpy_dkd(s: Array, t: Array, y: Array) -> float:
     rows = []
     for i, label in enumerate(y):
         p, q = softmax(t[i] / 3), softmax(s[i] / 3)
-        targeted = kl(np.array([p[label], 1 - p[label]]), np.array([q[label], 1 - q[label]]))
-        others = kl(np.delete(p, label) / (1 - p[label]), np.delete(q, label) / (1 - q[label]))
-        rows.append(9 * (2 * targeted + 5 * others))
+        target_kl = kl(np.array([p[label], 1 - p[label]]), np.array([q[label], 1 - q[label]]))
+        other_kl = kl(np.delete(p, label) / (1 - p[label]), np.delete(q, label) / (1 - q[label]))
+        rows.append(9 * (2 * target_kl + 5 * other_kl))
     return float(np.mean(rows))
 
 
@@ -131,7 +134,7 @@ def numpy_feature_mse(s: Array, t: Array, _: Array) -> float:
     return float(np.mean([(a - b / math.sqrt((b**2).mean())) ** 2 for a, b in zip(s, t, strict=True)]))
 
 
-SECOND: list[tuple[dict[str, object], Callable[[Array, Array, Array], float]]] = [
+NUMPY_LOSSES: list[tuple[dict[str, object], Callable[[Array, Array, Array], float]]] = [
     ({"name": "kd"}, numpy_kd),
     ({"name": "kd", "direction": "reverse"}, numpy_reverse_kd),
     ({"name": "ls_kd"}, numpy_ls_kd),
@@ -143,9 +146,9 @@ SECOND: list[tuple[dict[str, object], Callable[[Array, Array, Array], float]]] =
     ({"name": "cosine"}, numpy_cosine),
     ({"name": "feature_mse"}, numpy_feature_mse),
 ]
-SPECS = [fields for fields, _ in SECOND]
-OF_LOGITS = [fields for fields in SPECS if REQUIRED_OUTPUT[str(fields["name"])] == "logits"]
-OF_FEATURES = [fields for fields in SPECS if REQUIRED_OUTPUT[str(fields["name"])] == "features"]
+SPECS = [fields for fields, _ in NUMPY_LOSSES]
+LOGIT_LOSSES = [fields for fields in SPECS if REQUIRED_OUTPUT[str(fields["name"])] == "logits"]
+FEATURE_LOSSES = [fields for fields in SPECS if REQUIRED_OUTPUT[str(fields["name"])] == "features"]
 ADAPTER: TypeAdapter[Distillation] = TypeAdapter(AnyDistillation)
 
 
@@ -162,47 +165,45 @@ def draw(batch: int, classes: int = 6, scale: float = 3.0) -> tuple[torch.Tensor
     return s, t, torch.from_numpy(rng.integers(0, classes, batch))
 
 
-def test_every_distillation_has_a_spec_and_a_second_implementation() -> None:
+def test_every_distillation_is_compared_with_numpy() -> None:
     assert {str(fields["name"]) for fields in SPECS} == set(DISTILLATIONS)
 
 
-@pytest.mark.parametrize(("fields", "second"), SECOND, ids=lambda v: getattr(v, "__name__", ""))
-def test_agrees_with_numpy(fields: dict[str, object], second: Callable[[Array, Array, Array], float]) -> None:
+@pytest.mark.parametrize(("fields", "numpy_loss"), NUMPY_LOSSES, ids=lambda v: getattr(v, "__name__", ""))
+def test_agrees_with_numpy(fields: dict[str, object], numpy_loss: Callable[[Array, Array, Array], float]) -> None:
     s, t, y = draw(16)
-    assert distil(fields, s, t, y).item() == pytest.approx(second(s.numpy(), t.numpy(), y.numpy()), rel=1e-6)
+    assert distil(fields, s, t, y).item() == pytest.approx(numpy_loss(s.numpy(), t.numpy(), y.numpy()), rel=1e-6)
 
 
-@pytest.mark.parametrize("fields", OF_LOGITS, ids=str)
-def test_a_shift_of_a_row_of_logits_changes_nothing(fields: dict[str, object]) -> None:
+@pytest.mark.parametrize("fields", LOGIT_LOSSES, ids=str)
+def test_logit_losses_ignore_a_shift_of_a_row(fields: dict[str, object]) -> None:
     s, t, y = draw(8)
     shifted = distil(fields, s + torch.arange(8)[:, None], t - 5 * torch.arange(8)[:, None], y)
     assert shifted.item() == pytest.approx(distil(fields, s, t, y).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("fields", [f for f in SPECS if f["name"] not in ("rld", "feature_mse")], ids=str)
-def test_nothing_is_left_to_learn_where_proxy_and_teacher_agree(fields: dict[str, object]) -> None:
+def test_loss_is_zero_if_proxy_and_teacher_agree(fields: dict[str, object]) -> None:
     _, t, y = draw(8)
     assert distil(fields, t, t, y).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_rld_is_zero_where_they_agree_and_the_teacher_is_right() -> None:
+def test_rld_is_zero_if_both_agree_with_the_labels() -> None:
     _, t, _ = draw(8)
     assert distil(SPECS[5], t, t, t.argmax(1)).item() == pytest.approx(0, abs=1e-9)
 
 
-def test_rld_learns_nothing_of_the_ranks_above_the_true_class() -> None:
+def test_rld_ignores_classes_ranked_above_the_true_one() -> None:
     s, t, _ = draw(8)
-    worst = t.argmin(1)  # the teacher ranks every class above the true one: only confidence is left
-    without = {**SPECS[5], "beta": 0}
-    assert distil(SPECS[5], s, t, worst).item() == pytest.approx(distil(without, s, t, worst).item())
+    worst = t.argmin(1)  # the teacher ranks every class above the true one, so only the confidence term remains
+    confidence_only = {**SPECS[5], "beta": 0}
+    assert distil(SPECS[5], s, t, worst).item() == pytest.approx(distil(confidence_only, s, t, worst).item())
 
 
 @pytest.mark.parametrize("fields", SPECS, ids=str)
 @pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("scale", [1e-3, 100.0], ids=["flat", "as sharp as CLIP's"])
-def test_gradients_are_finite_for_small_one_class_and_sharp_batches(
-    fields: dict[str, object], batch: int, scale: float
-) -> None:
+@pytest.mark.parametrize("scale", [1e-3, 100.0], ids=["flat", "as large as CLIP's"])
+def test_gradients_are_finite_for_extreme_batches(fields: dict[str, object], batch: int, scale: float) -> None:
     s, t, _ = (v.float() if v.is_floating_point() else v for v in draw(batch, scale=scale))
     s.requires_grad_()
     loss = distil(fields, s, t, torch.zeros(batch, dtype=torch.int64), temperature=1.0)
@@ -212,21 +213,21 @@ def test_gradients_are_finite_for_small_one_class_and_sharp_batches(
     assert torch.isfinite(s.grad).all()
 
 
-def test_hot_kd_tends_to_half_the_squared_difference_of_centred_logits_over_classes() -> None:
+def test_kd_at_a_high_temperature_is_half_the_mse() -> None:
     s, t, y = draw(8)
     assert distil({"name": "kd"}, s, t, y, temperature=1e4).item() == pytest.approx(
         numpy_mse(s.numpy(), t.numpy(), y.numpy()) / 2, rel=1e-3
     )
 
 
-def test_ls_kd_does_not_see_the_scale_of_logits() -> None:
+def test_ls_kd_ignores_the_scale_of_logits() -> None:
     s, t, y = draw(8)
     assert distil({"name": "ls_kd"}, s, 100 * t, y).item() == pytest.approx(
         distil({"name": "ls_kd"}, s, t, y).item(), rel=1e-5
     )
 
 
-def test_function_matching_is_forward_kd_whatever_its_mixup() -> None:
+def test_function_matching_is_forward_kd_for_any_mixup() -> None:
     s, t, y = draw(8)
     forward = distil({"name": "kd", "direction": "forward"}, s, t, y)
     for mixup in (0, 0.2, 1):
@@ -234,37 +235,37 @@ def test_function_matching_is_forward_kd_whatever_its_mixup() -> None:
     assert distil({"name": "kd", "direction": "reverse"}, s, t, y).item() != pytest.approx(forward.item())
 
 
-# Losses of features: `s` is the proxy's projected features, `t` the teacher's.
+# Feature losses: `s` are the proxy's projected features, `t` the teacher's features.
 
 
 def draw_features(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features that are no logits: more of them than classes, and far from mean 0."""
+    """Features [batch, 40] with a mean far from 0."""
     rng = np.random.default_rng(4)
     s, t = (torch.from_numpy(rng.normal(loc=2.0, scale=3.0, size=(batch, 40))) for _ in range(2))
     return s, t, torch.from_numpy(rng.integers(0, 6, batch))
 
 
 def scaled(rows: torch.Tensor) -> torch.Tensor:
-    """Each row by another positive number."""
+    """Rows multiplied by different positive numbers."""
     return rows * torch.from_numpy(np.random.default_rng(5).uniform(1e-3, 1e3, (len(rows), 1)))
 
 
 @pytest.mark.parametrize("batch", [1, 16])
-@pytest.mark.parametrize("fields", OF_FEATURES, ids=str)
-def test_feature_losses_agree_with_numpy_for_a_batch_of_one_too(fields: dict[str, object], batch: int) -> None:
+@pytest.mark.parametrize("fields", FEATURE_LOSSES, ids=str)
+def test_feature_losses_agree_with_numpy(fields: dict[str, object], batch: int) -> None:
     s, t, y = draw_features(batch)
-    second = dict(zip(map(str, SPECS), (function for _, function in SECOND), strict=True))[str(fields)]
-    assert distil(fields, s, t, y).item() == pytest.approx(second(s.numpy(), t.numpy(), y.numpy()), rel=1e-9)
+    numpy_loss = dict(zip(map(str, SPECS), (function for _, function in NUMPY_LOSSES), strict=True))[str(fields)]
+    assert distil(fields, s, t, y).item() == pytest.approx(numpy_loss(s.numpy(), t.numpy(), y.numpy()), rel=1e-9)
 
 
-@pytest.mark.parametrize("fields", OF_FEATURES, ids=str)
-def test_feature_losses_see_neither_labels_nor_temperature(fields: dict[str, object]) -> None:
+@pytest.mark.parametrize("fields", FEATURE_LOSSES, ids=str)
+def test_feature_losses_ignore_labels_and_temperature(fields: dict[str, object]) -> None:
     s, t, y = draw_features(8)
     one_class, cold = torch.zeros_like(y), distil(fields, s, t, y, temperature=0.1)
     assert distil(fields, s, t, one_class).item() == distil(fields, s, t, y).item() == cold.item()
 
 
-def test_cosine_does_not_see_the_length_of_either_side() -> None:
+def test_cosine_ignores_the_length_of_features() -> None:
     s, t, y = draw_features(8)
     expected = distil({"name": "cosine"}, s, t, y).item()
     assert distil({"name": "cosine"}, scaled(s), t, y).item() == pytest.approx(expected, rel=1e-9)
@@ -272,19 +273,19 @@ def test_cosine_does_not_see_the_length_of_either_side() -> None:
     assert distil({"name": "cosine"}, -s, t, y).item() == pytest.approx(2 - expected, rel=1e-9)
 
 
-def test_feature_mse_does_not_see_the_length_of_the_teachers_features_but_of_the_students() -> None:
+def test_feature_mse_ignores_only_the_length_of_teacher_features() -> None:
     s, t, y = draw_features(8)
     expected = distil({"name": "feature_mse"}, s, t, y).item()
     assert distil({"name": "feature_mse"}, s, scaled(t), y).item() == pytest.approx(expected, rel=1e-9)
     assert distil({"name": "feature_mse"}, 2 * s, t, y).item() != pytest.approx(expected, rel=0.1)
 
 
-def test_feature_losses_are_zero_where_the_student_is_at_its_target() -> None:
+def test_feature_losses_are_zero_at_the_target() -> None:
     _, t, y = draw_features(8)
     target = t / t.square().mean(1, keepdim=True).sqrt()
     assert distil({"name": "feature_mse"}, target, t, y).item() == pytest.approx(0, abs=1e-12)
     assert distil({"name": "cosine"}, scaled(t), t, y).item() == pytest.approx(0, abs=1e-9)
-    for fields in OF_FEATURES:
+    for fields in FEATURE_LOSSES:
         student = target.clone().requires_grad_()
         distil(fields, student, t, y).backward()  # type: ignore[no-untyped-call]
         assert student.grad is not None
@@ -296,16 +297,16 @@ def test_only_the_student_gets_gradients(fields: dict[str, object]) -> None:
     s, t, y = draw_features(8)
     student, teacher = s.requires_grad_(), t.requires_grad_()
     term = TERMS[str(fields["name"])]
-    answers = {"logits": teacher, "features": teacher}
+    targets = {"logits": teacher, "features": teacher}
     options = ADAPTER.validate_python(fields).options
-    step = LossInputs("proxy", {"proxy": student}, y, answers, student, [], [])
-    term(step, temperature=2.0, **options).backward()  # type: ignore[no-untyped-call]
+    inputs = LossInputs("proxy", {"proxy": student}, y, targets, student, [], [])
+    term(inputs, temperature=2.0, **options).backward()  # type: ignore[no-untyped-call]
     assert student.grad is not None
     assert student.grad.abs().sum() > 0
     assert teacher.grad is None
 
 
-@pytest.mark.parametrize("fields", OF_FEATURES, ids=str)
+@pytest.mark.parametrize("fields", FEATURE_LOSSES, ids=str)
 def test_features_of_length_zero_give_finite_losses_and_gradients(fields: dict[str, object]) -> None:
     s, t, y = draw_features(2)
     for student, teacher in ((0 * s, t), (s, 0 * t)):

@@ -1,3 +1,5 @@
+"""Objectives as weighted sums of loss terms."""
+
 import math
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ from fedray.losses.terms import DISTILLATIONS, LossInputs, evaluate_objective
 from fedray.types import LossTerm
 
 
-def step(model: str = "proxy") -> LossInputs:
+def make_inputs(model: str = "proxy") -> LossInputs:
     logits = {"proxy": torch.zeros(1, 2, requires_grad=True), "private": torch.tensor([[math.log(3), 0.0]])}
     own = [torch.tensor([2.0], requires_grad=True)]
     projected = torch.tensor([[1.0, 1.0]], requires_grad=True)
@@ -39,32 +41,32 @@ KL = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
         ),
     ],
 )
-def test_an_objective_is_the_weighted_sum_of_its_terms(terms: list[LossTerm], expected: float) -> None:
-    total, values = evaluate_objective(terms, step())
+def test_objective_is_the_weighted_sum_of_its_terms(terms: list[LossTerm], expected: float) -> None:
+    total, values = evaluate_objective(terms, make_inputs())
     assert total.item() == pytest.approx(expected, rel=1e-6)
     assert list(values) == [term.loss for term in terms]
     assert values["cross_entropy"].item() == pytest.approx(CE)
     assert not any(value.requires_grad for value in values.values())
 
 
-def test_mutual_teaches_each_model_by_the_other() -> None:
-    _, values = evaluate_objective([LossTerm("mutual")], step("private"))
+def test_mutual_compares_each_model_with_the_other() -> None:
+    _, values = evaluate_objective([LossTerm("mutual")], make_inputs("private"))
     reverse = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)  # KL(proxy ‖ private)
     assert values["mutual"].item() == pytest.approx(reverse, rel=1e-6)
 
 
-def test_taught_terms_are_the_distillations() -> None:
+def test_every_distillation_has_a_section_and_a_function() -> None:
     assert DISTILLATIONS.keys() == REQUIRED_OUTPUT.keys()
 
 
 @pytest.mark.parametrize("name", sorted(REQUIRED_OUTPUT))
-def test_a_distillation_looks_at_one_kind_of_answer_and_never_changes_the_teacher(name: str) -> None:
-    whole, own = step(), "logits" if REQUIRED_OUTPUT[name] == "logits" else "features"
+def test_distillation_uses_one_output_kind_and_no_teacher_gradient(name: str) -> None:
+    inputs, kind = make_inputs(), "logits" if REQUIRED_OUTPUT[name] == "logits" else "features"
     options = TypeAdapter(AnyDistillation).validate_python({"name": name}).options
-    only = replace(whole, targets={own: whole.targets[own]})
-    total, _ = evaluate_objective([LossTerm(name, 1.0, {"temperature": 1.0, **options})], only)
+    needed = replace(inputs, targets={kind: inputs.targets[kind]})
+    total, _ = evaluate_objective([LossTerm(name, 1.0, {"temperature": 1.0, **options})], needed)
     total.backward()  # type: ignore[no-untyped-call]
-    assert whole.projected is not None
-    assert (whole.logits["proxy"].grad is not None) == (own == "logits")
-    assert (whole.projected.grad is not None) == (own == "features")
-    assert all(answers.grad is None for answers in whole.targets.values())
+    assert inputs.projected is not None
+    assert (inputs.logits["proxy"].grad is not None) == (kind == "logits")
+    assert (inputs.projected.grad is not None) == (kind == "features")
+    assert all(output.grad is None for output in inputs.targets.values())

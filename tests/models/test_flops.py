@@ -1,4 +1,4 @@
-"""Operations counted, against torch's own counter; by hand in test_costs.py and test_network.py."""
+"""Counted FLOPs agree with torch's FlopCounterMode."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ IMAGES = {"attention": (5, 2, 32)}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_step_of(name: str) -> None:
+def test_training_step_counts_as_many_flops_as_torch(name: str) -> None:
     model, images = MODELS[name](), torch.zeros(IMAGES.get(name, (2, 3, 32, 32)))
 
     def step() -> None:
@@ -44,15 +44,15 @@ experiment = Experiment.model_validate({
 })
 worker = Worker(experiment, federated.load(experiment.data, experiment.partition, experiment.seed))
 weights = worker.begin("proxy").answer.weights
-made = worker.train_all([ClientTask(1, 0), ClientTask(1, 1)], weights, None, None, None, None)
+result = worker.train_all([ClientTask(1, 0), ClientTask(1, 1)], weights, None, None, None, None)
 worker.evaluate((0, 60), weights)
 worker.flops("proxy")
-assert len(made.answer) == 2
+assert len(result.answer) == 2
 print("torch._dynamo" in sys.modules, "torch._inductor" in sys.modules, "sympy" in sys.modules)
 """
 
 
-def test_a_worker_never_imports_the_compiler() -> None:
-    """It takes two seconds and 75 MB in every process."""
+def test_worker_does_not_import_the_compiler() -> None:
+    """Importing it takes two seconds and 75 MB in every process."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"] * 3

@@ -1,4 +1,4 @@
-"""The projected features against the penultimate layer, found by hand in each kind of model."""
+"""Projected features against the penultimate layer, computed separately for each kind of model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from fedray.models.weights import get_weights
 from fedray.types import ImageShape
 
 CLASSES = 7
-DATA = ImageShape(channels=3, size=32, classes=CLASSES)
+SHAPE = ImageShape(channels=3, size=32, classes=CLASSES)
 
 
 def features_of_cnn(model: Any, images: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ KINDS = [
 
 def projected(name: str, width: int = 5) -> Projected:
     torch.manual_seed(0)
-    model = Projected(build(Proxy(name=name), DATA), CLASSES)
+    model = Projected(build(Proxy(name=name), SHAPE), CLASSES)
     model.reset(width)
     return model.train()
 
@@ -52,12 +52,12 @@ def batch(size: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "features_of", "head"), KINDS)
-def test_projected_is_w_times_the_penultimate_features(
+def test_projected_features_are_w_times_the_penultimate_features(
     name: str, features_of: Callable[[Any, Tensor], Tensor], head: str
 ) -> None:
     model, images = projected(name), batch()
     assert head_name(model.proxy, CLASSES) == head
-    torch.manual_seed(2)  # mobilenet_v2 drops features before its head, and the same here
+    torch.manual_seed(2)  # so that mobilenet_v2 draws the same dropout mask twice
     logits = model(images)
     torch.manual_seed(2)
     features = features_of(model.proxy, images)
@@ -70,21 +70,21 @@ def test_projected_is_w_times_the_penultimate_features(
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in KINDS])
-def test_evaluation_leaves_nothing_behind(name: str) -> None:
+def test_evaluation_does_not_change_projected_features(name: str) -> None:
     model = projected(name)
-    model.proxy.eval()  # as a tally does, which knows the proxy only
+    model.proxy.eval()  # as in a round's evaluation, which uses the proxy only
     model.proxy(batch())
     model(batch())
     assert model.projected.numel() == 0
     model.train()(batch())
     assert len(model.projected) == 4
-    kept = model.projected
+    projected_features = model.projected
     model.eval()(batch(2))
-    assert model.projected is kept
+    assert model.projected is projected_features
 
 
 @pytest.mark.parametrize("name", [name for name, _, _ in KINDS])
-def test_a_loss_of_projected_features_trains_projection_and_proxy_but_not_the_head(name: str) -> None:
+def test_loss_of_projected_features_has_no_gradient_for_the_head(name: str) -> None:
     model = projected(name)
     model(batch())
     model.projected.square().sum().backward()  # type: ignore[no-untyped-call]
@@ -95,7 +95,7 @@ def test_a_loss_of_projected_features_trains_projection_and_proxy_but_not_the_he
     assert not any(n.startswith(head) for n in with_gradient)
 
 
-def test_another_client_begins_with_another_width_and_nothing_of_the_last_ones() -> None:
+def test_reset_replaces_the_projection_by_one_of_another_width() -> None:
     model, images = projected("cnn", width=5), batch()
     first = model.projection
     model(images)
@@ -109,8 +109,8 @@ def test_another_client_begins_with_another_width_and_nothing_of_the_last_ones()
     assert id(first.weight) not in trained
 
 
-def test_what_is_sent_does_not_know_of_the_projection() -> None:
-    plain = build(Proxy(name="cnn"), DATA)
+def test_proxy_weights_do_not_contain_the_projection() -> None:
+    plain = build(Proxy(name="cnn"), SHAPE)
     names = [*get_weights(plain)]
     model = Projected(plain, CLASSES)
     model.reset(5)
@@ -119,6 +119,6 @@ def test_what_is_sent_does_not_know_of_the_projection() -> None:
     assert [*get_weights(model.projection)] == ["weight"]
 
 
-def test_a_model_without_a_linear_head_is_refused() -> None:
+def test_model_without_a_linear_head_is_refused() -> None:
     with pytest.raises(SpecError, match="Sequential has no linear layer with 7 outputs"):
         Projected(nn.Sequential(nn.Conv2d(3, CLASSES, 3), nn.Flatten()), CLASSES)

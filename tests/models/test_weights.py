@@ -1,4 +1,4 @@
-"""Weights as plain arrays: to and from a model, and what the server refuses."""
+"""Weights as arrays: conversion from and to a model, and checks of received weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from fedray.types import Weights
 def model(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
-    for _ in range(seed + 1):  # so that the running statistics and the count of batches differ too
+    for _ in range(seed + 1):  # so that running statistics and batch counters differ as well
         network(torch.rand(2, 3, 4, 4))
     return network
 
@@ -24,7 +24,7 @@ def example() -> Weights:
     return {"a": np.ones((2, 3), np.float32), "n": np.array(5), "b": np.zeros(2, np.float32)}
 
 
-def test_names_and_values_are_the_state_dicts() -> None:
+def test_get_weights_has_names_and_values_of_the_state_dict() -> None:
     network = model(0)
     weights = get_weights(network)
     assert list(weights) == list(network.state_dict())
@@ -35,7 +35,7 @@ def test_names_and_values_are_the_state_dicts() -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_round_trip(layout: Any) -> None:
+def test_set_weights_restores_what_get_weights_returns(layout: Any) -> None:
     source, target = model(0).to(memory_format=layout), model(4)
     weights = get_weights(source)
     set_weights(target, weights)
@@ -44,7 +44,7 @@ def test_round_trip(layout: Any) -> None:
     assert target.state_dict()["1.num_batches_tracked"] == 1
 
 
-def test_into_channels_last() -> None:
+def test_set_weights_keeps_channels_last() -> None:
     source, target = model(0), model(4).to(memory_format=torch.channels_last)
     set_weights(target, get_weights(source))
     kernel = next(target.parameters())
@@ -53,7 +53,7 @@ def test_into_channels_last() -> None:
     assert not kernel.is_contiguous()
 
 
-def test_arrays_are_contiguous_copies_in_any_layout() -> None:
+def test_get_weights_returns_contiguous_copies() -> None:
     network = model(0).to(memory_format=torch.channels_last)
     weights = get_weights(network)
     assert all(array.flags.c_contiguous and array.flags.writeable for array in weights.values())
@@ -63,7 +63,7 @@ def test_arrays_are_contiguous_copies_in_any_layout() -> None:
     assert torch.equal(next(network.parameters()), before)
 
 
-def test_read_only_arrays_are_copied() -> None:
+def test_set_weights_copies_read_only_arrays() -> None:
     weights = get_weights(model(0))
     for array in weights.values():
         array.flags.writeable = False
@@ -78,14 +78,14 @@ def test_read_only_arrays_are_copied() -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_parameters_stay_the_ones_an_optimizer_knows() -> None:
+def test_set_weights_keeps_the_parameter_objects() -> None:
     target = model(4)
     before = list(target.parameters())
     set_weights(target, get_weights(model(0)))
     assert all(a is b and a.requires_grad for a, b in zip(before, target.parameters(), strict=True))
 
 
-def test_good_weights() -> None:
+def test_valid_weights_are_accepted() -> None:
     assert check_weights(example(), like=example()) is None
     assert check_weights(get_weights(model(0)), like=get_weights(model(1))) is None
 
@@ -113,7 +113,7 @@ def without(weights: Weights) -> Weights:
         (edited("b", np.array([-(2.0**21), 0], np.float32)), "b has grown beyond 1.04858e+06: training diverged"),
     ],
 )
-def test_bad_weights(change: Callable[[Weights], Weights], problem: str) -> None:
+def test_invalid_weights_are_refused(change: Callable[[Weights], Weights], problem: str) -> None:
     assert check_weights(change(example()), like=example()) == problem
 
 
@@ -125,30 +125,30 @@ def test_bad_weights(change: Callable[[Weights], Weights], problem: str) -> None
         edited("n", np.array(-(2**62))),
     ],
 )
-def test_large_weights_that_are_fine(change: Callable[[Weights], Weights]) -> None:
+def test_large_values_within_the_limit_are_accepted(change: Callable[[Weights], Weights]) -> None:
     assert check_weights(change(example()), like=example()) is None
 
 
-def test_empty_arrays_are_fine() -> None:
-    nothing = {"a": np.zeros((0, 3), np.float32)}
-    assert check_weights(nothing, like=nothing) is None
+def test_empty_arrays_are_accepted() -> None:
+    empty = {"a": np.zeros((0, 3), np.float32)}
+    assert check_weights(empty, like=empty) is None
 
 
-def test_bytes_by_hand() -> None:
+def test_nbytes_equals_hand_computed_value() -> None:
     assert nbytes(example()) == 2 * 3 * 4 + 8 + 2 * 4
-    # Convolution 3*4*3*3 + 4, batch norm 4 times 4, linear 16*2 + 2; all of 4 bytes, and a count of 8.
+    # Convolution 3*4*3*3 + 4, batch norm 4 times 4, linear 16*2 + 2, 4 bytes each; batch counter 8 bytes.
     assert nbytes(get_weights(model(0))) == 4 * (108 + 4 + 16 + 34) + 8
 
 
-def test_distance_by_hand() -> None:
-    one = {"a": np.array([[1.0, 2.0]], np.float32), "b": np.array(5.0, np.float32), "count": np.array(7)}
-    other = {"a": np.array([[4.0, -2.0]], np.float32), "b": np.array(-7.0, np.float32), "count": np.array(9)}
-    assert distance(one, other, ["a"]) == 5
-    assert distance(one, other, ["a", "b"]) == 13
+def test_distance_equals_hand_computed_value() -> None:
+    first = {"a": np.array([[1.0, 2.0]], np.float32), "b": np.array(5.0, np.float32), "count": np.array(7)}
+    second = {"a": np.array([[4.0, -2.0]], np.float32), "b": np.array(-7.0, np.float32), "count": np.array(9)}
+    assert distance(first, second, ["a"]) == 5
+    assert distance(first, second, ["a", "b"]) == 13
 
 
-def test_distance_over_several_pieces() -> None:
+def test_distance_over_several_blocks() -> None:
     rng = np.random.default_rng(0)
-    one, other = (rng.normal(size=(3, BLOCK_SIZE - 7)).astype(np.float32) for _ in range(2))
-    expected = np.sqrt(((one - other).astype(np.float64) ** 2).sum())
-    assert distance({"a": one}, {"a": other}, ["a"]) == pytest.approx(expected, rel=1e-12)
+    first, second = (rng.normal(size=(3, BLOCK_SIZE - 7)).astype(np.float32) for _ in range(2))
+    expected = np.sqrt(((first - second).astype(np.float64) ** 2).sum())
+    assert distance({"a": first}, {"a": second}, ["a"]) == pytest.approx(expected, rel=1e-12)

@@ -1,3 +1,5 @@
+"""Objectives and properties of the strategies, and values that they refuse."""
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -12,7 +14,7 @@ def strategy(**fields: object) -> Strategy:
     return ADAPTER.validate_python(fields)
 
 
-def test_fedavg_is_cross_entropy_weighted_by_examples() -> None:
+def test_fedavg_minimises_cross_entropy_weighted_by_examples() -> None:
     assert strategy(name="fedavg").objectives() == {"proxy": [LossTerm("cross_entropy", 1.0)]}
     assert strategy(name="fedavg").weighting == "examples"
     assert strategy(name="fedavg", weighting="uniform").weighting == "uniform"
@@ -31,25 +33,25 @@ def test_fml_has_the_published_defaults() -> None:
     assert fml.weighting == "uniform"
 
 
-def test_fml_weighs_proxy_by_beta_and_private_by_alpha() -> None:
+def test_fml_weights_proxy_by_beta_and_private_model_by_alpha() -> None:
     objectives = strategy(name="fml", alpha=0.25, beta=0.75).objectives()
     assert objectives["proxy"] == [LossTerm("cross_entropy", 0.75), LossTerm("mutual", 0.25)]
     assert objectives["private"] == [LossTerm("cross_entropy", 0.25), LossTerm("mutual", 0.75)]
 
 
 @pytest.mark.parametrize(
-    ("balance", "lam", "keep"),
+    ("balance", "lam", "label_weight"),
     [("convex", 0.25, 0.75), ("convex", 1.0, 0.0), ("additive", 0.25, 1.0), ("additive", 3, 1)],
 )
-def test_fedlpfm_balances_cross_entropy_and_distillation(balance: str, lam: float, keep: float) -> None:
+def test_fedlpfm_balances_cross_entropy_and_distillation(balance: str, lam: float, label_weight: float) -> None:
     terms = strategy(name="fedlpfm", balance=balance, lam=lam, temperature=2).objectives()["proxy"]
     assert list(terms) == [
-        LossTerm("cross_entropy", keep),
+        LossTerm("cross_entropy", label_weight),
         LossTerm("kd", lam, {"temperature": 2.0, "direction": "forward"}),
     ]
 
 
-def test_fedlpfm_takes_another_distillation() -> None:
+def test_fedlpfm_accepts_another_distillation_loss() -> None:
     fedlpfm = strategy(name="fedlpfm", temperature=4, loss={"name": "dkd", "beta": 2})
     assert fedlpfm.objectives()["proxy"][1] == LossTerm("dkd", 0.5, {"temperature": 4.0, "alpha": 1.0, "beta": 2.0})
     assert fedlpfm.needs_teacher
@@ -63,8 +65,8 @@ def test_terms_without_weight_are_not_computed() -> None:
 
 
 def test_only_distillation_needs_a_teacher() -> None:
-    needing = [s for s in ("fedavg", "fedprox", "fml", "fedlpfm") if strategy(name=s).needs_teacher]
-    assert needing == ["fedlpfm"]
+    names = [s for s in ("fedavg", "fedprox", "fml", "fedlpfm") if strategy(name=s).needs_teacher]
+    assert names == ["fedlpfm"]
     assert not strategy(name="fedlpfm", lam=0.0).needs_teacher
 
 
@@ -72,7 +74,7 @@ MATCHING = {"name": "fedlpfm", "lam": 1, "loss": {"name": "function_matching"}}
 
 
 @pytest.mark.parametrize(
-    ("fields", "required_outputs", "keeps", "mixup", "proxy_view"),
+    ("fields", "required_outputs", "client_model", "mixup", "proxy_view"),
     [
         ({"name": "fedavg"}, set(), None, 0, False),
         ({"name": "fedprox"}, set(), None, 0, False),
@@ -95,18 +97,18 @@ MATCHING = {"name": "fedlpfm", "lam": 1, "loss": {"name": "function_matching"}}
     ],
     ids=str,
 )
-def test_what_a_strategy_asks_of_its_teacher_its_images_and_its_clients(
-    fields: dict[str, object], required_outputs: set[str], keeps: str | None, mixup: float, proxy_view: bool
+def test_properties_follow_from_the_active_objectives(
+    fields: dict[str, object], required_outputs: set[str], client_model: str | None, mixup: float, proxy_view: bool
 ) -> None:
-    chosen = strategy(**fields)
-    assert chosen.required_outputs == required_outputs
-    assert chosen.needs_teacher == bool(required_outputs)
-    assert chosen.client_model == keeps
-    assert chosen.mixup == mixup
-    assert chosen.proxy_view == proxy_view
+    found = strategy(**fields)
+    assert found.required_outputs == required_outputs
+    assert found.needs_teacher == bool(required_outputs)
+    assert found.client_model == client_model
+    assert found.mixup == mixup
+    assert found.proxy_view == proxy_view
 
 
-def test_function_matching_is_forward_kd_and_nothing_else() -> None:
+def test_function_matching_is_forward_kd_alone() -> None:
     assert strategy(**MATCHING, temperature=2).active_objectives() == {
         "proxy": [LossTerm("function_matching", 1.0, {"temperature": 2.0})]
     }
@@ -115,12 +117,12 @@ def test_function_matching_is_forward_kd_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     "change", [{"lam": 0.5}, {"lam": 0}, {"balance": "additive"}, {"balance": "additive", "lam": 2}]
 )
-def test_function_matching_refuses_any_share_of_labels(change: dict[str, object]) -> None:
+def test_function_matching_refuses_a_cross_entropy_term(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=r"uses no labels.* set strategy.lam: 1"):
         strategy(**{**MATCHING, **change})
 
 
-def test_function_matching_refuses_the_default_share_too() -> None:
+def test_function_matching_refuses_the_default_lam() -> None:
     with pytest.raises(ValidationError, match="uses no labels"):
         strategy(name="fedlpfm", loss={"name": "function_matching"})
 

@@ -1,3 +1,5 @@
+"""Accuracies, loss and confusion matrix against values computed by hand."""
+
 import math
 
 import numpy as np
@@ -8,8 +10,8 @@ from torch import nn
 from fedray.training.evaluation import EvalCounts, count_predictions
 
 
-class Fixed(nn.Module):
-    """Answers with the image's own pixels as logits."""
+class PixelsAsLogits(nn.Module):
+    """Returns the image's pixels as logits."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1)
@@ -21,22 +23,25 @@ LABELS = torch.tensor([0, 1, 0, 2, 2])
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
 def test_count_predictions_by_hand(batch_size: int) -> None:
-    counts = count_predictions(Fixed(), LOGITS.view(5, 3, 1, 1), LABELS, classes=4, batch_size=batch_size)
+    counts = count_predictions(PixelsAsLogits(), LOGITS.view(5, 3, 1, 1), LABELS, classes=4, batch_size=batch_size)
     assert counts.correct.tolist() == [1, 1, 1, 0]
     assert counts.examples.tolist() == [2, 1, 2, 0]
     assert counts.accuracy == 0.6
-    right, wrong = math.log(1 + 2 * math.exp(-2)), math.log(2 + math.exp(2))
-    assert counts.mean_loss == pytest.approx((3 * right + 2 * wrong) / 5, rel=1e-6)
+    correct, wrong = math.log(1 + 2 * math.exp(-2)), math.log(2 + math.exp(2))
+    assert counts.mean_loss == pytest.approx((3 * correct + 2 * wrong) / 5, rel=1e-6)
 
 
 def test_eval_counts_add_up() -> None:
-    whole = count_predictions(Fixed(), LOGITS.view(5, 3, 1, 1), LABELS, 3, 10)
-    parts = [count_predictions(Fixed(), LOGITS[a:b].view(-1, 3, 1, 1), LABELS[a:b], 3, 10) for a, b in ((0, 2), (2, 5))]
+    whole = count_predictions(PixelsAsLogits(), LOGITS.view(5, 3, 1, 1), LABELS, 3, 10)
+    parts = [
+        count_predictions(PixelsAsLogits(), LOGITS[a:b].view(-1, 3, 1, 1), LABELS[a:b], 3, 10)
+        for a, b in ((0, 2), (2, 5))
+    ]
     assert (parts[0] + parts[1]).correct.tolist() == whole.correct.tolist()
     assert (parts[0] + parts[1]).mean_loss == pytest.approx(whole.mean_loss)
 
 
-def test_confusion_by_hand() -> None:
+def test_confusion_equals_hand_computed_values() -> None:
     rows = EvalCounts(np.array([0, 2, 0, 2, 0]), np.array([0, 1, 0, 2, 1]), classes=3).confusion()
     assert [tuple(row.values()) for row in rows] == [(0, 0, 2), (0, 1, 1), (2, 1, 1), (2, 2, 1)]
 
@@ -47,16 +52,16 @@ def test_class_accuracy_is_nan_for_a_class_without_examples() -> None:
     assert math.isnan(accuracy[1])
 
 
-def test_rare_accuracy_by_hand() -> None:
+def test_rare_accuracy_equals_hand_computed_value() -> None:
     labels = np.repeat([0, 1, 2], 10)
-    right = np.concatenate([np.arange(10) < n for n in (9, 5, 1)])
-    counts = EvalCounts(labels, np.where(right, labels, (labels + 1) % 3), classes=3)
+    correct = np.concatenate([np.arange(10) < n for n in (9, 5, 1)])
+    counts = EvalCounts(labels, np.where(correct, labels, (labels + 1) % 3), classes=3)
     class_counts = np.array(
         [
             [96, 4, 0],  # rare: 1 and 2 -> (5 + 1) / 20
             [5, 95, 0],  # exactly 5 % is not rare; rare: 2 -> 1 / 10
-            [40, 30, 30],  # none rare: left out
-            [0, 0, 0],  # holds nothing: left out
+            [40, 30, 30],  # none rare: not counted
+            [0, 0, 0],  # no examples: not counted
         ]
     )
     assert counts.rare_accuracy(class_counts) == pytest.approx((0.3 + 0.1) / 2)

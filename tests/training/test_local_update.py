@@ -1,4 +1,4 @@
-"""The SGD loop against a second, plainer one."""
+"""The SGD loop against a second implementation, and its invariants."""
 
 import copy
 from typing import Any
@@ -29,62 +29,62 @@ TRAINING = Training(
 )
 
 
-def train(models: Any, objectives: Any, shard: ClientData, training: Training, first_epoch: int) -> dict[str, float]:
+def train(models: Any, objectives: Any, data: ClientData, training: Training, first_epoch: int) -> dict[str, float]:
     trainer = Trainer(models, objectives, training)
-    return local_update(trainer, shard, first_epoch=first_epoch, seed=7, client=3)
+    return local_update(trainer, data, first_epoch=first_epoch, seed=7, client=3)
 
 
-def plain_sgd(model: nn.Module, shard: ClientData, loss_of: Any, first_epoch: int) -> list[float]:
-    """Momentum SGD written out: v = 0.9 v + (g + wd w), w -= lr v. Returns the loss of each step."""
+def plain_sgd(model: nn.Module, data: ClientData, loss_of: Any, first_epoch: int) -> list[float]:
+    """Momentum SGD: v = 0.9 v + (g + wd w), w -= lr v. Returns the summed loss of each batch."""
     velocity = [torch.zeros_like(p) for p in model.parameters()]
-    seen = []
+    losses = []
     for epoch in (first_epoch, first_epoch + 1):
         order = numpy_rng(7, "order", 3, epoch).permutation(N)
         lr = 0.1 * 0.5 ** (epoch // 4)
         for start in range(0, N, 5):
-            chosen = order[start : start + 5]
-            x = (shard.images[chosen].float() / 255 - 0.5) / 0.25
-            loss = loss_of(model(x), shard.labels[chosen], chosen)
+            batch = order[start : start + 5]
+            x = (data.images[batch].float() / 255 - 0.5) / 0.25
+            loss = loss_of(model(x), data.labels[batch], batch)
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             with torch.no_grad():
                 for p, g, v in zip(model.parameters(), gradients, velocity, strict=True):
                     v.mul_(0.9).add_(g + 0.01 * p)
                     p.sub_(lr * v)
-            seen.append(loss.item() * len(chosen))
-    return seen
+            losses.append(loss.item() * len(batch))
+    return losses
 
 
-def test_cross_entropy_epochs_agree_with_plain_sgd() -> None:
-    shard, ours, plain = make_client_data(), make_model(), make_model()
-    metrics = train({"proxy": ours}, {"proxy": [LossTerm("cross_entropy")]}, shard, TRAINING, first_epoch=3)
-    seen = plain_sgd(plain, shard, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
+def test_cross_entropy_agrees_with_plain_sgd() -> None:
+    data, ours, plain = make_client_data(), make_model(), make_model()
+    metrics = train({"proxy": ours}, {"proxy": [LossTerm("cross_entropy")]}, data, TRAINING, first_epoch=3)
+    losses = plain_sgd(plain, data, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
-    assert metrics["loss_cross_entropy"] == pytest.approx(sum(seen) / (2 * N), rel=1e-5)
+    assert metrics["loss_cross_entropy"] == pytest.approx(sum(losses) / (2 * N), rel=1e-5)
 
 
-def test_distillation_epochs_agree_with_plain_sgd() -> None:
-    shard, ours, plain = make_client_data(RecordingTargets()), make_model(), make_model()
+def test_distillation_agrees_with_plain_sgd() -> None:
+    data, ours, plain = make_client_data(RecordingTargets()), make_model(), make_model()
 
-    def loss_of(z: torch.Tensor, y: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
-        p, q = torch.softmax(TEACHER_OUTPUTS["logits"][chosen] / 2, 1), torch.softmax(z / 2, 1)
+    def loss_of(z: torch.Tensor, y: torch.Tensor, batch: np.ndarray) -> torch.Tensor:
+        p, q = torch.softmax(TEACHER_OUTPUTS["logits"][batch] / 2, 1), torch.softmax(z / 2, 1)
         return 0.7 * -torch.log_softmax(z, 1)[range(len(y)), y].mean() + 0.3 * 4 * (p * (p / q).log()).sum(1).mean()
 
     terms = [LossTerm("cross_entropy", 0.7), LossTerm("kd", 0.3, {"temperature": 2.0})]
-    train({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=0)
-    plain_sgd(plain, shard, loss_of, first_epoch=0)
+    train({"proxy": ours}, {"proxy": terms}, data, TRAINING, first_epoch=0)
+    plain_sgd(plain, data, loss_of, first_epoch=0)
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
 
 def make_smooth_model() -> nn.Sequential:
-    """Where ReLU leaves no feature at all, a cosine written out is not a number."""
+    """A model without ReLU: if all features were 0, the cosine below would be NaN."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, CLASSES))
 
 
 class WithFeatures(nn.Module):
-    """The same model and a projection, taken apart so that each layer's output can be had."""
+    """The same model with a projection, and access to the output of each layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,50 +97,50 @@ class WithFeatures(nn.Module):
         return self.layers[3](hidden), hidden @ self.projection.weight.T
 
 
-def one_minus_cosine(own: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    lengths = (own.square().sum(1) * targets.square().sum(1)).sqrt()
-    return 1 - ((own * targets).sum(1) / lengths).mean()
+def one_minus_cosine(student: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    lengths = (student.square().sum(1) * targets.square().sum(1)).sqrt()
+    return 1 - ((student * targets).sum(1) / lengths).mean()
 
 
-def mean_square(own: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return (own - targets / targets.square().mean(1, keepdim=True).sqrt()).square().mean()
+def mean_square(student: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (student - targets / targets.square().mean(1, keepdim=True).sqrt()).square().mean()
 
 
 @pytest.mark.parametrize(("name", "distance"), [("cosine", one_minus_cosine), ("feature_mse", mean_square)])
-def test_epochs_of_a_feature_loss_agree_with_plain_sgd_on_proxy_and_projection(name: str, distance: Any) -> None:
-    shard, plain = make_client_data(RecordingTargets()), WithFeatures()
+def test_feature_losses_agree_with_plain_sgd(name: str, distance: Any) -> None:
+    data, plain = make_client_data(RecordingTargets()), WithFeatures()
     ours = Projected(make_smooth_model(), CLASSES)
     with torch.no_grad():
         start = ours.reset(WIDTH).weight.copy_(plain.projection.weight).clone()
 
-    def loss_of(z: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+    def loss_of(z: tuple[torch.Tensor, torch.Tensor], y: torch.Tensor, batch: np.ndarray) -> torch.Tensor:
         logits, projected = z
         supervised = -torch.log_softmax(logits, 1)[range(len(y)), y].mean()
-        return 0.6 * supervised + 0.4 * distance(projected, TEACHER_OUTPUTS["features"][chosen])
+        return 0.6 * supervised + 0.4 * distance(projected, TEACHER_OUTPUTS["features"][batch])
 
     terms = [LossTerm("cross_entropy", 0.6), LossTerm(name, 0.4, {"temperature": 1.0})]
-    metrics = train({"proxy": ours}, {"proxy": terms}, shard, TRAINING, first_epoch=3)
-    seen = plain_sgd(plain, shard, loss_of, first_epoch=3)
+    metrics = train({"proxy": ours}, {"proxy": terms}, data, TRAINING, first_epoch=3)
+    losses = plain_sgd(plain, data, loss_of, first_epoch=3)
     assert torch.allclose(ours.projection.weight, plain.projection.weight, atol=1e-5)
     assert not torch.allclose(ours.projection.weight, start, atol=1e-2)
     for a, b in zip(ours.proxy.parameters(), plain.layers.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
     both = 0.6 * metrics["loss_cross_entropy"] + 0.4 * metrics[f"loss_{name}"]
-    assert both == pytest.approx(sum(seen) / (2 * N), rel=1e-4)
+    assert both == pytest.approx(sum(losses) / (2 * N), rel=1e-4)
 
 
 def test_mutual_learning_agrees_with_two_separate_backward_passes() -> None:
-    shard, pair = make_client_data(), {"proxy": make_model(0), "private": make_model(1)}
+    data, pair = make_client_data(), {"proxy": make_model(0), "private": make_model(1)}
     objectives = {
         "proxy": [LossTerm("cross_entropy", 0.4), LossTerm("mutual", 0.6)],
         "private": [LossTerm("cross_entropy", 0.5), LossTerm("mutual", 0.5)],
     }
     training = Training(local_epochs=1, batch_size=5, lr=0.1, momentum=0.0, weight_decay=0.0)
-    train(pair, objectives, shard, training, first_epoch=0)
+    train(pair, objectives, data, training, first_epoch=0)
 
     meme, local = make_model(0), make_model(1)
-    for chosen in np.split(numpy_rng(7, "order", 3, 0).permutation(N), range(5, N, 5)):
-        x, y = (shard.images[chosen].float() / 255 - 0.5) / 0.25, shard.labels[chosen]
+    for batch in np.split(numpy_rng(7, "order", 3, 0).permutation(N), range(5, N, 5)):
+        x, y = (data.images[batch].float() / 255 - 0.5) / 0.25, data.labels[batch]
         meme_logits, local_logits = meme(x), local(x)
         kl = nn.KLDivLoss(reduction="batchmean")
         p_meme, p_local = torch.softmax(meme_logits, 1).detach(), torch.softmax(local_logits, 1).detach()
@@ -156,7 +156,7 @@ def test_mutual_learning_agrees_with_two_separate_backward_passes() -> None:
             assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_proximal_pulls_towards_the_received_weights() -> None:
+def test_larger_mu_keeps_weights_nearer_to_the_start() -> None:
     start = [p.detach().clone() for p in make_model().parameters()]
     distances = []
     for mu in (0.0, 1.0, 10.0):
@@ -168,18 +168,18 @@ def test_proximal_pulls_towards_the_received_weights() -> None:
     assert distances[0] > distances[1] > distances[2]
 
 
-def test_local_accuracy_counts_the_last_epoch_while_it_trains() -> None:
-    shard, model = make_client_data(), make_model()
-    frozen = Training(local_epochs=3, batch_size=5, lr=1e-12, weight_decay=0)
-    metrics = train({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, shard, frozen, first_epoch=0)
-    predictions = model((shard.images.float() / 255 - 0.5) / 0.25).argmax(1)
-    assert metrics["train_accuracy"] == pytest.approx((predictions == shard.labels).float().mean().item())
+def test_train_accuracy_is_that_of_the_last_epoch() -> None:
+    data, model = make_client_data(), make_model()
+    training = Training(local_epochs=3, batch_size=5, lr=1e-12, weight_decay=0)
+    metrics = train({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, data, training, first_epoch=0)
+    predictions = model((data.images.float() / 255 - 0.5) / 0.25).argmax(1)
+    assert metrics["train_accuracy"] == pytest.approx((predictions == data.labels).float().mean().item())
 
 
 @pytest.mark.parametrize(
     ("epoch", "expected"), [(0, 0.1), (199, 0.1), (200, 0.01), (399, 0.01), (400, 0.001), (599, 0.001)]
 )
-def test_learning_rate_decays_by_cumulative_epoch(epoch: int, expected: float) -> None:
+def test_learning_rate_decays_with_epochs_of_all_rounds(epoch: int, expected: float) -> None:
     training = Training(lr=0.1, decay_every=200, decay_factor=0.1)
     assert learning_rate(training, epoch) == pytest.approx(expected)
     assert learning_rate(Training(lr=0.1), epoch) == 0.1
@@ -204,31 +204,31 @@ def flat(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_a_trainer_remembers_nothing_of_the_client_before() -> None:
-    fresh, used, shard = make_model(), make_model(), make_client_data()
-    expected = train({"proxy": fresh}, TERMS, shard, TRAINING, first_epoch=0)
+def test_trainer_keeps_nothing_of_the_client_before() -> None:
+    fresh, used, data = make_model(), make_model(), make_client_data()
+    expected = train({"proxy": fresh}, TERMS, data, TRAINING, first_epoch=0)
     trainer = Trainer({"proxy": used}, TERMS, TRAINING)
-    local_update(trainer, shard, first_epoch=6, seed=1, client=5)
+    local_update(trainer, data, first_epoch=6, seed=1, client=5)
     assert not torch.allclose(flat(used), flat(make_model()), atol=1e-2)
     used.load_state_dict(make_model().state_dict())
-    assert local_update(trainer, shard, first_epoch=0, seed=7, client=3) == expected
+    assert local_update(trainer, data, first_epoch=0, seed=7, client=3) == expected
     assert torch.equal(flat(used), flat(fresh))
 
 
 def rounded(x: torch.Tensor) -> torch.Tensor:
-    """To 8 bits of mantissa, the gradient too."""
+    """Round to bfloat16, and the gradient as well."""
     return x.bfloat16().float()
 
 
-def test_bfloat16_rounds_what_is_multiplied_and_keeps_weights_and_losses_in_float32() -> None:
-    shard, ours, plain = make_client_data(), make_model(), make_model()
+def test_bfloat16_rounds_factors_but_not_weights_and_losses() -> None:
+    data, ours, plain = make_client_data(), make_model(), make_model()
     terms = {"proxy": [LossTerm("cross_entropy")]}
-    rough = TRAINING.model_copy(update={"precision": "bfloat16"})
-    metrics = train({"proxy": ours}, terms, shard, rough, first_epoch=3)
+    bfloat16 = TRAINING.model_copy(update={"precision": "bfloat16"})
+    metrics = train({"proxy": ours}, terms, data, bfloat16, first_epoch=3)
     assert all(p.dtype == torch.float32 for p in ours.parameters())
 
     class Rounded(nn.Module):
-        """Products of rounded numbers, added up in float32 and rounded."""
+        """The model with rounded factors; products are summed in float32 and rounded."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -236,24 +236,24 @@ def test_bfloat16_rounds_what_is_multiplied_and_keeps_weights_and_losses_in_floa
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = rounded(x.flatten(1))
-            for place in (1, 3):
-                layer: Any = self.layers[place]
+            for index in (1, 3):
+                layer: Any = self.layers[index]
                 x = rounded(x @ rounded(layer.weight).T + rounded(layer.bias))
-                x = x.relu() if place == 1 else x
+                x = x.relu() if index == 1 else x
             return x
 
-    seen = plain_sgd(Rounded(), shard, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
+    losses = plain_sgd(Rounded(), data, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
     moved = (flat(plain) - flat(make_model())).norm()
     assert (flat(ours) - flat(plain)).norm() < 0.02 * moved
-    assert metrics["loss_cross_entropy"] == pytest.approx(sum(seen) / (2 * N), rel=2e-3)
+    assert metrics["loss_cross_entropy"] == pytest.approx(sum(losses) / (2 * N), rel=2e-3)
     exact = make_model()
-    train({"proxy": exact}, terms, shard, TRAINING, first_epoch=3)
+    train({"proxy": exact}, terms, data, TRAINING, first_epoch=3)
     assert (flat(ours) - flat(exact)).norm() > (flat(ours) - flat(plain)).norm()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.2)])
-def test_layouts_agree(precision: str, tolerance: float) -> None:
-    def trained(layout: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def test_memory_formats_agree(precision: str, tolerance: float) -> None:
+    def train_with(layout: Any) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         model = SmallCNN(1, 6, CLASSES, nn.BatchNorm2d).to(memory_format=memory_format(layout))
         start, change = flat(model), {"lr": 0.01, "precision": precision, "memory_format": layout}
@@ -262,14 +262,14 @@ def test_layouts_agree(precision: str, tolerance: float) -> None:
         assert kernel.is_contiguous(memory_format=memory_format(layout))
         return start, flat(model)
 
-    (start, one), (_, other) = trained("contiguous"), trained("channels_last")
-    assert (one - other).norm() < tolerance * (one - start).norm()
+    (start, nchw), (_, nhwc) = train_with("contiguous"), train_with("channels_last")
+    assert (nchw - nhwc).norm() < tolerance * (nchw - start).norm()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_cuda_graph_changes_no_bit(precision: str) -> None:
-    """Dropout, batch norm, a learning rate that decays, a teacher, and a last batch that is not full."""
+def test_cuda_graph_changes_no_bit(precision: str) -> None:
+    """With dropout, batch norm, a decaying learning rate, a teacher, and a last batch that is smaller."""
     cuda = torch.device("cuda")
     training = TRAINING.model_copy(update={"precision": precision, "local_epochs": 3})
     terms = {"proxy": [*TERMS["proxy"], LossTerm("kd", 0.3, {"temperature": 2.0})]}
@@ -278,12 +278,12 @@ def test_a_cuda_graph_changes_no_bit(precision: str) -> None:
         torch.manual_seed(0)
         model = nn.Sequential(SmallCNN(1, 6, 16, nn.BatchNorm2d), nn.Dropout(0.5), nn.Linear(16, CLASSES)).to(cuda)
         trainer, start = Trainer({"proxy": model}, terms, training, graph=graph), copy.deepcopy(model.state_dict())
-        made = []
+        results = []
         for client in (1, 2):
             model.load_state_dict(start)
-            shard = make_client_data(RecordingTargets(), crop_flip=True, device=cuda)
-            made += [local_update(trainer, shard, first_epoch=0, seed=7, client=client), flat(model)]
-        return made
+            data = make_client_data(RecordingTargets(), crop_flip=True, device=cuda)
+            results += [local_update(trainer, data, first_epoch=0, seed=7, client=client), flat(model)]
+        return results
 
     for eager, graphed in zip(trained(graph=False), trained(graph=True), strict=True):
         assert torch.equal(eager, graphed) if isinstance(eager, torch.Tensor) else eager == graphed

@@ -1,4 +1,4 @@
-"""Page faults and resident memory of a process of its own, for what it changes is the process's."""
+"""Page faults and resident memory, measured in a new process because the settings apply to a whole process."""
 
 import subprocess
 import sys
@@ -9,7 +9,8 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 
 
-def told(code: str) -> list[int]:
+def run_script(code: str) -> list[int]:
+    """Run a script in a new process, and return the integers that it prints."""
     prelude = """
         import os, resource
         import torch
@@ -17,7 +18,7 @@ def told(code: str) -> list[int]:
 
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            torch.ones(40 * 2**18)  # 40 MiB: blocks under 32 MiB are kept by default too
+            torch.ones(40 * 2**18)  # 40 MiB, because blocks under 32 MiB are kept by default
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
         def resident():
@@ -25,21 +26,21 @@ def told(code: str) -> list[int]:
                 return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     """
     script = textwrap.dedent(prelude) + textwrap.dedent(code)
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return [int(word) for word in ran.stdout.split()]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
 
 
-def test_memory_that_was_freed_is_used_again_without_a_fault() -> None:
-    by_default, kept = told("""
+def test_freed_memory_is_reused_without_page_faults() -> None:
+    by_default, kept = run_script("""
         print(min(faults() for _ in range(24)))
         malloc.keep_freed_memory()
-        print(min(faults() for _ in range(24)))  # the first few find their places
+        print(min(faults() for _ in range(24)))  # the first few may still fault
     """)
     assert kept < 10 < by_default
 
 
-def test_what_is_free_can_be_given_back() -> None:
-    before, after = told("""
+def test_trim_returns_free_memory() -> None:
+    before, after = run_script("""
         malloc.keep_freed_memory()
         faults()
         print(resident())

@@ -60,5 +60,5 @@ def test_both_values_give_the_same_teacher_outputs(tmp_path: Path) -> None:
     ]
     classes = [{type(module).__name__ for module in teacher.backbone.modules()} for teacher in teachers]
     assert ["FastAttention" in names for names in classes] == [True, False]
-    fast, plain = (teacher.ask(images)["features"] for teacher in teachers)
+    fast, plain = (teacher.outputs(images)["features"] for teacher in teachers)
     np.testing.assert_allclose(fast, plain, atol=0.02)
