@@ -61,6 +61,7 @@ class _Backbone(nn.Module):
         self.model: Any = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features before the head: float [B, 3, R, R] -> [B, d]."""
         features: Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
         return features
 

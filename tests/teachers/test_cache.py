@@ -155,6 +155,12 @@ class TestKey:
         assert TeacherCache().folder == tmp_path / "cache" / "fedray" / "teacher_outputs"
         assert TeacherCache(full.folder.parent.parent).entry(CONTENT, ROWS).read(ALL)[1].all()
 
+    def test_a_cache_of_an_earlier_layout_is_ignored(self, tmp_path: Path) -> None:
+        (tmp_path / "teachers" / "abc").mkdir(parents=True)
+        (tmp_path / "teachers" / "abc" / "entry.json").write_text(json.dumps({"content": CONTENT, "made_by": {}}))
+        assert TeacherCache(tmp_path).entries() == []
+        assert TeacherCache(tmp_path).unreadable() == []
+
 
 class TestDamage:
     @pytest.mark.parametrize("byte", [0, 3, 4, 31], ids=["checksum", "end of checksum", "outputs", "end of outputs"])
