@@ -1,11 +1,11 @@
-"""What crosses the network in a round, as the driver's host sees it: by nodes and by clients.
+"""Network traffic of the driver's host per round, by number of nodes and of clients.
 
     sudo .venv/bin/python benchmarks/bytes_per_round.py                     # needs root and network namespaces
     sudo .venv/bin/python benchmarks/bytes_per_round.py --nodes 1 3 --clients 6 48 --rounds 12
 
-The driver's host trains nothing, so that every client is behind its wire; what is counted is what its interface
-counts. A round is the mean of all but the first three; what came before the first round's end is the start. What goes
-out once goes to each node once, but a node may have it from another that has it already.
+The driver's host trains no client, so that all traffic of clients passes its network interface, whose counters are
+read. The traffic of a round is the mean over all rounds but the first three; that of the start is measured until the
+end of the first round. The global model goes to each node once, from the driver's host or from another node.
 """
 
 import argparse
@@ -31,18 +31,20 @@ SPEC: dict[str, Any] = {
     "evaluation": {"every": 1},
     "resources": {"cpus_per_client": 1},
 }
-SETTLING = 3
-"""Rounds in which actors, and what adds up for them, come up."""
+WARM_UP_ROUNDS = 3
+"""Rounds not counted, in which actors and node reducers start."""
 
 
 @dataclass(frozen=True)
-class Counted:
+class Traffic:
+    """Bytes in and out of the driver's host."""
+
     nodes: int
     clients: int
     start_out: int
     round_in: float
     round_out: float
-    proxy: int  # bytes of one proxy's weights
+    proxy: int  # bytes of a proxy's weights
 
 
 def main() -> None:
@@ -51,15 +53,15 @@ def main() -> None:
         raise SystemExit(reason)
     with Hosts(1 + max(options.nodes)) as hosts:
         cluster = Cluster(hosts, cpus=2, head_cpus=0).start()
-        joined, counted = 0, list[Counted]()
+        joined, measured = 0, list[Traffic]()
         for nodes in sorted(options.nodes):
             while joined < nodes:
                 joined += 1
                 cluster.join(joined)
             for clients in options.clients:
-                counted.append(count(cluster, nodes, clients, options.rounds))
-                print(line(counted[-1]), file=sys.stderr, flush=True)
-    report(counted)
+                measured.append(measure(cluster, nodes, clients, options.rounds))
+                print(line(measured[-1]), file=sys.stderr, flush=True)
+    report(measured)
 
 
 def arguments() -> argparse.Namespace:
@@ -70,67 +72,72 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def count(cluster: Cluster, nodes: int, clients: int, rounds: int) -> Counted:
-    """Run it, and read the counters as each round is done."""
+def measure(cluster: Cluster, nodes: int, clients: int, rounds: int) -> Traffic:
+    """Run `rounds` rounds and read the counters at the end of each."""
     folder = cluster.hosts.shared / f"{nodes}-{clients}"
     folder.mkdir()
     spec = folder / "spec.yaml"
-    more = {"partition": {"clients": clients}, "training": {"rounds": rounds}}
-    spec.write_text(yaml.safe_dump({name: {**value, **more.get(name, {})} for name, value in SPEC.items()}))
+    changes = {"partition": {"clients": clients}, "training": {"rounds": rounds}}
+    spec.write_text(yaml.safe_dump({name: {**value, **changes.get(name, {})} for name, value in SPEC.items()}))
     before = counters(cluster)
-    read = follow(cluster, cluster.popen("run", spec, "--results", folder), rounds)
-    settled = read[SETTLING - 1 :]
-    return Counted(nodes, clients, read[0][1] - before[1], per_round(settled, 0), per_round(settled, 1), proxy(folder))
-
-
-def counters(cluster: Cluster) -> tuple[int, int]:
-    return cluster.hosts[0].bytes_in, cluster.hosts[0].bytes_out
-
-
-def follow(cluster: Cluster, run: "subprocess.Popen[str]", rounds: int) -> list[tuple[int, int]]:
-    """The counters after each round."""
-    read, said = list[tuple[int, int]](), list[str]()
-    assert run.stdout is not None
-    for each in run.stdout:
-        said.append(each)
-        if f"round {len(read) + 1}/{rounds}" in each:
-            read.append(counters(cluster))
-    if run.wait() != 0 or len(read) != rounds:
-        raise SystemExit("".join(said))
-    return read
-
-
-def per_round(read: Sequence[tuple[int, int]], which: int) -> float:
-    return (read[-1][which] - read[0][which]) / (len(read) - 1)
-
-
-def proxy(folder: Path) -> int:
-    """Its file has a short header, too."""
-    return (folder / "spec" / "model.safetensors").stat().st_size
-
-
-def line(one: Counted) -> str:
-    rounds = f"{one.round_in / one.proxy:6.1f} in {one.round_out / one.proxy:6.1f} out"
-    return (
-        f"{one.nodes} nodes {one.clients:3} clients: {rounds} a round in proxies; {one.start_out / 1e6:.1f} MB to begin"
+    counts = counters_after_rounds(cluster, cluster.popen("run", spec, "--results", folder), rounds)
+    counted = counts[WARM_UP_ROUNDS - 1 :]
+    return Traffic(
+        nodes, clients, counts[0][1] - before[1], per_round(counted, 0), per_round(counted, 1), proxy(folder)
     )
 
 
-def report(counted: Sequence[Counted]) -> None:
+def counters(cluster: Cluster) -> tuple[int, int]:
+    """Returns the bytes in and out of the driver's host."""
+    return cluster.hosts[0].bytes_in, cluster.hosts[0].bytes_out
+
+
+def counters_after_rounds(cluster: Cluster, run: "subprocess.Popen[str]", rounds: int) -> list[tuple[int, int]]:
+    """Returns the counters after each round. Raises SystemExit with the output of a run that fails."""
+    counts, output = list[tuple[int, int]](), list[str]()
+    assert run.stdout is not None
+    for text in run.stdout:
+        output.append(text)
+        if f"round {len(counts) + 1}/{rounds}" in text:
+            counts.append(counters(cluster))
+    if run.wait() != 0 or len(counts) != rounds:
+        raise SystemExit("".join(output))
+    return counts
+
+
+def per_round(counts: Sequence[tuple[int, int]], direction: int) -> float:
+    """Returns the mean increase between rounds; direction 0 is in, 1 is out."""
+    return (counts[-1][direction] - counts[0][direction]) / (len(counts) - 1)
+
+
+def proxy(folder: Path) -> int:
+    """Returns the size of the weights file, which includes a short header."""
+    return (folder / "spec" / "model.safetensors").stat().st_size
+
+
+def line(traffic: Traffic) -> str:
+    rounds = f"{traffic.round_in / traffic.proxy:6.1f} in {traffic.round_out / traffic.proxy:6.1f} out"
+    return (
+        f"{traffic.nodes} nodes {traffic.clients:3} clients: {rounds} per round, in units of one proxy; "
+        f"{traffic.start_out / 1e6:.1f} MB out until the first round ended"
+    )
+
+
+def report(measured: Sequence[Traffic]) -> None:
     for title, value in TABLES.items():
         print(f"\n{title}\n")
-        clients = sorted({one.clients for one in counted})
-        print("| nodes | " + " | ".join(f"{each} clients" for each in clients) + " |")
+        clients = sorted({one.clients for one in measured})
+        print("| nodes | " + " | ".join(f"{number} clients" for number in clients) + " |")
         print("| --- |" + " --- |" * len(clients))
-        for nodes in sorted({one.nodes for one in counted}):
-            print(f"| {nodes} | " + " | ".join(value(one) for one in counted if one.nodes == nodes) + " |")
-    print(f"\none proxy: {counted[0].proxy / 1e3:.0f} kB")
+        for nodes in sorted({one.nodes for one in measured}):
+            print(f"| {nodes} | " + " | ".join(value(one) for one in measured if one.nodes == nodes) + " |")
+    print(f"\none proxy: {measured[0].proxy / 1e3:.0f} kB")
 
 
-TABLES: Mapping[str, Callable[[Counted], str]] = {
+TABLES: Mapping[str, Callable[[Traffic], str]] = {
     "kB into the driver's host per round": lambda one: f"{one.round_in / 1e3:,.0f}",
     "kB out of the driver's host per round": lambda one: f"{one.round_out / 1e3:,.0f}",
-    "kB out of the driver's host until the first round is done": lambda one: f"{one.start_out / 1e3:,.0f}",
+    "kB out of the driver's host until the end of the first round": lambda one: f"{one.start_out / 1e3:,.0f}",
 }
 
 

@@ -1,12 +1,12 @@
-"""Seconds of a round, by nodes and by clients, on nodes that share this machine.
+"""Seconds per round, by number of nodes and of clients, on Ray nodes that share this machine.
 
     .venv/bin/python benchmarks/scaling.py
     .venv/bin/python benchmarks/scaling.py --nodes 1 2 --clients 10 1000 --rounds 8
 
-Nodes are Ray's, of one core each, and in truth share the cores that there are: more nodes than cores cannot be faster.
-The work of a round is the same however many clients share it, so what grows with clients is what fedray adds.
-Settings take turns, three times over; given are the median of all their rounds but each run's first, and the range of
-the three medians.
+Each Ray node has one CPU, but all nodes share the cores of this machine: more nodes than cores cannot be faster. The
+training work of a round does not depend on the number of clients, so an increase with clients is overhead of fedray.
+The settings run in turn, three times. The table has the median over all rounds but each run's first, and the range of
+the three runs' medians.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SPEC: dict[str, Any] = {
     "evaluation": {"every": 1000},
     "checkpoint": {"every": 1000},
 }
-"""Batches of one example, so that a round has as many steps whoever makes them."""
+"""Batches of one example, so that the number of steps does not depend on the partition."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     seconds: dict[tuple[int, int], list[list[float]]] = {}
     for _ in range(options.repeats):
         for nodes in options.nodes:
-            cluster = begin(nodes)
+            cluster = start_cluster(nodes)
             for clients in options.clients:
                 seconds.setdefault((nodes, clients), []).append(rounds(clients, options.rounds))
             ray.shutdown()
@@ -56,7 +56,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def begin(nodes: int) -> Cluster:
+def start_cluster(nodes: int) -> Cluster:
+    """Start a Ray cluster of nodes with one CPU each, and connect to it."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     for _ in range(nodes - 1):
         cluster.add_node(num_cpus=1)
@@ -65,7 +66,7 @@ def begin(nodes: int) -> Cluster:
 
 
 def rounds(clients: int, number: int) -> list[float]:
-    """The seconds of each round but the first."""
+    """Returns the seconds of each round but the first."""
     spec = {**SPEC, "partition": {"kind": "iid", "clients": clients}}
     spec["training"] = {**SPEC["training"], "rounds": number}
     with tempfile.TemporaryDirectory() as folder:
@@ -74,14 +75,14 @@ def rounds(clients: int, number: int) -> list[float]:
 
 
 def show(seconds: dict[tuple[int, int], list[list[float]]], nodes: Sequence[int], clients: Sequence[int]) -> None:
-    """A row for each number of nodes, a column for each number of clients."""
+    """Print a row per number of nodes and a column per number of clients."""
     print("s/round".ljust(9) + "".join(f"{count:,} clients".rjust(22) for count in clients))
     for node in nodes:
         cells = []
         for count in clients:
             repeats = seconds[node, count]
-            medians = [statistics.median(each) for each in repeats]
-            middle = statistics.median(value for each in repeats for value in each)
+            medians = [statistics.median(values) for values in repeats]
+            middle = statistics.median(value for values in repeats for value in values)
             cells.append(f"{middle:.2f} ({min(medians):.2f}-{max(medians):.2f})".rjust(22))
         print(f"{node} node{'s' if node > 1 else ''}".ljust(9) + "".join(cells))
 

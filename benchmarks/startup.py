@@ -1,12 +1,11 @@
-"""What a command takes around its rounds, beside bare Ray with as many processes that have torch.
+"""Start-up and exit time of commands, compared with bare Ray and the same number of processes that import torch.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --repeats 9
 
-`fedray run` here makes one round of two clients on 200 digits, which is nothing: the rest is start-up and exit. `bare
-ray` starts Ray with its defaults, has two actors import torch, and ends. They take turns. Seconds are until the
-command is gone; CPU and memory (PSS) are of all its processes together, looked at every quarter of a second. Linux
-only.
+`fedray run` trains one round of two clients on 200 digits, which takes no time: the rest is start-up and exit. `bare
+ray` starts Ray with its defaults, imports torch in two actors, and stops. The commands run in turn. Seconds are until
+the command has ended; CPU and memory (PSS) are totals over its processes, sampled every 0.25 s. Linux only.
 """
 
 import argparse
@@ -42,15 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    print("                      seconds                    beside bare ray          CPU seconds   peak PSS, MB")
+    print("                      seconds                    ratio to bare ray        CPU seconds   peak PSS, MB")
     with tempfile.TemporaryDirectory() as folder:
-        done = [measured(Path(folder) / str(repeat)) for repeat in range(repeats)]
-    for name in done[0]:
-        print(line(name, [each[name] for each in done], [each["bare ray"].wall for each in done]))
+        results = [measure_all(Path(folder) / str(repeat)) for repeat in range(repeats)]
+    for name in results[0]:
+        print(line(name, [result[name] for result in results], [result["bare ray"].wall for result in results]))
 
 
-def measured(folder: Path) -> Mapping[str, Measured]:
-    """Each command once. Raises SystemExit where one fails."""
+def measure_all(folder: Path) -> Mapping[str, Measured]:
+    """Run each command once. Raises SystemExit if one fails."""
     folder.mkdir()
     (folder / "tiny.yaml").write_text(RUN)
     python, fedray = [sys.executable, "-c"], [sys.executable, "-m", "fedray"]
@@ -62,23 +61,24 @@ def measured(folder: Path) -> Mapping[str, Measured]:
         "in one process": [*run, str(folder / "serial"), "resources.backend=serial"],
         "fedray --help": [*fedray, "--help"],
     }
-    done = {name: measure(words, {"FEDRAY_CACHE": str(folder)}, 120, interval=0.25) for name, words in commands.items()}
-    for name, each in done.items():
-        if each.code:
-            raise SystemExit("\n".join([f"{name}: exit code {each.code}", *each.last_lines]))
-    return done
+    environment = {"FEDRAY_CACHE": str(folder)}
+    results = {name: measure(words, environment, 120, interval=0.25) for name, words in commands.items()}
+    for name, result in results.items():
+        if result.code:
+            raise SystemExit("\n".join([f"{name}: exit code {result.code}", *result.last_lines]))
+    return results
 
 
-def line(name: str, done: Sequence[Measured], bare: Sequence[float]) -> str:
-    ratios = [each.wall / wall for each, wall in zip(done, bare, strict=True)]
-    cpu, memory = statistics.median(each.cpu for each in done), statistics.median(each.peak_pss for each in done)
+def line(name: str, results: Sequence[Measured], bare: Sequence[float]) -> str:
+    ratios = [result.wall / wall for result, wall in zip(results, bare, strict=True)]
+    cpu, memory = (statistics.median(values) for values in zip(*((r.cpu, r.peak_pss) for r in results), strict=True))
     return (
-        f"{name:15}{shown([each.wall for each in done]):>22}   {shown(ratios):>22}   "
+        f"{name:15}{spread([result.wall for result in results]):>22}   {spread(ratios):>22}   "
         f"{cpu:17.1f}   {memory / 1e6:12,.0f}"
     )
 
 
-def shown(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 

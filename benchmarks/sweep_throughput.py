@@ -1,10 +1,10 @@
-"""Trials per hour: `fedray sweep` beside a loop of `fedray run`, one command per trial.
+"""Trials per hour of `fedray sweep`, compared with a loop of `fedray run`, one command per trial.
 
     python benchmarks/sweep_throughput.py                          # 8 trials of the quickstart
     python benchmarks/sweep_throughput.py --trials 8 --repeats 3 SPACE.yaml [section.key=value ...]
 
-The two take turns. What the processor does is read from /proc/stat, so nothing else should run meanwhile.
-Each begins with an empty bank, and leaves the same weights, which is checked.
+The two run in turn. CPU use is read from /proc/stat, so nothing else should run at the same time. Each starts with an
+empty teacher cache. The script checks that both end in the same weights.
 """
 
 import argparse
@@ -28,27 +28,29 @@ FEDRAY = [sys.executable, "-m", "fedray"]
 
 
 @dataclass(frozen=True)
-class Taken:
+class Measurement:
+    """One study."""
+
     seconds: float
-    busy: float  # of all cores, from 0 to 1
+    busy: float  # share of all cores, from 0 to 1
 
 
 def main() -> None:
     options = arguments()
     with tempfile.TemporaryDirectory() as scratch:
-        space = shrunk(options, Path(scratch))
+        space = shrink(options, Path(scratch))
         ways: dict[str, Callable[[Path], None]] = {"loop": lambda f: loop(space, f), "sweep": lambda f: sweep(space, f)}
-        taken: dict[str, list[Taken]] = {way: [] for way in ways}
+        measurements: dict[str, list[Measurement]] = {way: [] for way in ways}
         weights: dict[str, str] = {}
         for repeat in range(options.repeats):
             for way, run in ways.items():
                 folder = Path(scratch) / f"{way}-{repeat}"
-                taken[way].append(measured(run, folder))
+                measurements[way].append(measure(run, folder))
                 weights[way] = digest(folder)
-                last = taken[way][-1]
+                last = measurements[way][-1]
                 print(f"{way}: {last.seconds:.1f} s, {last.busy:.0%} of {os.cpu_count()} cores busy", flush=True)
-        assert len(set(weights.values())) == 1, "the two must end in the same weights"
-        report(taken, len(loader.load(space)))
+        assert len(set(weights.values())) == 1, "loop and sweep must end in the same weights"
+        report(measurements, len(loader.load(space)))
 
 
 def arguments() -> argparse.Namespace:
@@ -60,13 +62,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def shrunk(options: argparse.Namespace, folder: Path) -> Path:
-    """The first trials of the space, with more seeds where it has too few."""
-    found = loader.read(options.space, options.overrides)
-    seeds = -(-options.trials // len(found.runs()))
-    axes = {axis.field: {axis.kind: axis.values} for axis in found.axes} | {"seed": {"grid": list(range(seeds))}}
+def shrink(options: argparse.Namespace, folder: Path) -> Path:
+    """Write a space of about `--trials` trials: the given one, with as many seeds as that takes; return its path."""
+    original = loader.read(options.space, options.overrides)
+    seeds = -(-options.trials // len(original.runs()))
+    axes = {axis.field: {axis.kind: axis.values} for axis in original.axes} | {"seed": {"grid": list(range(seeds))}}
     path = folder / "space.yaml"
-    path.write_text(yaml.safe_dump({"base": found.base, "space": axes}, sort_keys=False))
+    path.write_text(yaml.safe_dump({"base": original.base, "space": axes}, sort_keys=False))
     return path
 
 
@@ -87,34 +89,36 @@ def command(words: list[str], folder: Path) -> None:
     )
 
 
-def measured(run: Callable[[Path], None], folder: Path) -> Taken:
+def measure(run: Callable[[Path], None], folder: Path) -> Measurement:
     folder.mkdir()
     before, start = ticks(), time.perf_counter()
     run(folder)
     seconds, after = time.perf_counter() - start, ticks()
     idle, total = (after[key] - before[key] for key in ("idle", "total"))
-    return Taken(seconds, 1 - idle / total)
+    return Measurement(seconds, 1 - idle / total)
 
 
 def ticks() -> Mapping[str, int]:
-    """Of all cores together, since the machine started."""
+    """Returns idle and total clock ticks of all cores since the machine started."""
     numbers = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return {"idle": numbers[3] + numbers[4], "total": sum(numbers)}
 
 
 def digest(folder: Path) -> str:
-    """Of all trials' final weights."""
+    """Returns the hash of all trials' final weights."""
     models = sorted(file.read_bytes() for file in folder.rglob("model.safetensors"))
     return hashlib.sha256(b"".join(models)).hexdigest()
 
 
-def report(taken: Mapping[str, list[Taken]], trials: int) -> None:
-    print(f"\n{trials} trials, {os.cpu_count()} cores, {len(taken['loop'])} repeats: median (lowest to highest)")
-    for way, each in taken.items():
-        rates = [trials * 3600 / one.seconds for one in each]
-        middle, busy = statistics.median(rates), statistics.median(one.busy for one in each)
+def report(measurements: Mapping[str, list[Measurement]], trials: int) -> None:
+    print(
+        f"\n{trials} trials, {os.cpu_count()} cores, {len(measurements['loop'])} repeats: median (minimum to maximum)"
+    )
+    for way, studies in measurements.items():
+        rates = [trials * 3600 / study.seconds for study in studies]
+        middle, busy = statistics.median(rates), statistics.median(study.busy for study in studies)
         print(f"{way:6} {middle:6.0f} trials/hour ({min(rates):.0f} to {max(rates):.0f}), {busy:.0%} of the cores busy")
-    pairs = zip(taken["loop"], taken["sweep"], strict=True)
+    pairs = zip(measurements["loop"], measurements["sweep"], strict=True)
     ratios = [one.seconds / other.seconds for one, other in pairs]
     print(f"ratio  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 

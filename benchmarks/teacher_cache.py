@@ -1,10 +1,10 @@
-"""What a teacher adds to a round: none (FedAvg), served from the bank, and online beside the proxy.
+"""Cost of a teacher per round: without one (FedAvg), from the teacher cache, and online.
 
-    python benchmarks/teacher_bank.py                     # ViT-B/32 at 224, 2,000 images, ResNet18
-    python benchmarks/teacher_bank.py --gpus 1            # the same on a GPU
+    python benchmarks/teacher_cache.py                    # ViT-B/32 at 224, 2,000 images, ResNet18
+    python benchmarks/teacher_cache.py--gpus 1            # the same on a GPU
 
-The teacher is an open_clip model of real size with random weights: its speed is that of a trained one.
-The three runs take turns round by round, so that whatever else the machine does falls on all of them.
+The teacher is an open_clip model of real size with random weights, as fast as a trained one. The three runs take turns
+round by round, so that other load of the machine affects all of them.
 """
 
 import argparse
@@ -40,14 +40,16 @@ def main() -> None:
             for mode, rounds in runs.items():
                 row = next(rounds).row
                 rows[mode].append(row)
-                spent, asking = row["seconds"], row["teacher_seconds"]
-                print(f"round {number}, teacher {mode}: {spent:.2f} s, of these {asking:.2f} s for the teacher")
+                seconds, teacher_seconds = row["seconds"], row["teacher_seconds"]
+                print(
+                    f"round {number}, teacher {mode}: {seconds:.2f} s, {teacher_seconds:.2f} s of them for the teacher"
+                )
     report(rows, options)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="ViT-B-32", help="open_clip's name of the architecture")
+    parser.add_argument("--teacher", default="ViT-B-32", help="architecture, by its open_clip name")
     parser.add_argument("--proxy", default="resnet18")
     parser.add_argument("--stem", default="cifar", choices=["cifar", "imagenet"])
     parser.add_argument("--images", type=int, default=2000)
@@ -58,7 +60,7 @@ def arguments() -> argparse.Namespace:
 
 
 def rounds_of(mode: str, folder: Path, options: argparse.Namespace) -> Iterator[RoundResult]:
-    targets = {"name": "fedlpfm", "lam": 0.5}
+    fedlpfm = {"name": "fedlpfm", "lam": 0.5}
     experiment = fedray.Experiment.model_validate(
         {
             "data": {"train": f"parquet:{folder}/images.parquet", "test": f"parquet:{folder}/images.parquet",
@@ -67,7 +69,7 @@ def rounds_of(mode: str, folder: Path, options: argparse.Namespace) -> Iterator[
             "proxy": {"name": options.proxy, "stem": options.stem if options.proxy != "cnn" else None},
             "teacher": {"kind": "zero_shot", "model": options.teacher, "pretrained": f"{folder}/teacher.safetensors",
                         "mode": "cached" if mode == "none" else mode},
-            "strategy": {"name": "fedavg"} if mode == "none" else targets,
+            "strategy": {"name": "fedavg"} if mode == "none" else fedlpfm,
             "training": {"rounds": options.rounds, "batch_size": 64},
             "evaluation": {"every": 1000},
             "resources": {"backend": "serial", "cpus_per_client": options.threads, "gpus_per_client": options.gpus},
@@ -77,7 +79,7 @@ def rounds_of(mode: str, folder: Path, options: argparse.Namespace) -> Iterator[
 
 
 def write_images(file: Path, count: int) -> None:
-    """Random colour images of 32x32 in the Hugging Face layout."""
+    """Write random colour images of 32x32 pixels in the Hugging Face layout."""
     random = np.random.default_rng(0)
     images = []
     for row in range(count):
@@ -89,16 +91,15 @@ def write_images(file: Path, count: int) -> None:
 
 def report(rows: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
     device = torch.cuda.get_device_name(0) if options.gpus else f"CPU, {options.threads} threads"
-    print(
-        f"\n{options.teacher} teaching {options.proxy}, {options.images:,} images, {device}, torch {torch.__version__}"
-    )
+    models = f"teacher {options.teacher}, proxy {options.proxy}"
+    print(f"\n{models}, {options.images:,} images, {device}, torch {torch.__version__}")
     for mode in ("cached", "online"):
         pairs = zip(rows[mode][1:], rows["none"][1:], strict=True)
-        ratios = [one["seconds"] / other["seconds"] for one, other in pairs]
+        ratios = [row["seconds"] / base["seconds"] for row, base in pairs]
         middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
         first = rows[mode][0]["seconds"]
         print(
-            f"mode {mode}: {middle:.3f} of a FedAvg round, median of {len(ratios)} pairs ({low:.3f} to {high:.3f}); "
+            f"mode {mode}: {middle:.3f} times a FedAvg round, median of {len(ratios)} pairs ({low:.3f} to {high:.3f}); "
             f"its first round took {first:.1f} s"
         )
 

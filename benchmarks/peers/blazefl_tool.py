@@ -1,4 +1,4 @@
-"""BlazeFL: its pool of two processes, weights in shared memory, torch with one thread in each."""
+"""BlazeFL: its pool of two processes with one torch thread each, weights in shared memory."""
 
 import tempfile
 import threading
@@ -18,8 +18,8 @@ PROCESSES = 2
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    mp.set_start_method("spawn")  # as its quickstart has it
-    workload = kept(options.folder)
+    mp.set_start_method("spawn")  # as in its quickstart
+    workload = cached_workload(options.folder)
     model = workload.initial()
     trainer = Pool(options.folder, serialize_model(model))
     for number in range(1, options.rounds + 1):
@@ -31,8 +31,8 @@ def main() -> None:
 
 
 @cache
-def kept(folder: Path) -> Workload:
-    """Read once by each process."""
+def cached_workload(folder: Path) -> Workload:
+    """Read the workload once per process."""
     torch.set_num_threads(1)
     return load(folder)
 
@@ -73,7 +73,7 @@ class Pool(ProcessPoolClientTrainer):  # type: ignore[misc]
         shm_buffer: Update,
     ) -> Update:
         folder, client = config
-        workload = kept(folder)
+        workload = cached_workload(folder)
         model = workload.blank()
         deserialize_model(model, payload.parameters)
         train(workload, model, payload.number, client)
@@ -86,7 +86,7 @@ class Pool(ProcessPoolClientTrainer):  # type: ignore[misc]
 
 
 def mean(updates: list[Update]) -> Tensor:
-    """Weighed by examples."""
+    """Returns the mean weighted by examples."""
     examples = sum(update.examples for update in updates)
     return torch.stack([update.parameters * (update.examples / examples) for update in updates]).sum(0)
 

@@ -1,9 +1,9 @@
-"""fedray beside a floor of bare PyTorch and its peers, on the same data, partition, weights and batches.
+"""Compare fedray with bare PyTorch (the floor) and with its peers, on the same data, partition, weights and batches.
 
     python benchmarks/peers/compare.py W1 --tools floor fedray fedray-fast --repeats 3 --data cifar10/
     python benchmarks/peers/compare.py W1 --tools floor fedray flower pfl fluke blazefl --envs envs/ --data cifar10/
 
-Tools take turns, pass by pass. README.md has the workloads, the tools, their environments and the columns.
+The tools run in turn, once per pass. README.md describes workloads, tools, their environments and the columns.
 """
 
 import argparse
@@ -30,56 +30,60 @@ WORKLOADS = ("W1", "W2", "W3", "W4")
 def main() -> None:
     options = arguments()
     spec = HERE / f"{options.workload}.yaml"
-    overrides = data_of(options.data)
-    (found,) = loader.load(spec, overrides)
+    overrides = data_overrides(options.data)
+    (loaded,) = loader.load(spec, overrides)
     folder = options.work.absolute() / options.workload
     os.environ["FEDRAY_CACHE"] = str(options.work.absolute() / "cache")
-    prepare(found.experiment, folder)
-    if any(map(tools.is_taught, options.tools)):
-        write_teacher(teacher_of(options.work))
-    rounds = found.experiment.training.rounds
+    prepare(loaded.experiment, folder)
+    if any(map(tools.has_teacher, options.tools)):
+        write_teacher(teacher_file(options.work))
+    rounds = loaded.experiment.training.rounds
     runs = read(options.log, options.workload)
     for _ in range(options.repeats):
         for tool in options.tools:
             with tempfile.TemporaryDirectory() as scratch:
                 job = tools.Job(
-                    spec, overrides, folder, cache_folder() / "images", teacher_of(options.work),
+                    spec, overrides, folder, cache_folder() / "images", teacher_file(options.work),
                     options.rounds or rounds, options.envs.absolute(), Path(scratch),
                 )  # fmt: skip
                 runs.append(Run(options.workload, tool, rounds, run(tool, job, options.limit)))
             write(options.log, runs[-1])
             print(line(runs[-1]), flush=True)
-    if whole := [each for each in runs if each.measured.code == 0]:
-        print(f"\n{options.workload}, {rounds} rounds\n\n{table(whole)}")
+    if finished := [done for done in runs if done.measured.code == 0]:
+        print(f"\n{options.workload}, {rounds} rounds\n\n{table(finished)}")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--tools", nargs="+", default=["floor", "fedray", "fedray-fast"])
-    parser.add_argument("--repeats", type=int, default=3, help="0 only prints what is in the log")
-    parser.add_argument("--rounds", type=int, help="fewer than the workload has; the whole command is projected")
-    parser.add_argument("--data", type=Path, help="a folder with train-*.parquet and test-*.parquet of CIFAR-10")
-    parser.add_argument("--envs", type=Path, default=Path("envs"), help="a folder with an environment for each peer")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="passes over the tools; 0 only prints the table of the log"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="fewer rounds than the workload has; the time of the whole command is projected"
+    )
+    parser.add_argument("--data", type=Path, help="folder with train-*.parquet and test-*.parquet of CIFAR-10")
+    parser.add_argument("--envs", type=Path, default=Path("envs"), help="folder with one environment per peer")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "fedray-peers")
-    parser.add_argument("--log", type=Path, help="a file that runs are added to; the table is of all that it holds")
-    parser.add_argument("--limit", type=float, default=1800, help="seconds that one command may take")
+    parser.add_argument("--log", type=Path, help="file to which runs are appended; the table has all runs of the file")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds after which a command is killed")
     return parser.parse_args()
 
 
-def data_of(folder: Path | None) -> list[str]:
-    """The spec's overrides that say where the data is; without a folder, torchvision downloads it."""
+def data_overrides(folder: Path | None) -> list[str]:
+    """Returns the overrides of the spec that name the data; without a folder, torchvision downloads it."""
     if folder is None:
         return []
     return [f"data.{side}=parquet:{folder.absolute()}/{side}-*.parquet" for side in ("train", "test")]
 
 
-def teacher_of(work: Path) -> Path:
+def teacher_file(work: Path) -> Path:
     return work.absolute() / "teacher.safetensors"
 
 
 def run(tool: str, job: tools.Job, limit: float) -> Measured:
-    """One command. fedray prints no loss: its curve is in its tables."""
+    """Run one tool. fedray prints no loss: its curve is read from rounds.csv."""
     command = tools.command(tool, job)
     measured = measure(command.words, command.environment, limit)
     if measured.code != 0:
@@ -91,7 +95,7 @@ def run(tool: str, job: tools.Job, limit: float) -> Measured:
 
 
 def curve(file: Path) -> list[dict[str, str]]:
-    """A row for each round; none where there is no such table."""
+    """Returns the rows of rounds.csv, or none if there is no such file."""
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as rows:
@@ -99,13 +103,13 @@ def curve(file: Path) -> list[dict[str, str]]:
 
 
 def line(done: Run) -> str:
-    found = done.measured
-    if found.code != 0:
-        return f"{done.tool}: exit {found.code} after {found.wall:.1f} s"
+    measured = done.measured
+    if measured.code != 0:
+        return f"{done.tool}: exit code {measured.code} after {measured.wall:.1f} s"
     return (
-        f"{done.tool}: {found.wall:.1f} s, {done.per_round:.2f} s/round, {done.megabytes:,.0f} MB in "
-        f"{found.processes} processes, accuracy {found.accuracy[-1]:.4f}, loss {found.loss[-1]:.4f}; "
-        f"others kept {found.others:.2f} cores busy"
+        f"{done.tool}: {measured.wall:.1f} s, {done.per_round:.2f} s/round, {done.megabytes:,.0f} MB in "
+        f"{measured.processes} processes, accuracy {measured.accuracy[-1]:.4f}, loss {measured.loss[-1]:.4f}; "
+        f"{measured.others:.2f} cores busy with other processes"
     )
 
 
@@ -116,7 +120,7 @@ def write(log: Path | None, done: Run) -> None:
 
 
 def read(log: Path | None, workload: str) -> list[Run]:
-    """The runs of a workload that are in the log."""
+    """Returns the runs of a workload in the log."""
     if log is None or not log.exists():
         return []
     rows: Sequence[dict[str, object]] = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines()]

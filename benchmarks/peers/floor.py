@@ -1,6 +1,6 @@
 """The floor: bare PyTorch, two forked processes of one thread each, weights in shared memory.
 
-What a federated run cannot do without: the clients' steps, one weighted sum, one evaluation.
+It does only the work that every federated run needs: the clients' steps, a weighted sum and an evaluation per round.
 """
 
 import multiprocessing
@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 import torch
 from torch import Tensor, nn
-from workload import Arithmetic, Workload, announce, arguments, evaluate, load, train
+from workload import Precision, Workload, announce, arguments, evaluate, load, train
 
 PROCESSES = 2
 
@@ -20,42 +20,42 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true")
     options = parser.parse_args()
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    run(load(options.folder), options.rounds, Arithmetic(layout, options.bfloat16))
+    run(load(options.folder), options.rounds, Precision(layout, options.bfloat16))
 
 
-def run(workload: Workload, rounds: int, arithmetic: Arithmetic) -> None:
-    torch.set_num_threads(1)  # before the fork: a pool of threads does not survive it
-    model = workload.initial().to(memory_format=arithmetic.memory_format)
+def run(workload: Workload, rounds: int, precision: Precision) -> None:
+    torch.set_num_threads(1)  # before the fork, which a thread pool does not survive
+    model = workload.initial().to(memory_format=precision.memory_format)
     weights = flat(model).share_memory_()
-    trainers = [Trainer(workload, arithmetic, model, weights) for _ in range(PROCESSES)]
+    trainers = [Trainer(workload, precision, model, weights) for _ in range(PROCESSES)]
     torch.set_num_threads(PROCESSES)
     for number in range(1, rounds + 1):
         for trainer, clients in zip(trainers, divide(workload, workload.cohort(number)), strict=True):
-            trainer.begin(number, clients)
+            trainer.start(number, clients)
         totals = [trainer.total() for trainer in trainers]
         weights.copy_(torch.stack(totals).sum(0))
         put(model, weights)
-        announce(number, rounds, evaluate(workload, model, arithmetic))
+        announce(number, rounds, evaluate(workload, model, precision))
     for trainer in trainers:
         trainer.close()
 
 
 class Trainer:
-    """A process that trains its part of each cohort, and adds up what comes of it."""
+    """A process that trains a part of each cohort and sums the weights."""
 
-    def __init__(self, workload: Workload, arithmetic: Arithmetic, model: nn.Module, weights: Tensor) -> None:
-        self._workload, self._arithmetic, self._model, self._weights = workload, arithmetic, model, weights
+    def __init__(self, workload: Workload, precision: Precision, model: nn.Module, weights: Tensor) -> None:
+        self._workload, self._precision, self._model, self._weights = workload, precision, model, weights
         self._total = torch.zeros_like(weights).share_memory_()
         context = multiprocessing.get_context("fork")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=self._serve, args=(theirs,), daemon=True)
         self._process.start()
 
-    def begin(self, number: int, clients: Sequence[int]) -> None:
+    def start(self, number: int, clients: Sequence[int]) -> None:
         self._connection.send((number, clients))
 
     def total(self) -> Tensor:
-        """Its clients' weights, each times its share of the cohort's examples."""
+        """Returns the sum of its clients' weights, each times the client's share of the cohort's examples."""
         self._connection.recv()
         return self._total
 
@@ -75,12 +75,12 @@ class Trainer:
         self._total.zero_()
         for client in clients:
             put(self._model, self._weights)
-            train(workload, self._model, number, client, self._arithmetic)
+            train(workload, self._model, number, client, self._precision)
             self._total.add_(flat(self._model), alpha=workload.size(client) / examples)
 
 
 def divide(workload: Workload, cohort: Sequence[int]) -> list[list[int]]:
-    """The largest client first, each to the process that has less to do."""
+    """Divides the cohort between the processes: largest client first, to the process with fewer examples."""
     parts: list[list[int]] = [[] for _ in range(PROCESSES)]
     loads = [0] * PROCESSES
     for client in sorted(cohort, key=workload.size, reverse=True):
@@ -91,7 +91,7 @@ def divide(workload: Workload, cohort: Sequence[int]) -> list[list[int]]:
 
 
 def averaged(model: nn.Module) -> list[Tensor]:
-    """Parameters, and BatchNorm's means and variances; not its counters."""
+    """Returns parameters and BatchNorm's means and variances, without its counters."""
     return [value for value in model.state_dict().values() if value.is_floating_point()]
 
 

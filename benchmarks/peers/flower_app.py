@@ -1,4 +1,4 @@
-"""Flower: its message API, its FedAvg, its simulation on Ray with one core for each client."""
+"""Flower: its message API, FedAvg, and simulation on Ray with one core per client."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -31,24 +31,24 @@ def main() -> None:
 @client.train()
 def fit(message: Message, _: Context) -> Message:
     config = message.content["config"]
-    workload, model = kept(config["folder"])
+    workload, model = cached_workload(config["folder"])
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     train(workload, model, config["server-round"], config["client"])
     size = MetricRecord({"num-examples": workload.size(config["client"])})
-    answer = {"arrays": ArrayRecord(model.state_dict()), "metrics": size}
-    return Message(content=RecordDict(answer), reply_to=message)
+    reply = {"arrays": ArrayRecord(model.state_dict()), "metrics": size}
+    return Message(content=RecordDict(reply), reply_to=message)
 
 
 @cache
-def kept(folder: str) -> tuple[Workload, nn.Module]:
-    """Read once by each of Ray's actors."""
+def cached_workload(folder: str) -> tuple[Workload, nn.Module]:
+    """Read the workload once per Ray actor."""
     torch.set_num_threads(1)
     workload = load(Path(folder))
     return workload, workload.blank()
 
 
 class SharedCohorts(FedAvg):
-    """The workload's cohorts in place of Flower's own sample; the message says which client a node is to be."""
+    """Uses the workload's cohorts instead of Flower's sampling; the message names the client of a node."""
 
     def __init__(self, workload: Workload, folder: str) -> None:
         super().__init__(fraction_evaluate=0.0)
@@ -59,8 +59,8 @@ class SharedCohorts(FedAvg):
     ) -> Iterable[Message]:
         config["server-round"], config["folder"] = server_round, self._folder
         cohort = self._workload.cohort(server_round)
-        for node, chosen in zip(sorted(grid.get_node_ids()), cohort, strict=False):
-            content = RecordDict({"arrays": arrays, "config": ConfigRecord({**config, "client": chosen})})
+        for node, member in zip(sorted(grid.get_node_ids()), cohort, strict=False):
+            content = RecordDict({"arrays": arrays, "config": ConfigRecord({**config, "client": member})})
             yield Message(content=content, message_type="train", dst_node_id=node)
 
 
@@ -85,6 +85,6 @@ def serve(grid: Grid, _: Context) -> None:
 
 
 if __name__ == "__main__":
-    import flower_app  # by its name: Ray's actors then import it, once, in place of unpickling it with each message
+    import flower_app  # by name, so that Ray's actors import it once instead of unpickling it with each message
 
     flower_app.main()

@@ -1,4 +1,4 @@
-"""fluke: its FedAVG in one process, torch with two threads; its parallel mode needs two GPUs or more."""
+"""fluke: its FedAVG in one process with two torch threads; its parallel mode needs at least two GPUs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 class Ordered(FastDataLoader):  # type: ignore[misc]
-    """A client's examples, in the workload's order for the round."""
+    """Loads a client's examples in the workload's order for the round."""
 
     def __init__(self, workload: Workload, client: int) -> None:
         super().__init__(*workload.shards[client], num_labels=workload.classes, batch_size=workload.batch_size)
@@ -41,12 +41,12 @@ class Ordered(FastDataLoader):  # type: ignore[misc]
 
     def __iter__(self) -> Any:
         order: Tensor = self._workload.order(self.round, self._client)
-        self.tensors = [each[order] for each in self._workload.shards[self._client]]
+        self.tensors = [tensor[order] for tensor in self._workload.shards[self._client]]
         return super().__iter__()
 
 
 class SharedCohorts(Server):  # type: ignore[misc]
-    """The workload's cohorts in place of fluke's own sample; the loss beside fluke's own metrics."""
+    """Uses the workload's cohorts instead of fluke's sampling, and adds the loss to fluke's metrics."""
 
     workload: Workload
     loaders: Sequence[Ordered]
@@ -60,12 +60,12 @@ class SharedCohorts(Server):  # type: ignore[misc]
         test_set: FastDataLoader,
         round: int,  # noqa: A002
     ) -> dict[str, float]:
-        answer: dict[str, float] = evaluator.evaluate(round, self.model, test_set, loss_fn=nn.CrossEntropyLoss())
-        return answer
+        metrics: dict[str, float] = evaluator.evaluate(round, self.model, test_set, loss_fn=nn.CrossEntropyLoss())
+        return metrics
 
 
 class Averaging(FedAVG):  # type: ignore[misc]
-    """FedAVG over these loaders."""
+    """FedAVG on the loaders of the workload."""
 
     def __init__(self, workload: Workload, loaders: Sequence[Ordered]) -> None:
         self._workload, self._loaders = workload, loaders
@@ -80,7 +80,7 @@ class Averaging(FedAVG):  # type: ignore[misc]
 
 
 def parameters(workload: Workload) -> DDict:
-    """Without persistency: a client's momentum begins each round at zero, as everybody else's does."""
+    """Returns fluke's configuration; without persistency, momentum starts each round at zero as in the other tools."""
     return DDict(
         model=workload.initial(),
         client=DDict(
@@ -92,7 +92,7 @@ def parameters(workload: Workload) -> DDict:
 
 
 class Announcer(ServerObserver, FederationObserver):  # type: ignore[misc]
-    """Tells the loaders which round it is, and everybody when it is over."""
+    """Passes the round's number to the loaders, and prints the end of each round."""
 
     def __init__(self, rounds: int, loaders: Sequence[Ordered]) -> None:
         self._rounds, self._loaders = rounds, loaders

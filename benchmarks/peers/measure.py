@@ -1,7 +1,7 @@
-"""One command, measured from outside: its seconds, when its rounds end, the memory and CPU of all its processes.
+"""Measure a command from outside: its time, the ends of its rounds, and memory and CPU of all its processes.
 
-Linux only, and needs no root. Its processes are those that were started with its mark in their environment, and
-their children: Ray's daemons, which leave the session and the process group, among them.
+Linux only; needs no root. The command's processes are those with its mark in their environment, and their children.
+This includes Ray's daemons, which leave the session and the process group.
 """
 
 import os
@@ -19,37 +19,41 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 ROUND = re.compile(r"\bround (\d+)/\d+(?:.*\bloss ([\d.]+|nan), accuracy ([\d.]+|nan)$)?")
-"""A line that says that a round is over. The first line that names a round counts."""
+"""A line printed at the end of a round. Only the first line with a round's number counts."""
 MARK = "BENCHMARK_RUN"
-INTERVAL = 1.0
-"""Seconds between two looks at the processes. What one burns after the last look goes uncounted."""
-GROWN = 1.02
-"""PSS takes the kernel some 25 ms for each process with torch: it is asked for when the cheap RSS has grown so far."""
-GRACE = 10.0
-"""Seconds that daemons may take to leave when the command has."""
+SAMPLE_INTERVAL_S = 1.0
+"""Seconds between two samples of the processes. CPU time after a process's last sample is not counted."""
+PSS_GROWTH = 1.02
+"""PSS is read when RSS has grown by this factor: reading PSS takes 25 ms per process with torch, RSS much less."""
+EXIT_GRACE_S = 10.0
+"""Seconds that daemons have to end after the command."""
 TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 Process = tuple[int, int]
-"""An id, and when it started: ids come again."""
+"""Pid and start time, since pids are reused."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    code: int  # of the exit
-    wall: float  # seconds until the command itself was gone
-    ends: Sequence[float]  # of rounds, seconds since the start
+    """Measurements of one command."""
+
+    code: int  # exit code
+    wall: float  # seconds until the command itself ended
+    ends: Sequence[float]  # ends of rounds, seconds since the start
     loss: Sequence[float]
     accuracy: Sequence[float]
-    peak_pss: int  # bytes, of all processes together
-    processes: int  # at most
+    peak_pss: int  # bytes, all processes together
+    processes: int  # largest number at a time
     cpu: float  # seconds, of all processes
-    others: float  # cores that others kept busy meanwhile
-    left: int  # processes that had to be ended
+    others: float  # mean number of cores used by other processes
+    left: int  # processes that had to be killed
     last_lines: Sequence[str]
 
 
-def measure(words: Sequence[str], environment: Mapping[str, str], limit: float, interval: float = INTERVAL) -> Measured:
-    """Run a command to its end, or for `limit` seconds."""
+def measure(
+    words: Sequence[str], environment: Mapping[str, str], limit: float, interval: float = SAMPLE_INTERVAL_S
+) -> Measured:
+    """Run a command until it ends; kill it after `limit` seconds."""
     mark = uuid.uuid4().hex
     busy, start = busy_seconds(), time.perf_counter()
     process = subprocess.Popen(
@@ -60,7 +64,7 @@ def measure(words: Sequence[str], environment: Mapping[str, str], limit: float, 
         text=True,
         env={**os.environ, **environment, MARK: mark},
     )
-    with Watch(mark, interval) as watch, Deadline(limit, watch):
+    with ProcessSampler(mark, interval) as watch, Deadline(limit, watch):
         lines = Lines(start)
         assert process.stdout is not None
         reader = threading.Thread(target=lines.read, args=(process.stdout,), daemon=True)
@@ -69,8 +73,8 @@ def measure(words: Sequence[str], environment: Mapping[str, str], limit: float, 
         wall = time.perf_counter() - start
         spent = busy_seconds() - busy
         cpu = watch.cpu
-        left = watch.end(GRACE)
-        reader.join(timeout=GRACE)
+        left = watch.end(EXIT_GRACE_S)
+        reader.join(timeout=EXIT_GRACE_S)
         process.stdout.close()
     return Measured(
         code, wall, lines.ends, lines.loss, lines.accuracy,
@@ -79,7 +83,7 @@ def measure(words: Sequence[str], environment: Mapping[str, str], limit: float, 
 
 
 class Lines:
-    """What a command prints, read as it comes."""
+    """Reads a command's output line by line, and the ends of rounds in it."""
 
     def __init__(self, start: float) -> None:
         self._start = start
@@ -92,19 +96,19 @@ class Lines:
         for line in stream:
             now = time.perf_counter() - self._start
             self.last.append(line.rstrip())
-            self._note(ROUND.search(line.rstrip()), now)
+            self._record(ROUND.search(line.rstrip()), now)
 
-    def _note(self, found: re.Match[str] | None, now: float) -> None:
-        if found is None or int(found[1]) != len(self.ends) + 1:
+    def _record(self, match: re.Match[str] | None, now: float) -> None:
+        if match is None or int(match[1]) != len(self.ends) + 1:
             return
         self.ends.append(now)
-        if found[2] is not None:
-            self.loss.append(float(found[2]))
-            self.accuracy.append(float(found[3]))
+        if match[2] is not None:
+            self.loss.append(float(match[2]))
+            self.accuracy.append(float(match[3]))
 
 
-class Watch:
-    """The processes that carry a mark, looked at again and again from a thread."""
+class ProcessSampler:
+    """Samples the processes with a mark from a thread."""
 
     def __init__(self, mark: str, interval: float) -> None:
         self._interval = interval
@@ -116,7 +120,7 @@ class Watch:
         self._thread = threading.Thread(target=self._look_on, daemon=True)
         self.peak_pss = self.most = self._peak_rss = 0
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "ProcessSampler":
         self._thread.start()
         return self
 
@@ -126,34 +130,34 @@ class Watch:
 
     @property
     def cpu(self) -> float:
-        """Seconds, of those that are there and those that have gone."""
+        """CPU seconds of all processes, ended ones included."""
         return sum(self._cpu.values())
 
     def end(self, grace: float) -> int:
-        """Wait for those that are still there, then end them; returns how many had to be."""
-        until = time.monotonic() + grace
-        while (found := self._find()) and time.monotonic() < until:
+        """Wait `grace` seconds for the processes to end, then kill the rest; returns the number killed."""
+        deadline = time.monotonic() + grace
+        while (running := self._find()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        for pid, _ in found:
+        for pid, _ in running:
             kill(pid)
-        return len(found)
+        return len(running)
 
     def _look_on(self) -> None:
         while not self._over.wait(self._interval):
             found = self._find()
             self.most = max(self.most, len(found))
             resident = sum(rss(pid) for pid, _ in found)
-            if resident > GROWN * self._peak_rss:
+            if resident > PSS_GROWTH * self._peak_rss:
                 self._peak_rss = resident
                 self.peak_pss = max(self.peak_pss, sum(pss(pid) for pid, _ in found))
 
     def _find(self) -> list[Process]:
-        """Those that are there now. Notes what each has burnt."""
+        """Returns the running processes and records their CPU time."""
         with self._looking:
             stats = [stat for entry in Path("/proc").glob("[0-9]*") if (stat := read_stat(entry))]
             for stat in stats:
                 if self._is_ours(stat):
-                    self._cpu[stat.process] = stat.burnt
+                    self._cpu[stat.process] = stat.cpu
                 else:
                     self._strangers.add(stat.process)
             return [stat.process for stat in stats if stat.process in self._cpu]
@@ -165,9 +169,9 @@ class Watch:
 
 
 class Deadline:
-    """Ends whatever is watched when time is up."""
+    """Kills the sampled processes after `seconds`."""
 
-    def __init__(self, seconds: float, watch: Watch) -> None:
+    def __init__(self, seconds: float, watch: ProcessSampler) -> None:
         self._timer = threading.Timer(seconds, watch.end, args=(0.0,))
 
     def __enter__(self) -> None:
@@ -180,11 +184,11 @@ class Deadline:
 class Stat(NamedTuple):
     process: Process
     parent: int
-    burnt: float  # seconds of CPU
+    cpu: float  # seconds of CPU
 
 
 def read_stat(entry: Path) -> Stat | None:
-    """What `/proc/ID` says of a process; None for a zombie, or where it has gone."""
+    """Returns a process's entry in /proc, or None for a zombie or an ended process."""
     try:
         fields = (entry / "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -202,7 +206,7 @@ def environment_of(pid: int) -> bytes:
 
 
 def rss(pid: int) -> int:
-    """Bytes: what a process shares counts in full."""
+    """Returns resident bytes; shared memory counts in full."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except OSError:
@@ -210,7 +214,7 @@ def rss(pid: int) -> int:
 
 
 def pss(pid: int) -> int:
-    """Bytes: what a process shares with n - 1 others counts one n-th."""
+    """Returns proportional bytes: memory shared by n processes counts 1/n for each."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -224,6 +228,6 @@ def kill(pid: int) -> None:
 
 
 def busy_seconds() -> float:
-    """Of all cores together, since the machine started."""
+    """Returns the busy seconds of all cores since the machine started."""
     user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
     return (user + nice + system + sum(rest)) / TICKS

@@ -1,4 +1,4 @@
-"""pfl-research: its FederatedAveraging and SimulatedBackend, in two processes that torchrun starts."""
+"""pfl-research: its FederatedAveraging and SimulatedBackend, in two processes of torchrun."""
 
 import math
 import os
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from workload import Score, Workload, announce, arguments, load
 
 NEVER = 10**6
-Turn = tuple[int, int]
-"""A round and a client: pfl's "user", so that each round has its own order of batches."""
+RoundClient = tuple[int, int]
+"""Round and client: a "user" of pfl, so that each round has its own batch order."""
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 class Net(nn.Module):
-    """A network as pfl wants it, with its loss and its metrics."""
+    """A network with the loss and metrics that pfl requires."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -74,38 +74,38 @@ class Net(nn.Module):
     @torch.no_grad()
     def metrics(self, images: Tensor, labels: Tensor, eval: bool = False) -> dict[str, Weighted]:  # noqa: A002, ARG002
         self.eval()
-        answer = self.network(images)
-        loss = F.cross_entropy(answer, labels, reduction="sum").item()
-        right = (answer.argmax(1) == labels).sum().item()
-        return {"loss": Weighted(loss, len(labels)), "accuracy": Weighted(right, len(labels))}
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum").item()
+        correct = (logits.argmax(1) == labels).sum().item()
+        return {"loss": Weighted(loss, len(labels)), "accuracy": Weighted(correct, len(labels))}
 
 
 def federated(workload: Workload, rounds: int) -> FederatedDataset:
-    """The workload's cohorts, each client's examples in the order of the round."""
-    turns = [(number, client) for number in range(1, rounds + 1) for client in workload.cohort(number)]
+    """Returns the workload's cohorts, with each client's examples in the order of the round."""
+    users = [(number, client) for number in range(1, rounds + 1) for client in workload.cohort(number)]
 
-    def user(turn: Turn) -> Dataset:
-        number, client = turn
+    def user(user_id: RoundClient) -> Dataset:
+        number, client = user_id
         order = workload.order(number, client)
         images, labels = workload.shards[client]
         return Dataset((images[order], labels[order]), user_id=str(client))
 
-    draws: Iterator[Turn] = cycle(turns)  # pfl draws far ahead
-    weights = {turn: workload.size(turn[1]) for turn in turns}
+    draws: Iterator[RoundClient] = cycle(users)  # pfl draws users in advance
+    weights = {user: workload.size(user[1]) for user in users}
     return FederatedDataset(user, lambda: next(draws), user_id_to_weight=weights)
 
 
 class Announcer(TrainingProcessCallback):
-    """What pfl says of round 1 is the score of the first weights; it evaluates as often as everybody else."""
+    """Prints the end of each round. pfl evaluates before a round, so round 1 has the initial weights' score."""
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
 
     def after_central_iteration(self, aggregate_metrics: Metrics, *_: object, **of: int) -> tuple[bool, Metrics]:
         number = of["central_iteration"] + 1
-        said = {str(name): value for name, value in aggregate_metrics.to_simple_dict().items()}
-        found = {name.rpartition("| ")[2]: value for name, value in said.items() if "Central val" in name}
-        score = Score(found["loss"], found["accuracy"]) if number > 1 else Score(math.nan, math.nan)
+        metrics = {str(name): value for name, value in aggregate_metrics.to_simple_dict().items()}
+        score_values = {name.rpartition("| ")[2]: value for name, value in metrics.items() if "Central val" in name}
+        score = Score(score_values["loss"], score_values["accuracy"]) if number > 1 else Score(math.nan, math.nan)
         if os.environ.get("RANK", "0") == "0":
             announce(number, self._rounds, score)
         return False, Metrics()

@@ -1,4 +1,4 @@
-"""What the other tools read: the data, shards, first weights, cohorts and orders that fedray draws for a spec."""
+"""Write the input of the other tools: data, partition, initial weights, cohorts and batch orders of a fedray spec."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ TEACHER = "ViT-B-32"
 
 
 def prepare(experiment: Experiment, folder: Path) -> None:
-    """Write `workload.npz`, unless it is there for this very spec. The images are decoded then, for fedray too."""
+    """Write `workload.npz`, unless it exists for the same spec. Also fills fedray's image cache."""
     data = federated.load(experiment.data, experiment.partition, experiment.seed)
     spec, text = folder / "spec.yaml", to_yaml(experiment)
     if spec.exists() and spec.read_text(encoding="utf-8") == text:
@@ -32,8 +32,8 @@ def prepare(experiment: Experiment, folder: Path) -> None:
 
 
 def arrays(experiment: Experiment, data: FederatedDataset) -> dict[str, Any]:
-    """As `workload.load` takes them: clients' examples one after another, the images as they were read."""
-    training, held = experiment.training, np.concatenate(data.shards)
+    """Returns the arrays that `workload.load` reads: the examples of client 0, 1, ..., with unnormalised images."""
+    training, indices = experiment.training, np.concatenate(data.shards)
     sizes = [len(shard) for shard in data.shards]
     check(sizes, training.batch_size, experiment.seed)
     rounds = range(1, training.rounds + 1)
@@ -47,8 +47,8 @@ def arrays(experiment: Experiment, data: FederatedDataset) -> dict[str, Any]:
     weights = get_weights(initial_model(experiment.proxy, data, experiment.seed, "proxy"))
     return {
         "settings": json.dumps(settings),
-        "train_images": data.train.images[held],
-        "train_labels": data.train.labels[held],
+        "train_images": data.train.images[indices],
+        "train_labels": data.train.labels[indices],
         "test_images": data.test.images,
         "test_labels": data.test.labels,
         "mean": data.mean,
@@ -61,20 +61,20 @@ def arrays(experiment: Experiment, data: FederatedDataset) -> dict[str, Any]:
 
 
 def orders(experiment: Experiment, sizes: list[int], number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Of all clients' examples in one round, as `client.batches` draws them, one client after another."""
-    drawn = [numpy_rng(experiment.seed, "order", client, number - 1) for client in range(len(sizes))]
-    return np.concatenate([rng.permutation(size) for rng, size in zip(drawn, sizes, strict=True)])
+    """Returns the order of each client's examples in a round, as fedray draws it, concatenated over clients."""
+    generators = [numpy_rng(experiment.seed, "order", client, number - 1) for client in range(len(sizes))]
+    return np.concatenate([rng.permutation(size) for rng, size in zip(generators, sizes, strict=True)])
 
 
 def check(sizes: list[int], batch_size: int, seed: int) -> None:
-    """fedray joins a last batch of one example to the one before; the others train on it, or trip over it."""
+    """Refuse last batches of one example: fedray merges them into the batch before, the other tools do not."""
     for size in sizes:
         if len(split_batches(torch.arange(size), batch_size)) != -(-size // batch_size):
-            raise SystemExit(f"seed {seed} leaves a client with a last batch of one example; take another")
+            raise SystemExit(f"seed {seed} gives a client a last batch of one example; choose another seed")
 
 
 def write_teacher(file: Path) -> None:
-    """A checkpoint of real size with random weights, unless it is there: its speed is that of a trained one."""
+    """Write a checkpoint of real size with random weights, as fast as a trained one, unless it exists."""
     if file.exists():
         return
     import open_clip

@@ -1,4 +1,4 @@
-"""The command that runs a workload with a tool, and what of fedray's spec each of its variants changes."""
+"""The command that runs a workload with a tool, and the changes of fedray's spec by its variants."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -7,32 +7,32 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PLAIN = ("training.memory_format=contiguous",)
-LAST = ("training.memory_format=channels_last",)
+CHANNELS_LAST = ("training.memory_format=channels_last",)
 CHANGES: Mapping[str, Sequence[str]] = {
-    "nhwc": LAST,
-    "fast": (*LAST, "training.precision=bfloat16"),
+    "nhwc": CHANNELS_LAST,
+    "fast": (*CHANNELS_LAST, "training.precision=bfloat16"),
     "cached": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=cached"),
     "online": ("strategy.name=fedlpfm", "strategy.lam=0.5", "teacher.mode=online"),
     "half": ("teacher.precision=bfloat16",),
 }
-"""`fedray-nhwc-cached` changes what stands here of `nhwc` and of `cached`. `fast` is all that is faster than exact in
-training, `half` in teaching."""
+"""Overrides by the words of a variant: `fedray-nhwc-cached` applies `nhwc` and `cached`. `fast` trains with all inexact
+speed-ups; `half` runs the teacher in bfloat16."""
 FLOOR = {"nhwc": ("--channels-last",), "fast": ("--channels-last", "--bfloat16")}
 TEACHER = "teacher={{kind: zero_shot, model: ViT-B-32, pretrained: {file}}}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One workload to be run by one tool."""
+    """One workload for one tool."""
 
     spec: Path
-    overrides: Sequence[str]  # of the spec: where the data is
-    folder: Path  # what `prepare` wrote
-    images: Path  # what it has decoded, which the other tools read, and so does fedray
-    teacher: Path  # the checkpoint
+    overrides: Sequence[str]  # overrides that name the data
+    folder: Path  # written by `prepare`
+    images: Path  # decoded images, read by fedray
+    teacher: Path  # checkpoint file
     rounds: int
-    environments: Path  # one folder for each peer
-    scratch: Path  # empty
+    environments: Path  # one folder per peer
+    scratch: Path  # an empty folder
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,21 @@ class Command:
 
 
 def command(tool: str, job: Job) -> Command:
-    """Raises SystemExit for a tool that is not known."""
+    """Returns the command of a tool. Raises SystemExit for an unknown tool."""
     name, *words = tool.split("-")
     known = {"fedray": CHANGES, "floor": FLOOR}.get(name, {})
     if name not in COMMANDS or not known.keys() >= set(words):
-        raise SystemExit(f"there is no tool {tool}; there are {', '.join(COMMANDS)}, and variants of floor and fedray")
+        raise SystemExit(f"unknown tool {tool}; known are {', '.join(COMMANDS)}, and variants of floor and fedray")
     return COMMANDS[name](job, words)
 
 
-def is_taught(tool: str) -> bool:
-    """Whether its curve is that of another objective."""
+def has_teacher(tool: str) -> bool:
+    """Returns True if the tool trains with a teacher, and so another objective."""
     return bool({"cached", "online"} & set(tool.split("-")))
 
 
 def results_of(job: Job) -> Path:
-    """Where fedray writes its tables."""
+    """Returns the folder of fedray's tables."""
     return job.scratch / "results" / job.spec.stem
 
 
@@ -65,7 +65,7 @@ def _fedray(job: Job, words: Sequence[str]) -> Command:
     changes = [*PLAIN, *targets, *(change for word in words for change in CHANGES[word])]
     rounds = f"training.rounds={job.rounds}"
     run = [sys.executable, "-m", "fedray", "run", str(job.spec), *job.overrides, rounds, *changes]
-    cache = job.scratch / "cache"  # its bank is empty
+    cache = job.scratch / "cache"  # with an empty teacher cache
     cache.mkdir()
     (cache / "images").symlink_to(job.images)
     return Command([*run, "--results", str(job.scratch / "results")], {"FEDRAY_CACHE": str(cache)})
@@ -114,5 +114,5 @@ def _script(python: Path, name: str, job: Job, *options: str) -> Command:
 def _python(job: Job, tool: str) -> Path:
     python = job.environments / tool / "bin" / "python"
     if not python.exists():
-        raise SystemExit(f"{tool} has no environment at {python.parent.parent}; README.md says how to make one")
+        raise SystemExit(f"{tool} has no environment at {python.parent.parent}; README.md describes how to create it")
     return python

@@ -1,6 +1,6 @@
-"""What every tool shares: the data and who holds it, the first weights, the order of batches, the SGD steps.
+"""Code that all tools share: data, partition, initial weights, batch orders and SGD steps.
 
-Needs torch and NumPy only, so that it runs in any tool's environment. `prepare.py` writes what this reads.
+Needs only torch and NumPy, so that it runs in the environment of each tool. `prepare.py` writes its input.
 """
 
 import argparse
@@ -26,14 +26,14 @@ class Score(NamedTuple):
     accuracy: float
 
 
-class Arithmetic(NamedTuple):
-    """How images and weights lie in memory, and what the products are made in."""
+class Precision(NamedTuple):
+    """Memory layout of images and weights, and whether products are computed in bfloat16."""
 
     memory_format: torch.memory_format = torch.contiguous_format
     bfloat16: bool = False
 
 
-PLAIN = Arithmetic()
+PLAIN = Precision()
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,27 @@ class Workload:
     classes: int
     batch_size: int
     evaluation_batch: int
-    sgd: Mapping[str, float]  # what torch.optim.SGD takes
-    weights: Mapping[str, Tensor]  # the first ones, by their `state_dict` names
-    shards: Sequence[Examples]  # of each client
+    sgd: Mapping[str, float]  # arguments of torch.optim.SGD
+    weights: Mapping[str, Tensor]  # initial, by `state_dict` name
+    shards: Sequence[Examples]  # by client
     test: Examples
-    cohorts: Sequence[Sequence[int]]  # of each round
-    orders: Sequence[Sequence[Tensor]]  # of each round and client, int64 [n]
+    cohorts: Sequence[Sequence[int]]  # by round
+    orders: Sequence[Sequence[Tensor]]  # by round and client, int64 [n]
 
     def cohort(self, number: int) -> Sequence[int]:
-        """Who takes part in a round, counted from 1."""
+        """Returns the clients of a round, counted from 1."""
         return self.cohorts[number - 1]
 
     def order(self, number: int, client: int) -> Tensor:
-        """How a client's examples follow one another in a round, counted from 1."""
+        """Returns the order of a client's examples in a round, counted from 1."""
         return self.orders[number - 1][client]
 
     def size(self, client: int) -> int:
-        """How many examples a client holds."""
+        """Returns the number of a client's examples."""
         return len(self.shards[client].labels)
 
     def blank(self) -> nn.Module:
-        """The model, its weights still to be set."""
+        """Returns the model with weights that are to be replaced."""
         if self.model == "cnn":
             return CNN(self.classes)
         from torchvision import models
@@ -71,14 +71,14 @@ class Workload:
         return model
 
     def initial(self) -> nn.Module:
-        """The model that everybody begins with."""
+        """Returns the model with the initial weights."""
         model = self.blank()
         model.load_state_dict(self.weights)
         return model
 
 
 class CNN(nn.Module):
-    """Two 5x5 convolutions, each halved by max-pooling, and 512 units. Names are those of fedray's `cnn`."""
+    """Two 5x5 convolutions, each followed by 2x2 max-pooling, and 512 hidden units; names as in fedray's `cnn`."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -95,64 +95,64 @@ class CNN(nn.Module):
 
 
 def load(folder: Path) -> Workload:
-    """Read what `prepare.py` wrote."""
+    """Read the workload that `prepare.py` wrote."""
     with np.load(folder / "workload.npz") as stored:
-        kept = {name: stored[name] for name in stored.files}
-    sizes = kept["sizes"].tolist()
-    images, labels = (part.split(sizes) for part in _examples(kept, "train"))
+        arrays = {name: stored[name] for name in stored.files}
+    sizes = arrays["sizes"].tolist()
+    images, labels = (part.split(sizes) for part in _examples(arrays, "train"))
     prefix = "weights."
     return Workload(
-        **json.loads(str(kept["settings"])),
-        weights={n.removeprefix(prefix): torch.from_numpy(v) for n, v in kept.items() if n.startswith(prefix)},
+        **json.loads(str(arrays["settings"])),
+        weights={n.removeprefix(prefix): torch.from_numpy(v) for n, v in arrays.items() if n.startswith(prefix)},
         shards=[Examples(*shard) for shard in zip(images, labels, strict=True)],
-        test=_examples(kept, "test"),
-        cohorts=kept["cohorts"].tolist(),
-        orders=[row.split(sizes) for row in torch.from_numpy(kept["orders"])],
+        test=_examples(arrays, "test"),
+        cohorts=arrays["cohorts"].tolist(),
+        orders=[row.split(sizes) for row in torch.from_numpy(arrays["orders"])],
     )
 
 
-def _examples(kept: Mapping[str, Any], side: str) -> Examples:
-    mean, std = (torch.from_numpy(kept[name]).view(1, -1, 1, 1) for name in ("mean", "deviation"))
-    images = torch.from_numpy(kept[f"{side}_images"]).float().div_(255).sub_(mean).div_(std)
-    return Examples(images, torch.from_numpy(kept[f"{side}_labels"]))
+def _examples(arrays: Mapping[str, Any], side: str) -> Examples:
+    mean, std = (torch.from_numpy(arrays[name]).view(1, -1, 1, 1) for name in ("mean", "deviation"))
+    images = torch.from_numpy(arrays[f"{side}_images"]).float().div_(255).sub_(mean).div_(std)
+    return Examples(images, torch.from_numpy(arrays[f"{side}_labels"]))
 
 
-def train(workload: Workload, model: nn.Module, number: int, client: int, arithmetic: Arithmetic = PLAIN) -> None:
-    """One local epoch of a round: SGD from zero momentum."""
+def train(workload: Workload, model: nn.Module, number: int, client: int, precision: Precision = PLAIN) -> None:
+    """Train one local epoch of a round with SGD, whose momentum starts at zero."""
     images, labels = workload.shards[client]
     optimizer = torch.optim.SGD(model.parameters(), **workload.sgd)
     model.train()
-    for chosen in workload.order(number, client).split(workload.batch_size):
-        loss = F.cross_entropy(_logits(model, images[chosen], arithmetic), labels[chosen])
+    for batch in workload.order(number, client).split(workload.batch_size):
+        loss = F.cross_entropy(_logits(model, images[batch], precision), labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
 @torch.inference_mode()
-def evaluate(workload: Workload, model: nn.Module, arithmetic: Arithmetic = PLAIN) -> Score:
-    """On the test set."""
+def evaluate(workload: Workload, model: nn.Module, precision: Precision = PLAIN) -> Score:
+    """Returns loss and accuracy on the test set."""
     model.eval()
     batches = workload.test.images.split(workload.evaluation_batch)
-    logits, labels = torch.cat([_logits(model, images, arithmetic) for images in batches]), workload.test.labels
+    logits, labels = torch.cat([_logits(model, images, precision) for images in batches]), workload.test.labels
     return Score(F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item())
 
 
-def _logits(model: nn.Module, images: Tensor, arithmetic: Arithmetic) -> Tensor:
-    """float32 [B, classes], whatever they were computed in."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic.bfloat16):
-        logits: Tensor = model(images.contiguous(memory_format=arithmetic.memory_format))
+def _logits(model: nn.Module, images: Tensor, precision: Precision) -> Tensor:
+    """Returns float32 logits [B, classes]."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision.bfloat16):
+        logits: Tensor = model(images.contiguous(memory_format=precision.memory_format))
     return logits.float()
 
 
 def announce(number: int, rounds: int, score: Score) -> None:
-    """A round is over, now: whoever measures reads this line as it comes."""
+    """Print the line that marks the end of a round for `measure.py`."""
     print(f"round {number}/{rounds}, loss {score.loss:.6f}, accuracy {score.accuracy:.4f}", flush=True)
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """What every tool's command takes."""
+    """Returns the parser of a tool's command line."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="of the workload, as compare.py prepares it")
+    parser.add_argument("folder", type=Path, help="folder of the workload, prepared by compare.py")
     parser.add_argument("rounds", type=int)
     return parser

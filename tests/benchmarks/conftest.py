@@ -1,4 +1,4 @@
-"""Benchmarks are scripts: they find one another in their own folder."""
+"""Adds benchmarks/peers to sys.path, since its scripts import each other by name."""
 
 import sys
 from pathlib import Path
