@@ -1,11 +1,11 @@
-"""A run's state on disk: safetensors and JSON, replaced atomically, never a pickle.
+"""Checkpoints of a run: safetensors and JSON, replaced atomically, never a pickle.
 
-checkpoint/round-00012/state.json                which private models belong to it
-                       weights.safetensors
-           private/00003-00007.safetensors       what client 3 kept of round 7
+checkpoint/round-00012/state.json                the round, and the round of each client's private weights
+                       weights.safetensors       the global weights
+           private/00003-00007.safetensors       private weights of client 3 after round 7
 
-A private model is written once, as soon as it is there, however many checkpoints it then belongs to, and read when its
-client is trained again: they are never in memory all at once.
+Private weights are written once, after the client's training, and belong to every later checkpoint until the client
+trains again. They are read only when the client trains, so they are never all in memory.
 """
 
 import json
@@ -24,38 +24,38 @@ from fedray.models.weights import WeightsFile
 from fedray.types import ServerState, Weights
 
 Private: TypeAlias = Mapping[int, int]
-"""Of each client that keeps something, the last round it was trained in."""
+"""Round in which each client with private weights last trained, by client id."""
 
-KEPT = 2
-"""How many checkpoints there are: should the newest be damaged, the one before is whole."""
+MAX_CHECKPOINTS = 2
+"""Number of checkpoints on disk. If the newest is damaged, the one before it is loaded."""
 
 DAMAGED = (OSError, ValueError, KeyError, TypeError, SafetensorError)
-"""What reading raises where a checkpoint is not whole."""
+"""Errors that reading a damaged or incomplete checkpoint raises."""
 
 
 def private_file(folder: Path, client: int, number: int) -> WeightsFile:
-    """What a client kept of a round."""
+    """Returns the file of a client's private weights after round `number`."""
     return WeightsFile(folder / "private" / f"{client:05d}-{number:05d}.safetensors")
 
 
 def save_private(folder: Path, client: int, number: int, weights: Weights) -> None:
-    """What a client keeps of a round: no checkpoint's yet. Raises RunError where the disk does not take it."""
+    """Write a client's private weights, which no checkpoint refers to yet. Raises RunError if it cannot be written."""
     file = private_file(folder, client, number).path
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     save_weights(file, weights)
 
 
-def sweep(folder: Path, now: Private) -> None:
-    """Drop the private models that belong neither to a checkpoint nor to where the run stands now.
+def sweep(folder: Path, current: Private) -> None:
+    """Delete private weights that neither a checkpoint nor the current state refers to.
 
-    Raises RunError where the disk does not let them go.
+    Raises RunError if a file cannot be deleted.
     """
-    kept = set(now.items())
-    for candidate in folder.glob("round-*"):
+    referenced = set(current.items())
+    for checkpoint in folder.glob("round-*"):
         with suppress(*DAMAGED):
-            kept |= _document(candidate)[1].items()
-    used = {private_file(folder, *each).path for each in kept}
+            referenced |= _read_state(checkpoint)[1].items()
+    used = {private_file(folder, client, number).path for client, number in referenced}
     with writing(folder):
         for file in (folder / "private").glob("*"):
             if file not in used:
@@ -63,17 +63,17 @@ def sweep(folder: Path, now: Private) -> None:
 
 
 def save(folder: Path, state: ServerState, private: Private) -> None:
-    """Write this round's state, then drop all but the one before. Killed at any moment, one whole state stays.
+    """Write a checkpoint, then delete all but the one before it. Raises RunError if it cannot be written.
 
-    Raises RunError where the disk does not take it.
+    If the process is killed at any point, one complete checkpoint stays on disk.
     """
     keep(write(folder, state, private))
 
 
 def write(folder: Path, state: ServerState, private: Private) -> Path:
-    """Write this round's state to where nobody takes it for one yet: `keep` makes it the newest.
+    """Write a checkpoint that `load` does not see until `keep` commits it. Returns its folder.
 
-    Raises RunError where the disk does not take it.
+    Raises RunError if it cannot be written.
     """
     partial = folder / f"partial-{state.round:05d}"
     with writing(partial):
@@ -82,12 +82,12 @@ def write(folder: Path, state: ServerState, private: Private) -> Path:
 
 
 def keep(partial: Path) -> None:
-    """From now on this is the newest state; drop all but the one before."""
+    """Commit a written checkpoint as the newest, and delete all but the one before it."""
     target = partial.with_name(partial.name.replace("partial", "round"))
     with writing(partial):
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-    for old in sorted(partial.parent.glob("round-*"))[:-KEPT]:
+    for old in sorted(partial.parent.glob("round-*"))[:-MAX_CHECKPOINTS]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -99,28 +99,29 @@ def _write(partial: Path, state: ServerState, private: Private) -> None:
 
 
 def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:
-    """The newest whole state, and which private models belong to it; None where there is none."""
-    for candidate in sorted(folder.glob("round-*"), reverse=True):
-        with suppress(*DAMAGED):  # an earlier one may be whole
-            number, kept = _document(candidate)
-            for each in kept.items():
-                private_file(folder, *each).check()
-            return ServerState(number, load_file(candidate / "weights.safetensors")), kept
+    """Returns the newest complete checkpoint: its state and the rounds of its private weights. None without one."""
+    for checkpoint in sorted(folder.glob("round-*"), reverse=True):
+        with suppress(*DAMAGED):  # the checkpoint before it may be complete
+            number, private = _read_state(checkpoint)
+            for client, private_round in private.items():
+                private_file(folder, client, private_round).check()
+            return ServerState(number, load_file(checkpoint / "weights.safetensors")), private
     return None
 
 
-def _document(checkpoint: Path) -> tuple[int, dict[int, int]]:
+def _read_state(checkpoint: Path) -> tuple[int, dict[int, int]]:
+    """Returns the round of a checkpoint and the rounds of its private weights, by client."""
     document = json.loads((checkpoint / "state.json").read_text())
     return document["round"], {int(client): number for client, number in dict(document["private"]).items()}
 
 
 def save_weights(file: Path, weights: Weights) -> None:
-    """Write weights so that the file is either whole or absent. Raises RunError where the disk does not take them."""
+    """Write weights so that the file is either complete or absent. Raises RunError if it cannot be written."""
     partial = file.with_suffix(".partial")
     with writing(file):
         try:
             save_file(weights, partial)
-        except SafetensorError as error:  # how safetensors speaks of a full disk
+        except SafetensorError as error:  # raised for a full disk
             raise OSError(str(error)) from error
         with partial.open("rb") as handle:
             os.fsync(handle.fileno())

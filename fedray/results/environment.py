@@ -1,4 +1,4 @@
-"""Where a run took place: what one needs to know to repeat it."""
+"""The environment of a run: versions, machine, and digests of the files that it reads."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("fedray", "ray", "torch", "torchvision", "timm", "open_clip_torch", 
 
 
 def environment(experiment: Experiment, command: Sequence[str], gpu: str | None) -> Row:
-    """Versions, machine, device and the commit of the checkout that fedray runs from."""
+    """Returns versions, machine, device, the commit of fedray's checkout, and digests of the files in the spec."""
     return {
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
@@ -31,9 +31,10 @@ def environment(experiment: Experiment, command: Sequence[str], gpu: str | None)
 
 
 def _commit() -> str | None:
+    """Returns the commit of the checkout that contains fedray, `-dirty` appended for local changes; None without it."""
     try:
-        here = Path(__file__).parent
-        answer = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+        folder = Path(__file__).parent
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True)
     except OSError:
         return None
-    return answer.stdout.strip() or None
+    return git.stdout.strip() or None
