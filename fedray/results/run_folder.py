@@ -39,8 +39,8 @@ def check_format(folder: Path, found: object) -> None:
     if found != FORMAT:
         version = f"format {found}" if isinstance(found, int) else "an earlier format"
         raise SpecError(
-            f"'{folder}' has results in {version}, and this fedray reads and writes format {FORMAT}; "
-            "use the version that wrote them, or choose another --results."
+            f"'{folder}' has results in {version}; this fedray reads and writes format {FORMAT}. "
+            "Choose another --results, or use the version that wrote them."
         )
 
 

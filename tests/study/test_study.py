@@ -1,4 +1,4 @@
-"""A study on disk: what its trials are known by, where they stand, and the table of them."""
+"""A study on disk: identity and state of its trials, and the table of them."""
 
 import csv
 import json
@@ -13,6 +13,7 @@ import yaml
 
 from fedray.config.loader import read
 from fedray.errors import SpecError
+from fedray.results.loader import load_results
 from fedray.server.driver import Driver
 from fedray.study.study import Outcome, Study, Trial, last_metrics
 
@@ -33,7 +34,7 @@ def study(tmp_path: Path, space: dict[str, Any], search: dict[str, Any] | None =
 
 
 def run(trial: Trial, rounds: int | None = None) -> None:
-    """So many rounds as a sweep would run them; all by default."""
+    """Run a number of rounds as a sweep does; all of them by default."""
     trial.start()
     driven = Driver(trial.experiment, trial.folder.path).run()
     if rounds is None:
@@ -51,16 +52,16 @@ def table(found: Study) -> pd.DataFrame:
     return pd.read_csv(found.folder / "trials.csv").set_index("trial")
 
 
-def test_a_plain_experiment_is_no_study(tmp_path: Path) -> None:
+def test_plain_experiment_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(BASE))
     with pytest.raises(SpecError, match=r"one.yaml is one experiment, not a space of them: use fedray run\.$"):
         Study(read(tmp_path / "one.yaml"), tmp_path)
 
 
-def test_where_trials_stand_and_which_are_left(tmp_path: Path) -> None:
+def test_states_and_pending_trials(tmp_path: Path) -> None:
     asha = study(tmp_path, SEEDS, {"scheduler": "asha"})
-    waiting, begun, finished, stopped, by_median, failed = asha.trials()
-    run(begun, rounds=2)
+    pending, started, finished, stopped, by_median, failed = asha.trials()
+    run(started, rounds=2)
     run(finished)
     run(stopped, rounds=1)
     stopped.record_outcome(Outcome("stopped", 1, "asha"))
@@ -74,11 +75,11 @@ def test_where_trials_stand_and_which_are_left(tmp_path: Path) -> None:
     without = study(tmp_path, SEEDS)
     assert [without.is_pending(trial) for trial in without.trials()] == [True, True, False, True, True, True]
     assert failed.outcome == Outcome("failed", 0, "it broke", "a node", "Traceback: ...")
-    assert waiting.outcome is None
-    assert not waiting.folder.path.exists()
+    assert pending.outcome is None
+    assert not pending.folder.path.exists()
 
 
-def test_a_trial_that_runs_again_is_neither_stopped_nor_failed(tmp_path: Path) -> None:
+def test_restarted_trial_is_neither_stopped_nor_failed(tmp_path: Path) -> None:
     first, second = study(tmp_path, LR).trials()
     first.record_outcome(Outcome("failed", 0, "it broke"))
     first.start()
@@ -86,11 +87,11 @@ def test_a_trial_that_runs_again_is_neither_stopped_nor_failed(tmp_path: Path) -
     second.record_outcome(Outcome("stopped", 1, "asha"))
     second.start()
     assert [first.state, second.state] == ["pending", "started"]
-    (second.folder.path / "outcome.json").write_text('{"state": "stop')  # torn
+    (second.folder.path / "outcome.json").write_text('{"state": "stop')  # truncated
     assert second.state == "started"
 
 
-def test_a_trial_is_found_whatever_the_space_calls_it_now(tmp_path: Path) -> None:
+def test_trial_is_found_by_its_key_under_another_label(tmp_path: Path) -> None:
     first, second = study(tmp_path, LR).trials()
     run(first)
     run(second, rounds=1)
@@ -109,52 +110,55 @@ def test_a_trial_is_found_whatever_the_space_calls_it_now(tmp_path: Path) -> Non
     assert set(states(longer).values()) == {"pending"}
 
 
-def test_what_is_kept_are_points_of_the_space_as_it_is_now(tmp_path: Path) -> None:
+def test_existing_trials_are_points_of_the_current_space(tmp_path: Path) -> None:
     for trial in study(tmp_path, {**LR, "seed": {"grid": [0, 1]}}).trials():
         trial.start()
     (tmp_path / "results/study/of-nothing").mkdir()
     assert len(study(tmp_path, {**LR, "seed": {"grid": [0, 1]}}).existing_trials()) == 4
 
-    def kept(space: dict[str, Any], **base: Any) -> list[str]:
+    def labels(space: dict[str, Any], **base: Any) -> list[str]:
         return sorted(trial.label for trial in study(tmp_path, space, **base).existing_trials())
 
     strategies = {"strategy.name": {"grid": ["fedavg", "fedprox"]}}
-    assert kept({**LR, **strategies}) == ["lr=0.05, strategy=fedavg", "lr=0.1, strategy=fedavg"]  # those of seed 0
-    assert kept(LR, seed=1) == ["lr=0.05", "lr=0.1"]
-    assert kept({"training.lr": {"grid": [0.1, 0.2]}}) == ["lr=0.1"]
-    assert kept({"training.lr": {"uniform": [0.01, 0.07]}, "seed": {"randint": [1, 9]}}) == ["lr=0.05, seed=1"]
-    assert kept({"training.lr": {"zip": [0.05, 0.1]}, "seed": {"zip": [1, 0]}}) == ["lr=0.05, seed=1", "lr=0.1, seed=0"]
-    assert kept(LR, strategy={"name": "fedprox"}) == []
+    assert labels({**LR, **strategies}) == ["lr=0.05, strategy=fedavg", "lr=0.1, strategy=fedavg"]  # those of seed 0
+    assert labels(LR, seed=1) == ["lr=0.05", "lr=0.1"]
+    assert labels({"training.lr": {"grid": [0.1, 0.2]}}) == ["lr=0.1"]
+    assert labels({"training.lr": {"uniform": [0.01, 0.07]}, "seed": {"randint": [1, 9]}}) == ["lr=0.05, seed=1"]
+    zipped = labels({"training.lr": {"zip": [0.05, 0.1]}, "seed": {"zip": [1, 0]}})
+    assert zipped == [
+        "lr=0.05, seed=1",
+        "lr=0.1, seed=0",
+    ]
+    assert labels(LR, strategy={"name": "fedprox"}) == []
 
 
-def test_what_is_no_longer_possible_does_not_keep_the_rest_from_running(tmp_path: Path) -> None:
+def test_trials_that_the_space_no_longer_allows_are_ignored(tmp_path: Path) -> None:
     alphas = {"partition.alpha": {"grid": [0.1, 1]}}
     for trial in study(tmp_path, alphas, partition={"kind": "dirichlet"}).trials():
         trial.start()
     kinds = {"partition.kind": {"grid": ["iid", "dirichlet"]}}
     only = {"partition.alpha": {"grid": [0.1], "when": {"partition.kind": "dirichlet"}}}
-    (kept,) = study(tmp_path, {**kinds, **only}, partition={"kind": "dirichlet"}).existing_trials()
-    assert kept.label == "partition=dirichlet, alpha=0.1"
-    assert study(tmp_path, {**LR, **alphas}, partition={"kind": "iid"}).existing_trials() == []  # which has no alpha
+    (trial,) = study(tmp_path, {**kinds, **only}, partition={"kind": "dirichlet"}).existing_trials()
+    assert trial.label == "partition=dirichlet, alpha=0.1"
+    assert study(tmp_path, {**LR, **alphas}, partition={"kind": "iid"}).existing_trials() == []  # iid has no alpha
 
 
-def test_what_a_searcher_proposes_comes_to_light_on_disk(tmp_path: Path) -> None:
+def test_proposed_trials_are_found_on_disk(tmp_path: Path) -> None:
     proposed = {"training.lr": {"uniform": [0.01, 0.1]}}
     space = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3})
     assert space.trials() == space.existing_trials() == []
-    trial = space.trial({"training.lr": 0.03})
-    run(trial, rounds=1)
-    (kept,) = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3}).existing_trials()
-    assert (kept.assignment, kept.round, kept.experiment.training.lr) == ({"training.lr": 0.03}, 1, 0.03)
+    run(space.trial({"training.lr": 0.03}), rounds=1)
+    (trial,) = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3}).existing_trials()
+    assert (trial.assignment, trial.round, trial.experiment.training.lr) == ({"training.lr": 0.03}, 1, 0.03)
 
 
-def test_history_is_what_the_checkpoint_vouches_for(tmp_path: Path) -> None:
+def test_history_ends_at_the_last_checkpoint(tmp_path: Path) -> None:
     often = {"checkpoint": {"every": 2}, "evaluation": {"every": 2}, "training": {**BASE["training"], "rounds": 4}}
     (trial,) = study(tmp_path, {"seed": {"grid": [0]}}, **often).trials()
     assert trial.history() == []
     run(trial, rounds=2)
     before = trial.history()
-    run(trial, rounds=1)  # beyond the checkpoint, if its process is killed
+    run(trial, rounds=1)  # after the checkpoint, as if the process were killed
     shutil.rmtree(trial.folder.checkpoint / "round-00003")
     file = trial.folder.path / "rounds.csv"
     with file.open(newline="") as lines:
@@ -174,7 +178,7 @@ def test_history_is_what_the_checkpoint_vouches_for(tmp_path: Path) -> None:
     assert [row["round"] for row in trial.history()] == [1, 2, 3, 4]
 
 
-def test_metrics_are_of_the_last_evaluated_rounds() -> None:
+def test_last_metrics() -> None:
     rows = [
         {"round": n, "test_accuracy": n / 100, "test_loss": 2 - n / 10, "worst_class_accuracy": 0.0}
         for n in range(1, 13)
@@ -188,16 +192,16 @@ def test_metrics_are_of_the_last_evaluated_rounds() -> None:
     assert all(value != value for name, value in last_metrics([{"round": 1}]).items() if name != "last_k")
 
 
-def test_the_table_has_a_row_per_trial(tmp_path: Path) -> None:
+def test_table_has_a_row_per_trial(tmp_path: Path) -> None:
     strategies = {"strategy": {"grid": [{"name": "fedavg"}, {"name": "fedprox", "mu": 0.1}]}}
     found = study(tmp_path, {**strategies, **LR})
-    finished, begun, failed, waiting = found.trials()
+    finished, started, failed, pending = found.trials()
     run(finished)
-    run(begun, rounds=2)
+    run(started, rounds=2)
     failed.record_outcome(Outcome("failed", 0, "it broke"))
     found.write_table(found.trials(), {finished.name: 1.5})
     rows = table(found)
-    assert rows.index.tolist() == [trial.name for trial in (finished, begun, failed, waiting)]
+    assert rows.index.tolist() == [trial.name for trial in (finished, started, failed, pending)]
     assert rows["strategy.name"].tolist() == ["fedavg", "fedavg", "fedprox", "fedprox"]
     assert rows["training.lr"].tolist() == [0.05, 0.1, 0.05, 0.1]
     assert rows["strategy.mu"].isna().tolist() == [True, True, False, False]
@@ -205,17 +209,16 @@ def test_the_table_has_a_row_per_trial(tmp_path: Path) -> None:
     assert rows["round"].tolist() == [3, 2, 0, 0]
     assert rows["reason"].fillna("").tolist() == ["", "", "it broke", ""]
     assert rows["startup_seconds"].fillna(-1).tolist() == [1.5, -1, -1, -1]
-    for trial in (finished, begun):
+    for trial in (finished, started):
         rounds = pd.read_csv(trial.folder.path / "rounds.csv")
         for name in ("test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy"):
             assert rows.loc[trial.name, name] == rounds[name].iloc[-1]
         assert rows.loc[trial.name, "last_k_accuracy"] == pytest.approx(rounds["test_accuracy"].iloc[-1])
         assert rows.loc[trial.name, "seconds"] == pytest.approx(rounds["seconds"].sum(), abs=1e-3)
-    assert rows.loc[waiting.name, ["test_accuracy", "last_k_accuracy"]].isna().all()
+    assert rows.loc[pending.name, ["test_accuracy", "last_k_accuracy"]].isna().all()
 
 
-def test_the_table_follows_trials_as_they_end(tmp_path: Path) -> None:
-    """A sweep writes it again and again, and need not read what no longer changes."""
+def test_table_is_updated_as_trials_end(tmp_path: Path) -> None:
     found = study(tmp_path, LR, {"scheduler": "asha"})
     first, second = found.trials()
     run(first)
@@ -234,9 +237,9 @@ def test_the_table_follows_trials_as_they_end(tmp_path: Path) -> None:
     assert rows.loc[second.name, "reason"] == "asha"
 
 
-def test_the_table_keeps_what_earlier_sweeps_measured(tmp_path: Path) -> None:
+def test_table_keeps_startup_seconds_of_earlier_sweeps(tmp_path: Path) -> None:
     with study(tmp_path, LR).lock():
-        pass  # makes the folder
+        pass  # creates the folder
     found = study(tmp_path, LR)
     first, second = found.trials()
     found.write_table([first, second], {first.name: 2.25})
@@ -247,7 +250,7 @@ def test_the_table_keeps_what_earlier_sweeps_measured(tmp_path: Path) -> None:
     assert table(again)["startup_seconds"].tolist() == [0.5, 0.125]
 
 
-def test_a_study_is_for_one_sweep_at_a_time(tmp_path: Path) -> None:
+def test_second_sweep_of_a_study_is_refused(tmp_path: Path) -> None:
     first, second = study(tmp_path, LR), study(tmp_path, LR)
     with first.lock():
         with pytest.raises(SpecError) as caught, second.lock():
@@ -260,7 +263,7 @@ def test_a_study_is_for_one_sweep_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_study_json_tells_nodes_that_the_folder_is_shared(tmp_path: Path) -> None:
+def test_study_json_shows_that_a_node_finds_the_folder(tmp_path: Path) -> None:
     found = study(tmp_path, {"training.lr": {"grid": [0.05]}, "seed": {"zip": [1, 2], "when": {"training.lr": 0.05}}})
     with pytest.raises(SpecError) as caught:
         found.check_shared()
@@ -278,3 +281,25 @@ def test_study_json_tells_nodes_that_the_folder_is_shared(tmp_path: Path) -> Non
         "seed": {"zip": [1, 2], "when": {"training.lr": 0.05}},
     }
     assert written["search"]["algorithm"] == "grid"
+
+
+@pytest.mark.parametrize("written", ['{"file": "study.yaml"}', '{"format": 1}', "[]"])
+def test_study_of_another_format_is_refused(tmp_path: Path, written: str) -> None:
+    with study(tmp_path, LR).lock():
+        pass  # creates the folder
+    (tmp_path / "results" / "study" / "study.json").write_text(written)
+    with pytest.raises(SpecError, match=r"has results in .*format.*; this fedray reads and writes format 2") as caught:
+        study(tmp_path, LR)
+    assert "\n" not in str(caught.value)
+
+
+def test_run_of_another_format_is_refused(tmp_path: Path) -> None:
+    trial, _ = study(tmp_path, LR).trials()
+    run(trial, rounds=1)
+    file = trial.folder.path / "environment.json"
+    document = json.loads(file.read_text())
+    assert document.pop("format") == 2
+    file.write_text(json.dumps(document))
+    for refused in (lambda: trial.folder.check(trial.experiment, resume=True), lambda: load_results(tmp_path)):
+        with pytest.raises(SpecError, match="has results in an earlier format"):
+            refused()
