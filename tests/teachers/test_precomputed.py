@@ -1,4 +1,4 @@
-"""Precomputed outputs are logits by path or row, in any order, and refused where they do not fit."""
+"""Precomputed outputs are found by path or row, in any order, and refused where they do not fit."""
 
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,9 @@ def test_outputs_by_path(file: Path, kind: type) -> None:
 
 def test_outputs_by_index(file: Path) -> None:
     order = [3, 0, 4, 1, 2]
-    logits = teacher(file, index=[ROWS[i] for i in order], logits=[LOGITS[i] for i in order])
-    np.testing.assert_array_equal(logits.outputs("logits", dataset(paths=False)), LOGITS)
-    np.testing.assert_array_equal(logits.outputs("logits", dataset()), LOGITS)
+    table = teacher(file, index=[ROWS[i] for i in order], logits=[LOGITS[i] for i in order])
+    np.testing.assert_array_equal(table.outputs("logits", dataset(paths=False)), LOGITS)
+    np.testing.assert_array_equal(table.outputs("logits", dataset()), LOGITS)
 
 
 def test_outputs_of_a_subset(file: Path) -> None:
@@ -74,8 +74,8 @@ class TestFeatures:
 
     def test_without_logits(self, file: Path) -> None:
         order = [3, 0, 4, 1, 2]
-        logits = teacher(file, path=[PATHS[i] for i in order], features=[self.FEATURES[i] for i in order])
-        np.testing.assert_array_equal(logits.outputs("features", dataset()), self.FEATURES)
+        table = teacher(file, path=[PATHS[i] for i in order], features=[self.FEATURES[i] for i in order])
+        np.testing.assert_array_equal(table.outputs("features", dataset()), self.FEATURES)
 
     def test_with_logits(self, file: Path) -> None:
         both = teacher(file, path=PATHS, logits=list(LOGITS), features=list(self.FEATURES))
