@@ -1,63 +1,63 @@
-"""What came of each run: the figures that tables, figures and diagnosis are made of."""
+"""Metrics of each run, from which tables, figures and findings are computed."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.text import part_of, some
+from analysis.text import part_of, shortened
 from fedray.results.loader import last_k
 
 
 def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """The named runs that may stand beside each other, their evaluated rounds, and what is left out, in sentences.
+    """Returns the runs that can be compared, their evaluated rounds, and sentences about runs that are left out.
 
-    Those that have come to their last round; where there is none, all, up to the last round that all have. Of runs
-    of the same setting, condition and seed, which are the same run made twice, the one that has come furthest.
+    These are the finished runs; if there is none, all started runs up to their last common round. Of several runs with
+    the same setting, condition and seed, the one with the most rounds is kept.
     """
     evaluated = rounds[rounds["test_accuracy"].notna()]
     done = evaluated.groupby("run", observed=True)["round"].max().reindex(named.index)
-    furthest = named.loc[done.sort_values(ascending=False, kind="stable").index]
-    again = furthest.duplicated(["setting", "condition", "seed"]).reindex(named.index)
-    runs = named[~again]
-    said = []
-    if again.any():
-        repeat = part_of(int(again.sum()), len(named), "repeats", "repeat")
-        which = some(list(named.index[again]))
-        said.append(f"{repeat} another of the same setting, condition and seed (left out: {which}).")
-    done = done[runs.index]
+    repeated = _repeated(named, done)
+    runs, done = named[~repeated], done[~repeated]
+    notes = []
+    if count := int(repeated.sum()):
+        verb = part_of(count, len(named), "repeats", "repeat")
+        names = shortened(list(named.index[repeated]))
+        notes.append(f"{verb} the setting, condition and seed of another run (left out: {names}).")
     finished = runs.index[done >= runs["training.rounds"].astype(float)]
     if len(finished):
         if others := len(runs) - len(finished):
-            left = part_of(others, len(runs), "has", "have")
-            said.append(
-                f"{left} not come to the last round and {'is' if others == 1 else 'are'} left out of the tables."
-            )
-        return runs.loc[finished], _of(evaluated, finished), " ".join(said)
-    begun = runs.index[done.notna()]
-    if not len(begun):
-        return runs.loc[begun], _of(evaluated, begun), "No run has evaluated a round yet."
-    common = int(done[begun].min())
-    said.append(
-        f"No run has come to its last round yet: the {len(begun)} that have begun are compared at round {common}."
-    )
-    return runs.loc[begun], _of(evaluated, begun).query("round <= @common"), " ".join(said)
+            verb = part_of(others, len(runs), "has", "have")
+            notes.append(f"{verb} not reached the last round and {'is' if others == 1 else 'are'} left out.")
+        return runs.loc[finished], _rounds_of(evaluated, finished), " ".join(notes)
+    started = runs.index[done.notna()]
+    if not len(started):
+        return runs.loc[started], _rounds_of(evaluated, started), "No run has evaluated a round yet."
+    common = int(done[started].min())
+    notes.append(f"No run has reached its last round yet: {len(started)} started runs are compared at round {common}.")
+    return runs.loc[started], _rounds_of(evaluated, started).query("round <= @common"), " ".join(notes)
+
+
+def _repeated(named: pd.DataFrame, done: "pd.Series[int]") -> "pd.Series[bool]":
+    """True for each run that has the labels and seed of a run with at least as many rounds."""
+    furthest_first = named.loc[done.sort_values(ascending=False, kind="stable").index]
+    return furthest_first.duplicated(["setting", "condition", "seed"]).reindex(named.index)
 
 
 def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int | None = None) -> pd.DataFrame:
-    """`runs` with a run's figures, of its evaluated `rounds`.
+    """Returns `runs` with columns for the metrics of their evaluated `rounds`. Accuracies are fractions, 0 to 1.
 
-    `final`, `best` so far, `k` (number of last rounds that are averaged: `last`, or else by `loader.last_k`), `last`
-    (mean of the last k), `swing` (their standard deviation), `worst_class` and `rare_classes` (means of the same
-    rounds): shares. `cosine` and `drift` of the last rounds' client updates,
-    the drift as a multiple of the mean update's length. `gain`: of the last third of the rounds over the third
-    before. `seconds`, `bytes`, `teacher_flops`: of all rounds. `rounds_done`, `first`.
+    - `rounds_done`, `first`, `final`, `best`: the last round; the first, last and highest accuracy.
+    - `k`: number of averaged rounds, `last` or by default `loader.last_k`; the next metrics use the last k rounds.
+    - `last`, `swing`: mean and standard deviation of accuracy; `worst_class`, `rare_classes`: means.
+    - `cosine`, `drift`: mean agreement of client updates; `drift` is relative to the length of the mean update.
+    - `gain`: accuracy in the last third of the rounds minus accuracy in the third before.
     """
     curves = rounds.groupby("run", observed=True)
-    counts = curves.cumcount(ascending=False), curves["round"].transform("size")
-    k = counts[1].map(lambda count: last or last_k(count))
-    tail = rounds[counts[0] < k].groupby("run", observed=True)
-    figures = pd.DataFrame(
+    sizes = curves["round"].transform("size")
+    k = sizes.map(lambda size: last or last_k(size))
+    tail = rounds[curves.cumcount(ascending=False) < k].groupby("run", observed=True)
+    metrics = pd.DataFrame(
         {
             "rounds_done": curves["round"].max(),
             "k": tail.size(),
@@ -73,24 +73,24 @@ def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int | None = None) 
             "gain": curves["test_accuracy"].apply(_gain),
         }
     )
-    return runs.join(figures)
+    return runs.join(metrics)
 
 
 def spent(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Returns sums over a run's rounds by run: `seconds`, `bytes`, `teacher_flops` and so on; NaN if unknown."""
-    spending = rounds.assign(bytes=rounds["bytes_down"] + rounds["bytes_up"])
+    """Returns the costs of each run summed over its rounds: `seconds`, `bytes`, `teacher_flops` ...; NaN if unknown."""
+    costs = rounds.assign(bytes=rounds["bytes_down"] + rounds["bytes_up"])
     columns = ["seconds", "bytes", "teacher_flops", "teacher_outputs_used", "failed_clients"]
-    return spending.groupby("run", observed=True)[columns].sum(min_count=1)
+    return costs.groupby("run", observed=True)[columns].sum(min_count=1)
 
 
-def until(rounds: pd.DataFrame, last: "pd.Series[int]") -> pd.DataFrame:
-    """The rounds of the runs in `last`, up to the one that it names."""
-    own = rounds[rounds["run"].isin(last.index)]
-    return own[own["round"] <= own["run"].map(last).astype(int)]
+def until(rounds: pd.DataFrame, last_rounds: "pd.Series[int]") -> pd.DataFrame:
+    """Returns the rounds of the runs in `last_rounds`, each up to the given round."""
+    rows = rounds[rounds["run"].isin(last_rounds.index)]
+    return rows[rows["round"] <= rows["run"].map(last_rounds).astype(int)]
 
 
 def rounds_to(rounds: pd.DataFrame, targets: "pd.Series[float]") -> "pd.Series[float]":
-    """The first evaluated round in which a run is at least as accurate as its target; NaN where none is."""
+    """Returns the first evaluated round in which each run has its target accuracy; NaN if there is none."""
     wanted = rounds["run"].map(targets).astype(float)
     reached = rounds[rounds["test_accuracy"] >= wanted]
     return reached.groupby("run", observed=True)["round"].first().reindex(targets.index).astype(float)
@@ -104,6 +104,6 @@ def _gain(curve: "pd.Series[Any]") -> float:
     return float(np.mean(values[-third:]) - np.mean(values[-2 * third : -third]))
 
 
-def _of(rounds: pd.DataFrame, runs: "pd.Index[str]") -> pd.DataFrame:
-    kept = rounds[rounds["run"].isin(runs)]
-    return kept.assign(run=kept["run"].cat.remove_unused_categories() if len(kept) else kept["run"])
+def _rounds_of(rounds: pd.DataFrame, runs: "pd.Index[str]") -> pd.DataFrame:
+    rows = rounds[rounds["run"].isin(runs)]
+    return rows.assign(run=rows["run"].cat.remove_unused_categories() if len(rows) else rows["run"])

@@ -1,6 +1,6 @@
-"""The tables of a report: settings by conditions, over seeds, beside their baselines.
+"""Report tables: settings by conditions, aggregated over seeds and compared with baselines.
 
-`named` are runs as `labels.name_runs` and `outcomes.outcomes` give them. Accuracies are shares from 0 to 1.
+`named`: runs as returned by `labels.name_runs` and `outcomes.outcomes`. Accuracies are fractions from 0 to 1.
 """
 
 from collections.abc import Sequence
@@ -15,42 +15,44 @@ from fedray.results.loader import varying_fields
 
 BASELINES = ("FedAvg", "FedProx")
 ALL = "all"
-"""The condition that stands for all of them together."""
+"""Label of the mean over all conditions."""
 
 
 def comparison(named: pd.DataFrame, value: str = "last", baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
-    """A row per setting and condition: `seeds`, `mean`, `std` (n - 1) of a figure over seeds, and whether it is `best`.
+    """Returns one row per setting and condition: `seeds`, `mean` and `std` (n - 1) of a metric over seeds, and `best`.
 
-    For each baseline that was run too: `difference to B`, the mean over pairs of the same seed, condition and shared
-    fields; `pairs to B`; `p to B`, of a paired t-test over them, Holm-corrected over the settings of a condition; and
-    `B is`, the setting of B that stands for it: of several (FedProx's μ), the best on average. With several conditions,
-    the rows of `all` are of the seeds that have every condition, each seed's conditions averaged first: what seeds
-    share is not counted as often as there are conditions.
+    For each baseline B among the runs:
+    - `difference to B`: mean over pairs with the same seed, condition and training fields
+    - `pairs to B`: number of these pairs
+    - `p to B`: p-value of a paired t-test, Holm-corrected over the settings of a condition
+    - `B is`: the setting used for B, the best on average if there are several (FedProx's μ)
+
+    With several conditions, rows of `all` average each seed over conditions first and use seeds with every condition
+    only, so that conditions of one seed do not count as independent samples.
     """
     table = _over_seeds(named, value)
     for baseline in baselines:
         pairs = _pairs(named, value, baseline)
         if len(pairs):
-            table = table.join(_judged(pairs, baseline, named["condition"].nunique()))
+            table = table.join(_differences(pairs, baseline, named["condition"].nunique()))
     table = table.reset_index()
     highest = table.groupby("condition", observed=True, sort=False)["mean"].transform("max")
     return table.assign(best=table["mean"].round(4) == highest.round(4))
 
 
 def reference(named: pd.DataFrame) -> pd.DataFrame:
-    """The runs whose accuracy is a target: FedAvg's, of its best setting, or else those of the first setting."""
-    own = named[named["algorithm"] == "FedAvg"]
-    return best_of_families(own) if len(own) else named[named["setting"] == named["setting"].min()]
+    """Returns the runs that define the target accuracy: those of FedAvg's best setting, else of the first setting."""
+    fedavg = named[named["algorithm"] == "FedAvg"]
+    return best_of_families(fedavg) if len(fedavg) else named[named["setting"] == named["setting"].min()]
 
 
 def to_target(named: pd.DataFrame, rounds: pd.DataFrame, target: float | None = None) -> pd.DataFrame:
-    """A row per setting and condition: `target`, `seeds`, how many `reached` it, and in which round, on `mean`.
+    """Returns one row per setting and condition: `target`, `seeds`, number of seeds that `reached` it, `mean` round.
 
-    Without a target, it is what `reference` comes to in the condition (the mean of `last` over seeds); NaN where it
-    was not run.
+    The target defaults to the mean `last` of `reference` in the condition; it is NaN if `reference` has no run there.
     """
-    own = reference(named).groupby("condition", observed=True)["last"].mean()
-    targets = named["condition"].astype(str).map(own).astype(float) if target is None else named["last"] * 0 + target
+    levels = reference(named).groupby("condition", observed=True)["last"].mean()
+    targets = named["condition"].astype(str).map(levels).astype(float) if target is None else named["last"] * 0 + target
     table = named.assign(target=targets, reached=rounds_to(rounds, targets))
     grouped = table.groupby(["setting", "condition"], observed=True)
     return pd.DataFrame(
@@ -64,7 +66,7 @@ def to_target(named: pd.DataFrame, rounds: pd.DataFrame, target: float | None = 
 
 
 def costs(named: pd.DataFrame) -> pd.DataFrame:
-    """A row per setting and condition: means over seeds of what its runs took, and of what came of it."""
+    """Returns one row per setting and condition: mean costs and accuracy over seeds."""
     columns = ["last", "seconds", "bytes", "teacher_flops", "client_flops"]
     present = [column for column in columns if column in named and named[column].notna().any()]
     grouped = named.groupby(["setting", "condition"], observed=True)
@@ -72,46 +74,46 @@ def costs(named: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_of_families(named: pd.DataFrame, value: str = "last") -> pd.DataFrame:
-    """The runs of one setting per family: the best on average."""
-    return named[named["setting"].isin(_best(named, named["family"].astype(str), value))]
+    """Returns the runs of the best setting of each family, by its mean of `value`."""
+    return named[named["setting"].isin(_best_settings(named, named["family"].astype(str), value))]
 
 
 def wide(table: pd.DataFrame, cells: "pd.Series[str]") -> pd.DataFrame:
-    """Cells by setting (rows) and condition (columns), in their order; empty where there is no run."""
+    """Returns cells by setting (rows) and condition (columns) in the order of the labels; empty without a run."""
     order = list(dict.fromkeys(table["condition"]))
-    known = [str(c) for c in named_order(table["condition"]) if c in order]
+    known = [str(condition) for condition in label_order(table["condition"]) if condition in order]
     frame = table.assign(cell=cells).pivot(index="setting", columns="condition", values="cell")
     return frame.reindex(columns=known).fillna("")
 
 
-def named_order(labels: "pd.Series[Any]") -> list[str]:
-    """The labels in their categories' order, what has none last."""
+def label_order(labels: "pd.Series[Any]") -> list[str]:
+    """Returns the labels in the order of their categories; labels without a category come last."""
     categories = list(labels.cat.categories) if isinstance(labels.dtype, pd.CategoricalDtype) else []
     return [*categories, *(label for label in dict.fromkeys(labels.astype(str)) if label not in categories)]
 
 
-def _best(named: pd.DataFrame, groups: "pd.Series[str]", value: str) -> list[str]:
-    """Of each group of runs, the setting with the highest mean over the cells (seed and condition) of all its rivals.
+def _best_settings(named: pd.DataFrame, groups: "pd.Series[str]", value: str) -> list[str]:
+    """The setting of each group with the highest mean over the (seed, condition) cells that all its rivals have.
 
-    A setting with half of the cells of another, or fewer, is no rival: a lucky seed proves nothing.
+    Settings with at most half as many cells as the fullest one are excluded, so that a lucky seed cannot win.
     """
-    found: list[str] = []
-    for _, own in named[named[value].notna()].groupby(groups):
-        cells = own.pivot_table(index="setting", columns=["condition", "seed"], values=value, observed=True)
+    best: list[str] = []
+    for _, runs in named[named[value].notna()].groupby(groups):
+        cells = runs.pivot_table(index="setting", columns=["condition", "seed"], values=value, observed=True)
         counts = cells.count(axis=1)
         rivals = cells[counts > counts.max() / 2]
         shared = rivals.dropna(axis=1)
-        found.append(str((rivals if shared.empty else shared).mean(axis=1).idxmax()))
-    return found
+        best.append(str((rivals if shared.empty else shared).mean(axis=1).idxmax()))
+    return best
 
 
 def _over_seeds(named: pd.DataFrame, value: str) -> pd.DataFrame:
     frames = [named]
     if named["condition"].nunique() > 1:
         conditions = named["condition"].nunique()
-        each = named.groupby(["setting", "seed"], observed=True)
-        whole = each[value].mean()[each["condition"].nunique() == conditions]
-        frames.append(whole.reset_index().assign(condition=ALL))
+        by_seed = named.groupby(["setting", "seed"], observed=True)
+        complete = by_seed[value].mean()[by_seed["condition"].nunique() == conditions]
+        frames.append(complete.reset_index().assign(condition=ALL))
     order = [*named["condition"].cat.categories, ALL]
     rows = pd.concat([frame[["setting", "condition", value]].astype({"condition": "str"}) for frame in frames])
     rows["condition"] = pd.Categorical(rows["condition"], categories=order, ordered=True)
@@ -120,30 +122,31 @@ def _over_seeds(named: pd.DataFrame, value: str) -> pd.DataFrame:
 
 
 def _pairs(named: pd.DataFrame, value: str, baseline: str) -> pd.DataFrame:
-    """A row per run that has a run of the baseline to stand beside it, and their `difference`."""
-    algorithms = ("strategy.", "teacher.")
-    shared = [field for field in varying_fields(named) if not field.startswith((*algorithms, *CONDITION_SECTIONS))]
+    """One row per run that can be paired with a run of the baseline, with their `difference`."""
+    ignored = ("strategy.", "teacher.", *CONDITION_SECTIONS)
+    shared = [field for field in varying_fields(named) if not field.startswith(ignored)]
     training = pd.Series("", named.index)
     for field in shared:
         training = training + " / " + named[field].astype(str)
     rows = named.assign(training=training)[["algorithm", "setting", "condition", "seed", "training", value]]
-    own = rows[rows["algorithm"] == baseline]
-    base = own[own["setting"].isin(_best(own, own["training"], value))].drop(columns="algorithm")
+    of_baseline = rows[rows["algorithm"] == baseline]
+    best = _best_settings(of_baseline, of_baseline["training"], value)
+    baseline_rows = of_baseline[of_baseline["setting"].isin(best)].drop(columns="algorithm")
     others = rows[rows["algorithm"] != baseline]
-    pairs = others.merge(base, on=["condition", "seed", "training"], suffixes=("", " of baseline"))
+    pairs = others.merge(baseline_rows, on=["condition", "seed", "training"], suffixes=("", " of baseline"))
     return pairs.assign(difference=pairs[value] - pairs[f"{value} of baseline"]).dropna(subset="difference")
 
 
-def _judged(pairs: pd.DataFrame, baseline: str, conditions: int) -> pd.DataFrame:
+def _differences(pairs: pd.DataFrame, baseline: str, conditions: int) -> pd.DataFrame:
     columns = ["setting", "condition", "difference", "setting of baseline"]
     frames = [pairs[columns].astype({"condition": "str"})]
     if conditions > 1:
-        each = pairs.groupby(["setting", "seed", "setting of baseline"], observed=True)
-        whole = each["difference"].mean()[each["condition"].nunique() == conditions]
-        frames.append(whole.reset_index().assign(condition=ALL)[columns])
+        by_seed = pairs.groupby(["setting", "seed", "setting of baseline"], observed=True)
+        complete = by_seed["difference"].mean()[by_seed["condition"].nunique() == conditions]
+        frames.append(complete.reset_index().assign(condition=ALL)[columns])
     groups = pd.concat(frames).groupby(["setting", "condition"], observed=True)
     ps = groups["difference"].apply(lambda differences: paired_p(list(differences)))
-    corrected = ps.groupby("condition").transform(lambda own: pd.Series(holm(list(own)), index=own.index))
+    corrected = ps.groupby("condition").transform(lambda group: pd.Series(holm(list(group)), index=group.index))
     return pd.DataFrame(
         {
             f"difference to {baseline}": groups["difference"].mean(),

@@ -31,7 +31,7 @@ print(tables.to_target(named, rounds).to_string())
 
 # %% Sentences
 for finding in diagnose(named, rounds, records.clients(named.index)):
-    print(f"{'!' if finding.warns else ' '} {finding.about}: {finding.sentence}")
+    print(f"{'!' if finding.is_warning else ' '} {finding.topic}: {finding.sentence}")
 
 # %% Figures: matplotlib's, to be shown or saved; None where there is nothing to show
 best = tables.best_of_families(named)

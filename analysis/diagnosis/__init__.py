@@ -1,4 +1,4 @@
-"""What a reviewer would say of a study, computed from its tables and written as sentences."""
+"""Findings about a study: sentences with numbers, computed from its tables."""
 
 from analysis.diagnosis.checks import diagnose
 from analysis.diagnosis.finding import Finding

@@ -1,34 +1,34 @@
-"""All that is looked for in a study."""
+"""All checks of a study."""
 
 from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.diagnosis import clients as of_clients
-from analysis.diagnosis import heterogeneity, progress, teaching
+from analysis.diagnosis import clients as client_checks
+from analysis.diagnosis import heterogeneity, progress, teachers
 from analysis.diagnosis.finding import Finding
 from analysis.tables import best_of_families
 
 
 def diagnose(named: pd.DataFrame, rounds: pd.DataFrame, clients: pd.DataFrame) -> list[Finding]:
-    """The failure signatures of a study, in the order in which they should be read; warnings first.
+    """Returns the findings about a study, warnings first.
 
-    `named` as `labels.name_runs` and `outcomes.outcomes` give it, with `outcomes.spent` joined; `rounds` are evaluated
-    ones of these runs; `clients` as `Records.clients` gives them of some or all.
+    `named`: runs as returned by `labels.name_runs` and `outcomes.outcomes`, joined with `outcomes.spent`.
+    `rounds`: their evaluated rounds. `clients`: the result of `Records.clients` for some or all of them.
     """
     if named.empty:
         return []
-    return sorted(_found(named, rounds, clients), key=lambda finding: not finding.warns)
+    return sorted(_findings(named, rounds, clients), key=lambda finding: not finding.is_warning)
 
 
-def _found(named: pd.DataFrame, rounds: pd.DataFrame, clients: pd.DataFrame) -> Iterator[Finding]:
+def _findings(named: pd.DataFrame, rounds: pd.DataFrame, clients: pd.DataFrame) -> Iterator[Finding]:
     best = best_of_families(named)
     yield from progress.few_seeds(named)
-    yield from progress.not_flat(named)
-    yield from heterogeneity.falling(best)
-    yield from of_clients.disagreement(best)
-    yield from of_clients.spread(best, clients)
-    yield from of_clients.left_behind(named)
-    yield from teaching.teacher_or_proxy(named)
-    yield from teaching.lambda_at_edge(named)
-    yield from progress.heavy_communication(best, rounds)
+    yield from progress.rising_curves(named)
+    yield from heterogeneity.accuracy_loss(best)
+    yield from client_checks.update_agreement(best)
+    yield from client_checks.accuracy_spread(best, clients)
+    yield from client_checks.worst_classes(named)
+    yield from teachers.teacher_accuracy(named)
+    yield from teachers.best_lambda(named)
+    yield from progress.communication(best, rounds)

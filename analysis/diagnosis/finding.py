@@ -1,4 +1,4 @@
-"""One thing that the tables say, as a sentence with its numbers."""
+"""A finding about a study."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,24 +12,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence, what it is about, and the runs that its numbers come from."""
+    """A sentence, its topic, and the runs from which its numbers are computed."""
 
-    about: str
+    topic: str
     sentence: str
-    warns: bool  # whether something should be done, or nothing concluded, before it is dealt with
+    is_warning: bool  # whether it calls for action or caution
     runs: tuple[str, ...]
 
     @classmethod
-    def of(cls, about: str, sentence: str, runs: Iterable[object], *, warns: bool = False) -> "Finding":
-        return cls(about, sentence, warns, tuple(map(str, runs)))
+    def of(cls, topic: str, sentence: str, runs: Iterable[object], *, is_warning: bool = False) -> "Finding":
+        """Returns a finding about runs given by any labels."""
+        return cls(topic, sentence, is_warning, tuple(map(str, runs)))
 
 
-def alike(named: "pd.DataFrame") -> tuple["pd.DataFrame", str]:
-    """The runs on conditions that every family has, for families are compared on the same; and on which, if not all."""
+def shared_conditions(named: "pd.DataFrame") -> tuple["pd.DataFrame", str]:
+    """Returns the runs on conditions that every family has, and the words that name these conditions if some are left.
+
+    Families are compared on equal conditions only.
+    """
     families = named.groupby("condition", observed=True)["family"].nunique()
     shared = families.index[families == named["family"].nunique()]
     if len(shared) == len(families):
         return named, ""
     if not len(shared):
-        return named, " (families on conditions of their own)"
+        return named, " (families without a common condition)"
     return named[named["condition"].isin(shared)], f" on {listed(map(str, shared))}"

@@ -1,4 +1,4 @@
-"""Does accuracy fall as clients differ more, and does distillation flatten the fall?"""
+"""Checks of the accuracy lost to heterogeneity, and of the part that distillation recovers."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -8,77 +8,78 @@ import pandas as pd
 
 from analysis.diagnosis.finding import Finding
 from analysis.labels import CONDITION_SECTIONS
-from analysis.stats import ENOUGH, holm, paired_p
-from analysis.text import counted, each, listed, points
+from analysis.stats import MIN_PAIRS, holm, paired_p
+from analysis.text import counted, listed, points, with_labels
 from fedray.results.loader import varying_fields
 
-AXES = {"partition.alpha": "Dirichlet's α", "partition.classes_per_client": "the classes per client"}
-"""What makes clients alike as it grows."""
+TOPIC = "Heterogeneity"
+AXES = {"partition.alpha": "Dirichlet α", "partition.classes_per_client": "classes per client"}
+"""Fields by which clients become more alike, with their names."""
+MAX_LOSS = 0.1
+"""A larger loss of accuracy over the range of an axis is a warning."""
 
 
-def falling(named: pd.DataFrame) -> Iterator[Finding]:
-    """A finding per axis of heterogeneity that was varied. `named` holds one setting per family."""
-    for field, what in AXES.items():
+def accuracy_loss(named: pd.DataFrame) -> Iterator[Finding]:
+    """Yields findings for each axis of heterogeneity that varies. `named` holds one setting per family."""
+    for field, name in AXES.items():
         if field in named and named[field].nunique() > 1:
-            yield from _along(named[named[field].notna()].astype({field: float}), field, what)
+            yield from _along_axis(named[named[field].notna()].astype({field: float}), field, name)
 
 
 def slopes(named: pd.DataFrame, field: str) -> pd.DataFrame:
-    """By family (rows) and seed (columns): how many shares of accuracy ten times the field's value bring.
+    """Returns the gain of accuracy for a tenfold value of a field, by family (rows) and seed (columns).
 
-    Least squares of `last` over log10 of the field, among runs whose data and partition differ in nothing else, then
-    averaged; NaN where a seed lacks some of its values.
+    Least squares fits of `last` over log10 of the field, among runs whose other data and partition fields are equal;
+    the mean of these fits. NaN for a seed that lacks a value of the field.
     """
     others = [other for other in varying_fields(named) if other.startswith(CONDITION_SECTIONS) and other != field]
     groups = named.groupby(["family", "seed", *others], observed=True, dropna=False)
-    whole = named[field].nunique()
-    found = {key: _slope(own[field], own["last"]) if own[field].nunique() == whole else np.nan for key, own in groups}
-    index = pd.MultiIndex.from_tuples([key[:2] for key in found], names=["family", "seed"])
-    return pd.Series(list(found.values()), index).groupby(["family", "seed"], sort=False).mean().unstack("seed")
+    count = named[field].nunique()
+    fits = {
+        key: _slope(runs[field], runs["last"]) if runs[field].nunique() == count else np.nan for key, runs in groups
+    }
+    index = pd.MultiIndex.from_tuples([key[:2] for key in fits], names=["family", "seed"])
+    return pd.Series(list(fits.values()), index).groupby(["family", "seed"], sort=False).mean().unstack("seed")
 
 
 def _slope(values: "pd.Series[float]", accuracy: "pd.Series[float]") -> float:
     return float(np.polyfit(np.log10(values.to_numpy(dtype=float)), accuracy.to_numpy(dtype=float), 1)[0])
 
 
-def _along(named: pd.DataFrame, field: str, what: str) -> Iterator[Finding]:
+def _along_axis(named: pd.DataFrame, field: str, name: str) -> Iterator[Finding]:
     low, high = named[field].min(), named[field].max()
-    found = slopes(named, field).dropna(how="all")
-    if found.empty:
+    by_family = slopes(named, field).dropna(how="all")
+    if by_family.empty:
         return
-    changes = (-found.mean(axis=1) * np.log10(high / low)).sort_values(ascending=False)
-    each_change = each(changes.map(partial(points, signed=True)), "points")
-    sentence = f"From {high:g} to {low:g} of {what}, fitted over its logarithm, accuracy changes by {each_change}."
-    yield Finding.of("Heterogeneity", sentence, named.index, warns=bool(changes.min() < -0.1))
-    if "FedAvg" in found.index:
+    changes = (-by_family.mean(axis=1) * np.log10(high / low)).sort_values(ascending=False)
+    values = with_labels(changes.map(partial(points, signed=True)), "points")
+    sentence = f"From {name} = {high:g} to {low:g}, accuracy changes by {values} (linear fit over the logarithm)."
+    yield Finding.of(TOPIC, sentence, named.index, is_warning=bool(changes.min() < -MAX_LOSS))
+    if "FedAvg" in by_family.index:
         families = dict.fromkeys(named.loc[named["teacher_name"] != "", "family"].astype(str))
-        yield from _flattened(found, [family for family in families if family in found.index], named)
+        yield from _compared_with_fedavg(by_family, [family for family in families if family in by_family.index], named)
 
 
-def _flattened(found: pd.DataFrame, families: Sequence[str], named: pd.DataFrame) -> Iterator[Finding]:
-    """A finding per family, its p Holm-corrected over them."""
-    by_family = found.T
-    saved = {family: (by_family["FedAvg"] - by_family[family]).dropna() for family in families}
-    ps = holm([paired_p(list(own)) for own in saved.values()])
-    for (family, own), p in zip(saved.items(), ps, strict=True):
+def _compared_with_fedavg(by_family: pd.DataFrame, families: Sequence[str], named: pd.DataFrame) -> Iterator[Finding]:
+    """Yields a finding per family; p-values are Holm-corrected over the families."""
+    by_seed = by_family.T
+    recovered = {family: (by_seed["FedAvg"] - by_seed[family]).dropna() for family in families}
+    ps = holm([paired_p(list(values)) for values in recovered.values()])
+    for (family, values), p in zip(recovered.items(), ps, strict=True):
         runs = named.index[named["family"].isin(["FedAvg", family])]
-        if own.empty:
-            sentence = f"No seed has both FedAvg and {family}: their slopes are not compared."
+        if values.empty:
+            sentence = f"No seed has both FedAvg and {family}, so their slopes are not compared."
         else:
-            less = "less" if own.mean() > 0 else "more"
-            cost = f"a decade costs it {points(abs(own.mean()))} points {less} than FedAvg"
-            sentence = f"{_verdict(family, own, p)}: {cost} ({_surety(own, p)})."
-        yield Finding.of("Heterogeneity", sentence, runs)
+            mean, comparison = float(values.mean()), "less" if values.mean() > 0 else "more"
+            sentence = (
+                f"{family} loses {points(abs(mean))} points {comparison} per decade than FedAvg: {_test(values, p)}."
+            )
+        yield Finding.of(TOPIC, sentence, runs)
 
 
-def _verdict(family: str, saved: "pd.Series[float]", p: float) -> str:
-    if not p < 0.05:
-        return f"Whether {family} flattens the fall cannot be told"
-    return f"{family} flattens the fall" if saved.mean() > 0 else f"{family} makes the fall steeper"
-
-
-def _surety(saved: "pd.Series[float]", p: float) -> str:
-    if len(saved) < ENOUGH:
-        each = listed(points(value, signed=True) for value in saved)
-        return f"{each} with {counted(len(saved), 'seed')}, too few for a test"
-    return f"{len(saved)} seeds, p = {p:.2g}"
+def _test(values: "pd.Series[float]", p: float) -> str:
+    """The result of a test of the seeds' differences."""
+    if len(values) < MIN_PAIRS:
+        differences = listed(points(value, signed=True) for value in values)
+        return f"{differences} with {counted(len(values), 'seed')}, too few for a test"
+    return f"{'a significant' if p < 0.05 else 'no significant'} difference ({len(values)} seeds, p = {p:.2g})"

@@ -1,1 +1,1 @@
-"""One self-contained page over studies, with its figures and tables as files beside it."""
+"""One self-contained HTML page about studies, with its figures and tables as files."""

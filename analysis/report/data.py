@@ -1,4 +1,4 @@
-"""What a report is made from: the runs that may stand beside each other, and what is missing."""
+"""Input of a report: the comparable runs, and notes about missing data."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,119 +11,128 @@ from analysis.labels import name_runs
 from analysis.outcomes import comparable, outcomes, spent, until
 from analysis.records import Records
 from analysis.tables import best_of_families
-from analysis.text import SHOWN, part_of, some
+from analysis.text import MAX_ITEMS, part_of, shortened
 
-TORN = 0.1
-"""A run that lacks a larger share of its rounds is not what it was."""
-STATES = {"started": "started and not finished", "pending": "not started"}
+MAX_MISSING_ROUNDS = 0.1
+"""A run that lacks more than this fraction of its rounds is left out."""
+UNFINISHED_STATES = {"started": "started but not finished", "pending": "not started"}
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """`named` are comparable runs with names and outcomes, `rounds` their evaluated rounds."""
+    """`named`: comparable runs with labels and metrics; `rounds`: their evaluated rounds; `missing`: sentences."""
 
     records: Records
     named: pd.DataFrame
     rounds: pd.DataFrame
-    missing: list[str]  # sentences
+    missing: list[str]
 
     @classmethod
     def of(cls, records: Records, last: int | None = None) -> "ReportData":
-        """Take the figures of the last so many evaluated rounds."""
-        whole, torn = _whole(records)
-        labelled = name_runs(whole, _targets(records)[whole.index])
+        """Returns the data of a report whose metrics are means over the last `last` (by default k) evaluated rounds."""
+        complete, incomplete = _complete_runs(records)
+        labelled = name_runs(complete, _uses_teacher(records)[complete.index])
         runs, rounds, left_out = comparable(labelled, records.rounds)
         named = outcomes(runs, rounds, last)
         named = named.join(spent(until(records.rounds, named["rounds_done"])))
-        missing = [*torn, *filter(None, [left_out]), *_untold(records.trials), *_holes(labelled, named)]
-        return cls(records, named, rounds, missing)
+        trials, cells = _unfinished_trials(records.trials), _missing_cells(labelled, named)
+        return cls(records, named, rounds, [*incomplete, *filter(None, [left_out]), *trials, *cells])
 
-    def said(self) -> list[str]:
-        """What a reader must know before trusting the rest: what is missing, and what could not be used."""
+    def notes(self) -> list[str]:
+        """Returns sentences about missing and unusable data, shown before everything else."""
         problems = self.problems
-        more = len(problems) - SHOWN
-        rest = [f"{more} more rows or files cannot be used; problems.txt has them all."] if more > 0 else []
-        return [*self.missing, *problems[:SHOWN], *rest]
+        more = len(problems) - MAX_ITEMS
+        rest = [f"{more} more problems are listed in problems.txt."] if more > 0 else []
+        return [*self.missing, *problems[:MAX_ITEMS], *rest]
 
     @property
     def problems(self) -> list[str]:
-        """What could not be used, whole files first."""
+        """Problems of the files, those of whole files first."""
         return sorted(dict.fromkeys(self.records.problems), key=lambda problem: "rows are left out" in problem)
 
     @cached_property
     def best(self) -> pd.DataFrame:
-        """The runs of each family's best setting: what figures with a line per family show."""
+        """The runs of each family's best setting, for figures with one line per family."""
         return best_of_families(self.named)
 
     @cached_property
     def clients(self) -> pd.DataFrame:
+        """One row per client in the last round of the runs in `best`."""
         return self.records.clients(self.best.index, self.best["rounds_done"])
 
     @cached_property
     def classes(self) -> pd.DataFrame:
+        """One row per class in the last evaluated round of the runs in `best`."""
         return self.records.classes(self.best.index, self.best["rounds_done"])
 
     @cached_property
     def one_seed(self) -> pd.DataFrame:
-        """A run per condition, all of the lowest seed: data are divided alike for every setting."""
-        of_seed: pd.DataFrame = self.named[self.named["seed"] == self.named["seed"].min()]
-        return of_seed.drop_duplicates("condition")
+        """One run per condition, all with the lowest seed: every setting has the same partition for one seed."""
+        runs: pd.DataFrame = self.named[self.named["seed"] == self.named["seed"].min()]
+        return runs.drop_duplicates("condition")
 
     @cached_property
     def partition(self) -> pd.DataFrame:
+        """One row per client and class of the runs in `best`."""
         return self.records.partition(self.best.index)
 
 
-def _targets(records: Records) -> "pd.Series[bool]":
-    """Which runs have asked their teacher; of those that do not say, the ones whose λ makes them ask."""
-    asked = spent(records.rounds)["teacher_outputs_used"].reindex(records.runs.index)
+def _uses_teacher(records: Records) -> "pd.Series[bool]":
+    """True for each run that used teacher outputs; if that is unknown, for each run whose λ is above 0."""
+    used = spent(records.rounds)["teacher_outputs_used"].reindex(records.runs.index)
     weight = records.runs.get("strategy.lam", pd.Series(float("nan"), records.runs.index))
-    return (asked > 0).where(asked.notna(), pd.to_numeric(weight, errors="coerce") > 0).astype(bool)
+    return (used > 0).where(used.notna(), pd.to_numeric(weight, errors="coerce") > 0).astype(bool)
 
 
-def _whole(records: Records) -> tuple[pd.DataFrame, list[str]]:
-    """The runs whose rounds are all there, or nearly; and what is said of others."""
+def _complete_runs(records: Records) -> tuple[pd.DataFrame, list[str]]:
+    """The runs with nearly all of their rounds, and sentences about runs that lack rounds."""
     rounds = records.rounds.groupby("run", observed=True)["round"]
     lacking = {str(run): (int(own.max()) - len(own), int(own.max())) for run, own in rounds if own.max() > len(own)}
-    torn = [run for run, (count, of) in lacking.items() if count > TORN * of]
-    rest = [run for run in lacking if run not in torn]
-    are = "is" if len(torn) == 1 else "are"
-    said = [
-        *_lacking(records, torn, lacking, f"more than {TORN:.0%} of the rounds and {are} left out"),
-        *_lacking(records, rest, lacking, "rounds: means and costs are of the rest"),
+    incomplete = [run for run, (count, total) in lacking.items() if count > MAX_MISSING_ROUNDS * total]
+    others = [run for run in lacking if run not in incomplete]
+    are = "is" if len(incomplete) == 1 else "are"
+    notes = [
+        *_lacking_rounds(
+            records, incomplete, lacking, f"more than {MAX_MISSING_ROUNDS:.0%} of the rounds and {are} left out"
+        ),
+        *_lacking_rounds(records, others, lacking, "rounds, so means and costs use the remaining ones"),
     ]
-    return records.runs.drop(index=torn), said
+    return records.runs.drop(index=incomplete), notes
 
 
-def _lacking(records: Records, runs: list[str], lacking: Mapping[str, tuple[int, int]], what: str) -> Iterator[str]:
+def _lacking_rounds(
+    records: Records, runs: list[str], lacking: Mapping[str, tuple[int, int]], rest: str
+) -> Iterator[str]:
     if runs:
-        each = some([f"{run} {lacking[run][0]} of {lacking[run][1]}" for run in runs])
-        yield f"{part_of(len(runs), len(records.runs), 'lacks', 'lack')} {what} ({each})."
+        counts = shortened([f"{run}: {lacking[run][0]} of {lacking[run][1]}" for run in runs])
+        yield f"{part_of(len(runs), len(records.runs), 'lacks', 'lack')} {rest} ({counts})."
 
 
-def _untold(trials: pd.DataFrame) -> Iterator[str]:
-    """What sweeps say of trials that have not come to their end."""
+def _unfinished_trials(trials: pd.DataFrame) -> Iterator[str]:
+    """Sentences about trials that have not finished."""
     studies = trials["study"].nunique()
-    for name, own in trials[~trials["state"].isin(["finished", "stopped"])].groupby(["study", "state"]):
+    for name, rows in trials[~trials["state"].isin(["finished", "stopped"])].groupby(["study", "state"]):
         study, state = map(str, name)
-        reasons = [f"{t}: {r}" for t, r in zip(own["trial"], own["reason"], strict=True) if r]
-        why = f" ({some(reasons, '; ')})" if reasons else ""
+        reasons = [f"{trial}: {why}" for trial, why in zip(rows["trial"], rows["reason"], strict=True) if why]
+        details = f" ({shortened(reasons, '; ')})" if reasons else ""
         nouns = f"trials of {study}" if studies > 1 else "trials"
-        have = part_of(len(own), (trials["study"] == study).sum(), "has", "have", nouns)
-        yield f"{have} {STATES.get(state, state)}{why}."
+        subject = part_of(len(rows), (trials["study"] == study).sum(), "has", "have", nouns)
+        yield f"{subject} {UNFINISHED_STATES.get(state, state)}{details}."
 
 
-def _holes(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
-    """Cells without a run, and cells that lack seeds which others have."""
-    seeds, found = sorted(named["seed"].unique()), labelled.groupby(["setting", "condition"], observed=True)
-    begun = {cell for cell, _ in found}
+def _missing_cells(labelled: pd.DataFrame, named: pd.DataFrame) -> Iterator[str]:
+    """Sentences about cells without a run and about cells that lack seeds of other cells."""
+    seeds, groups = sorted(named["seed"].unique()), labelled.groupby(["setting", "condition"], observed=True)
+    started = {cell for cell, _ in groups}
     cells = list(product(labelled["setting"].unique(), labelled["condition"].unique()))
-    if empty := [f"{s} on {c}" for s, c in cells if (s, c) not in begun]:
-        yield f"{part_of(len(empty), len(cells), 'has', 'have', 'cells')} no run ({some(empty, '; ')})."
-    lacking = {(s, c): [seed for seed in seeds if seed not in _seeds(named, s, c)] for s, c in begun}
-    if holes := [f"{s} on {c}: {', '.join(map(str, lacking[s, c]))}" for s, c in cells if lacking.get((s, c))]:
-        lack = part_of(len(holes), len(begun), "lacks", "lack", "cells")
-        yield f"{lack} seeds that others have ({some(holes, '; ')})."
+    if empty := [f"{setting} on {condition}" for setting, condition in cells if (setting, condition) not in started]:
+        yield f"{part_of(len(empty), len(cells), 'has', 'have', 'cells')} no run ({shortened(empty, '; ')})."
+    lacking = {cell: [seed for seed in seeds if seed not in _seeds(named, *cell)] for cell in started}
+    incomplete = [cell for cell in cells if lacking.get(cell)]
+    if incomplete:
+        subject = part_of(len(incomplete), len(started), "lacks", "lack", "cells")
+        details = [f"{cell[0]} on {cell[1]}: {', '.join(map(str, lacking[cell]))}" for cell in incomplete]
+        yield f"{subject} seeds that other cells have ({shortened(details, '; ')})."
 
 
 def _seeds(named: pd.DataFrame, setting: object, condition: object) -> set[int]:

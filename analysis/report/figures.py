@@ -1,4 +1,4 @@
-"""The figures of a report, in the order in which they are read."""
+"""The figures of a report, in reading order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure with what one must know to read it, and the runs it shows."""
+    """A figure with its title, its caption and the runs that it shows."""
 
     name: str  # of its files
     title: str
@@ -25,92 +25,94 @@ class ReportFigure:
     runs: tuple[str, ...]
 
 
-def report_figures(material: ReportData) -> Iterator[ReportFigure]:
-    """Those that the study has something for."""
-    for name, title, caption, figure, runs in _drawn(material):
+Candidate = tuple[str, str, str, "Figure | None", "pd.DataFrame"]
+"""Name, title, caption, figure (None if the study has no data for it) and runs."""
+
+
+def report_figures(data: ReportData) -> Iterator[ReportFigure]:
+    """Yields the figures for which the study has data."""
+    for name, title, caption, figure, runs in _candidates(data):
         if figure is not None:
             yield ReportFigure(name, title, caption, figure, tuple(map(str, runs.index)))
 
 
-Drawn = tuple[str, str, str, "Figure | None", "pd.DataFrame"]
-
-
-def _drawn(material: ReportData) -> Iterator[Drawn]:
-    named, best = material.named, material.best
-    chosen = f"Of each family the setting that is best on average: {'; '.join(present(best['setting']))}."
+def _candidates(data: ReportData) -> Iterator[Candidate]:
+    named, best = data.named, data.best
+    settings = f"Best setting of each family by mean accuracy: {'; '.join(present(best['setting']))}."
     yield (
         "accuracy-by-round", "Accuracy by round",
-        f"Test accuracy after each evaluated round: mean over seeds, the band is one standard deviation. {chosen}",
-        curves.accuracy_by_round(best, material.rounds), best,
+        f"Test accuracy after each evaluated round: mean over seeds, with a band of one standard deviation. {settings}",
+        curves.accuracy_by_round(best, data.rounds), best,
     )  # fmt: skip
     yield (
-        "heterogeneity", "Heterogeneity",
-        f"Mean accuracy of the last rounds by how much clients differ; bars: standard deviations over seeds. {chosen}",
+        "heterogeneity", "Accuracy by heterogeneity",
+        f"Mean accuracy of the last k rounds by Dirichlet's α; bars are standard deviations over seeds. {settings}",
         curves.heterogeneity(best), best,
     )  # fmt: skip
-    yield from _of_teaching(named)
-    yield from _of_classes(material, chosen)
-    yield from _of_clients(material, chosen)
+    yield from _teacher_figures(named)
+    yield from _class_figures(data, settings)
+    yield from _client_figures(data, settings)
     yield (
-        "cost", "Cost",
-        "Accuracy against what a run took; a line joins the settings that nothing beats in both (Pareto front). "
-        "Seconds are the machine's, with whatever else it did.",
+        "cost", "Accuracy by cost",
+        "Accuracy by the cost of a run. The line is the Pareto front: no other setting is cheaper and more accurate. "
+        "Seconds depend on the machine and on its load.",
         costs.pareto(tables.costs(named)), named,
     )  # fmt: skip
 
 
-def _of_teaching(named: "pd.DataFrame") -> Iterator[Drawn]:
+def _teacher_figures(named: "pd.DataFrame") -> Iterator[Candidate]:
     yield (
-        "lambda", "How much teacher",
-        "Accuracy by λ, mean and standard deviation over seeds, a line per teacher; the level is FedAvg's.",
+        "lambda", "Effect of λ",
+        "Accuracy by λ: mean and standard deviation over seeds, one line per teacher. The horizontal line is FedAvg.",
         sweeps.lambda_curves(named), named,
     )  # fmt: skip
     yield (
-        "lambda-by-condition", "λ and heterogeneity",
-        "By λ and condition: mean points above FedAvg with the same seed or, where there is no FedAvg, accuracy; "
-        "framed: the best λ of a condition.",
+        "lambda-by-condition", "Effect of λ by condition",
+        "Mean difference to FedAvg with the same seed in points, or accuracy in a study without FedAvg. The best λ of "
+        "a condition is framed.",
         sweeps.lambda_heatmap(named), named,
     )  # fmt: skip
     yield (
-        "zero-shot-or-tuned", "Zero-shot or fitted to clients",
-        "The same backbone as it is, and fitted to each client's own data.", sweeps.zero_shot_or_tuned(named), named,
+        "zero-shot-or-tuned", "Zero-shot and fitted teachers",
+        "Each backbone as a zero-shot teacher and fitted to each client's own data.",
+        sweeps.zero_shot_or_tuned(named), named,
     )  # fmt: skip
     yield (
-        "one-or-random", "One backbone or random ones",
-        "One backbone for all clients beside one drawn for each client.", sweeps.one_or_random(named), named,
+        "one-or-random", "One backbone or random backbones",
+        "One backbone for all clients, compared with a random one for each client.", sweeps.one_or_random(named), named,
     )  # fmt: skip
 
 
-def _of_classes(material: ReportData, chosen: str) -> Iterator[Drawn]:
-    best = material.best
+def _class_figures(data: ReportData, settings: str) -> Iterator[Candidate]:
+    best = data.best
     yield (
-        "classes", "Classes",
-        f"Test accuracy of each class in the last evaluated round, mean over seeds. {chosen}",
-        classes.accuracy_by_class(best, material.classes, material.partition), best,
+        "classes", "Accuracy by class",
+        f"Test accuracy of each class in the last evaluated round, mean over seeds. {settings}",
+        classes.accuracy_by_class(best, data.classes, data.partition), best,
     )  # fmt: skip
-    targets = best[best["teacher_name"] != ""]
-    if len(targets):
-        one = targets.loc[[targets["last"].idxmax()]]
+    distilled = best[best["teacher_name"] != ""]
+    if len(distilled):
+        one = distilled.loc[[distilled["last"].idxmax()]]
         run = one.index
-        proxy, teacher = material.records.confusion(run, "proxy"), material.records.confusion(run, "teacher")
-        names = material.classes[material.classes["run"] == run[0]].set_index("class")["class_name"]
+        proxy, teacher = data.records.confusion(run, "proxy"), data.records.confusion(run, "teacher")
+        names = data.classes[data.classes["run"] == run[0]].set_index("class")["class_name"]
         yield (
-            "confusions", "What is taken for what",
-            f"The teacher on clients' examples and the proxy it taught on the test set, of the best taught run "
-            f"({one['setting'].iloc[0]}, {one['condition'].iloc[0]}, seed {one['seed'].iloc[0]}).",
+            "confusions", "Confusion matrices",
+            f"The teacher on the clients' examples and its proxy on the test set, for the most accurate run with a "
+            f"teacher ({one['setting'].iloc[0]}, {one['condition'].iloc[0]}, seed {one['seed'].iloc[0]}).",
             classes.confusions(proxy, teacher, names), one,
         )  # fmt: skip
 
 
-def _of_clients(material: ReportData, chosen: str) -> Iterator[Drawn]:
+def _client_figures(data: ReportData, settings: str) -> Iterator[Candidate]:
     yield (
-        "clients", "Spread over clients",
-        f"Accuracy of each client's proxy on its own examples in the last round. {chosen}",
-        clients.spread(material.best, material.clients), material.best,
+        "clients", "Accuracy across clients",
+        f"Accuracy of each client's proxy on its training examples in the last round. {settings}",
+        clients.spread(data.best, data.clients), data.best,
     )  # fmt: skip
-    one = material.one_seed
+    one = data.one_seed
     yield (
-        "partition", "Who holds what",
-        f"Examples of each class that each client holds, with seed {one['seed'].min()}.",
-        clients.partitions(one, material.records.partition(one.index)), one,
+        "partition", "Label distribution by client",
+        f"Number of training examples by client and class, with seed {one['seed'].min()}.",
+        clients.partitions(one, data.records.partition(one.index)), one,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The page: one file that needs no network, light or dark, on paper or on a telephone."""
+"""The HTML page of a report: one file that loads nothing, for light and dark mode, screens and paper."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,49 +12,46 @@ if TYPE_CHECKING:
 
 
 def render(report: "Report") -> str:
-    """The whole HTML document."""
+    """Returns the HTML document."""
     import jinja2
 
     loader = jinja2.PackageLoader("analysis.report", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    material = report.material
+    data = report.data
     drawings = {
-        plate.name: svg.inline(report.drawings[plate.name], plate.name, plate.title) for plate in report.report_figures
+        figure.name: svg.inline(report.drawings[figure.name], figure.name, figure.title) for figure in report.figures
     }
-    grouped = groups(material.named)
+    groups = run_groups(data.named)
     return environment.get_template("page.html").render(
         report=report,
-        named=material.named,
-        studies=list(dict.fromkeys(material.records.runs["study"])),
-        missing=material.said(),
+        named=data.named,
+        studies=list(dict.fromkeys(data.records.runs["study"])),
+        missing=data.notes(),
         figures=drawings,
-        groups=grouped,
-        link=linker(grouped),
+        groups=groups,
+        link=linker(groups),
     )
 
 
-def groups(named: pd.DataFrame) -> list[dict[str, Any]]:
-    """The runs of each setting and condition: what a cell of a table comes from."""
-    found: list[dict[str, Any]] = []
-    for (setting, condition), own in named.groupby(["setting", "condition"], observed=True):
-        rows = own.reset_index(names="run").to_dict("records")
+def run_groups(named: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns a group for each setting and condition: the runs from which a cell of a table is computed."""
+    groups: list[dict[str, Any]] = []
+    for (setting, condition), runs in named.groupby(["setting", "condition"], observed=True):
+        rows = runs.reset_index(names="run").to_dict("records")
         title = f"{setting} · {condition}" if condition else str(setting)
-        found.append({"title": title, "setting": str(setting), "id": f"runs-{len(found) + 1}", "runs": rows})
-    return found
+        groups.append({"title": title, "setting": str(setting), "id": f"runs-{len(groups) + 1}", "runs": rows})
+    return groups
 
 
-def linker(grouped: list[dict[str, Any]]) -> Callable[[str, str], str]:
-    """From a cell's row and column to the list of its runs: of its group, or else of all."""
-    ids = {group["title"]: group["id"] for group in grouped}
-    alone = {group["setting"]: group["id"] for group in grouped if _is_alone(group, grouped)}
+def linker(groups: list[dict[str, Any]]) -> Callable[[str, str], str]:
+    """Returns a function that links a cell, by row and column, to the runs of its group, or else to all runs."""
+    ids = {group["title"]: group["id"] for group in groups}
+    settings = [group["setting"] for group in groups]
+    alone = {group["setting"]: group["id"] for group in groups if settings.count(group["setting"]) == 1}
 
     def link(row: str, column: str) -> str:
         return "#" + (ids.get(f"{row} · {column}") or ids.get(row) or alone.get(row) or "runs")
 
     return link
-
-
-def _is_alone(group: dict[str, Any], grouped: list[dict[str, Any]]) -> bool:
-    return [other["setting"] for other in grouped].count(group["setting"]) == 1

@@ -1,4 +1,4 @@
-"""From studies on disk to `report.html`, figures and tables in a folder."""
+"""Writes a report of studies: report.html, figures and tables."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,22 +13,21 @@ from analysis.report.data import ReportData
 from analysis.report.figures import ReportFigure, report_figures
 from analysis.report.table import ReportTable
 from analysis.report.tables import report_tables
-from analysis.text import SHOWN
+from analysis.text import MAX_ITEMS
 from fedray.errors import SpecError
 
-MOST = 1_000_000
-"""No run has more rounds to average."""
-MADE = (".svg", ".png", ".csv", ".md", ".tex")
-"""What a report's folders hold, and nothing else of them is deleted."""
+MAX_ROUNDS = 1_000_000
+REPORT_SUFFIXES = (".svg", ".png", ".csv", ".md", ".tex")
+"""Suffixes of a report's files; other files in its folders are not deleted."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was made of some studies. `drawings` are the figures as SVG, by their names."""
+    """The content of a report. `drawings`: the figures as SVG, by name."""
 
-    material: ReportData
-    report_tables: Sequence[ReportTable]
-    report_figures: Sequence[ReportFigure]
+    data: ReportData
+    tables: Sequence[ReportTable]
+    figures: Sequence[ReportFigure]
     findings: Sequence[Finding]
     drawings: dict[str, str]
     folder: Path
@@ -36,6 +35,7 @@ class Report:
 
     @property
     def page(self) -> Path:
+        """Path of the HTML page."""
         return self.folder / "report.html"
 
 
@@ -47,57 +47,65 @@ def write_report(
     target: float | None = None,
     command: Sequence[str] = (),
 ) -> Report:
-    """Write a report of some studies into `out`, by default `reports/STUDY`.
+    """Writes a report of studies to the folder `out`, by default `reports/STUDY`, and returns it.
 
-    `last` is over how many rounds accuracies are averaged, `target` the share of accuracy whose round is looked for.
-    Raises SpecError where one of these is out of range, there is nothing to report, or the folder cannot be written.
+    `last`: number of last evaluated rounds to average, by default k. `target`: accuracy, a fraction, whose first round
+    is reported. Raises SpecError if one of these is out of range, if no run has evaluated a round, or if the folder
+    cannot be written.
     """
-    if last is not None and not 1 <= last <= MOST:
-        raise SpecError(f"--last is {last}, but must be a number of rounds from 1 to {MOST:,}.")
+    if last is not None and not 1 <= last <= MAX_ROUNDS:
+        raise SpecError(f"--last is {last}, but must be a number of rounds from 1 to {MAX_ROUNDS:,}.")
     if target is not None and not 0 <= target <= 1:
-        raise SpecError(f"--target is {target:g}, but must be a share from 0 to 1, such as 0.5 for 50 %.")
-    found = records.load(*places)
-    material = ReportData.of(found, last)
-    if material.named.empty:
-        why = f" {material.problems[0]}" if material.problems else ""
-        raise SpecError(f"none of the {len(found.runs)} runs in {', '.join(places)} has evaluated a round yet.{why}")
-    folder = out or Path("reports") / "+".join(dict.fromkeys(_short(study) for study in found.runs["study"]))
+        raise SpecError(f"--target is {target:g}, but must be a fraction from 0 to 1, such as 0.5 for 50 %.")
+    loaded = records.load(*places)
+    data = ReportData.of(loaded, last)
+    if data.named.empty:
+        problem = f" {data.problems[0]}" if data.problems else ""
+        raise SpecError(
+            f"none of the {len(loaded.runs)} runs in {', '.join(places)} has evaluated a round yet.{problem}"
+        )
+    folder = out or Path("reports") / "+".join(dict.fromkeys(_folder_name(study) for study in loaded.runs["study"]))
     try:
-        report = _make(material, folder, target, shlex.join(command))
+        report = _write_files(data, folder, target, shlex.join(command))
         report.page.write_text(page.render(report), encoding="utf-8")
     except OSError as error:
         raise SpecError(f"the report cannot be written to '{folder}' ({error.strerror or error}).") from error
     return report
 
 
-def _make(material: ReportData, folder: Path, target: float | None, command: str) -> Report:
+def _write_files(data: ReportData, folder: Path, target: float | None, command: str) -> Report:
     _clear(folder)
-    drawn, made = list(report_figures(material)), list(report_tables(material, target))
-    drawings = {plate.name: svg.write(plate.figure, folder / "figures", plate.name) for plate in drawn}
-    for sheet in made:
-        _write_sheet(sheet, folder / "tables")
-    material.named.drop(columns="folder").to_csv(folder / "tables" / "runs.csv")
-    if len(material.problems) > SHOWN:
-        (folder / "problems.txt").write_text("\n".join(material.problems) + "\n", encoding="utf-8")
-    findings = diagnose(material.named, material.rounds, material.clients)
-    return Report(material, made, drawn, findings, drawings, folder, command)
+    figures, tables = list(report_figures(data)), list(report_tables(data, target))
+    drawings = {figure.name: svg.write(figure.figure, folder / "figures", figure.name) for figure in figures}
+    for table in tables:
+        _write_table(table, folder / "tables")
+    data.named.drop(columns="folder").to_csv(folder / "tables" / "runs.csv")
+    if len(data.problems) > MAX_ITEMS:
+        (folder / "problems.txt").write_text("\n".join(data.problems) + "\n", encoding="utf-8")
+    findings = diagnose(data.named, data.rounds, data.clients)
+    return Report(data, tables, figures, findings, drawings, folder, command)
 
 
 def _clear(folder: Path) -> None:
-    """Nothing of an earlier report stays beside this one."""
+    """Deletes the files of an earlier report, and creates the folders."""
     if (folder / "report.html").exists():
-        made = [file for part in ("figures", "tables") for file in (folder / part).glob("*.*") if file.suffix in MADE]
-        for file in [*made, *folder.glob("problems.txt")]:
+        files = [
+            file
+            for part in ("figures", "tables")
+            for file in (folder / part).glob("*.*")
+            if file.suffix in REPORT_SUFFIXES
+        ]
+        for file in [*files, *folder.glob("problems.txt")]:
             file.unlink()
     for part in ("figures", "tables"):
         (folder / part).mkdir(parents=True, exist_ok=True)
 
 
-def _write_sheet(sheet: ReportTable, folder: Path) -> None:
-    sheet.numbers.to_csv(folder / f"{sheet.name}.csv", index=False)
-    (folder / f"{sheet.name}.md").write_text(sheet.markdown(), encoding="utf-8")
-    (folder / f"{sheet.name}.tex").write_text(sheet.latex(), encoding="utf-8")
+def _write_table(table: ReportTable, folder: Path) -> None:
+    table.numbers.to_csv(folder / f"{table.name}.csv", index=False)
+    (folder / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
+    (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
 
 
-def _short(study: Any) -> str:
+def _folder_name(study: Any) -> str:
     return str(study).rstrip("/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""A table of the report: numbers for machines, cells for people."""
+"""A table of a report, as numbers and as formatted cells."""
 
 import re
 from dataclasses import dataclass
@@ -8,31 +8,31 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Cells are texts by row and column; `bold` says which of them stand out."""
+    """`cells`: formatted texts by row and column; `bold`: true for cells in bold type."""
 
     name: str  # of its files
     title: str
     caption: str
-    numbers: pd.DataFrame  # tidy: a row per setting and condition, with the `runs` that each comes from
+    numbers: pd.DataFrame  # long form: one row per setting and condition, with its `runs`
     cells: pd.DataFrame
     bold: pd.DataFrame
-    head: str = "setting"  # what rows are
+    row_header: str = "setting"
 
     def markdown(self) -> str:
-        """A pipe table, with its title and caption."""
-        rows = [[self.head, *self.cells.columns], ["---", *["---:"] * self.cells.shape[1]]]
+        """Returns a pipe table with title and caption."""
+        rows = [[self.row_header, *self.cells.columns], ["---", *["---:"] * self.cells.shape[1]]]
         rows += [[label, *(f"**{text}**" if bold else text for text, bold in cells)] for label, cells in self.rows()]
         lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
         return "\n".join([f"## {self.title}", "", *lines, "", self.caption, ""])
 
     def latex(self) -> str:
-        r"""A `table` for `booktabs` (\usepackage{booktabs})."""
+        r"""Returns a `table` environment that needs \usepackage{booktabs}."""
         columns = self.cells.shape[1]
         body = [
             " & ".join([_tex(label), *(rf"\textbf{{{_tex(text)}}}" if bold else _tex(text) for text, bold in cells)])
             for label, cells in self.rows()
         ]
-        head = " & ".join([_tex(self.head), *(_tex(str(column)) for column in self.cells.columns)])
+        head = " & ".join([_tex(self.row_header), *(_tex(str(column)) for column in self.cells.columns)])
         return "\n".join(
             [
                 r"\begin{table}", r"  \centering", rf"  \caption{{{_tex(self.title)}. {_tex(self.caption)}}}",
@@ -43,7 +43,7 @@ class ReportTable:
         )  # fmt: skip
 
     def rows(self) -> list[tuple[str, list[tuple[str, bool]]]]:
-        """Each row's label, and its cells with whether they are bold."""
+        """Returns the label of each row, and each of its cells with whether it is bold."""
         texts, bold = self.cells.to_numpy(), self.bold.to_numpy()
         return [
             (str(label), [(str(text), bool(is_bold)) for text, is_bold in zip(*row, strict=True)])

@@ -1,4 +1,4 @@
-"""The tables of a report, in the order in which they are read."""
+"""The tables of a report, in reading order."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,142 +10,136 @@ from analysis.report.data import ReportData
 from analysis.report.table import ReportTable
 from analysis.text import counted, listed
 
-DIGITS = {
+COST_UNITS = {
     "seconds": ("s", 1.0),
     "bytes": ("MB", 1e6),
     "client_flops": ("client Gflop", 1e9),
     "teacher_flops": ("teacher Gflop", 1e9),
 }
-FIGURES = {
-    "final": "final", "best": "best so far", "last": "mean of last {}", "swing": "swing of last {}",
+ACCURACY_COLUMNS = {
+    "final": "final", "best": "best so far", "last": "mean of last {}", "swing": "std of last {}",
     "worst_class": "worst class", "rare_classes": "rare classes",
 }  # fmt: skip
 
 
-def report_tables(material: ReportData, target: float | None = None) -> Iterator[ReportTable]:
-    """Accuracy, differences to baselines, several readings of accuracy, rounds to a target, costs."""
-    compared = _with_runs(tables.comparison(material.named), material.named)
-    yield _accuracy(compared, _of_last(material))
+def report_tables(data: ReportData, target: float | None = None) -> Iterator[ReportTable]:
+    """Yields accuracy, differences to baselines, summaries of accuracy, rounds to a target accuracy, and costs."""
+    compared = _with_runs(tables.comparison(data.named), data.named)
+    yield _accuracy(compared, f"mean of the last {_k(data)} evaluated rounds")
     for baseline in tables.BASELINES:
         if f"difference to {baseline}" in compared:
             yield _differences(compared, baseline)
-    yield _readings(material)
-    yield _to_target(material, target)
-    yield _costs(material)
+    yield _accuracy_summary(data)
+    yield _to_target(data, target)
+    yield _costs(data)
 
 
-def _accuracy(compared: pd.DataFrame, of_last: str) -> ReportTable:
+def _accuracy(compared: pd.DataFrame, mean: str) -> ReportTable:
     usual = int(compared["seeds"].max())
     cells = [_mean(row.mean, row.std, "" if row.seeds == usual else f" ({row.seeds})") for row in compared.itertuples()]
-    lacking = "" if (compared["seeds"] == usual).all() else "; in brackets the number of seeds where it is another"
-    deviations = ", ± standard deviation over seeds" if usual > 1 else ""
-    caption = f"Test accuracy in %, {of_last}{deviations}. {_seeds(usual)}{lacking}. Bold: the best of a column."
-    return _wide("accuracy", "Accuracy", f"{caption}{_of_all(compared)}", compared, cells, compared["best"])
+    others = "" if (compared["seeds"] == usual).all() else "; other numbers of seeds are in brackets"
+    std = " ± standard deviation over seeds" if usual > 1 else ""
+    caption = f"Test accuracy in %: {mean}{std}. {_seeds(usual)}{others}. Bold: best of a column."
+    return _wide("accuracy", "Accuracy", f"{caption}{_all_note(compared)}", compared, cells, compared["best"])
 
 
 def _differences(compared: pd.DataFrame, baseline: str) -> ReportTable:
     known = compared[compared[f"difference to {baseline}"].notna()]
     tested = known[f"p to {baseline}"].notna()
-    each = known[f"pairs to {baseline}"].astype(int)
-    usual = each.max()
-    rows = zip(known[f"difference to {baseline}"], known[f"p to {baseline}"], each, strict=True)
+    counts = known[f"pairs to {baseline}"].astype(int)
+    usual = counts.max()
+    rows = zip(known[f"difference to {baseline}"], known[f"p to {baseline}"], counts, strict=True)
     cells = [
         _difference(difference) + (f" (p {_p(p)})" if p == p else "") + ("" if pairs == usual else f" [{pairs}]")
         for difference, p, pairs in rows
     ]
-    how = (
-        "p of a paired t-test, Holm-corrected over the settings of a column; bold: p < 0.05"
+    test = (
+        "p-values of a paired t-test are Holm-corrected over the settings of a column; bold: p < 0.05"
         if tested.any()
         else "too few pairs for a test"
     )
-    lacking = "" if (each == usual).all() else ", in square brackets where they are fewer"
+    others = "" if (counts == usual).all() else " (other numbers are in square brackets)"
     caption = (
-        f"Points of accuracy above {_named(known, baseline)} with the same seed and condition, mean over "
-        f"{counted(usual, 'pair')}{lacking}; {how}.{_of_all(known)}"
+        f"Difference of accuracy to {_settings_of(known, baseline)} in points, mean over {counted(usual, 'pair')} with "
+        f"the same seed and condition{others}; {test}.{_all_note(known)}"
     )
     bold = known[f"p to {baseline}"] < 0.05
     return _wide(f"difference-to-{baseline.lower()}", f"Difference to {baseline}", caption, known, cells, bold)
 
 
-def _named(known: pd.DataFrame, baseline: str) -> str:
-    """`FedProx`; `FedProx, μ=0.1 (the best of its settings, by test accuracy)` where there were several."""
+def _settings_of(known: pd.DataFrame, baseline: str) -> str:
+    """`FedProx`, or `FedProx, μ=0.1 (its setting with the best mean test accuracy)` if it has several."""
     settings = sorted(set(known[f"{baseline} is"]))
-    chosen = "" if settings == [baseline] else " (the best of its settings on average, by test accuracy)"
-    return f"{listed(settings)}{chosen}"
+    note = "" if settings == [baseline] else " (its setting with the best mean test accuracy)"
+    return f"{listed(settings)}{note}"
 
 
-def _of_all(table: pd.DataFrame) -> str:
-    """What the last column is, if it is there."""
-    return (
-        " “All”: the mean over conditions, of seeds that have them all."
-        if tables.ALL in set(table["condition"])
-        else ""
-    )
+def _all_note(table: pd.DataFrame) -> str:
+    """The explanation of the last column, if the table has it."""
+    has_all = tables.ALL in set(table["condition"])
+    return " “all”: mean over conditions, for seeds with every condition." if has_all else ""
 
 
-def _of_last(material: ReportData) -> str:
-    return f"mean of the last {_k(material)} evaluated rounds"
-
-
-def _k(material: ReportData) -> str:
+def _k(data: ReportData) -> str:
     """`10`, or `2 to 10` if the number of averaged rounds differs between runs."""
-    least, most = int(material.named["k"].min()), int(material.named["k"].max())
+    least, most = int(data.named["k"].min()), int(data.named["k"].max())
     return str(most) if least == most else f"{least} to {most}"
 
 
-def _readings(material: ReportData) -> ReportTable:
-    grouped = material.named.groupby(["setting", "condition"], observed=True)
-    means, deviations = grouped[list(FIGURES)].mean(), grouped[list(FIGURES)].std()
-    texts = {name.format(_k(material)): _means(means[field], deviations[field]) for field, name in FIGURES.items()}
+def _accuracy_summary(data: ReportData) -> ReportTable:
+    grouped = data.named.groupby(["setting", "condition"], observed=True)
+    means, stds = grouped[list(ACCURACY_COLUMNS)].mean(), grouped[list(ACCURACY_COLUMNS)].std()
+    texts = {name.format(_k(data)): _means(means[field], stds[field]) for field, name in ACCURACY_COLUMNS.items()}
     cells = pd.DataFrame(texts, means.index)
     cells.insert(0, "seeds", grouped.size().astype(str))
     caption = (
-        f"In %, mean ± standard deviation over seeds. “Best so far” looks at the test set to choose a round, so it "
-        f"flatters; “swing” is the standard deviation within the last {_k(material)} evaluated rounds; the "
-        "worst class and the rare classes (under 5 % of a client's examples, averaged over clients) are means over the "
-        "same rounds."
+        f"Test accuracy in %, mean ± standard deviation over seeds. “Best so far” selects a round by test accuracy and "
+        f"is therefore optimistic. “Std of last {_k(data)}” is over evaluated rounds. Worst class and "
+        "rare classes (under 5 % of a client's examples, mean over clients) are means over the same rounds."
     )
-    numbers = _with_runs(means.join(deviations.add_suffix("_std")).reset_index(), material.named)
-    return _long("readings", "Final, best and average accuracy", caption, numbers, cells)
+    numbers = _with_runs(means.join(stds.add_suffix("_std")).reset_index(), data.named)
+    return _long("accuracy-summary", "Final, best and mean accuracy", caption, numbers, cells)
 
 
-def _to_target(material: ReportData, target: float | None) -> ReportTable:
-    reached = _with_runs(tables.to_target(material.named, material.rounds, target), material.named)
+def _to_target(data: ReportData, target: float | None) -> ReportTable:
+    reached = _with_runs(tables.to_target(data.named, data.rounds, target), data.named)
     cells = [_round(row) for row in reached.itertuples()]
-    whole = reached["mean"].where(reached["reached"] == reached["seeds"])  # a lucky seed is not the first
-    bold = whole == whole.groupby(reached["condition"], observed=True).transform("min")
+    complete = reached["mean"].where(reached["reached"] == reached["seeds"])  # a lucky seed cannot be the first
+    bold = complete == complete.groupby(reached["condition"], observed=True).transform("min")
     caption = (
-        f"The first evaluated round in which test accuracy is at least {_target(material, reached, target)}: mean over "
-        "the seeds that reach it, and how many of them do where not all. Bold: the first of a column, of those whose "
-        "seeds all do."
+        f"First evaluated round with a test accuracy of at least {_target(data, reached, target)}: mean over the seeds "
+        "that reach it, and their number if some do not. Bold: first of a column, among settings whose seeds all reach "
+        "it."
     )
     return _wide("rounds-to-target", "Rounds to a target accuracy", caption, reached, cells, bold)
 
 
-def _target(material: ReportData, reached: pd.DataFrame, target: float | None) -> str:
+def _target(data: ReportData, reached: pd.DataFrame, target: float | None) -> str:
     if target is not None:
         return f"{100 * target:g} %"
-    whose = listed(dict.fromkeys(tables.reference(material.named)["setting"].astype(str)))
-    each = reached.groupby("condition", observed=True)["target"].first().dropna()
+    settings = listed(dict.fromkeys(tables.reference(data.named)["setting"].astype(str)))
+    by_condition = reached.groupby("condition", observed=True)["target"].first().dropna()
     levels = ", ".join(
-        f"{100 * value:.1f} %{f' on {condition}' if condition else ''}" for condition, value in each.items()
+        f"{100 * value:.1f} %{f' on {condition}' if condition else ''}" for condition, value in by_condition.items()
     )
-    return f"what {whose} comes to ({levels})"
+    return f"that of {settings} ({levels})"
 
 
-def _costs(material: ReportData) -> ReportTable:
-    spent = tables.costs(material.named)
-    columns = [column for column in DIGITS if column in spent]
+def _costs(data: ReportData) -> ReportTable:
+    spent = tables.costs(data.named)
+    columns = [column for column in COST_UNITS if column in spent]
     cells = pd.DataFrame(
-        {DIGITS[column][0]: [_amount(value / DIGITS[column][1]) for value in spent[column]] for column in columns},
+        {
+            COST_UNITS[column][0]: [_amount(value / COST_UNITS[column][1]) for value in spent[column]]
+            for column in columns
+        },
         pd.MultiIndex.from_frame(spent[["setting", "condition"]]),
     )
     caption = (
-        "What a run took, mean over seeds: seconds of its rounds on the machine it ran on, bytes down and up between "
-        "server and clients, floating-point operations of clients' models and of teachers (what the bank held cost "
-        "nothing)."
+        "Cost of a run, mean over seeds: seconds of all rounds, bytes between server and clients in both "
+        "directions, floating-point operations of the clients' training and of the teachers (none for cached outputs)."
     )
-    return _long("costs", "Costs", caption, _with_runs(spent, material.named), cells)
+    return _long("costs", "Costs", caption, _with_runs(spent, data.named), cells)
 
 
 def _wide(
@@ -157,43 +151,43 @@ def _wide(
 
 
 def _long(name: str, title: str, caption: str, numbers: pd.DataFrame, cells: pd.DataFrame) -> ReportTable:
-    several = cells.index.get_level_values("condition").nunique() > 1
-    labels = [f"{setting} · {condition}" if several else str(setting) for setting, condition in cells.index]
+    has_conditions = cells.index.get_level_values("condition").nunique() > 1
+    labels = [f"{setting} · {condition}" if has_conditions else str(setting) for setting, condition in cells.index]
     texts = cells.set_axis(pd.Index(labels, name="setting"))
     return ReportTable(name, title, caption, numbers, texts, pd.DataFrame(False, texts.index, texts.columns))
 
 
 def _with_runs(numbers: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
-    """Each row with the runs of its setting and condition; of all conditions, those of the seeds that have them all."""
+    """The numbers with the runs of each row; rows of all conditions have the runs of seeds with every condition."""
     runs = named.reset_index(names="run")
     conditions = runs.groupby(["setting", "seed"], observed=True)["condition"].transform("nunique")
-    whole = runs[conditions == runs["condition"].nunique()]
-    every = whole.groupby("setting", observed=True)["run"].agg(" ".join)
-    each = runs.groupby(["setting", "condition"], observed=True)["run"].agg(" ".join)
+    complete = runs[conditions == runs["condition"].nunique()]
+    of_all = complete.groupby("setting", observed=True)["run"].agg(" ".join)
+    by_cell = runs.groupby(["setting", "condition"], observed=True)["run"].agg(" ".join)
     keys = zip(numbers["setting"], numbers["condition"], strict=True)
-    return numbers.assign(runs=[every[s] if c == tables.ALL else each.get((s, c), "") for s, c in keys])
+    return numbers.assign(runs=[of_all[s] if c == tables.ALL else by_cell.get((s, c), "") for s, c in keys])
 
 
-def _means(means: "pd.Series[float]", deviations: "pd.Series[float]") -> list[str]:
-    return [_mean(mean, std) for mean, std in zip(means, deviations, strict=True)]
+def _means(means: "pd.Series[float]", stds: "pd.Series[float]") -> list[str]:
+    return [_mean(mean, std) for mean, std in zip(means, stds, strict=True)]
 
 
 def _mean(mean: Any, std: Any, after: str = "") -> str:
-    """`37.1 ± 1.4`; `37.1` of one seed; a dash where nothing is known."""
-    if mean != mean:  # NaN is not itself
+    """`37.1 ± 1.4`; `37.1` for one seed; a dash if it is unknown."""
+    if mean != mean:  # NaN is not equal to itself
         return "–"
     return f"{100 * mean:.1f}{f' ± {100 * std:.1f}' if std == std else ''}{after}"
 
 
 def _difference(share: float) -> str:
-    """`+3.2` points of 0.032; `0.0` has no sign."""
+    """`+3.2` points for 0.032; `0.0` without a sign."""
     points = round(100 * share, 1)
     return f"{points:+.1f}" if points else "0.0"
 
 
 def _round(row: Any) -> str:
-    """`12`, `12.5 (2 of 3)`, `never`; a dash where there is no target."""
-    if row.target != row.target:  # NaN is not itself
+    """`12`, `12.5 (2 of 3)`, `never`; a dash without a target."""
+    if row.target != row.target:  # NaN is not equal to itself
         return "–"
     if not row.reached:
         return "never"

@@ -33,6 +33,6 @@ def report(
     from analysis.report.report import write_report
 
     written = write_report(studies, out, last=last, target=target, command=["fedray", *sys.argv[1:]])
-    for sentence in written.material.said():
+    for sentence in written.data.notes():
         print(f"fedray: {sentence}", file=sys.stderr)
     print(written.page)

@@ -92,7 +92,7 @@ def curves(rounds: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def test_comparable_takes_finished_runs(tmp_path: Path) -> None:
-    runs, rounds, said = comparable(*study(tmp_path, {
+    runs, rounds, notes = comparable(*study(tmp_path, {
         "a": {"accuracy": [0.1, None, 0.3]},
         "b": {"accuracy": [0.1, 0.2, 0.3], "seed": 1},
         "c": {"accuracy": [0.1, 0.2], "seed": 2, "training": {"rounds": 3}},
@@ -100,31 +100,31 @@ def test_comparable_takes_finished_runs(tmp_path: Path) -> None:
     assert runs.index.tolist() == ["a", "b"]
     assert curves(rounds) == {"a": [0.1, 0.3], "b": [0.1, 0.2, 0.3]}
     assert rounds["run"].cat.categories.tolist() == ["a", "b"]
-    assert said == "1 of 3 runs has not come to the last round and is left out of the tables."
+    assert notes == "1 of 3 runs has not reached the last round and is left out."
 
 
 def test_comparable_takes_finished_runs_of_different_lengths(tmp_path: Path) -> None:
-    runs, _, said = comparable(*study(tmp_path, {"a": {"accuracy": [0.1]}, "b": {"accuracy": [0.1, 0.2, 0.3]}}))
+    runs, _, notes = comparable(*study(tmp_path, {"a": {"accuracy": [0.1]}, "b": {"accuracy": [0.1, 0.2, 0.3]}}))
     assert runs.index.tolist() == ["a", "b"]
-    assert said == ""
+    assert notes == ""
 
 
 def test_comparable_cuts_unfinished_runs_at_a_common_round(tmp_path: Path) -> None:
     unfinished = {"training": {"rounds": 9}}
-    runs, rounds, said = comparable(*study(tmp_path, {
+    runs, rounds, notes = comparable(*study(tmp_path, {
         "a": {"accuracy": [0.1, 0.2, 0.3, 0.4]} | unfinished,
         "b": {"accuracy": [0.5, None, 0.6, None], "seed": 1} | unfinished,
         "c": {"accuracy": [], "seed": 2} | unfinished,
     }))  # fmt: skip
     assert runs.index.tolist() == ["a", "b"]
     assert curves(rounds) == {"a": [0.1, 0.2, 0.3], "b": [0.5, 0.6]}
-    assert said == "No run has come to its last round yet: the 2 that have begun are compared at round 3."
+    assert notes == "No run has reached its last round yet: 2 started runs are compared at round 3."
 
 
 @pytest.mark.parametrize("accuracy", [[], [None, None]])
 def test_comparable_without_evaluated_rounds_is_empty(tmp_path: Path, accuracy: Sequence[float | None]) -> None:
-    runs, rounds, said = comparable(*study(tmp_path, {"a": {"accuracy": accuracy, "training": {"rounds": 9}}}))
-    assert said == "No run has evaluated a round yet."
+    runs, rounds, notes = comparable(*study(tmp_path, {"a": {"accuracy": accuracy, "training": {"rounds": 9}}}))
+    assert notes == "No run has evaluated a round yet."
     assert rounds.empty
     table = outcomes(runs, rounds)
     assert table.empty
@@ -141,23 +141,23 @@ def test_comparable_drops_repeated_runs(tmp_path: Path) -> None:
     write_study(tmp_path / "s", [{"name": "fedavg"}], **shared)
     write_study(tmp_path / "t", [{"name": "fedavg"}, LPFM], accuracy=accuracy, **shared)
     records = load(tmp_path / "s", tmp_path / "t")
-    runs, _, said = comparable(name_runs(records.runs), records.rounds)
+    runs, _, notes = comparable(name_runs(records.runs), records.rounds)
     assert runs.index.tolist() == [
         "s/name=fedavg,alpha=0.1,seed=0", "s/name=fedavg,alpha=0.1,seed=1",
         "t/name=fedlpfm,lam=0.5,alpha=0.1,seed=0", "t/name=fedlpfm,lam=0.5,alpha=0.1,seed=1",
     ]  # fmt: skip
-    assert said == (
-        "2 of 6 runs repeat another of the same setting, condition and seed "
+    assert notes == (
+        "2 of 6 runs repeat the setting, condition and seed of another run "
         "(left out: t/name=fedavg,alpha=0.1,seed=0, t/name=fedavg,alpha=0.1,seed=1)."
     )
 
 
 def test_comparable_describes_repeated_and_unfinished_runs(tmp_path: Path) -> None:
     unfinished = {"training": {"rounds": 3}, "accuracy": [0.1]}
-    _, _, said = comparable(
+    _, _, notes = comparable(
         *study(tmp_path, {"a": {}, "b": {}, "c": unfinished | {"seed": 1}, "d": unfinished | {"seed": 2}})
     )
-    assert said == (
-        "1 of 4 runs repeats another of the same setting, condition and seed (left out: b). "
-        "2 of 3 runs have not come to the last round and are left out of the tables."
+    assert notes == (
+        "1 of 4 runs repeats the setting, condition and seed of another run (left out: b). "
+        "2 of 3 runs have not reached the last round and are left out."
     )

@@ -29,7 +29,7 @@ TOPS = {"fedavg": 0.3, "fedprox": 0.32, "fedlpfm": 0.4}
 
 
 def accuracy(strategy: Mapping[str, Any], alpha: float, seed: int) -> list[float]:
-    """Rises over two rounds to a level that strategy, α and seed decide, and stays."""
+    """Rises over two rounds to a level that depends on strategy, α and seed."""
     top = TOPS[strategy["name"]] + 0.02 * strategy.get("lam", 0) + 0.1 * (alpha == 0.5) + 0.01 * seed
     return [top / 2, top - 0.004, *[top] * 10]
 
@@ -44,45 +44,45 @@ def report(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     return write_report([str(study)], tmp_path_factory.mktemp("b") / "out", command=["fedray", "report", "study"])
 
 
-def cells(made: Iterable[ReportTable], name: str) -> dict[str, list[str]]:
-    (sheet,) = [sheet for sheet in made if sheet.name == name]
-    return {label: [text for text, _ in row] for label, row in sheet.rows()}
+def cells(tables: Iterable[ReportTable], name: str) -> dict[str, list[str]]:
+    (table,) = [table for table in tables if table.name == name]
+    return {label: [text for text, _ in row] for label, row in table.rows()}
 
 
 def test_accuracy_table_by_hand(report: Report) -> None:
-    table = cells(report.report_tables, "accuracy")
+    table = cells(report.tables, "accuracy")
     assert table["FedAvg"] == ["31.0 ± 1.0", "41.0 ± 1.0", "36.0 ± 1.0"]  # 30, 31, 32 %; at α = 0.5 ten more
     assert table["Fed-LPFM, λ=0.5"] == ["42.0 ± 1.0", "52.0 ± 1.0", "47.0 ± 1.0"]
-    (sheet,) = [sheet for sheet in report.report_tables if sheet.name == "accuracy"]
-    assert [label for label, row in sheet.rows() if any(bold for _, bold in row)] == ["Fed-LPFM, λ=1"]
+    (table,) = [table for table in report.tables if table.name == "accuracy"]
+    assert [label for label, row in table.rows() if any(bold for _, bold in row)] == ["Fed-LPFM, λ=1"]
 
 
 def test_difference_tables_by_hand(report: Report) -> None:
-    assert cells(report.report_tables, "difference-to-fedavg")["FedProx"] == [
+    assert cells(report.tables, "difference-to-fedavg")["FedProx"] == [
         "+2.0",
         "+2.0",
         "+2.0",
     ]  # the same for each seed: no t
-    assert cells(report.report_tables, "difference-to-fedprox")["Fed-LPFM, λ=1"] == ["+10.0", "+10.0", "+10.0"]
+    assert cells(report.tables, "difference-to-fedprox")["Fed-LPFM, λ=1"] == ["+10.0", "+10.0", "+10.0"]
 
 
 def test_difference_of_zero_has_no_sign(tmp_path: Path) -> None:
     level = {"fedavg": 0.3, "fedprox": 0.2998}
     study = write_study(tmp_path, STRATEGIES[:2], accuracy=lambda strategy, *_: [level[strategy["name"]]] * 12)
-    made = report_tables(ReportData.of(load(study)))
-    assert cells(made, "difference-to-fedavg")["FedProx"] == ["0.0", "0.0", "0.0"]
+    tables = report_tables(ReportData.of(load(study)))
+    assert cells(tables, "difference-to-fedavg")["FedProx"] == ["0.0", "0.0", "0.0"]
 
 
 def test_accuracy_summary_table_by_hand(report: Report) -> None:
-    row = cells(report.report_tables, "readings")["FedAvg · α=0.05"]
+    row = cells(report.tables, "accuracy-summary")["FedAvg · α=0.05"]
     assert row == ["3", "31.0 ± 1.0", "31.0 ± 1.0", "31.0 ± 1.0", "0.0 ± 0.0", "15.5 ± 0.5", "23.2 ± 0.8"]
 
 
 def test_rounds_to_target_table_by_hand(report: Report) -> None:
-    (sheet,) = [sheet for sheet in report.report_tables if sheet.name == "rounds-to-target"]
-    assert "what FedAvg comes to (31.0 % on α=0.05, 41.0 % on α=0.5)" in sheet.caption
-    table = cells(report_tables(report.material, target=0.315), "rounds-to-target")
-    assert table["FedAvg"] == ["2 (1 of 3)", "2"]  # 31.6 % with seed 2, and no more with others
+    (table,) = [table for table in report.tables if table.name == "rounds-to-target"]
+    assert "that of FedAvg (31.0 % on α=0.05, 41.0 % on α=0.5)" in table.caption
+    table = cells(report_tables(report.data, target=0.315), "rounds-to-target")
+    assert table["FedAvg"] == ["2 (1 of 3)", "2"]  # 31.6 % with seed 2 only
     assert table["FedProx"] == ["2", "2"]
 
 
@@ -102,8 +102,8 @@ def test_tables_are_written_as_csv_markdown_and_latex(report: Report) -> None:
         r"Fed-LPFM, $\lambda$=1 & \textbf{43.0 $\pm$ 1.0} & \textbf{53.0 $\pm$ 1.0} & \textbf{48.0 $\pm$ 1.0} \\"
         in latex
     )
-    assert r"in \%, mean" in latex
-    for name in ("difference-to-fedavg", "readings", "rounds-to-target", "costs"):
+    assert r"in \%: mean" in latex
+    for name in ("difference-to-fedavg", "accuracy-summary", "rounds-to-target", "costs"):
         assert {path.suffix for path in folder.glob(f"{name}.*")} == {".csv", ".md", ".tex"}
 
 
@@ -114,15 +114,15 @@ def test_cells_link_to_their_runs(report: Report) -> None:
     assert targets["runs-1"] == "FedAvg · α=0.05"
     assert ("runs-1", "31.0 ± 1.0") in found
     assert {target for target, _ in found} <= targets.keys()
-    for run in report.material.named.index:
+    for run in report.data.named.index:
         assert f'<th scope="row">{run}</th>' in html
-        command = report.material.named.at[run, "command"]
+        command = report.data.named.at[run, "command"]
         assert command.startswith("fedray run ")
         assert escape(command) in html
 
 
 def test_figures_are_written_and_embedded(report: Report) -> None:
-    names = {plate.name for plate in report.report_figures}
+    names = {figure.name for figure in report.figures}
     assert {"accuracy-by-round", "heterogeneity", "lambda", "lambda-by-condition", "classes", "confusions"} <= names
     assert {"clients", "partition", "cost"} <= names
     for name in names:
@@ -142,17 +142,17 @@ def test_report_files_are_reproducible(report: Report, study: Path, tmp_path: Pa
         assert path.read_bytes() == (again.folder / path.relative_to(report.folder)).read_bytes(), path.name
 
 
-def test_one_run(tmp_path: Path) -> None:
+def test_report_of_one_run(tmp_path: Path) -> None:
     write_run(tmp_path / "one", accuracy=[0.1, 0.2])
     report = write_report([str(tmp_path / "one")], tmp_path / "out")
-    assert cells(report.report_tables, "accuracy") == {"FedAvg": ["20.0"]}
+    assert cells(report.tables, "accuracy") == {"FedAvg": ["20.0"]}
     assert "1 run ·" in report.page.read_text()
 
 
-def test_load_names_runs_after_their_studies(study: Path, tmp_path: Path) -> None:
+def test_report_of_several_studies(study: Path, tmp_path: Path) -> None:
     other = write_study(tmp_path / "other", [{"name": "fml"}], accuracy=lambda *_: [0.35] * 12)
     report = write_report([str(study), str(other)], tmp_path / "out")
-    assert cells(report.report_tables, "accuracy")["FML"] == ["35.0 ± 0.0", "35.0 ± 0.0", "35.0 ± 0.0"]
+    assert cells(report.tables, "accuracy")["FML"] == ["35.0 ± 0.0", "35.0 ± 0.0", "35.0 ± 0.0"]
     assert "<h1>study, other</h1>" in report.page.read_text()
 
 
@@ -168,78 +168,78 @@ def test_notes_describe_missing_runs_and_seeds(study: Path, tmp_path: Path) -> N
     write_trials(partial, [failed, {"trial": half.name, "state": "started", "reason": ""}])
     report = write_report([str(partial)], tmp_path / "out")
     html = report.page.read_text()
-    said = report.material.said()
-    assert "1 of 29 runs has not come to the last round and is left out of the tables." in said
-    assert "1 of 10 cells lacks seeds that others have (FedAvg on α=0.05: 0, 1)." in said
-    assert f"1 of 2 trials has failed ({gone.name}: client 3 failed in round 1)." in said
-    assert "1 of 2 trials has started and not finished." in said
-    assert any(f"{torn.name}/rounds.csv' has invalid values (test_accuracy is 2" in sentence for sentence in said)
+    notes = report.data.notes()
+    assert "1 of 29 runs has not reached the last round and is left out." in notes
+    assert "1 of 10 cells lacks seeds that other cells have (FedAvg on α=0.05: 0, 1)." in notes
+    assert f"1 of 2 trials has failed ({gone.name}: client 3 failed in round 1)." in notes
+    assert "1 of 2 trials has started but not finished." in notes
+    assert any(f"{torn.name}/rounds.csv' has invalid values (test_accuracy is 2" in sentence for sentence in notes)
     assert 'id="missing"' in html
 
 
 def test_notes_describe_cells_without_a_run(tmp_path: Path) -> None:
     write_study(tmp_path / "a", STRATEGIES[:1], alphas=[0.05, 0.5], seeds=[0])
     write_study(tmp_path / "b", STRATEGIES[1:2], alphas=[0.5], seeds=[0])
-    assert ReportData.of(load(tmp_path)).said() == ["1 of 4 cells has no run (FedProx on α=0.05)."]
+    assert ReportData.of(load(tmp_path)).notes() == ["1 of 4 cells has no run (FedProx on α=0.05)."]
 
 
 def test_use_of_a_teacher_is_derived_from_lambda_if_unknown(tmp_path: Path) -> None:
-    """Two teachers, and rounds.csv of an earlier version: λ says that they are asked, and neither run is dropped."""
+    """rounds.csv without teacher_outputs_used: runs with λ above 0 count as runs with a teacher."""
     for model in ("ViT-B-32", "RN50"):
         folder = write_run(tmp_path / model, strategy=STRATEGIES[3], teacher={"kind": "zero_shot", "model": model})
         pd.read_csv(folder / "rounds.csv").drop(columns="teacher_outputs_used").to_csv(
             folder / "rounds.csv", index=False
         )
-    material = ReportData.of(load(tmp_path))
-    assert set(material.named["teacher_name"]) == {"ViT-B-32", "RN50"}
-    assert not [sentence for sentence in material.said() if "repeats" in sentence]
-    assert material.named["teacher_outputs_used"].isna().all()
+    data = ReportData.of(load(tmp_path))
+    assert set(data.named["teacher_name"]) == {"ViT-B-32", "RN50"}
+    assert not [sentence for sentence in data.notes() if "repeats" in sentence]
+    assert data.named["teacher_outputs_used"].isna().all()
 
 
 def test_unfinished_runs_are_compared_at_their_common_round(tmp_path: Path) -> None:
     for seed, rounds in ((0, 3), (1, 6)):
         curve = [0.1 * number for number in range(1, rounds + 1)]
         write_run(tmp_path / f"{seed}", seed=seed, accuracy=curve, training={"rounds": 10})
-    material = ReportData.of(load(tmp_path))
-    assert material.named["final"].tolist() == pytest.approx([0.3, 0.3])
-    assert material.named["bytes"].tolist() == [24_000, 24_000]  # of three rounds
-    assert set(material.classes["round"]) == set(material.clients["round"]) == {3}
+    data = ReportData.of(load(tmp_path))
+    assert data.named["final"].tolist() == pytest.approx([0.3, 0.3])
+    assert data.named["bytes"].tolist() == [24_000, 24_000]  # of three rounds
+    assert set(data.classes["round"]) == set(data.clients["round"]) == {3}
 
 
 def test_first_to_target_needs_all_seeds(tmp_path: Path) -> None:
     curves = {"fedavg": {0: [0.1, 0.5], 1: [0.1, 0.5]}, "fedprox": {0: [0.5, 0.5], 1: [0.1, 0.1]}}
     study = write_study(tmp_path, STRATEGIES[:2], [0.1], [0, 1], lambda s, _, seed: curves[s["name"]][seed])
-    (sheet,) = [sheet for sheet in report_tables(ReportData.of(load(study)), 0.5) if sheet.name == "rounds-to-target"]
-    assert [(label, row) for label, row in sheet.rows()] == [
+    (table,) = [table for table in report_tables(ReportData.of(load(study)), 0.5) if table.name == "rounds-to-target"]
+    assert [(label, row) for label, row in table.rows()] == [
         ("FedAvg", [("2", True)]),
         ("FedProx", [("1 (1 of 2)", False)]),
     ]
 
 
 def test_runs_without_many_rounds_are_left_out(tmp_path: Path) -> None:
-    """One of eleven is said; of a run that has lost more than a tenth nothing is compared."""
+    """A run that lacks one of eleven rounds is kept, one that lacks two is left out."""
     for seed, lost in enumerate([[], [4], [4, 5]]):
         folder = write_run(tmp_path / f"{len(lost)} lost", seed=seed, accuracy=[0.5] * 11)
         rounds = pd.read_csv(folder / "rounds.csv")
         rounds[~rounds["round"].isin(lost)].to_csv(folder / "rounds.csv", index=False)
-    material = ReportData.of(load(tmp_path))
-    assert material.named.index.tolist() == ["0 lost", "1 lost"]
-    assert material.said()[:2] == [
-        "1 of 3 runs lacks more than 10% of the rounds and is left out (2 lost 2 of 11).",
-        "1 of 3 runs lacks rounds: means and costs are of the rest (1 lost 1 of 11).",
+    data = ReportData.of(load(tmp_path))
+    assert data.named.index.tolist() == ["0 lost", "1 lost"]
+    assert data.notes()[:2] == [
+        "1 of 3 runs lacks more than 10% of the rounds and is left out (2 lost: 2 of 11).",
+        "1 of 3 runs lacks rounds, so means and costs use the remaining ones (1 lost: 1 of 11).",
     ]
 
 
 def test_damaged_tables_are_described(tmp_path: Path) -> None:
-    """Bytes at random, and rows whose costs cannot be."""
+    """A file of random bytes, and a row with a negative cost."""
     folders = [write_run(tmp_path / "s" / str(seed), seed=seed, accuracy=[0.5] * 11) for seed in range(2)]
     (folders[0] / "classes.csv").write_bytes(b'\xfa\r\x00,"\r' * 50)
     rounds = pd.read_csv(folders[1] / "rounds.csv").astype({"seconds": float})
     rounds.loc[3, "seconds"] = -5
     rounds.to_csv(folders[1] / "rounds.csv", index=False)
-    said = " ".join(write_report([str(tmp_path / "s")], tmp_path / "out").material.said())
-    assert "classes.csv'" in said
-    assert "rounds.csv' has invalid values (seconds is -5.0); 1 of 11 rows are left out." in said
+    notes = " ".join(write_report([str(tmp_path / "s")], tmp_path / "out").data.notes())
+    assert "classes.csv'" in notes
+    assert "rounds.csv' has invalid values (seconds is -5.0); 1 of 11 rows are left out." in notes
 
 
 def test_files_of_an_earlier_report_are_deleted(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_report_without_results_raises(tmp_path: Path) -> None:
     [
         ({"last": 0}, "--last is 0, but must be a number of rounds from 1 to 1,000,000."),
         ({"last": 10**23}, "but must be a number of rounds"),
-        ({"target": 50.0}, "--target is 50, but must be a share from 0 to 1, such as 0.5 for 50 %."),
+        ({"target": 50.0}, "--target is 50, but must be a fraction from 0 to 1, such as 0.5 for 50 %."),
         ({"target": float("nan")}, "--target is nan, but"),
     ],
 )
@@ -328,7 +328,7 @@ def test_page_fits_the_browser_window(width: int, browse: Callable[..., dict[str
     assert seen["page"] <= seen["width"]
     assert seen["outside"] == []
     assert seen["hidden"] == [] or width < 1280  # on a telephone, tables are scrolled
-    assert len(seen["drawings"]) == len(report.report_figures)
+    assert len(seen["drawings"]) == len(report.figures)
     assert all(wide >= 300 and high >= 60 for wide, high in seen["drawings"])
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from analysis.stats import ENOUGH, holm, paired_p
+from analysis.stats import MIN_PAIRS, holm, paired_p
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_paired_p_of_a_mean_of_zero_is_one() -> None:
 @pytest.mark.parametrize("values", [[], [0.1], [0.1, 0.2], [0.1] * 5, [0.0] * 3, [0.3 - 0.2, 0.4 - 0.3, 0.1]])
 def test_paired_p_of_few_or_equal_values_is_nan(values: Sequence[float]) -> None:
     """Too few, or all the same, be it after rounding."""
-    assert ENOUGH == 3
+    assert MIN_PAIRS == 3
     assert math.isnan(paired_p(values))
 
 

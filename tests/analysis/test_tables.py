@@ -10,7 +10,7 @@ from helpers.studies import write_run, write_study
 from analysis.labels import name_runs
 from analysis.outcomes import comparable, outcomes, spent
 from analysis.records import load
-from analysis.tables import best_of_families, comparison, costs, named_order, reference, to_target, wide
+from analysis.tables import best_of_families, comparison, costs, label_order, reference, to_target, wide
 
 FEDAVG, FEDPROX, FML = {"name": "fedavg"}, {"name": "fedprox", "mu": 0.01}, {"name": "fml"}
 LPFM = {"name": "fedlpfm", "lam": 0.5}
@@ -326,4 +326,4 @@ def test_wide_table_keeps_the_order_of_labels() -> None:
     cells = wide(table, pd.Series(["1", "2", "3"]))
     assert cells.columns.tolist() == ["b", "a"]
     assert cells.to_numpy().tolist() == [["1", "2"], ["3", ""]]
-    assert named_order(pd.Series(["z", "y", "z"])) == ["z", "y"]
+    assert label_order(pd.Series(["z", "y", "z"])) == ["z", "y"]

@@ -1,13 +1,13 @@
-"""Words of sentences with numbers in them."""
+"""Parts of sentences with numbers."""
 
 import pandas as pd
 import pytest
 
-from analysis.text import SHOWN, counted, each, listed, part_of, points, some
+from analysis.text import MAX_ITEMS, counted, listed, part_of, points, shortened, with_labels
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "expected"),
     [
         (["a"], "a"),
         (["a", "b"], "a and b"),
@@ -16,8 +16,8 @@ from analysis.text import SHOWN, counted, each, listed, part_of, points, some
         (["a, b", "c"], "a, b and c"),
     ],
 )
-def test_listed(parts: list[str], said: str) -> None:
-    assert listed(parts) == said
+def test_listed(parts: list[str], expected: str) -> None:
+    assert listed(parts) == expected
 
 
 def test_counted_adds_a_plural_s() -> None:
@@ -33,9 +33,11 @@ def test_points_are_percent() -> None:
 
 
 def test_with_labels_writes_the_unit_once() -> None:
-    assert each(pd.Series({"FedAvg": "3.2", "FML": "2.9"}), "points") == "3.2 points for FedAvg and 2.9 for FML"
+    assert with_labels(pd.Series({"FedAvg": "3.2", "FML": "2.9"}), "points") == "3.2 points for FedAvg and 2.9 for FML"
 
 
 def test_shortened_lists_the_first_items() -> None:
-    assert some(list("abc")) == "a, b, c"
-    assert some([str(n) for n in range(SHOWN + 2)], "; ") == "; ".join(map(str, range(SHOWN))) + " and 2 more"
+    assert shortened(list("abc")) == "a, b, c"
+    assert (
+        shortened([str(n) for n in range(MAX_ITEMS + 2)], "; ") == "; ".join(map(str, range(MAX_ITEMS))) + " and 2 more"
+    )

@@ -1,4 +1,4 @@
-// A link to a closed list opens it.
+// Open the list that a link points to.
 const open = () => { const target = document.getElementById(decodeURIComponent(location.hash.slice(1))); if (target?.tagName === "DETAILS") target.open = true; };
 addEventListener("hashchange", open);
 open();
