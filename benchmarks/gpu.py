@@ -1,12 +1,12 @@
-"""What a GPU makes of a client's step, and of ten clients at once.
+"""Time of a training step on a GPU, and of rounds with ten clients that share it.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --model resnet18 --steps 100 --repeats 7
 
-The step: an epoch of local training, crop and flip included, beside a plain loop in float32 and NCHW whose images
-lie normalised on the device. Settings take turns, epoch by epoch. The clients: rounds of ten clients, a tenth of the
-GPU each, beside the same rounds in one process; whole runs take turns, and their first rounds are not counted.
-Without a GPU it says so and does a little of the same on the CPU, where neither ratio means much.
+Step: an epoch of local training with crop and flip, compared with a plain loop in float32 and NCHW whose images are
+normalised beforehand and on the device. Settings alternate epoch by epoch. Rounds: ten clients with a tenth of the GPU
+each, compared with the same rounds in one process; whole runs alternate, and their first rounds are not counted.
+Without a GPU a smaller measurement runs on the CPU, whose ratios mean little.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
         print(f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}, torch {torch.__version__}")
     else:
         torch.set_num_threads(1)
-        print(f"There is no GPU here: small figures from the CPU, torch {torch.__version__}")
+        print(f"No GPU found: a smaller measurement on the CPU, torch {torch.__version__}")
     print(f"\na step of {options.model}, batch {BATCH}, {options.steps} steps an epoch")
     show(steps(options), "eager float32 NCHW")
     print(f"\na round of {CLIENTS} clients with {options.model}, {options.images} images")
@@ -64,25 +64,25 @@ def arguments() -> argparse.Namespace:
 
 
 def show(seconds: Mapping[str, Sequence[float]], baseline: str) -> None:
-    """Medians, and ratios to the baseline turn by turn: median, lowest and highest."""
-    for name, spent in seconds.items():
-        ratios = [own / its for own, its in zip(spent, seconds[baseline], strict=True)]
+    """Print the median time of each setting, and its ratios to the baseline: median, minimum and maximum."""
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(times, seconds[baseline], strict=True)]
         middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-        print(f"  {name:36}{statistics.median(spent) * 1000:10.2f} ms   {middle:.3f} ({low:.3f} to {high:.3f})")
+        print(f"  {name:36}{statistics.median(times) * 1000:10.2f} ms   {middle:.3f} ({low:.3f} to {high:.3f})")
 
 
 def steps(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of a step, for each setting and repeat; the first two epochs of each are not counted."""
+    """Measure seconds per step, for each setting and repeat. The first two epochs of each setting are not counted."""
     torch.manual_seed(0)
     images = torch.randint(0, 256, (BATCH * options.steps, 3, SIZE, SIZE), dtype=torch.uint8, device=DEVICE)
     labels = torch.randint(0, CLASSES, (len(images),), device=DEVICE)
     epochs: dict[str, Epoch] = {
-        "eager float32 NCHW": bare(options.model, images, labels),
-        "fedray float32 NCHW": ours(options.model, images, labels, PLAIN),
-        "fedray bfloat16 NHWC": ours(options.model, images, labels, FAST),
+        "eager float32 NCHW": bare_epoch(options.model, images, labels),
+        "fedray float32 NCHW": fedray_epoch(options.model, images, labels, PLAIN),
+        "fedray bfloat16 NHWC": fedray_epoch(options.model, images, labels, FAST),
     }
     if CUDA:
-        epochs["fedray bfloat16 NHWC, without graph"] = ours(options.model, images, labels, FAST, graph=False)
+        epochs["fedray bfloat16 NHWC, without graph"] = fedray_epoch(options.model, images, labels, FAST, graph=False)
     seconds = {name: list[float]() for name in epochs}
     for repeat in range(options.repeats + 2):
         for name, epoch in epochs.items():
@@ -96,6 +96,7 @@ def steps(options: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def wait() -> None:
+    """Wait until the device has finished."""
     if CUDA:
         torch.cuda.synchronize()
 
@@ -106,24 +107,24 @@ def make_model(name: str, layout: Any) -> Any:
     return model.to(DEVICE, memory_format=memory_format(layout))
 
 
-def ours(
+def fedray_epoch(
     name: str, images: torch.Tensor, labels: torch.Tensor, fast: Mapping[str, str], *, graph: bool = True
 ) -> Epoch:
     training = Training.model_validate({"batch_size": BATCH, **fast})
     normalize = Normalization(*(torch.full((1, 3, 1, 1), value, device=DEVICE) for value in (0.5, 0.25)))
-    shard = ClientData(images, labels, np.arange(len(images)), normalize, crop_flip=True)
+    data = ClientData(images, labels, np.arange(len(images)), normalize, crop_flip=True)
     model = use_fast_layers(keep_head_float32(make_model(name, training.memory_format), CLASSES))
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training, graph=graph)
-    return lambda: local_update(trainer, shard, first_epoch=0, seed=0, client=0)
+    return lambda: local_update(trainer, data, first_epoch=0, seed=0, client=0)
 
 
-def bare(name: str, images: torch.Tensor, labels: torch.Tensor) -> Epoch:
+def bare_epoch(name: str, images: torch.Tensor, labels: torch.Tensor) -> Epoch:
     model, pictures = make_model(name, "contiguous").train(), (images / 255 - 0.5) / 0.25
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def epoch() -> None:
-        for chosen in torch.randperm(len(pictures), device=DEVICE).split(BATCH):
-            loss = cross_entropy(model(pictures[chosen]), labels[chosen])
+        for batch in torch.randperm(len(pictures), device=DEVICE).split(BATCH):
+            loss = cross_entropy(model(pictures[batch]), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -132,8 +133,8 @@ def bare(name: str, images: torch.Tensor, labels: torch.Tensor) -> Epoch:
 
 
 def rounds(options: argparse.Namespace) -> dict[str, list[float]]:
-    """The median seconds of a run's rounds but the first, for each repeat."""
-    seconds: dict[str, list[float]] = {"one process": [], "clients in processes of their own": []}
+    """Measure the median seconds per round, without the first round, for each repeat."""
+    seconds: dict[str, list[float]] = {"one process": [], "one process per client": []}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_images(folder / "images.parquet", options.images)

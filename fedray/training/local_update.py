@@ -8,6 +8,7 @@ from torch.optim.sgd import sgd
 
 from fedray.losses.terms import LossInputs, evaluate_objective, uses_reference
 from fedray.models.precision import autocast
+from fedray.models.projection import Projected
 from fedray.seeding import torch_rng
 from fedray.training.batches import Batch, ClientData, batches
 from fedray.training.cuda_graph import CudaGraphStep
@@ -94,12 +95,13 @@ class Trainer:
             logits = {name: model(batch.images).float() for name, model in self._models.items()}
         losses = []
         for name, terms in self._objectives.items():
+            model = self._models[name]
             inputs = LossInputs(
                 name,
                 logits,
                 batch.labels,
                 batch.targets,
-                getattr(self._models[name], "projected", None),
+                model.projected if isinstance(model, Projected) else None,
                 self._parameters[name],
                 self._reference_params[name],
             )
