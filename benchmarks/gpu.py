@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from teacher_bank import write_images
+from teacher_cache import write_images
 from torch.nn.functional import cross_entropy
 
 import fedray

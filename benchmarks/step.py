@@ -51,7 +51,8 @@ def main() -> None:
             times, bare = seconds["fedray", precision, layout], seconds["bare", precision, layout]
             step = f"{statistics.median(bare) * 1000:.1f} -> {statistics.median(times) * 1000:.1f}"
             print(
-                f"{model:17}{precision:10}{layout:13}{step:>18}   {ratio(times, bare):25}{ratio(times, seconds[floor])}",
+                f"{model:17}{precision:10}{layout:13}{step:>18}   {ratio(times, bare):25}"
+                f"{ratio(times, seconds[floor])}",
                 flush=True,
             )
 
