@@ -56,20 +56,23 @@ class Remote:
         from pyarrow.fs import LocalFileSystem, copy_files
 
         filesystem = self._filesystem()
-        is_atomic = filesystem.base_fs.type_name in ATOMIC_WRITES
-        written = name if is_atomic else f"{name}.partial"
-        if not is_atomic:
+        suffix = "" if filesystem.base_fs.type_name in ATOMIC_WRITES else ".partial"
+        if suffix:
             folder, _, _ = f"{filesystem.base_path}{name}".rpartition("/")
             filesystem.base_fs.create_dir(folder, recursive=True)
         # Uploads to S3 may hang with pyarrow's own threads.
-        copy_files(str(source), written, LocalFileSystem(), filesystem, use_threads=False)
-        if not is_atomic:
-            filesystem.move(written, name)
+        copy_files(str(source), name + suffix, LocalFileSystem(), filesystem, use_threads=False)
+        if suffix:
+            filesystem.move(name + suffix, name)
 
     def delete(self, name: str) -> None:
-        """Delete a file, or a folder with its contents."""
+        """Delete a file, or a folder with its contents, if it exists."""
+        from pyarrow.fs import FileType
+
         filesystem = self._filesystem()
-        (filesystem.delete_file if filesystem.get_file_info(name).is_file else filesystem.delete_dir)(name)
+        delete = {FileType.File: filesystem.delete_file, FileType.Directory: filesystem.delete_dir}
+        if (kind := filesystem.get_file_info(name).type) in delete:
+            delete[kind](name)
 
     @contextmanager
     def errors_as(self, kind: type[SpecError | RunError]) -> Iterator[None]:

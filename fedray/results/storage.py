@@ -127,8 +127,7 @@ class RemoteMirror(Storage):
         """Delete a file locally and at the URI. Raises SpecError if the URI cannot be reached."""
         with self.remote.errors_as(SpecError), self._lock():
             super().erase(name)
-            if name in self._remote_files():
-                self.remote.delete(name)
+            self.remote.delete(name)
 
     def _download(self, name: str, mtime_ns: int) -> None:
         with suppress(FileNotFoundError):  # deleted since the listing: another process executes the run

@@ -209,6 +209,19 @@ def test_mirror_skips_excluded_files_and_pushes_nothing(uri: str, switch_machine
     assert texts(mirror) == {"note.json": "{}", **{f"study/run/{name}": text for name, text in FILES.items()}}
 
 
+def test_erased_file_is_deleted_locally_and_at_the_uri(uri: str, switch_machine: SwitchMachine) -> None:
+    mirror = storage_of(uri)
+    mirror.write("note.json", "{}")
+    mirror.write("other.json", "{}")
+    mirror.erase("note.json")
+    mirror.erase("note.json")  # a missing file is no error
+    assert texts(mirror) == {"other.json": "{}"}
+    switch_machine()
+    mirror = storage_of(uri)
+    mirror.pull()
+    assert texts(mirror) == {"other.json": "{}"}
+
+
 def test_plain_folder_is_used_in_place(tmp_path: Path) -> None:
     plain = storage_of(tmp_path / "results").below("study")
     assert plain.working_copy() is plain
