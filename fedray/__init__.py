@@ -1,12 +1,12 @@
 """fedray: federated learning with foundation-model distillation, on Ray.
 
-for result in fedray.run(experiment, "results/mine"): ...
-fedray.sweep(fedray.Study(fedray.read("space.yaml"), "results"))
-fedray.load_results("results/mine").rounds
+    for result in fedray.run(experiment, "results/mine"): ...
+    fedray.sweep(fedray.Study(fedray.read("space.yaml"), "results"))
+    fedray.load_results("results/mine").rounds
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedray.config.experiment import Experiment
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Experiment", "RunError", "SpecError", "Study", "load", "load_results", "read", "run", "sweep"]
 
-_HOMES = {
-    "RunError": "fedray.errors",
+_MODULES = {
     "Experiment": "fedray.config.experiment",
+    "RunError": "fedray.errors",
     "SpecError": "fedray.errors",
     "Study": "fedray.study.study",
     "load": "fedray.config.loader",
-    "read": "fedray.config.loader",
-    "sweep": "fedray.study.tune.sweep",
     "load_results": "fedray.results.loader",
+    "read": "fedray.config.loader",
     "run": "fedray.study.session",
+    "sweep": "fedray.study.tune.sweep",
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import on first use: `fedray --help` and every worker start without what they do not need."""
-    if name not in _HOMES:
+def __getattr__(name: str) -> object:
+    """Import a public name on first use, so that `fedray --help` and workers import only the modules they need."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'fedray' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return vars(importlib.import_module(_MODULES[name]))[name]

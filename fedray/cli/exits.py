@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -49,7 +49,7 @@ class SigtermHandler:
 
     def __enter__(self) -> "SigtermHandler":
         self._is_installed = threading.current_thread() is threading.main_thread()  # Python refuses in other threads
-        self._previous: Any = signal.signal(signal.SIGTERM, self._handle) if self._is_installed else None
+        self._previous = signal.signal(signal.SIGTERM, self._handle) if self._is_installed else None
         return self
 
     def __exit__(self, *_: object) -> None:
