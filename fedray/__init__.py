@@ -1,8 +1,8 @@
 """fedray: federated learning with foundation-model distillation, on Ray.
 
-    for result in fedray.run(experiment, "results/mine"): ...
-    fedray.sweep(fedray.Study(fedray.read("space.yaml"), "results"))
-    fedray.load_results("results/mine").rounds
+for result in fedray.run(experiment, "results/mine"): ...
+fedray.sweep(fedray.Study(fedray.read("space.yaml"), "results"))
+fedray.load_results("results/mine").rounds
 """
 
 import importlib
