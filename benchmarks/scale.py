@@ -35,8 +35,8 @@ from fedray.backends.ray.actors import RayBackend
 from fedray.config.experiment import Experiment
 from fedray.server.driver import Driver
 from fedray.training.local_update import local_update
-from fedray.types import RoundResult, WorkerResult
 from fedray.workers import worker
+from fedray.workers.requests import TrainClients
 from fedray.workers.worker import Worker
 
 DIGITS = 10_000
@@ -104,7 +104,7 @@ def spec(digits: Path, clients: int, options: argparse.Namespace) -> Experiment:
 class TimedWorker(Worker):
     """A client's seconds are those of its SGD."""
 
-    def train(self, *arguments: Any) -> WorkerResult:
+    def handle(self, request: Any) -> Any:
         seconds = list[float]()
 
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -114,8 +114,11 @@ class TimedWorker(Worker):
             return metrics
 
         worker.local_update = timed
-        made = super().train(*arguments)
-        return made._replace(answer=replace(made.answer, seconds=sum(seconds)))
+        result = super().handle(request)
+        if not isinstance(request, TrainClients):
+            return result
+        timed_updates = zip(result.value, seconds, strict=True)
+        return replace(result, value=[replace(update, seconds=own) for update, own in timed_updates])
 
 
 class Measurement(NamedTuple):
@@ -150,7 +153,7 @@ class DriverHolder:
         self._run = Driver(experiment, Path(folder), partial(RayBackend, worker=TimedWorker)).run()
 
     def round(self) -> float:
-        return next(float(event.row["seconds"]) for event in self._run if isinstance(event, RoundResult))
+        return float(next(self._run).row["seconds"])
 
     def end(self) -> None:
         self._run.close()

@@ -22,7 +22,6 @@ from ray.cluster_utils import Cluster
 
 from fedray.config.experiment import Experiment
 from fedray.server.driver import Driver
-from fedray.types import RoundResult
 
 SPEC: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits"},
@@ -70,8 +69,8 @@ def rounds(clients: int, number: int) -> list[float]:
     spec = {**SPEC, "partition": {"kind": "iid", "clients": clients}}
     spec["training"] = {**SPEC["training"], "rounds": number}
     with tempfile.TemporaryDirectory() as folder:
-        events = Driver(Experiment.model_validate(spec), Path(folder)).run()
-        return [event.row["seconds"] for event in events if isinstance(event, RoundResult)][1:]
+        results = Driver(Experiment.model_validate(spec), Path(folder)).run()
+        return [result.row["seconds"] for result in results][1:]
 
 
 def show(seconds: dict[tuple[int, int], list[list[float]]], nodes: Sequence[int], clients: Sequence[int]) -> None:

@@ -1,14 +1,17 @@
-"""The values that travel between driver, backends and clients. All frozen, none needs torch."""
+"""Values that several packages exchange. All are frozen, and none needs torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 """A model's parameters and buffers by their `state_dict` names, C-contiguous."""
+
+TargetArrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
+"""A client's distillation targets: `logits` [E, n, classes] or `features` [E, n, d], E epochs or 1 for all."""
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Range: TypeAlias = tuple[int, int]
@@ -23,7 +26,7 @@ MemoryFormat: TypeAlias = Literal["channels_last", "contiguous"]
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One summand of an objective: `weight * loss`, the loss by its name in `objective.TERMS`."""
+    """One summand of an objective, `weight * loss`; `loss` is a name in `losses.terms.TERMS`."""
 
     loss: str
     weight: float = 1.0
@@ -31,24 +34,16 @@ class LossTerm:
 
 
 def loss_column(model: str, term: str) -> str:
-    """How a term's mean is called: `loss_kd`, or `loss_private_kd` for a model beside the proxy."""
+    """Return the column of a term's mean: `loss_kd` for the proxy, `loss_private_kd` for a private model."""
     return f"loss_{term}" if model == "proxy" else f"loss_{model}_{term}"
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the server knows after `round` rounds."""
+    """The server's state after `round` rounds."""
 
     round: int
     weights: Weights
-
-
-@dataclass(frozen=True)
-class ClientTask:
-    """What one client does in one round, apart from the weights it starts from."""
-
-    round: int
-    client: int
 
 
 @dataclass(frozen=True)
@@ -73,26 +68,18 @@ class TeacherOutput:
     peak_bytes: int
 
 
-class WorkerResult(NamedTuple):
-    """What a worker made for one call. Only the answer travels to the driver; the rest stays where it was made."""
-
-    answer: Any
-    weights: Any = None  # `Weights` to be added up, or an `ExactMean` of several
-    kept: Weights | None = None  # what the client begins its next round with
-
-
 @dataclass(frozen=True)
 class InitialState:
-    """What a run begins with, as a worker finds it."""
+    """The state at the start of a run, as a worker reports it."""
 
-    weights: Weights  # the first proxy's
-    parameters: Sequence[str]  # which of them are trained
-    gpu: str | None  # what the worker trains on, where that is one
+    weights: Weights  # of the first proxy
+    parameters: Sequence[str]  # names of the weights that are trained; the others are buffers
+    gpu: str | None  # name of the GPU that the worker trains on, if any
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What one client says of its local training. Its weights come apart."""
+    """Metrics and costs of one client's local training. Its weights travel separately."""
 
     client: int
     round: int
@@ -101,15 +88,15 @@ class ClientUpdate:
     seconds: float
     node: str
     device: str
-    peak_bytes: int = 0  # the most memory its process has used: the GPU's where it trains on one
-    teacher_forward_passes: int = 0  # forward passes that an online teacher made
+    peak_bytes: int = 0  # peak memory of the process: the GPU's if it trains on one
+    teacher_forward_passes: int = 0  # forward passes of online teachers
     teacher_flops: int = 0
     teacher_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """Why one client has no update in one round."""
+    """The reason for a client's missing update in a round."""
 
     client: int
     round: int
@@ -122,20 +109,23 @@ class ClientFailure:
         return f"client {self.client} failed in round {self.round} on node {self.node}: {self.reason}"
 
 
+Outcome: TypeAlias = ClientUpdate | ClientFailure
+
+
 @dataclass(frozen=True)
 class Fault:
-    """Something went wrong, and the run went on."""
+    """A fault that the run survived: a row of faults.csv."""
 
-    fault: str  # what happened: `worker lost`, `client failed`, `client late`, `node lost`, `interrupted`, ...
-    subject: str  # to what: `client 3`, `evaluate (0, 1000)`
+    fault: str  # `worker lost`, `client failed`, `client late`, `node lost`, `interrupted`, ...
+    subject: str  # `client 3`, `evaluation of images 0 to 1000`, `run`, ...
     node: str
-    response: str  # what was done: `made again`, `dropped`, `round run again`, ...
+    response: str  # `retried`, `dropped`, `resumed from round 2`, ...
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """The run stands still until the cluster has room or somebody comes back."""
+    """The run waits for resources or nodes of the cluster."""
 
     text: str
 
@@ -161,7 +151,7 @@ class TeacherProgress:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One finished round: the row of `rounds.csv`, and how far the run has come."""
+    """One finished round: its row of rounds.csv, and the number of rounds of the run."""
 
     round: int
     rounds: int
@@ -171,12 +161,18 @@ class RoundResult:
 Progress: TypeAlias = TeacherProgress | Waiting
 OnProgress: TypeAlias = Callable[[Progress], None]
 """Called with the progress of work that the caller waits for."""
+
+
+def ignore_progress(_: Progress) -> None:
+    """The default of `on_progress`."""
+
+
 Event: TypeAlias = Progress | RoundResult
 
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What a model must know of the data: square images of `size`, `channels` and `classes`."""
+    """The shape of the data that a model is built for: square images of `size` pixels, and the number of classes."""
 
     channels: int
     size: int

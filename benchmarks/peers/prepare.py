@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedray.backends.ray.placement import draw_cohort
 from fedray.config.experiment import Experiment
 from fedray.config.yaml_files import to_yaml
 from fedray.data import federated
 from fedray.data.federated import FederatedDataset
 from fedray.models.weights import get_weights
 from fedray.seeding import numpy_rng, torch_rng
+from fedray.server.cohort import draw_cohort
 from fedray.training.batches import split_batches
-from fedray.workers.worker import initial_model
+from fedray.workers.client_models import initial_model
 
 TEACHER = "ViT-B-32"
 
@@ -44,7 +44,7 @@ def arrays(experiment: Experiment, data: FederatedDataset) -> dict[str, Any]:
         "evaluation_batch": experiment.evaluation.batch_size,
         "sgd": {name: getattr(training, name) for name in ("lr", "momentum", "weight_decay")},
     }
-    weights = get_weights(initial_model(experiment.proxy, data, experiment.seed, "proxy"))
+    weights = get_weights(initial_model(experiment.proxy, data.train.shape, experiment.seed, "proxy"))
     return {
         "settings": json.dumps(settings),
         "train_images": data.train.images[indices],

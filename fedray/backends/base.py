@@ -1,119 +1,108 @@
-"""What a backend is: workers somewhere, and a way to spread calls over them."""
+"""The interface of a backend: a set of workers, and a way to spread requests over them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Generic, Protocol, TypeVar
 
 from fedray.aggregation.exact_mean import ExactMean
 from fedray.data.federated import FederatedDataset
-from fedray.models.weights import WeightsFile
-from fedray.types import Fault
+from fedray.types import Fault, TargetArrays, Weights
+from fedray.workers.requests import R, R_co, Request, Shared, WeightedSum
 
-Handle: TypeAlias = Any
-"""A value that workers can read without it being sent again: itself, or a reference to it."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class CallResult:
-    """What a worker made for one call."""
+class CallResult(Generic[R_co]):
+    """A worker's result for one request. The weights stay on the worker's node until they are read."""
 
-    call: int  # its place among the calls
-    value: Any
-    weights: Handle = None  # one update, or the sum of several: stays where it was made, to be added up there
-    kept: Handle = None  # likewise, until it is fetched or handed to a later call
-    where: str = ""  # the node that has them
+    index: int  # of the request
+    value: R_co
+    weights: Shared[WeightedSum | None]
+    client_state: Shared[Weights | None]
+    node: str = ""  # id of the worker's node
 
 
 @dataclass(frozen=True)
 class CallFailure:
-    """What a worker's method raised for one call, or how the worker was lost."""
+    """The error that a worker raised for one request, or the loss of the worker."""
 
-    call: int
+    index: int  # of the request
     node: str
     error: BaseException
     traceback: str = ""
 
 
 class LateError(TimeoutError):
-    """The call was not done in time, and was given up."""
+    """A request timed out."""
 
 
 class Reducer(Protocol):
-    """A sum of weights, which are added where they are."""
+    """A weighted sum of the weights that requests return, added up on the nodes where they are."""
 
-    def add(self, answer: CallResult, weight: int) -> None:
-        """Fold in what one call made."""
+    def add(self, result: CallResult[object], weight: int) -> None:
+        """Add the weights of one result. A sum of several clients already includes their weights."""
 
     def mean(self) -> ExactMean:
-        """All that was added. Raises LostError where a part of it has gone with its node."""
+        """Return the sum. Raises LostError where a part of it was lost with its node."""
 
 
 class Backend(ABC):
-    """Serial and Ray backends give the same bits; only where and when the work is done differs."""
+    """Runs requests on workers. Every backend gives the same bits: only place and time of the work differ."""
 
     def __init__(self, federated: FederatedDataset) -> None:
         self.federated = federated
-        """As its workers read it: nobody needs another copy of the images."""
+        """The data as the workers read it, so that the process needs no second copy of the images."""
         self.faults: list[Fault] = []
-        """What went wrong and was made good, since somebody last looked and cleared it."""
+        """Faults that the backend recovered from; the driver clears the list after each round."""
 
     @property
     @abstractmethod
-    def at_once(self) -> int:
-        """How many calls are made at a time."""
+    def parallelism(self) -> int:
+        """The number of requests that run at the same time."""
 
     @abstractmethod
-    def share(self, value: Any) -> Handle:
-        """Put a value where every worker can read it; it crosses the network once per node."""
+    def share(self, value: T) -> Shared[T]:
+        """Store a value where every worker can read it. It is sent once per node."""
 
-    def share_targets(self, targets: dict[str, Any]) -> Handle:
-        """As `share`, for arrays that other runs may have too."""
+    def share_targets(self, targets: TargetArrays) -> Shared[TargetArrays]:
+        """Store targets as `share` does, reusing equal targets that another trial of the study has stored."""
         return self.share(targets)
 
     @abstractmethod
-    def fetch(self, handle: Handle) -> Any:
-        """The value behind a handle. Raises LostError where it has gone with its node."""
+    def run(
+        self, requests: Sequence[Request[R]], timeout_s: float | None = None
+    ) -> Iterator[CallResult[R] | CallFailure]:
+        """Run requests on the workers; yield a result or failure of each as soon as it is there.
 
-    @abstractmethod
-    def map(
-        self, method: str, calls: Sequence[tuple[Any, ...]], seconds: float | None = None
-    ) -> Iterator[CallResult | CallFailure]:
-        """Call a method of `Worker` once for each tuple of arguments; yield as the calls finish.
-
-        Arguments may be handles, or files of weights, which are read when the call begins. Calls are begun in their
-        order, so put the longest first; where there are other processes, at once, though nobody looks at the outcomes
-        yet. A call that is not done after `seconds` is given up: its failure is `LateError`. Raises LostError where
-        what a handle speaks of is gone.
+        Requests start in their order, so put the longest first. On Ray they start at once, even if the results are
+        not read yet. The files that a request names are read when it starts. A request that is unfinished after
+        `timeout_s` fails with LateError. Raises LostError where a shared value was lost with its node.
         """
 
     @abstractmethod
-    def total(self) -> Reducer:
-        """An empty sum of the weights that calls make."""
+    def reducer(self) -> Reducer:
+        """Return an empty sum."""
 
     @abstractmethod
     def ready(self) -> Iterator[str]:
-        """Wait until every worker can be called, or some for long enough; yield now and then why it still waits."""
+        """Wait until all workers have started, or some of them for long enough; yield messages about the wait."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let the workers go."""
+        """Release the workers."""
 
-    def collect(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The values of all calls, in the order of the calls. Raises what a call raised."""
-        return values_in_order(self.map(method, calls))
-
-
-def load_arguments(call: Sequence[Any]) -> list[Any]:
-    """The arguments of a call that begins."""
-    return [argument.read() if isinstance(argument, WeightsFile) else argument for argument in call]
+    def collect(self, requests: Sequence[Request[R]]) -> list[R]:
+        """Run requests; return their values in the order of the requests. Raises the first error of a worker."""
+        return values_in_order(self.run(requests))
 
 
-def values_in_order(outcomes: Iterable[CallResult | CallFailure]) -> list[Any]:
-    """The values of calls, in the order of the calls. Raises what a call raised."""
-    values: dict[int, Any] = {}
-    for outcome in outcomes:
-        if isinstance(outcome, CallFailure):
-            raise outcome.error
-        values[outcome.call] = outcome.value
-    return [values[call] for call in sorted(values)]
+def values_in_order(results: Iterable[CallResult[R] | CallFailure]) -> list[R]:
+    """Return the values of results in the order of their requests. Raises the error of the first failure."""
+    values: dict[int, R] = {}
+    for result in results:
+        if isinstance(result, CallFailure):
+            raise result.error
+        values[result.index] = result.value
+    return [values[index] for index in sorted(values)]

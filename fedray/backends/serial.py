@@ -1,72 +1,73 @@
-"""All clients in this process, one after another: no Ray, for debugging, tests and Windows."""
+"""All clients in this process, one after another, without Ray: for debugging, tests and Windows."""
 
 import platform
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 from fedray.aggregation.exact_mean import ExactMean
-from fedray.backends.base import Backend, CallFailure, CallResult, LateError, load_arguments
+from fedray.backends.base import Backend, CallFailure, CallResult, LateError
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
+from fedray.workers.requests import LocalValue, R, Request
 from fedray.workers.worker import Worker
+
+T = TypeVar("T")
 
 
 class SerialBackend(Backend):
-    """One worker. A handle is the value itself."""
+    """A single worker in this process."""
 
     def __init__(self, experiment: Experiment, federated: FederatedDataset, worker: type[Worker] = Worker) -> None:
         super().__init__(federated)
         self._worker = worker(experiment, federated)
 
     @property
-    def at_once(self) -> int:
+    def parallelism(self) -> int:
         return 1
 
-    def share(self, value: Any) -> Any:
-        return value
-
-    def fetch(self, handle: Any) -> Any:
-        return handle
+    def share(self, value: T) -> LocalValue[T]:
+        return LocalValue(value)
 
     def ready(self) -> Iterator[str]:
         return iter(())
 
-    def map(
-        self, method: str, calls: Sequence[tuple[Any, ...]], seconds: float | None = None
-    ) -> Iterator[CallResult | CallFailure]:
-        """A call that has begun is waited for, however long it takes."""
-        end = float("inf") if seconds is None else time.monotonic() + seconds
-        for index, call in enumerate(calls):
-            late = time.monotonic() > end
-            yield (
-                CallFailure(index, platform.node(), LateError("it was not begun in time"))
-                if late
-                else self._do(index, method, call)
-            )
+    def run(
+        self, requests: Sequence[Request[R]], timeout_s: float | None = None
+    ) -> Iterator[CallResult[R] | CallFailure]:
+        """Run one request after another. A request that has started is never interrupted."""
+        end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        for index, request in enumerate(requests):
+            if time.monotonic() > end:
+                yield CallFailure(index, platform.node(), LateError("it did not start before the deadline"))
+                continue
+            try:
+                result = self._worker.handle(request)
+            except Exception as error:  # the caller decides which errors end the run
+                yield CallFailure(index, platform.node(), error, traceback.format_exc())
+            else:
+                yield CallResult(index, result.value, LocalValue(result.weights), LocalValue(result.client_state))
 
-    def total(self) -> "LocalSum":
+    def reducer(self) -> "LocalSum":
         return LocalSum()
 
     def close(self) -> None:
         pass
 
-    def _do(self, index: int, method: str, call: tuple[Any, ...]) -> CallResult | CallFailure:
-        try:
-            return CallResult(index, *getattr(self._worker, method)(*load_arguments(call)))
-        except Exception as error:  # whatever a client raises is reported with the client's name
-            return CallFailure(index, platform.node(), error, traceback.format_exc())
-
 
 class LocalSum:
-    """A sum of values that are here."""
+    """A sum of weights in this process."""
 
     def __init__(self) -> None:
         self._mean = ExactMean()
 
-    def add(self, answer: CallResult, weight: int) -> None:
-        self._mean.fold(answer.weights, weight)
+    def add(self, result: CallResult[object], weight: int) -> None:
+        """Add the weights of one result."""
+        weights = result.weights.get()
+        assert weights is not None, "only results of training are added"
+        self._mean.fold(weights, weight)
 
     def mean(self) -> ExactMean:
+        """Return the sum."""
         return self._mean

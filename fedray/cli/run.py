@@ -36,8 +36,9 @@ def run(
         storage.erase(DONE_FILE)
         for planned in runs:
             with _errors_labelled(planned.label), RunProgress(planned.label or planned.name, quiet=quiet) as progress:
-                for event in session.run(planned.experiment, f"{results}/{planned.name}", resume=resume):
-                    progress.update(event)
+                folder = f"{results}/{planned.name}"
+                for result in session.run(planned.experiment, folder, resume=resume, on_progress=progress.update):
+                    progress.update(result)
                 progress.end()
     stopping = _in_background(stop_ray)
     if not sigterm.received:

@@ -78,9 +78,5 @@ def check_teachers(
     with Session(verbose=verbose) as session:
         for experiment in distinct_teachers([run.experiment for run in loader.load(spec, overrides or [])]):
             with RunProgress("check", quiet=False) as progress:
-                for event in session.check_teachers(experiment):
-                    if isinstance(event, TeacherAccuracy):
-                        accuracies[event] = None
-                    else:
-                        progress.update(event)
+                accuracies |= dict.fromkeys(session.check_teachers(experiment, progress.update))
     print_accuracies(list(accuracies))

@@ -3,14 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from fedray.data.federated import FederatedDataset
 from fedray.strategies.base import Strategy
 from fedray.training.evaluation import EvalCounts
-from fedray.types import ClientFailure, ClientUpdate, Fault, Row, loss_column
-
-Outcome: TypeAlias = ClientUpdate | ClientFailure
+from fedray.types import ClientFailure, ClientUpdate, Fault, Outcome, Row, loss_column
 
 
 @dataclass(frozen=True)

@@ -1,147 +1,167 @@
-"""The clients of a round: trained, their proxies added up, their failures tolerated or not."""
+"""The cohort of a round: its clients are drawn and trained, and their weights are summed."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
 from fedray.aggregation.exact_mean import ExactMean
-from fedray.backends.base import Backend, CallFailure, CallResult, Handle, LateError
+from fedray.backends.base import Backend, CallFailure, CallResult, LateError, Reducer
 from fedray.config.experiment import Experiment
-from fedray.data.federated import FederatedDataset
 from fedray.errors import RunError
-from fedray.results import checkpoint, rows
-from fedray.types import ClientFailure, ClientTask, ClientUpdate, Fault
+from fedray.results import checkpoint
+from fedray.seeding import numpy_rng
+from fedray.types import ClientFailure, ClientUpdate, Fault, Indices, Outcome, TargetArrays, Weights
+from fedray.workers.requests import ClientTask, Shared, TrainClients
 
-ClientBatch: TypeAlias = tuple[ClientTask, ...]
-"""Clients that one call trains."""
+ClientBatch: TypeAlias = Sequence[ClientTask]
+"""Clients that one request trains."""
 
 BATCHES_PER_WORKER = 4
-"""A call takes one part in so many of what a worker would have yet to do, if all that is left were spread evenly.
+"""A batch is this part of a worker's share, if all remaining examples were divided equally among the workers.
 
-A lone worker has it all at once: there is nobody to even out with, and between two calls it would have to wait."""
+A single worker gets one batch: there is no load to balance, and it would idle between two requests."""
 
 
 @dataclass(frozen=True)
 class CohortResult:
-    """What has come of a round's clients."""
+    """The result of training a round's cohort."""
 
     mean: ExactMean
-    kept: dict[int, int]  # the round, of those that keep something of it
-    outcomes: Sequence[rows.Outcome]  # by client
+    state_rounds: dict[int, int]  # this round, for each client that saved private weights
+    outcomes: Sequence[Outcome]  # by client id
 
 
-class Cohort:
-    """Trains whoever is drawn, on one backend."""
+def draw_cohort(experiment: Experiment, shards: Sequence[Indices], number: int) -> list[int]:
+    """Return the clients of a round, drawn by (seed, round) from the clients that hold examples."""
+    holders = [client for client, shard in enumerate(shards) if len(shard)]
+    size = experiment.training.cohort_size(len(holders))
+    return sorted(numpy_rng(experiment.seed, "cohort", number).choice(holders, size, replace=False).tolist())
 
-    def __init__(self, experiment: Experiment, federated: FederatedDataset, backend: Backend, folder: Path) -> None:
-        """`folder` is the checkpoints', with the private models."""
+
+class CohortTrainer:
+    """Trains the clients of a round on a backend."""
+
+    def __init__(self, experiment: Experiment, backend: Backend, checkpoint_folder: Path) -> None:
+        """`checkpoint_folder` holds the clients' private weights."""
         self._strategy, self._training = experiment.strategy, experiment.training
-        self._federated = federated
-        self._backend, self._folder = backend, folder
+        self._backend, self._folder = backend, checkpoint_folder
 
     def train(
         self,
         number: int,
-        clients: Sequence[int],
-        weights: Handle,
-        targets: Mapping[int, Handle],
-        kept: Mapping[int, int],
+        cohort: Sequence[int],
+        weights: Shared[Weights],
+        targets: Mapping[int, Shared[TargetArrays]],
+        state_rounds: Mapping[int, int],
     ) -> CohortResult:
-        """A round. Raises RunError as soon as more fails than the spec allows, LostError as `Backend.map` does."""
-        sizes = {client: len(self._federated.shards[client]) for client in clients}
-        workers = self._backend.at_once
-        parts = (BATCHES_PER_WORKER * workers if workers > 1 else 1) if self._share_calls else None
-        bundles = [tuple(ClientTask(number, client) for client in bundle) for bundle in batch_clients(sizes, parts)]
-        private = {each: checkpoint.private_file(self._folder, each, kept[each]) for each in clients if each in kept}
-        given = {client: (targets.get(client), private.get(client)) for client in clients}
-        total, keeping, outcomes = self._backend.total(), dict[int, int](), list[rows.Outcome]()
-        failed, start = list[ClientFailure](), time.perf_counter()
-        for bundle, answer in self._answers(bundles, weights, given):
-            new = _client_outcomes(bundle, answer)
-            outcomes += new
-            self._note_late(new, time.perf_counter() - start)
-            if isinstance(answer, CallResult) and (updates := [each for each in new if isinstance(each, ClientUpdate)]):
-                total.add(answer, sum(self._strategy.weight(update.examples) for update in updates))
-                if self._strategy.client_model:
-                    checkpoint.save_private(self._folder, bundle[0].client, number, self._backend.fetch(answer.kept))
-                    keeping[bundle[0].client] = number
-            if failures := [each for each in new if isinstance(each, ClientFailure)]:
-                failed += failures
-                self._tolerate(failed, len(clients))
-        return CohortResult(total.mean(), keeping, sorted(outcomes, key=lambda outcome: outcome.client))
+        """Train the clients of round `number`; `state_rounds` is the round of each client's saved private weights.
 
-    def _answers(
-        self, bundles: Sequence[ClientBatch], weights: Handle, given: Mapping[int, tuple[Handle, Handle]]
-    ) -> Iterator[tuple[ClientBatch, CallResult | CallFailure]]:
-        """As the calls are done. Where several clients have lost their workers together, each is tried by itself."""
-        each = [zip(*(given[task.client] for task in bundle), strict=True) for bundle in bundles]
-        calls = [(bundle, weights, *chain(*pair)) for bundle, pair in zip(bundles, each, strict=True)]
-        lost = list[ClientBatch]()
-        for answer in self._backend.map("train_all", calls, self._limit):
-            bundle = bundles[answer.call]
-            if isinstance(answer, CallFailure) and len(bundle) > 1:
-                lost += [(task,) for task in bundle]
-            else:
-                yield bundle, answer
-        if lost:
-            yield from self._answers(lost, weights, given)
+        Raises RunError as soon as more clients fail than the spec allows, LostError where weights were lost with a
+        node.
+        """
+        total, outcomes, new_states = self._backend.reducer(), list[Outcome](), dict[int, int]()
+        start, waiting = time.perf_counter(), self._batches(number, cohort, targets, state_rounds)
+        while waiting:
+            requests, retried = [TrainClients(tuple(batch), weights) for batch in waiting], list[ClientBatch]()
+            for result in self._backend.run(requests, self._timeout_s):
+                batch = waiting[result.index]
+                if isinstance(result, CallFailure) and len(batch) > 1:
+                    retried += [[task] for task in batch]  # each alone: one of them may be what ends the process
+                    continue
+                if isinstance(result, CallResult):
+                    self._add(result, total)
+                    new_states |= self._save_state(result, batch[0])
+                new = result.value if isinstance(result, CallResult) else _failures(batch, result)
+                self._report_late(new, time.perf_counter() - start)
+                outcomes += new
+                self._check_failures(outcomes, len(cohort))
+            waiting = retried
+        return CohortResult(total.mean(), new_states, sorted(outcomes, key=lambda outcome: outcome.client))
+
+    def _batches(
+        self,
+        number: int,
+        cohort: Sequence[int],
+        targets: Mapping[int, Shared[TargetArrays]],
+        state_rounds: Mapping[int, int],
+    ) -> list[ClientBatch]:
+        """The tasks of a cohort, in batches. With private weights or a deadline, each client is a batch of its own."""
+        workers, shards = self._backend.parallelism, self._backend.federated.shards
+        parts: int | None = BATCHES_PER_WORKER * workers if workers > 1 else 1
+        if self._strategy.client_model or self._training.deadline is not None:
+            parts = None
+        files = {
+            client: checkpoint.private_file(self._folder, client, state_rounds[client])
+            for client in cohort
+            if client in state_rounds
+        }
+        return [
+            [ClientTask(number, client, targets.get(client), files.get(client)) for client in batch]
+            for batch in batch_clients({client: len(shards[client]) for client in cohort}, parts)
+        ]
 
     @property
-    def _share_calls(self) -> bool:
-        """Not where each client has something of its own to send or a deadline to meet."""
-        return not self._strategy.client_model and self._training.deadline is None
-
-    @property
-    def _limit(self) -> float | None:
-        """Seconds after which nobody waits any more."""
+    def _timeout_s(self) -> float | None:
         return self._training.deadline if self._training.late == "drop" else None
 
-    def _note_late(self, outcomes: Sequence[rows.Outcome], seconds: float) -> None:
+    def _add(self, result: CallResult[Sequence[Outcome]], total: Reducer) -> None:
+        updates = [outcome for outcome in result.value if isinstance(outcome, ClientUpdate)]
+        if updates:
+            total.add(result, sum(self._strategy.weight(update.examples) for update in updates))
+
+    def _save_state(self, result: CallResult[Sequence[Outcome]], task: ClientTask) -> dict[int, int]:
+        """Save a client's private weights, if it has any; return its id and the round."""
+        if not self._strategy.client_model or isinstance(result.value[0], ClientFailure):
+            return {}
+        state = result.client_state.get()
+        assert state is not None, "a client of this strategy returns its private weights"
+        checkpoint.save_private(self._folder, task.client, task.round, state)
+        return {task.client: task.round}
+
+    def _report_late(self, outcomes: Sequence[Outcome], seconds: float) -> None:
         deadline = self._training.deadline
         if self._training.late == "wait" and deadline is not None and seconds > deadline:
-            after = f"after {seconds:.1f} s, the deadline was {deadline:g} s"
+            reason = f"finished after {seconds:.1f} s, the deadline was {deadline:g} s"
             self._backend.faults += [
-                Fault("client late", f"client {outcome.client}", "", "waited for", after) for outcome in outcomes
+                Fault("client late", f"client {outcome.client}", "", "waited for", reason) for outcome in outcomes
             ]
 
-    def _tolerate(self, failures: Sequence[ClientFailure], cohort: int) -> None:
-        """Raises RunError as soon as a round has more failures than the spec allows."""
-        refused = [failure for failure in failures if not failure.late]
-        training = self._training
-        if refused and training.failures == "abort":
-            raise RunError(f"{refused[0]}\n{refused[0].traceback}".rstrip())
-        if failures and cohort - len(failures) < training.min_cohort:
+    def _check_failures(self, outcomes: Sequence[Outcome], cohort: int) -> None:
+        """Raise RunError if more clients have failed than the spec allows."""
+        failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+        in_time = [failure for failure in failures if not failure.late]
+        if in_time and self._training.failures == "abort":
+            raise RunError(f"{in_time[0]}\n{in_time[0].traceback}".rstrip())
+        if failures and cohort - len(failures) < self._training.min_cohort:
             raise RunError(
-                f"{len(failures)} of {cohort} clients failed, fewer than training.min_cohort={training.min_cohort} "
-                f"are left: {failures[-1]}\n{failures[-1].traceback}".rstrip()
+                f"{len(failures)} of {cohort} clients failed, which leaves fewer than "
+                f"training.min_cohort={self._training.min_cohort}: {failures[-1]}\n{failures[-1].traceback}".rstrip()
             )
 
 
 def batch_clients(sizes: Mapping[int, int], parts: int | None) -> list[list[int]]:
-    """Clients by their examples, largest first, in bundles that each have a `parts`-th of what is left.
+    """Group clients, largest first, into batches of a `parts`-th of the remaining examples; None: one client each.
 
-    A call costs as much as training a few examples: so there are few and large ones, and small ones at the end to even
-    out. None: each client by itself.
+    `sizes` is the number of examples by client. A request costs as much as training a few examples, so most batches
+    are large; the last ones are small, which balances the load.
     """
-    bundles, room, left = list[list[int]](), 0.0, sum(sizes.values())
+    batches, capacity, remaining = list[list[int]](), 0.0, sum(sizes.values())
     for client in sorted(sizes, key=lambda client: -sizes[client]):
-        if room <= 0:
-            bundles.append([])
-            room = left / parts if parts else 0.0
-        bundles[-1].append(client)
-        room -= sizes[client]
-        left -= sizes[client]
-    return bundles
+        if capacity <= 0:
+            batches.append([])
+            capacity = remaining / parts if parts else 0.0
+        batches[-1].append(client)
+        capacity -= sizes[client]
+        remaining -= sizes[client]
+    return batches
 
 
-def _client_outcomes(bundle: ClientBatch, answer: CallResult | CallFailure) -> Sequence[rows.Outcome]:
-    """Of each client its update, or why there is none."""
-    if isinstance(answer, CallResult):
-        outcomes: Sequence[rows.Outcome] = answer.value
-        return outcomes
-    error, late = answer.error, isinstance(answer.error, LateError)
+def _failures(batch: ClientBatch, failure: CallFailure) -> list[ClientFailure]:
+    """A failure of each client of a request that failed as a whole."""
+    error, late = failure.error, isinstance(failure.error, LateError)
     reason = str(error) if late else f"{type(error).__name__}: {error}"
-    return [ClientFailure(task.client, task.round, answer.node, reason, answer.traceback, late=late) for task in bundle]
+    return [
+        ClientFailure(task.client, task.round, failure.node, reason, failure.traceback, late=late) for task in batch
+    ]

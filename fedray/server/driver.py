@@ -1,17 +1,16 @@
-"""The outer loop: rounds of sampling, local training, aggregation and evaluation."""
+"""The outer loop of a run: rounds of sampling, local training, aggregation and evaluation. Read this file first."""
 
 import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-from fedray.backends.base import Backend, CallFailure, CallResult, Handle, values_in_order
-from fedray.backends.ray.placement import draw_cohort
+from fedray.backends.base import Backend, CallFailure, CallResult, values_in_order
 from fedray.config.experiment import Experiment
 from fedray.data import federated
 from fedray.data.federated import FederatedDataset, ReadDatasets, read_datasets
@@ -23,36 +22,45 @@ from fedray.results.environment import environment
 from fedray.results.run_folder import RunFolder
 from fedray.results.writer import RunTables, write_confusion
 from fedray.server import teacher_targets
-from fedray.server.cohort import Cohort
+from fedray.server.cohort import CohortResult, CohortTrainer, draw_cohort
 from fedray.server.teacher_client import TeacherClient
 from fedray.teachers.cache import TeacherCache
 from fedray.training import malloc
 from fedray.training.evaluation import EvalCounts
-from fedray.types import Event, Fault, InitialState, Progress, Range, RoundResult, Row, ServerState, Waiting
+from fedray.types import (
+    Fault,
+    InitialState,
+    OnProgress,
+    RoundResult,
+    Row,
+    ServerState,
+    TargetArrays,
+    Waiting,
+    Weights,
+    ignore_progress,
+)
+from fedray.workers.requests import CountFlops, Evaluate, Initialize, Shared
 
 EVAL_CHUNK_IMAGES = 1000
-"""How many images one call evaluates; fixed, so that sums do not depend on the workers."""
+"""Images that one request evaluates; constant, so that sums of losses do not depend on the number of workers."""
 
 MAX_NODE_LOSSES = 3
-"""How often in a row a round may lose a node before the run is given up."""
+"""Attempts of a round that lose a node, after which the run ends."""
 
-MakeBackend = Callable[[Experiment, FederatedDataset], Backend]
+MakeBackend: TypeAlias = Callable[[Experiment, FederatedDataset], Backend]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands between two rounds."""
+    """The state of a run between two rounds."""
 
-    state: ServerState
-    state_rounds: dict[int, int] = field(default_factory=dict)
-    """Of each client that keeps something: the round it last did."""
+    server: ServerState
+    state_rounds: Mapping[int, int] = field(default_factory=dict)
+    """The last round of each client that has private weights, by client id."""
 
 
 class Driver:
-    """Runs one experiment into one folder, from its beginning or from its last checkpoint.
-
-    A plain class: `fedray run` puts it into an actor, the serial backend and tests do not.
-    """
+    """Runs one experiment and writes its results to one folder, from the start or from the last checkpoint."""
 
     def __init__(
         self,
@@ -64,7 +72,11 @@ class Driver:
         read: ReadDatasets = read_datasets,
         lock_timeout: float = 0,
     ) -> None:
-        """`lock_timeout`: seconds to wait for another run to leave the folder."""
+        """Load the data and start the workers.
+
+        `command` is recorded in the results. `cache` is the folder of teacher outputs. `lock_timeout` is in seconds:
+        how long to wait for another run to release the folder.
+        """
         self._experiment = experiment
         self._command = command or sys.argv
         self._folder = RunFolder(folder)
@@ -74,197 +86,197 @@ class Driver:
         teacher_targets.check_assignment(experiment, data)
         self._backend = (make_backend or _backend_of(experiment))(experiment, data)
         self._data = self._backend.federated
-        del data  # what the images were read from and into, before they were put where workers read them
+        del data  # the workers' copy of the images is in shared memory
         malloc.trim()
-        self._cohort = Cohort(experiment, self._data, self._backend, self._folder.checkpoint)
-        self._teacher_client = TeacherClient(experiment, self._data, self._backend, TeacherCache(cache))
-        self._teacher_targets = teacher_targets.TeacherTargets(
-            experiment, self._data, self._backend, self._teacher_client
-        )
-        self._beginning: InitialState
-        self._written: Path
-        self._standing = RunState(ServerState(0, {}))  # until the workers are there
-        self._saved = 0
-        self._stopped = self._described = False
+        self._trainer = CohortTrainer(experiment, self._backend, self._folder.checkpoint)
+        self._teachers = TeacherClient(experiment, self._data, self._backend, TeacherCache(cache))
+        self._targets = teacher_targets.TeacherTargets(experiment, self._data, self._backend, self._teachers)
+        self._initial: InitialState
+        self._state = RunState(ServerState(0, {}))  # set by _restore
+        self._shared: tuple[int, Shared[Weights]] | None = None  # of a round
+        self._written: Path  # a checkpoint that is not committed yet
+        self._saved_round = 0
+        self._node_losses = 0
+        self._is_stopped = self._is_described = False
         self._committing = threading.Lock()
-        self._shared: tuple[int, Handle] = (-1, None)
 
-    def run(self) -> Iterator[Event]:
-        """Yield each round as soon as it is on disk, and before it what it waits for.
+    def run(self, on_progress: OnProgress = ignore_progress) -> Iterator[RoundResult]:
+        """Run the remaining rounds; yield each one as soon as it is on disk.
 
-        Raises SpecError for a spec that cannot be run, RunError where clients or teachers fail. However it ends,
-        the last finished round can be gone on from.
+        `on_progress` is called while a round waits for workers or teacher outputs. Raises SpecError for a spec that
+        cannot run, RunError where clients or teachers fail. The run can be resumed however it ends.
         """
-        losses = rows.loss_columns(self._experiment.strategy)
+        with self._open(on_progress) as tables:
+            while (number := self._round + 1) <= self._experiment.training.rounds:
+                start, teacher_costs = time.perf_counter(), replace(self._teachers.costs)
+                try:
+                    # 1. Draw the cohort, a pure function of (seed, round).
+                    cohort = draw_cohort(self._experiment, self._data.shards, number)
+                    # 2. Send the global model, once per node.
+                    weights = self._share(self._state.server)
+                    # 3. Build each client's targets from cached teacher outputs; missing outputs are computed first.
+                    targets = self._build_targets(number, cohort, on_progress)
+                    # 4. Train the cohort; updates are checked, and summed on the nodes where they are.
+                    trained = self._trainer.train(number, cohort, weights, targets, self._state.state_rounds)
+                    # 5. Aggregate: the new global model is the mean of the updates.
+                    state = self._aggregate(number, trained)
+                    # 6. Evaluate on the workers; write the round's rows and, if it is due, a checkpoint.
+                    record = self._evaluate(state, trained)
+                except LostError as error:
+                    self._rollback(tables, error)
+                    continue
+                record.round["seconds"] = round(time.perf_counter() - start, 3)
+                record.round.update(self._teacher_columns(cohort, teacher_costs, record))
+                self._commit(tables, state, record)
+                yield RoundResult(number, self._experiment.training.rounds, record.round)
+            self._finish()
+
+    def stop(self) -> int:
+        """Save the last finished round and return its number. No round finishes afterwards. Safe in any thread."""
+        with self._committing:
+            self._is_stopped = True
+            if self._saved_round < self._round:
+                checkpoint.keep(self._write_checkpoint(self._state))
+                self._saved_round = self._round
+        return self._round
+
+    @property
+    def _round(self) -> int:
+        """The last finished round."""
+        return self._state.server.round
+
+    @contextmanager
+    def _open(self, on_progress: OnProgress) -> Iterator[RunTables]:
+        """Lock the folder, wait for the workers, restore the last checkpoint and open the tables."""
         try:
             with self._folder.lock(self._lock_timeout):
-                for text in self._backend.ready():  # so that the first round's seconds are its own
-                    yield Waiting(text)
-                (self._beginning,) = self._backend.collect("begin", [("proxy",)])
+                for text in self._backend.ready():  # start-up is not counted in the first round's seconds
+                    on_progress(Waiting(text))
+                (self._initial,) = self._backend.collect([Initialize()])
                 self._restore()
                 self._describe()
-                with self._folder.tables(losses, self._round) as tables:
+                with self._folder.tables(rows.loss_columns(self._experiment.strategy), self._round) as tables:
+                    if 0 < self._round < self._experiment.training.rounds:
+                        response = f"resumed from round {self._round}"
+                        tables.report(self._round, [Fault("interrupted", "run", platform.node(), response)])
                     try:
-                        yield from self._run_rounds(tables)
+                        yield tables
                     finally:
                         with suppress(RunError, LostError):
                             self.stop()
         finally:
             self._backend.close()
 
-    def stop(self) -> int:
-        """Save the last finished round and return its number; no round is finished after this. For any thread."""
-        with self._committing:
-            self._stopped = True
-            if self._saved < self._round:
-                self._save()
-        return self._round
+    def _restore(self) -> None:
+        """Restore the newest complete checkpoint, or start from the initial weights."""
+        state, state_rounds = checkpoint.load(self._folder.checkpoint) or (ServerState(0, self._initial.weights), {})
+        if problem := check_weights(state.weights, self._initial.weights):
+            raise SpecError(f"the checkpoint in '{self._folder.checkpoint}' does not fit this spec: {problem}")
+        self._state, self._saved_round = RunState(state, state_rounds), state.round
 
-    @property
-    def _round(self) -> int:
-        return self._standing.state.round
-
-    def _run_rounds(self, tables: RunTables) -> Iterator[Event]:
-        rounds, losses = self._experiment.training.rounds, 0
-        if 0 < self._round < rounds:
-            tables.report(
-                self._round, [Fault("interrupted", "run", platform.node(), f"went on from round {self._round}")]
-            )
-        while self._round < rounds:
-            try:
-                result = yield from self._next_round(tables)
-            except LostError as lost:
-                losses += 1
-                self._rollback(tables, lost, losses)
-            else:
-                losses = 0
-                yield result
-        models = ["proxy", "private"] if self._experiment.strategy.client_model == "private" else ["proxy"]
-        flops = self._backend.collect("flops", [(model,) for model in models])
-        costs.write(
-            self._folder.path, self._experiment, self._teacher_client.costs, dict(zip(models, flops, strict=True))
-        )
-        checkpoint.save_weights(self._folder.model, self._standing.state.weights)
-
-    def _next_round(self, tables: RunTables) -> Generator[Progress, None, RoundResult]:
-        start, before = time.perf_counter(), replace(self._teacher_client.costs)
-        cohort = self.sample(self._round + 1)
-        progress: list[Progress] = []
-        targets = self._teacher_targets.of_round(self._round + 1, cohort, progress.append)
-        yield from progress
-        if not self._described:
-            self._describe(self._teacher_targets.predictions())
-        standing, report = self.run_round(self._standing, cohort, targets)
-        report.round["seconds"] = round(time.perf_counter() - start, 3)
-        report.round.update(self._targets(cohort, before, report))
-        self._commit(tables, standing, report)
-        return RoundResult(self._round, self._experiment.training.rounds, report.round)
-
-    def _commit(self, tables: RunTables, standing: RunState, report: rows.RoundRecord) -> None:
-        """A round is finished once its rows are on disk."""
-        faults, self._backend.faults = [*self._backend.faults, *report.faults], []
-        report.round["retried"] = ", ".join(sorted(f.subject for f in faults if f.response == "made again"))
-        with self._committing:
-            if self._stopped:
-                raise RunError("stopped")
-            tables.write(report)
-            self._standing = standing
-            tables.report(self._round, faults)
-            if self._is_due(self._experiment.checkpoint.every, self._round):
-                checkpoint.keep(self._written)
-                self._saved = self._round
-            if standing.state_rounds:
-                checkpoint.sweep(self._folder.checkpoint, standing.state_rounds)
-
-    def _rollback(self, tables: RunTables, lost: LostError, times: int) -> None:
-        """To the last round that is whole."""
-        if times == MAX_NODE_LOSSES:
-            raise RunError(f"round {self._round + 1} lost a node {MAX_NODE_LOSSES} times in a row, at last so: {lost}")
-        tables.rollback(self._round)
-        lost_round = f"round {self._round + 1}"
-        tables.report(self._round, [Fault("node lost", lost_round, "unknown", f"{lost_round} run again", str(lost))])
-
-    def _targets(self, cohort: Sequence[int], before: TeacherCosts, report: rows.RoundRecord) -> Row:
-        """What the teachers did for a round, in the bank's name or beside the clients."""
-
-        def spent(what: str) -> Any:
-            beside = sum(row[f"teacher_{what}"] for row in report.clients)
-            return getattr(self._teacher_client.costs, what) - getattr(before, what) + beside
-
-        return {
-            "teacher_outputs_used": self._teacher_targets.queries.outputs_used(cohort),
-            "teacher_forward_passes": spent("forward_passes"),
-            "teacher_flops": spent("flops"),
-            "teacher_seconds": round(spent("seconds"), 3),
-        }
-
-    def run_round(
-        self, standing: RunState, cohort: Sequence[int], targets: Mapping[int, Handle]
-    ) -> tuple[RunState, rows.RoundRecord]:
-        """Train a cohort on what it is taught, average its proxies, evaluate the average."""
-        number, weights = standing.state.round + 1, self._share(standing.state)
-        trained = self._cohort.train(number, cohort, weights, targets, standing.state_rounds)
-        state = ServerState(number, trained.mean.mean(like=standing.state.weights))
-        after = RunState(state, standing.state_rounds | trained.kept)
-        evaluated = self._evaluate(state) if self._is_due(self._experiment.evaluation.every, number) else ()
-        moved = distance(state.weights, standing.state.weights, self._beginning.parameters)  # while they evaluate
-        if self._is_due(self._experiment.checkpoint.every, number):
-            self._written = self._write(after)
-        tallies: list[EvalCounts] = values_in_order(evaluated)
-        tally = sum(tallies[1:], start=tallies[0]) if tallies else None
-        report = rows.round_record(number, trained.outcomes, tally, self._data, nbytes(state.weights))
-        report.round.update(rows.update_statistics(self._experiment.strategy, trained.outcomes, moved))
-        return after, report
-
-    def sample(self, number: int) -> list[int]:
-        """The cohort of a round, drawn for (seed, round) among the clients that hold examples."""
-        return draw_cohort(self._experiment, self._data.shards, number)
-
-    def _evaluate(self, state: ServerState) -> Iterator[CallResult | CallFailure]:
-        weights = self._share(state)
-        return self._backend.map("evaluate", [(part, weights) for part in _test_ranges(len(self._data.test))])
-
-    def _describe(self, targets: EvalCounts | None = None) -> None:
-        """Write what this run is: its spec, its environment, its partition; once it is known, what it is taught."""
-        self._described = targets is not None or not self._teacher_targets.queries.output_kinds
-        facts = environment(self._experiment, self._command, self._beginning.gpu)
-        if targets is not None:
-            facts["teacher_accuracy"] = targets.accuracy
-            write_confusion(self._folder.path, "teacher", targets.confusion())
+    def _describe(self, predictions: EvalCounts | None = None) -> None:
+        """Write the spec, environment and partition and, once known, the teacher's accuracy and confusion matrix."""
+        self._is_described = predictions is not None or not self._targets.queries.output_kinds
+        facts = environment(self._experiment, self._command, self._initial.gpu)
+        if predictions is not None:
+            facts["teacher_accuracy"] = predictions.accuracy
+            write_confusion(self._folder.path, "teacher", predictions.confusion())
         self._folder.describe(self._experiment, facts)
         self._folder.write_partition(self._data)
 
-    def _share(self, state: ServerState) -> Handle:
-        """The weights go out once, and serve the evaluation and the next round's clients."""
-        if self._shared[0] != state.round:
-            self._shared = (state.round, self._backend.share(state.weights))
+    def _share(self, state: ServerState) -> Shared[Weights]:
+        """Share the weights of a round once, for its evaluation and for the next round's training."""
+        if self._shared is None or self._shared[0] != state.round:
+            self._shared = state.round, self._backend.share(state.weights)
         return self._shared[1]
 
-    def _save(self) -> None:
-        checkpoint.keep(self._write(self._standing))
-        self._saved = self._round
+    def _build_targets(
+        self, number: int, cohort: Sequence[int], on_progress: OnProgress
+    ) -> Mapping[int, Shared[TargetArrays]]:
+        targets = self._targets.of_round(number, cohort, on_progress)
+        if not self._is_described:
+            self._describe(self._targets.predictions())
+        return targets
 
-    def _write(self, standing: RunState) -> Path:
-        """A checkpoint, before it counts as one."""
-        return checkpoint.write(self._folder.checkpoint, standing.state, standing.state_rounds)
+    def _aggregate(self, number: int, trained: CohortResult) -> RunState:
+        mean = trained.mean.mean(like=self._state.server.weights)
+        return RunState(ServerState(number, mean), {**self._state.state_rounds, **trained.state_rounds})
 
-    def _restore(self) -> None:
-        """Stand where the newest whole checkpoint stands, or at the beginning."""
-        found = checkpoint.load(self._folder.checkpoint)
-        state, state_rounds = found or (ServerState(0, self._beginning.weights), {})
-        if problem := check_weights(state.weights, self._beginning.weights):
-            raise SpecError(f"'{self._folder.checkpoint}' does not fit this spec: {problem}")
-        self._standing, self._saved = RunState(state, state_rounds), state.round
+    def _evaluate(self, state: RunState, trained: CohortResult) -> rows.RoundRecord:
+        """Return the rows of a round; write its checkpoint, if it is due, while the workers evaluate."""
+        number, weights = state.server.round, state.server.weights
+        is_evaluated = self._is_due(self._experiment.evaluation.every, number)
+        results = self._start_evaluation(state.server) if is_evaluated else ()
+        update_norm = distance(weights, self._state.server.weights, self._initial.parameters)
+        if self._is_due(self._experiment.checkpoint.every, number):
+            self._written = self._write_checkpoint(state)
+        parts = values_in_order(results)
+        counts = sum(parts[1:], start=parts[0]) if parts else None
+        record = rows.round_record(number, trained.outcomes, counts, self._data, nbytes(weights))
+        record.round.update(rows.update_statistics(self._experiment.strategy, trained.outcomes, update_norm))
+        return record
+
+    def _start_evaluation(self, state: ServerState) -> Iterator[CallResult[EvalCounts] | CallFailure]:
+        weights, images = self._share(state), len(self._data.test)
+        chunks = [(start, min(start + EVAL_CHUNK_IMAGES, images)) for start in range(0, images, EVAL_CHUNK_IMAGES)]
+        return self._backend.run([Evaluate(chunk, weights) for chunk in chunks])
+
+    def _teacher_columns(self, cohort: Sequence[int], before: TeacherCosts, record: rows.RoundRecord) -> Row:
+        """The teacher outputs that a round used and their costs, whether computed for the cache or online."""
+        costs, clients = self._teachers.costs, record.clients
+        passes, flops, seconds = (
+            sum(row[f"teacher_{name}"] for row in clients) for name in ("forward_passes", "flops", "seconds")
+        )
+        return {
+            "teacher_outputs_used": self._targets.queries.outputs_used(cohort),
+            "teacher_forward_passes": costs.forward_passes - before.forward_passes + passes,
+            "teacher_flops": costs.flops - before.flops + flops,
+            "teacher_seconds": round(costs.seconds - before.seconds + seconds, 3),
+        }
+
+    def _commit(self, tables: RunTables, state: RunState, record: rows.RoundRecord) -> None:
+        """Finish a round: write its rows and commit its checkpoint."""
+        faults, self._backend.faults = [*self._backend.faults, *record.faults], []
+        retried = sorted(fault.subject for fault in faults if fault.response == "retried")
+        record.round["retried"] = ", ".join(retried)
+        with self._committing:
+            if self._is_stopped:
+                raise RunError("the run was stopped")
+            tables.write(record)
+            self._state = state
+            tables.report(self._round, faults)
+            if self._is_due(self._experiment.checkpoint.every, self._round):
+                checkpoint.keep(self._written)
+                self._saved_round = self._round
+            if state.state_rounds:
+                checkpoint.sweep(self._folder.checkpoint, state.state_rounds)
+            self._node_losses = 0
+
+    def _rollback(self, tables: RunTables, lost: LostError) -> None:
+        """Roll the tables back to the last finished round. Raises RunError after MAX_NODE_LOSSES in a row."""
+        number = self._round + 1
+        self._node_losses += 1
+        if self._node_losses == MAX_NODE_LOSSES:
+            raise RunError(f"round {number} lost a node {MAX_NODE_LOSSES} times in a row; the last error was: {lost}")
+        tables.rollback(self._round)
+        tables.report(self._round, [Fault("node lost", f"round {number}", "unknown", "round retried", str(lost))])
+
+    def _finish(self) -> None:
+        """Write the costs of the run and its final weights."""
+        models = ["proxy", "private"] if self._experiment.strategy.client_model == "private" else ["proxy"]
+        flops = dict(zip(models, self._backend.collect([CountFlops(model) for model in models]), strict=True))
+        costs.write(self._folder.path, self._experiment, self._teachers.costs, flops)
+        checkpoint.save_weights(self._folder.model, self._state.server.weights)
+
+    def _write_checkpoint(self, state: RunState) -> Path:
+        """Write a checkpoint without committing it, which `checkpoint.keep` does."""
+        return checkpoint.write(self._folder.checkpoint, state.server, state.state_rounds)
 
     def _is_due(self, every: int, number: int) -> bool:
         return number % every == 0 or number == self._experiment.training.rounds
 
 
-def _test_ranges(count: int) -> list[Range]:
-    return [(start, min(start + EVAL_CHUNK_IMAGES, count)) for start in range(0, count, EVAL_CHUNK_IMAGES)]
-
-
-def _backend_of(experiment: Experiment) -> Any:
+def _backend_of(experiment: Experiment) -> MakeBackend:
     if experiment.resources.backend == "serial":
         from fedray.backends.serial import SerialBackend
 

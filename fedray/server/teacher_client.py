@@ -19,6 +19,7 @@ from fedray.teachers.cache_key import cache_content
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.sections import Precomputed, members, network_of
 from fedray.types import Indices, OnProgress, TeacherOutput, TeacherProgress, TeacherQuery, Waiting
+from fedray.workers.requests import QueryTeacher
 
 QueryRows: TypeAlias = Mapping[TeacherQuery, Indices]
 
@@ -95,17 +96,17 @@ class TeacherClient:
     ) -> None:
         """Let the workers compute all missing rows, and store each batch of outputs as it arrives."""
         missing = {query: entry.missing(queries[query]) for query, entry in entries.items()}
-        calls = [
-            (query, batch, features.get(query))
+        requests = [
+            QueryTeacher(query, batch, features.get(query))
             for query, rows in missing.items()
             for batch in self._batches(query, rows)
         ]
         done, total = 0, sum(map(len, missing.values()))
-        for outcome in self._backend.map("teach", calls):
-            if isinstance(outcome, CallFailure):
-                raise _error_of(outcome)
-            query, rows, _ = calls[outcome.call]
-            self._store(entries[query], rows, outcome.value)
+        for result in self._backend.run(requests):
+            if isinstance(result, CallFailure):
+                raise _error_of(result)
+            query, rows = requests[result.index].query, requests[result.index].rows
+            self._store(entries[query], rows, result.value)
             done += len(rows)
             on_progress(TeacherProgress(done, total, "heads" if query.output_kind == "head" else "outputs"))
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedray.backends.base import Backend, Handle
+from fedray.backends.base import Backend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import SpecError
@@ -14,7 +14,8 @@ from fedray.server.teacher_queries import ClientRows, RoundQueries
 from fedray.teachers.cache import OutputArray
 from fedray.teachers.sections import Ensemble
 from fedray.training.evaluation import EvalCounts
-from fedray.types import Indices, OnProgress, OutputKind, TeacherQuery
+from fedray.types import Indices, OnProgress, OutputKind, TargetArrays, TeacherQuery
+from fedray.workers.requests import Shared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,9 +35,9 @@ class TeacherTargets:
         self._teacher_client = teacher_client
         self.queries = RoundQueries(experiment, federated)
         self._ensembles: dict[int, LogitEnsemble] = {}
-        self._of_plain_images: dict[int, Handle] = {}
+        self._of_plain_images: dict[int, Shared[TargetArrays]] = {}
 
-    def of_round(self, number: int, cohort: Sequence[int], on_progress: OnProgress) -> dict[int, Handle]:
+    def of_round(self, number: int, cohort: Sequence[int], on_progress: OnProgress) -> dict[int, Shared[TargetArrays]]:
         """Return a handle to each client's targets: `logits` [E, n, classes] or `features` [E, n, d].
 
         E is the number of local epochs where each epoch has views of its own, else 1.
@@ -55,12 +56,12 @@ class TeacherTargets:
             return None
         train, shards = self._federated.train, self._federated.shards
         labels = np.concatenate([train.labels[shards[client]] for client in self._of_plain_images])
-        logits = (self._backend.fetch(handle)["logits"][0] for handle in self._of_plain_images.values())
+        logits = (shared.get()["logits"][0] for shared in self._of_plain_images.values())
         return EvalCounts(labels, np.concatenate([own.argmax(1) for own in logits]), len(train.classes))
 
-    def _share(self, rows: ClientRows, on_progress: OnProgress) -> dict[int, Handle]:
+    def _share(self, rows: ClientRows, on_progress: OnProgress) -> dict[int, Shared[TargetArrays]]:
         """Combine the outputs of each client's teachers, and put them where workers can read them."""
-        targets: dict[int, dict[str, OutputArray]] = {client: {} for client in rows}
+        targets: dict[int, TargetArrays] = {client: {} for client in rows}
         for output_kind in self.queries.output_kinds:
             outputs = self._outputs(output_kind, rows, on_progress)
             self._fit_ensembles(outputs, on_progress)

@@ -6,21 +6,31 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from fedray.aggregation.exact_mean import ExactMean
 from fedray.backends.base import Backend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
+from fedray.errors import RunError
 from fedray.models.weights import get_weights
 from fedray.results import checkpoint
 from fedray.study.workload import Workload
 from fedray.teachers.sections import Adapted, ImageTeacher, members, network_of
-from fedray.types import ClientTask, ClientUpdate, OutputKind, ServerState, TeacherOutput, TeacherQuery, Weights
-from fedray.workers.worker import initial_model
+from fedray.types import (
+    ClientFailure,
+    ClientUpdate,
+    Outcome,
+    OutputKind,
+    ServerState,
+    TargetArrays,
+    TeacherQuery,
+    Weights,
+)
+from fedray.workers.client_models import initial_model
+from fedray.workers.requests import ClientTask, Evaluate, QueryTeacher, R, Request, Shared, TrainClients
 
 MakeBackend: TypeAlias = Callable[[Experiment, FederatedDataset], Backend]
 
@@ -67,17 +77,22 @@ def measure(experiment: Experiment, data: FederatedDataset, make_backend: MakeBa
     training = experiment.training.model_copy(update={"local_epochs": 1})
     experiment = experiment.model_copy(update={"training": training})
     clients = sorted(range(len(data.shards)), key=lambda client: -len(data.shards[client]))[:actors]
-    weights = get_weights(initial_model(experiment.proxy.model_copy(update={"init": "random"}), data, 0, "probe"))
+    proxy = experiment.proxy.model_copy(update={"init": "random"})
+    weights = get_weights(initial_model(proxy, data.train.shape, 0, "probe"))
     runs = list[_TimedRun]()
     for batches in (FEW_BATCHES, MORE_BATCHES):
         cut = replace(data, shards=tuple(shard[: batches * training.batch_size] for shard in data.shards))
         with _backend(make_backend, experiment, cut) as backend:
-            calls = [(ClientTask(1, c), weights, _placeholder_targets(experiment, cut, c), None) for c in clients]
-            seconds, updates = _timed(backend, "train", calls)
+            shared = backend.share(weights)
+            tasks = [
+                ClientTask(1, client, _placeholder_targets(backend, experiment, cut, client)) for client in clients
+            ]
+            seconds, outcomes = _timed(backend, [TrainClients((task,), shared) for task in tasks])
+            updates = [_update(outcome) for (outcome,) in outcomes]
             steps = float(np.mean([-(-len(cut.shards[client]) // training.batch_size) for client in clients]))
             runs.append(_TimedRun(seconds, steps, updates))
             images = min(EVALUATED_IMAGES, len(data.test))
-            image = _timed(backend, "evaluate", [((0, images), weights)] * actors)[0] / images
+            image = _timed(backend, [Evaluate((0, images), shared)] * actors)[0] / images
     few, more = runs
     slope = (more.seconds - few.seconds) / (more.steps - few.steps) if more.steps > few.steps else 0.0
     step = slope if slope > 0 else more.seconds / more.steps  # for tiny shards, or a noisy machine
@@ -114,31 +129,36 @@ def _measure_teacher(backend: Backend, experiment: Experiment, data: FederatedDa
     output_kind: OutputKind = sorted(experiment.strategy.required_outputs)[0]
     query = TeacherQuery(index, "features" if isinstance(member, Adapted) else output_kind)
     try:
-        seconds, outputs = _timed(backend, "teach", [(query, rows, None)])
+        seconds, (output,) = _timed(backend, [QueryTeacher(query, rows)])
     except Exception as error:  # a plan is useful even if a teacher cannot be loaded here
         return TeacherTiming(float("nan"), 0, 0, str(error).splitlines()[0])
-    output: TeacherOutput = outputs[0]
     return TeacherTiming(seconds / len(rows), output.flops // len(rows), output.peak_bytes)
 
 
-def _timed(backend: Backend, method: str, calls: Sequence[tuple[Any, ...]]) -> tuple[float, list[Any]]:
-    """Run all calls twice. Return the seconds and results of the second time, without one-time set-up costs."""
-    backend.collect(method, calls)
+def _update(outcome: Outcome) -> ClientUpdate:
+    if isinstance(outcome, ClientFailure):
+        raise RunError(f"{outcome}\n{outcome.traceback}".rstrip())
+    return outcome
+
+
+def _timed(backend: Backend, requests: Sequence[Request[R]]) -> tuple[float, list[R]]:
+    """Run all requests twice. Return the seconds and results of the second time, without one-time set-up costs."""
+    backend.collect(requests)
     start = time.perf_counter()
-    results = backend.collect(method, calls)
+    results = backend.collect(requests)
     return time.perf_counter() - start, results
 
 
 def _placeholder_targets(
-    experiment: Experiment, data: FederatedDataset, client: int
-) -> dict[str, npt.NDArray[np.float32]] | None:
+    backend: Backend, experiment: Experiment, data: FederatedDataset, client: int
+) -> Shared[TargetArrays] | None:
     """Zeros of the shape of a client's targets; None where targets are computed online or not needed."""
     teacher, output_kinds = experiment.teacher, experiment.strategy.required_outputs
     if teacher is None or teacher.mode == "online" or not output_kinds:
         return None
     width = {"logits": len(data.train.classes), "features": FEATURE_WIDTH}
     examples = len(data.shards[client])
-    return {output_kind: np.zeros((1, examples, width[output_kind]), np.float32) for output_kind in output_kinds}
+    return backend.share({kind: np.zeros((1, examples, width[kind]), np.float32) for kind in output_kinds})
 
 
 def _driver_seconds(weights: Weights) -> tuple[float, float]:

@@ -1,12 +1,12 @@
-"""Start an experiment where its spec says: in this process, or under a driver actor on Ray."""
+"""Runs experiments where their specs say: in this process, or under a driver actor on Ray."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedray.backends.ray.cluster import start_ray
 from fedray.cache import cache_folder
@@ -14,41 +14,58 @@ from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import storage_of
-from fedray.types import Event, RoundResult
+from fedray.types import OnProgress, Progress, RoundResult, ignore_progress
+
+if TYPE_CHECKING:
+    from fedray.server.driver import MakeBackend
+    from fedray.server.teacher_check import TeacherAccuracy
 
 MAX_DRIVER_LOSSES = 3
-"""How often in a row the driver may be lost without having finished a round."""
+"""Driver actors that may be lost in a row without a finished round, until the run ends."""
+
+RESUME_LOCK_TIMEOUT_S = 15
+"""Seconds to wait for the driver of an earlier command, which was killed, to release the folder."""
+
+DRIVER_LOCK_TIMEOUT_S = 60
+"""Seconds to wait for a driver actor that was lost to release the folder."""
+
+STOP_TIMEOUT_S = 30
+"""Seconds that a driver actor has to save the last finished round."""
+
+PROGRESS_INTERVAL_S = 0.5
+"""Seconds between two requests of the driver actor's progress."""
+
+ONE_AHEAD = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
+"""The driver actor runs one round while the former one is uploaded, and not more: its checkpoint is still there."""
 
 
 def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
-    """Run one experiment into a folder or URI, yielding each round once it is on disk.
+    """Run one experiment into a folder or URI; yield each round once it is on disk.
 
-    A finished run of the same spec is left as it is, and yields nothing. Raises SpecError for what
-    cannot be run, RunError where clients fail.
+    A finished run of the same spec is not changed, and yields nothing. Raises SpecError for a spec that cannot
+    run, RunError where clients fail.
     """
     with Session() as session:
-        for event in session.run(experiment, folder, resume=resume):
-            if isinstance(event, RoundResult):
-                yield event
-
-
-RESUME_LOCK_TIMEOUT_S = 15
-"""Seconds that the driver of a command which was killed, and is resumed, may take to be gone."""
-
-
-ONE_AHEAD = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-"""The driver makes one round while the one before is being uploaded, and no more: that one's checkpoint stays."""
+        yield from session.run(experiment, folder, resume=resume)
 
 
 class Session:
-    """Runs experiments one after another; the processes that one needed, the next finds warm."""
+    """Runs experiments one after another. On Ray they share the driver actor and the worker processes."""
 
     def __init__(self, *, verbose: bool = False) -> None:
+        """`verbose`: show the output of Ray and its actors."""
         self._verbose = verbose
         self._driver: Any = None
 
-    def run(self, experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[Event]:
-        """As `run`, and how far the teachers' answers have come where a round waits for them."""
+    def run(
+        self,
+        experiment: Experiment,
+        folder: str | Path,
+        *,
+        resume: bool = False,
+        on_progress: OnProgress = ignore_progress,
+    ) -> Iterator[RoundResult]:
+        """Run an experiment as the function `run` does; call `on_progress` while a round waits."""
         storage = storage_of(folder).working_copy()
         storage.pull()
         target = RunFolder(storage.folder)
@@ -57,21 +74,31 @@ class Session:
             storage.release()
             return
         with target.lock(RESUME_LOCK_TIMEOUT_S if resume else 0):
-            pass  # the driver will hold it; who comes second is told before Ray has started
+            pass  # the driver takes the lock: a second command fails here, before Ray has started
         pushed = target.resumable_from
         try:
-            for event in self._start("run", experiment, target.path.absolute(), sys.argv):
-                if isinstance(event, RoundResult) and (newest := target.resumable_from) > pushed:
+            for result in self._rounds(experiment, target.path.absolute(), on_progress):
+                if (newest := target.resumable_from) > pushed:
                     storage.push()
                     pushed = newest
-                yield event
+                yield result
         finally:
             storage.push()
         storage.release()
 
-    def check_teachers(self, experiment: Experiment) -> Iterator[Any]:
-        """How often the experiment's teachers are right: `checking.Checked` of each, and `Asking` before."""
-        yield from self._start("check_teachers", experiment)
+    def check_teachers(
+        self, experiment: Experiment, on_progress: OnProgress = ignore_progress
+    ) -> "list[TeacherAccuracy]":
+        """Return the accuracy of each teacher of an experiment."""
+        if experiment.resources.backend != "ray":
+            from fedray.backends.serial import SerialBackend
+
+            return _check_teachers(experiment, cache_folder(), SerialBackend, on_progress)
+        with self._driver_actor() as driver:
+            reference = driver.check_teachers.remote(experiment, cache_folder())
+            _wait(reference, driver, on_progress)
+            accuracies: list[TeacherAccuracy] = _get(reference)
+        return accuracies
 
     def __enter__(self) -> "Session":
         return self
@@ -79,74 +106,159 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def _start(self, method: str, experiment: Experiment, *arguments: Any) -> Iterator[Any]:
+    def _rounds(self, experiment: Experiment, folder: Path, on_progress: OnProgress) -> Iterator[RoundResult]:
         if experiment.resources.backend == "ray":
-            yield from self._under_actor(method, experiment, cache_folder(), *arguments)
-        else:
-            yield from getattr(InProcessRunner(), method)(experiment, cache_folder(), *arguments)
+            return self._rounds_on_ray(experiment, folder, on_progress)
+        from fedray.backends.serial import SerialBackend
+        from fedray.server.driver import Driver
 
-    def _under_actor(self, method: str, *arguments: Any) -> Iterator[Any]:
-        """A driver that is lost is replaced by one that goes on from the last checkpoint."""
-        start_ray(verbose=self._verbose)
+        return Driver(experiment, folder, SerialBackend, sys.argv, cache_folder()).run(on_progress)
+
+    def _rounds_on_ray(self, experiment: Experiment, folder: Path, on_progress: OnProgress) -> Iterator[RoundResult]:
+        """Yield the rounds of a driver actor. If the actor is lost, another one resumes from the last checkpoint."""
         from ray.exceptions import RayActorError
 
-        losses = 0
+        losses, lock_timeout = 0, 0
         while True:
+            arguments = experiment, cache_folder(), folder, sys.argv, lock_timeout
             try:
-                for event in self._events(method, *arguments):
-                    losses = 0 if isinstance(event, RoundResult) else losses
-                    yield event
-                return
+                with self._driver_actor() as driver:
+                    rounds = driver.run.options(**ONE_AHEAD).remote(*arguments)
+                    while True:
+                        _wait(rounds, driver, on_progress)
+                        if (reference := next(rounds, None)) is None:
+                            return
+                        yield _get(reference)
+                        losses = 0
             except RayActorError as error:
-                losses += 1
-                if losses == MAX_DRIVER_LOSSES or method != "run":
+                losses, lock_timeout = losses + 1, DRIVER_LOCK_TIMEOUT_S
+                if losses == MAX_DRIVER_LOSSES:
                     raise RunError(f"the driver actor was lost: {error}") from None
-                arguments = (*arguments[:4], DRIVER_LOCK_TIMEOUT_S)
 
-    def _events(self, method: str, *arguments: Any) -> Iterator[Any]:
-        import ray
-        from ray.exceptions import RayTaskError
-
+    @contextmanager
+    def _driver_actor(self) -> Iterator[Any]:
+        """The driver actor, which is started at the first use. An error ends it, and with it the worker actors."""
+        start_ray(verbose=self._verbose)
         if self._driver is None:
             self._driver = _start_driver()
-        done = False
         try:
-            for reference in getattr(self._driver, method).options(**ONE_AHEAD).remote(*arguments):
-                yield ray.get(reference)
-            done = True
-        except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, SpecError | RunError) else error) from None
-        finally:
-            if not done:
-                self._stop()
+            yield self._driver
+        except BaseException:
+            self._stop()
+            raise
 
     def _stop(self) -> None:
-        """Have the driver save the last finished round, and let it go."""
+        """Let the driver actor save the last finished round, and end it."""
         if self._driver is None:
             return
         import ray
 
         driver, self._driver = self._driver, None
-        with suppress(Exception):  # it may be gone
-            ray.get(driver.stop.remote(), timeout=30)
-        ray.kill(driver)  # and with it the client actors, which it owns
+        with suppress(Exception):  # the actor may be lost
+            ray.get(driver.stop.remote(), timeout=STOP_TIMEOUT_S)
+        ray.kill(driver)  # this also ends the worker actors, which the driver owns
+
+
+class DriverActor:
+    """Holds a driver and its worker actors. The actor's process imports torch; the command's does not."""
+
+    def __init__(self, folder: str) -> None:
+        """`folder` is the working directory of the command, to which paths of a spec are relative."""
+        os.chdir(folder)
+        from fedray.backends.ray.pool import ActorPool
+
+        self._pool = ActorPool()
+        self._driver: Any = None
+        self._progress: Progress | None = None
+
+    def run(
+        self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str], lock_timeout: float
+    ) -> Iterator[RoundResult]:
+        """Run an experiment; yield each round."""
+        make_backend = self._start_actors(experiment)
+        from fedray.server.driver import Driver
+
+        self._driver = Driver(experiment, folder, make_backend, command, cache, lock_timeout=lock_timeout)
+        yield from self._driver.run(self._set_progress)
+
+    def stop(self) -> None:
+        """Save the last finished round."""
+        if self._driver is not None:
+            self._driver.stop()
+
+    def check_teachers(self, experiment: Experiment, cache: Path) -> "list[TeacherAccuracy]":
+        """Return the accuracy of each teacher of an experiment."""
+        return _check_teachers(experiment, cache, self._start_actors(experiment), self._set_progress)
+
+    def progress(self) -> Progress | None:
+        """Return the newest progress since the last call, if any."""
+        progress, self._progress = self._progress, None
+        return progress
+
+    def _set_progress(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def _start_actors(self, experiment: Experiment) -> "MakeBackend":
+        """Start the worker actors, which import torch while this process does; return the backend that uses them."""
+        if experiment.clients is not None:
+            self._pool.fit(experiment, experiment.clients)
+        from fedray.backends.ray.actors import RayBackend
+
+        return partial(RayBackend, pool=self._pool)
 
 
 def _start_driver() -> Any:
-    """On this node: the results and the bank are where the command runs."""
+    """Start the driver actor on this node, where the results and the teacher cache are."""
     import ray
 
     from fedray.backends.ray.node_sums import on_node, this_node
 
     actor: Any = ray.remote(DriverActor)
-    return actor.options(num_cpus=0, max_concurrency=2, scheduling_strategy=on_node(this_node())).remote(
-        str(Path.cwd())
-    )
+    options = actor.options(num_cpus=0, max_concurrency=3, scheduling_strategy=on_node(this_node()))
+    return options.remote(str(Path.cwd()))
+
+
+def _wait(pending: Any, driver: Any, on_progress: OnProgress) -> None:
+    """Wait for a reference, or for the next one of a generator; report the driver's progress meanwhile."""
+    import ray
+
+    while not ray.wait([pending], timeout=PROGRESS_INTERVAL_S)[0]:
+        progress: Progress | None = ray.get(driver.progress.remote())
+        if progress is not None:
+            on_progress(progress)
+
+
+def _get(reference: Any) -> Any:
+    """Return the value of a reference. Raises SpecError and RunError as the driver raised them."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, SpecError | RunError) else error) from None
+
+
+def _check_teachers(
+    experiment: Experiment, cache: Path, make_backend: "MakeBackend", on_progress: OnProgress
+) -> "list[TeacherAccuracy]":
+    from fedray.data import federated
+    from fedray.server.teacher_check import check_teachers
+    from fedray.server.teacher_client import TeacherClient
+    from fedray.teachers.cache import TeacherCache
+
+    data = federated.load(experiment.data, experiment.partition, experiment.seed)
+    backend = make_backend(experiment, data)
+    try:
+        teacher_client = TeacherClient(experiment, data, backend, TeacherCache(cache))
+        return check_teachers(experiment, data, teacher_client, on_progress)
+    finally:
+        backend.close()
 
 
 @contextmanager
-def probing(*, verbose: bool = False) -> Iterator[tuple[Mapping[str, float], Callable[[Experiment, Any], Any]]]:
-    """What the cluster has, and backends that take all of it, one after another on the same actors."""
+def probing(*, verbose: bool = False) -> "Iterator[tuple[Mapping[str, float], MakeBackend]]":
+    """Yield the resources of the cluster, and a factory of backends that use all of it, one after another."""
     start_ray(verbose=verbose)
     from fedray.backends.ray.actors import RayBackend
     from fedray.backends.ray.pool import ActorPool, cluster_resources
@@ -156,69 +268,3 @@ def probing(*, verbose: bool = False) -> Iterator[tuple[Mapping[str, float], Cal
         yield cluster_resources(), partial(RayBackend, pool=pool)
     finally:
         pool.close()
-
-
-DRIVER_LOCK_TIMEOUT_S = 60
-"""Seconds to wait for a driver that was killed to be gone from the folder. Another run is told at once."""
-
-
-class InProcessRunner:
-    """Runs drivers in this process, where the spec says `backend: serial`."""
-
-    def __init__(self) -> None:
-        self._driver: Any = None
-
-    def run(
-        self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str], lock_timeout: float = 0
-    ) -> Iterator[Event]:
-        make_backend = self._make_backend(experiment)  # before torch is imported: its actors import it meanwhile
-        from fedray.server.driver import Driver
-
-        self._driver = Driver(experiment, folder, make_backend, command, cache, lock_timeout=lock_timeout)
-        yield from self._driver.run()
-
-    def stop(self) -> None:
-        """Save the last finished round."""
-        if self._driver is not None:
-            self._driver.stop()
-
-    def check_teachers(self, experiment: Experiment, cache: Path) -> Iterator[Any]:
-        make_backend = self._make_backend(experiment)
-        from fedray.data import federated
-        from fedray.server.teacher_check import check_teachers
-        from fedray.server.teacher_client import TeacherClient
-        from fedray.teachers.cache import TeacherCache
-
-        data = federated.load(experiment.data, experiment.partition, experiment.seed)
-        backend = make_backend(experiment, data)
-        try:
-            client, progress = TeacherClient(experiment, data, backend, TeacherCache(cache)), list[Any]()
-            accuracies = check_teachers(experiment, data, client, progress.append)
-            yield from progress
-            yield from accuracies
-        finally:
-            backend.close()
-
-    def _make_backend(self, _: Experiment) -> Callable[[Experiment, Any], Any]:
-        from fedray.backends.serial import SerialBackend
-
-        return SerialBackend
-
-
-class DriverActor(InProcessRunner):
-    """Holds a driver, and the actors it drives. Importing torch is left to the process it runs in."""
-
-    def __init__(self, folder: str) -> None:
-        """`folder` is where the command runs: a spec's paths are relative to it."""
-        super().__init__()
-        os.chdir(folder)
-        from fedray.backends.ray.pool import ActorPool
-
-        self._pool = ActorPool()
-
-    def _make_backend(self, experiment: Experiment) -> Callable[[Experiment, Any], Any]:
-        if experiment.clients is not None:
-            self._pool.fit(experiment, experiment.clients)
-        from fedray.backends.ray.actors import RayBackend
-
-        return partial(RayBackend, pool=self._pool)

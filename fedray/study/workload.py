@@ -7,7 +7,6 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from fedray.backends.ray.placement import cohort_size, draw_cohort
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.models import proxies
@@ -15,6 +14,7 @@ from fedray.models.flops import training_flops
 from fedray.models.proxies import Proxy
 from fedray.models.weights import get_weights, nbytes
 from fedray.seeding import torch_rng
+from fedray.server.cohort import draw_cohort
 from fedray.server.teacher_client import cache_entry
 from fedray.server.teacher_queries import RoundQueries
 from fedray.teachers.cache import CacheEntry, TeacherCache
@@ -52,7 +52,7 @@ def workload(experiment: Experiment, data: FederatedDataset, done: int = 0) -> W
     """Count the work of the rounds after `done`."""
     training = experiment.training
     sizes = [len(shard) for shard in data.shards if len(shard)]
-    cohort = cohort_size(len(sizes), training.participation)
+    cohort = training.cohort_size(len(sizes))
     rounds = training.rounds - done
     examples = sum(sizes) * cohort // len(sizes) * training.local_epochs
     weights_bytes, flops = _proxy_costs(experiment.proxy, data.train.shape)

@@ -49,6 +49,10 @@ class Training(Section):
     """If a client misses the deadline: `wait` for its update and report it, or `drop` the update and continue.
     With `drop` results depend on the machine's speed: the same spec need not give the same bits."""
 
+    def cohort_size(self, clients: int) -> int:
+        """Return the number of clients in a round's cohort: the nearest whole number, at least one."""
+        return max(1, round(self.participation * clients))
+
 
 class Evaluation(Section):
     """Evaluation of the global proxy on the test set."""

@@ -35,7 +35,7 @@ SCRIPT = """
 import sys
 from fedray.config.experiment import Experiment
 from fedray.data import federated
-from fedray.types import ClientTask
+from fedray.workers.requests import ClientTask, CountFlops, Evaluate, Initialize, LocalValue, TrainClients
 from fedray.workers.worker import Worker
 
 experiment = Experiment.model_validate({
@@ -43,11 +43,11 @@ experiment = Experiment.model_validate({
     "partition": {"kind": "iid", "clients": 2}, "training": {"rounds": 1}, "strategy": {"name": "fedprox"},
 })
 worker = Worker(experiment, federated.load(experiment.data, experiment.partition, experiment.seed))
-weights = worker.begin("proxy").answer.weights
-result = worker.train_all([ClientTask(1, 0), ClientTask(1, 1)], weights, None, None, None, None)
-worker.evaluate((0, 60), weights)
-worker.flops("proxy")
-assert len(result.answer) == 2
+weights = LocalValue(worker.handle(Initialize()).value.weights)
+outcomes = worker.handle(TrainClients((ClientTask(1, 0), ClientTask(1, 1)), weights)).value
+worker.handle(Evaluate((0, 60), weights))
+worker.handle(CountFlops("proxy"))
+assert len(outcomes) == 2
 print("torch._dynamo" in sys.modules, "torch._inductor" in sys.modules, "sympy" in sys.modules)
 """
 

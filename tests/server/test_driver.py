@@ -1,4 +1,4 @@
-"""Whole runs without Ray: resuming, failures, cohorts, tables."""
+"""Whole runs without Ray: resumption, failures, cohorts, tables."""
 
 import shutil
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import federated
 from helpers.workers import FailingWorker, MisshapenWorker, NotFiniteWorker
 from safetensors.numpy import load_file
 
@@ -16,6 +17,7 @@ from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError
 from fedray.losses.terms import DISTILLATIONS
+from fedray.server.cohort import draw_cohort
 from fedray.server.driver import Driver
 from fedray.workers.worker import Worker
 
@@ -33,12 +35,12 @@ def weights_of(folder: Path) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in load_file(folder / "model.safetensors").items()}
 
 
-OF_THE_MACHINE = ["seconds", "teacher_seconds", "teacher_forward_passes", "teacher_flops", "peak_bytes"]
-"""Columns that depend on the machine, or on what the teacher bank already held."""
+MACHINE_COLUMNS = ["seconds", "teacher_seconds", "teacher_forward_passes", "teacher_flops", "peak_bytes"]
+"""Columns that depend on the machine or on the contents of the teacher cache."""
 
 
 def table(folder: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(folder / name).drop(columns=OF_THE_MACHINE, errors="ignore")
+    return pd.read_csv(folder / name).drop(columns=MACHINE_COLUMNS, errors="ignore")
 
 
 @pytest.mark.parametrize("interrupted_after", [1, 2])
@@ -53,7 +55,7 @@ def table(folder: Path, name: str) -> pd.DataFrame:
     ],
     ids=lambda s: s.get("loss", s)["name"],
 )
-def test_interrupted_and_resumed_gives_the_same_bits(
+def test_an_interrupted_run_resumes_with_the_same_bits(
     small: Make, tmp_path: Path, strategy: dict[str, Any], interrupted_after: int
 ) -> None:
     experiment = small(strategy=strategy, data={"augment": "crop_flip"})
@@ -67,13 +69,13 @@ def test_interrupted_and_resumed_gives_the_same_bits(
         pd.testing.assert_frame_equal(table(tmp_path / "resumed", name), table(tmp_path / "whole", name))
 
 
-def test_resuming_from_an_older_checkpoint_leaves_no_double_rows(small: Make, tmp_path: Path) -> None:
+def test_resuming_from_an_older_checkpoint_leaves_no_duplicate_rows(small: Make, tmp_path: Path) -> None:
     experiment = small(training={"rounds": 5}, checkpoint={"every": 2})
     rounds = Driver(experiment, tmp_path).run()
     for _ in range(3):
         next(rounds)
     rounds.close()
-    shutil.rmtree(tmp_path / "checkpoint" / "round-00003")  # as if killed: rows of three, the state of two
+    shutil.rmtree(tmp_path / "checkpoint" / "round-00003")  # as after a kill: three rounds of rows, a checkpoint of two
     finish(experiment, tmp_path)
     assert table(tmp_path, "rounds.csv")["round"].tolist() == [1, 2, 3, 4, 5]
 
@@ -85,14 +87,14 @@ def test_lambda_zero_is_fedavg_bit_for_bit(small: Make, tmp_path: Path) -> None:
     assert finish(small(strategy={"name": "fedprox", "mu": 0.0}), tmp_path / "fedprox") == fedavg
 
 
-def test_seed_decides(small: Make, tmp_path: Path) -> None:
+def test_results_depend_on_the_seed(small: Make, tmp_path: Path) -> None:
     first = finish(small(seed=1), tmp_path / "a")
     assert finish(small(seed=1), tmp_path / "b") == first
     assert finish(small(seed=2), tmp_path / "c") != first
 
 
-def test_one_client_with_everything_is_plain_sgd(small: Make, tmp_path: Path) -> None:
-    """Averaging one client gives back its weights: two rounds of one epoch walk on from each other."""
+def test_a_single_client_is_plain_sgd(small: Make, tmp_path: Path) -> None:
+    """The mean of one client is its weights, so two rounds of one epoch equal one round of two."""
     partition = {"kind": "iid", "clients": 1}
     finish(small(partition=partition, training={"rounds": 1, "momentum": 0.0}), tmp_path / "one")
     finish(small(partition=partition, training={"rounds": 2, "momentum": 0.0}), tmp_path / "two")
@@ -107,10 +109,10 @@ def test_cohorts_are_drawn_by_seed_and_round(small: Make, tmp_path: Path) -> Non
         training={"participation": 0.25, "rounds": 2},
         strategy={"name": "fml"},
     )
-    driver = Driver(experiment, tmp_path)
-    cohorts = [driver.sample(number) for number in range(1, 100)]
+    shards = federated.load(experiment).shards
+    cohorts = [draw_cohort(experiment, shards, number) for number in range(1, 100)]
     assert all(len(set(cohort)) == 5 for cohort in cohorts)
-    assert driver.sample(7) == cohorts[6]
+    assert draw_cohort(experiment, shards, 7) == cohorts[6]
     times = np.bincount(np.concatenate(cohorts), minlength=20)
     assert times.min() > 10  # 24.75 expected; 10 is 3.4 deviations below
     finish(experiment, tmp_path)
@@ -120,7 +122,7 @@ def test_cohorts_are_drawn_by_seed_and_round(small: Make, tmp_path: Path) -> Non
     assert private == {f"{client:05d}-{number:05d}" for number in (1, 2) for client in cohorts[number - 1]}
 
 
-def test_tables_hold_what_happened(small: Make, tmp_path: Path) -> None:
+def test_tables_describe_the_run(small: Make, tmp_path: Path) -> None:
     finish(small(strategy={"name": "fml"}, evaluation={"every": 2}), tmp_path)
     rounds, clients, classes = (table(tmp_path, f"{name}.csv") for name in ("rounds", "clients", "classes"))
     partition = table(tmp_path, "partition.csv").set_index("client")
@@ -128,7 +130,7 @@ def test_tables_hold_what_happened(small: Make, tmp_path: Path) -> None:
     assert rounds["test_accuracy"].notna().tolist() == [False, True, True]
     size = sum(array.nbytes for array in load_file(tmp_path / "model.safetensors").values())
     assert rounds["bytes_up"].tolist() == rounds["bytes_down"].tolist() == [4 * size] * 3
-    assert partition["examples"].sum() == 160  # 200 less the public fifth
+    assert partition["examples"].sum() == 160  # 200 minus the public fifth
     held = partition.groupby("client")["examples"].sum()
     assert clients.groupby("client")["examples"].first().tolist() == held.tolist()
     losses = [column for column in clients.columns if column.startswith("loss")]
@@ -140,7 +142,7 @@ def test_tables_hold_what_happened(small: Make, tmp_path: Path) -> None:
     assert rounds["worst_class_accuracy"].iloc[-1] == last["test_accuracy"].min()
 
 
-def test_a_client_that_raises_stops_the_run_with_its_name_and_traceback(small: Make, tmp_path: Path) -> None:
+def test_an_error_of_a_client_ends_the_run_with_its_traceback(small: Make, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"client 2 failed in round 2 on node .*ZeroDivisionError") as raised:
         finish(small(), tmp_path, FailingWorker)
     assert "divided by nothing" in str(raised.value)
@@ -148,7 +150,7 @@ def test_a_client_that_raises_stops_the_run_with_its_name_and_traceback(small: M
     assert table(tmp_path, "rounds.csv")["round"].tolist() == [1]
 
 
-def test_a_dropped_failure_is_reported_and_the_run_goes_on(small: Make, tmp_path: Path) -> None:
+def test_a_run_continues_after_a_dropped_failure(small: Make, tmp_path: Path) -> None:
     finish(small(training={"failures": "drop", "min_cohort": 3}), tmp_path, FailingWorker)
     rounds, clients = table(tmp_path, "rounds.csv"), table(tmp_path, "clients.csv")
     assert rounds["failed_clients"].tolist() == [0, 1, 0]
@@ -158,8 +160,8 @@ def test_a_dropped_failure_is_reported_and_the_run_goes_on(small: Make, tmp_path
     assert "ZeroDivisionError" in failed["failure"].item()
 
 
-def test_too_small_a_cohort_stops_the_run(small: Make, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"1 of 4 clients failed.*min_cohort=4"):
+def test_a_run_ends_if_too_few_clients_succeed(small: Make, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"1 of 4 clients failed, which leaves fewer than training.min_cohort=4"):
         finish(small(training={"failures": "drop", "min_cohort": 4}), tmp_path, FailingWorker)
 
 
@@ -170,19 +172,19 @@ def test_too_small_a_cohort_stops_the_run(small: Make, tmp_path: Path) -> None:
         (MisshapenWorker, r"client 3 failed in round 1 .*classifier.1.bias is float32\[511\], not float32\[512\]"),
     ],
 )
-def test_bad_updates_are_refused(small: Make, tmp_path: Path, worker: type[Worker], message: str) -> None:
+def test_unusable_updates_are_rejected(small: Make, tmp_path: Path, worker: type[Worker], message: str) -> None:
     with pytest.raises(RunError, match=message):
         finish(small(), tmp_path, worker)
 
 
-def test_a_dropped_update_does_not_enter_the_mean(small: Make, tmp_path: Path) -> None:
+def test_a_dropped_update_is_not_part_of_the_mean(small: Make, tmp_path: Path) -> None:
     finish(small(training={"failures": "drop"}), tmp_path, NotFiniteWorker)
     assert all(np.isfinite(array).all() for array in load_file(tmp_path / "model.safetensors").values())
 
 
 @pytest.mark.slow
-def test_distillation_carries_clients_of_one_class_each(small: Make, tmp_path: Path) -> None:
-    """The behaviour the whole project is about, on 1,200 digits: a teacher flattens the skew."""
+def test_distillation_helps_clients_with_one_class_each(small: Make, tmp_path: Path) -> None:
+    """On 1,200 digits, a teacher makes up for much of the skew between clients."""
     sections: dict[str, Any] = {
         "data": {"train_limit": None, "test_limit": None},
         "partition": {"kind": "class_split", "classes_per_client": 1, "clients": 10},
@@ -197,7 +199,7 @@ def test_distillation_carries_clients_of_one_class_each(small: Make, tmp_path: P
 
 
 def sections_for(loss: str) -> dict[str, Any]:
-    """A strategy with this distillation, and a teacher that it can learn from."""
+    """Sections of a strategy with this distillation, and of a teacher that fits it."""
     strategy = {"name": "fedlpfm", "lam": 0.5, "temperature": 4.0, "loss": {"name": loss}}
     if loss == "function_matching":
         return {"strategy": strategy | {"lam": 1}, "teacher": {"view": "proxy", "mode": "online"}}
@@ -212,7 +214,7 @@ def test_fedlpfm_trains_with_every_distillation(small: Make, tmp_path: Path, los
     assert values[3] < values[1]
 
 
-def test_function_matching_resumes_bit_for_bit_with_its_teacher_beside_the_clients(small: Make, tmp_path: Path) -> None:
+def test_function_matching_with_an_online_teacher_resumes_bit_for_bit(small: Make, tmp_path: Path) -> None:
     experiment = small(**sections_for("function_matching"), data={"augment": "crop_flip"})
     whole = finish(experiment, tmp_path / "whole")
     rounds = Driver(experiment, tmp_path / "resumed").run()
@@ -222,7 +224,7 @@ def test_function_matching_resumes_bit_for_bit_with_its_teacher_beside_the_clien
     pd.testing.assert_frame_equal(table(tmp_path / "resumed", "rounds.csv"), table(tmp_path / "whole", "rounds.csv"))
 
 
-def test_clients_keep_their_projections_and_never_send_them(small: Make, tmp_path: Path) -> None:
+def test_projections_are_saved_and_never_sent(small: Make, tmp_path: Path) -> None:
     experiment = small(strategy={"name": "fedlpfm", "loss": {"name": "cosine"}})
     finish(experiment, tmp_path / "cosine")
     finish(small(strategy={"name": "fedavg"}), tmp_path / "fedavg")
@@ -237,20 +239,20 @@ def test_clients_keep_their_projections_and_never_send_them(small: Make, tmp_pat
 
 
 @pytest.mark.parametrize("mode", ["cached", "online"])
-def test_tables_count_what_is_asked_of_the_teacher(small: Make, tmp_path: Path, mode: str) -> None:
+def test_tables_count_teacher_outputs(small: Make, tmp_path: Path, mode: str) -> None:
     experiment = small(
         strategy={"name": "fedlpfm"}, teacher={"mode": mode}, training={"local_epochs": 2}, partition=IID
     )
     finish(experiment, tmp_path)
     rounds, clients = (pd.read_csv(tmp_path / name) for name in ("rounds.csv", "clients.csv"))
     assert rounds["teacher_outputs_used"].tolist() == [2 * 160] * 3  # 160 examples, two epochs a round
-    passes = [2 * 160] * 3 if mode == "online" else [160, 0, 0]  # a bank asks once for each image
+    passes = [2 * 160] * 3 if mode == "online" else [160, 0, 0]  # cached: one pass per image
     assert rounds["teacher_forward_passes"].tolist() == passes
     assert (rounds["teacher_seconds"] >= 0).all()
     assert (clients["peak_bytes"] > 2**20).all()
 
 
-def test_without_a_teacher_nothing_is_asked(small: Make, tmp_path: Path) -> None:
+def test_without_a_teacher_no_outputs_are_counted(small: Make, tmp_path: Path) -> None:
     finish(small(strategy={"name": "fedavg"}), tmp_path)
     columns = ["teacher_outputs_used", "teacher_forward_passes", "teacher_seconds"]
     assert (pd.read_csv(tmp_path / "rounds.csv")[columns] == 0).all(axis=None)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers import federated
 
-from fedray.backends.base import CallFailure, CallResult
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
@@ -21,7 +20,8 @@ from fedray.server.teacher_client import TeacherClient
 from fedray.teachers import loading
 from fedray.teachers.cache import TeacherCache
 from fedray.teachers.teacher import Teacher
-from fedray.types import Indices, Progress, TeacherProgress, TeacherQuery, WorkerResult
+from fedray.types import Progress, TeacherProgress, TeacherQuery
+from fedray.workers.requests import QueryTeacher, Request, WorkerResult
 from fedray.workers.worker import Worker
 
 Make = Callable[..., Experiment]
@@ -43,17 +43,17 @@ def data(experiment: Experiment) -> FederatedDataset:
 class FailingWorker(Worker):
     """Fails on the batch with the last row."""
 
-    def teach(self, query: TeacherQuery, rows: Indices, *others: Any) -> Any:
-        if 99 in rows:
+    def handle(self, request: Request[Any]) -> WorkerResult[Any]:
+        if isinstance(request, QueryTeacher) and 99 in request.rows:
             raise ZeroDivisionError("the teacher divided by nothing")
-        return super().teach(query, rows, *others)
+        return super().handle(request)
 
 
 class OverflowingWorker(Worker):
     """Returns logits beyond the range of fp16."""
 
-    def teach(self, query: TeacherQuery, rows: Indices, *others: Any) -> Any:
-        output = super().teach(query, rows, *others).answer
+    def handle(self, request: Request[Any]) -> WorkerResult[Any]:
+        output = super().handle(request).value
         return WorkerResult(replace(output, outputs=output.outputs * np.float32(1e6)))
 
 
@@ -64,11 +64,10 @@ class RecordingBackend(SerialBackend):
         super().__init__(*arguments)
         self.computed: list[int] = []
 
-    def map(self, method: str, calls: Any, seconds: float | None = None) -> Any:
-        outcome: CallResult | CallFailure
-        for outcome in super().map(method, calls, seconds):
-            self.computed += calls[outcome.call][1].tolist()
-            yield outcome
+    def run(self, requests: Any, timeout_s: float | None = None) -> Any:
+        for result in super().run(requests, timeout_s):
+            self.computed += requests[result.index].rows.tolist()
+            yield result
 
 
 class StopError(Exception):

@@ -29,7 +29,8 @@ from fedray.teachers.cache import TeacherCache
 from fedray.teachers.pool import TeacherPool
 from fedray.teachers.sections import AnyTeacher
 from fedray.training.batches import AugmentedBatch
-from fedray.types import Progress, RoundResult, TeacherProgress
+from fedray.types import Progress, TeacherProgress
+from fedray.workers.requests import QueryTeacher, Request, WorkerResult
 from fedray.workers.worker import Worker
 
 Make = Callable[..., Experiment]
@@ -50,8 +51,9 @@ KINDS = {"supervised": STAND_IN, "probe": PROBE, "fine_tuned": TUNED, "ensemble"
 class NoTeacherWorker(Worker):
     """Fails where a teacher output must be computed: all must be cached."""
 
-    def teach(self, *_: Any) -> Any:
-        raise AssertionError("a teacher output was computed")
+    def handle(self, request: Request[Any]) -> WorkerResult[Any]:
+        assert not isinstance(request, QueryTeacher), "a teacher output was computed"
+        return super().handle(request)
 
 
 @pytest.fixture
@@ -82,8 +84,8 @@ def finish(experiment: Experiment, folder: Path, worker: type[Worker] = Worker, 
 def interrupt(experiment: Experiment, folder: Path, rounds: int = 1) -> None:
     """Stop after a number of rounds, as Ctrl-C does."""
     run = Driver(experiment, folder).run()
-    while rounds:
-        rounds -= isinstance(next(run), RoundResult)
+    for _ in range(rounds):
+        next(run)
     run.close()
 
 
@@ -102,7 +104,8 @@ def client_targets(
     backend = SerialBackend(experiment, data)
     client = TeacherClient(experiment, data, backend, TeacherCache())
     clients = range(len(data.shards)) if cohort is None else cohort
-    return TeacherTargets(experiment, data, backend, client).of_round(number, clients, ignore)
+    shared = TeacherTargets(experiment, data, backend, client).of_round(number, clients, ignore)
+    return {client: targets.get() for client, targets in shared.items()}
 
 
 def ignore(_: Progress) -> None:

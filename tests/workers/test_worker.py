@@ -1,4 +1,4 @@
-"""What a worker does with its models between calls, and how it evaluates."""
+"""A worker's models between requests, its evaluation, and its clients' failures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,28 +7,31 @@ import numpy as np
 import pytest
 import torch
 from helpers import federated
+from helpers.workers import DescribeProcess
 
 from fedray.config.experiment import Experiment
 from fedray.models import proxies
 from fedray.models.weights import get_weights, set_weights
-from fedray.types import ClientFailure, ClientTask, Weights, WorkerResult
-from fedray.workers.worker import Worker, initial_model
+from fedray.types import ClientFailure, ClientUpdate, Weights
+from fedray.workers.client_models import initial_model
+from fedray.workers.requests import ClientTask, Evaluate, Initialize, LocalValue, TrainClients, WorkerResult
+from fedray.workers.worker import PreparedClient, Worker
 
 Make = Callable[..., Experiment]
 
 
-def begin(experiment: Experiment) -> tuple[Worker, Weights]:
+def new_worker(experiment: Experiment) -> tuple[Worker, Weights]:
     data = federated.load(experiment)
-    return Worker(experiment, data), get_weights(initial_model(experiment.proxy, data, 0, "test"))
+    return Worker(experiment, data), get_weights(initial_model(experiment.proxy, data.train.shape, 0, "test"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_the_test_set_is_evaluated_as_the_spec_says(small: Make, precision: str, layout: str) -> None:
+def test_evaluation_equals_a_plain_forward_pass(small: Make, precision: str, layout: str) -> None:
     experiment = small(training={"precision": precision, "memory_format": layout})
-    worker, weights = begin(experiment)
+    worker, weights = new_worker(experiment)
     data = federated.load(experiment)
-    tally = worker.evaluate((5, 45), weights).answer
+    counts = worker.handle(Evaluate((5, 45), LocalValue(weights))).value
 
     model = proxies.build(experiment.proxy, data.train.shape).eval()
     set_weights(model, weights)
@@ -39,9 +42,9 @@ def test_the_test_set_is_evaluated_as_the_spec_says(small: Make, precision: str,
         logits = model(images)
     assert logits.dtype == getattr(torch, precision)
     loss = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="sum").item()
-    assert tally.loss == pytest.approx(loss, rel=1e-6 if precision == "float32" else 2e-3)
-    np.testing.assert_array_equal(tally.labels, labels)
-    assert (tally.predicted == logits.argmax(1).numpy()).mean() > (0.99 if precision == "float32" else 0.9)
+    assert counts.loss == pytest.approx(loss, rel=1e-6 if precision == "float32" else 2e-3)
+    np.testing.assert_array_equal(counts.labels, labels)
+    assert (counts.predicted == logits.argmax(1).numpy()).mean() > (0.99 if precision == "float32" else 0.9)
 
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -52,37 +55,48 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_what_a_client_makes_does_not_depend_on_who_was_there_before(small: Make, strategy: str) -> None:
+def test_training_does_not_depend_on_earlier_clients(small: Make, strategy: str) -> None:
     experiment = small(strategy=STRATEGIES[strategy])
-    targets = {"features": np.random.default_rng(0).normal(size=(1, 200, 12)).astype(np.float32)}
-    used, weights = begin(experiment)
+    features = np.random.default_rng(0).normal(size=(1, 200, 12)).astype(np.float32)
+    used, weights = new_worker(experiment)
     sizes = [len(shard) for shard in federated.load(experiment).shards]
 
-    def made(worker: Worker, client: int) -> Any:
-        answers = {name: values[:, : sizes[client]] for name, values in targets.items()}
-        return worker.train(ClientTask(2, client), weights, answers if strategy == "fedlpfm" else None, None)
+    def train(worker: Worker, client: int) -> WorkerResult[Any]:
+        targets = LocalValue({"features": features[:, : sizes[client]]}) if strategy == "fedlpfm" else None
+        return worker.handle(TrainClients((ClientTask(2, client, targets),), LocalValue(weights)))
 
-    made(used, 0)
-    again, alone = made(used, 1), made(begin(experiment)[0], 1)
-    assert dict(again.answer.metrics) == dict(alone.answer.metrics)
-    for one, other in ((again.weights, alone.weights), (again.kept or {}, alone.kept or {})):
-        assert {name: array.tobytes() for name, array in one.items()} == {n: a.tobytes() for n, a in other.items()}
+    train(used, 0)
+    second, alone = train(used, 1), train(new_worker(experiment)[0], 1)
+    assert dict(second.value[0].metrics) == dict(alone.value[0].metrics)
+    assert (second.client_state is None) == (strategy == "fedprox")
+    assert bits(second.weights) == bits(alone.weights)
+    assert bits(second.client_state) == bits(alone.client_state)
 
 
-class Failing(Worker):
+def bits(weights: Any) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in (weights or {}).items()}
+
+
+class FailingWorker(Worker):
     """Client 1 fails."""
 
-    def train(self, task: ClientTask, *given: Any) -> WorkerResult:
+    def prepare(self, task: ClientTask, *others: Any) -> PreparedClient:
         if task.client == 1:
             raise ValueError("no")
-        return super().train(task, *given)
+        return super().prepare(task, *others)
 
 
-@pytest.mark.parametrize(("failures", "tried"), [("drop", [0, 1, 2]), ("abort", [0, 1])])
-def test_nobody_is_trained_after_what_ends_the_run(small: Make, failures: str, tried: list[int]) -> None:
+@pytest.mark.parametrize(("failures", "trained"), [("drop", [0, 1, 2]), ("abort", [0, 1])])
+def test_no_client_trains_after_a_failure_that_ends_the_run(small: Make, failures: str, trained: list[int]) -> None:
     experiment = small(training={"failures": failures}, teacher=None)
-    worker = Failing(experiment, federated.load(experiment))
-    weights = worker.begin("proxy").answer.weights
-    outcomes = worker.train_all([ClientTask(1, client) for client in range(3)], weights, *[None] * 6).answer
-    assert [outcome.client for outcome in outcomes] == tried
-    assert isinstance(outcomes[1], ClientFailure)
+    worker = FailingWorker(experiment, federated.load(experiment))
+    weights = LocalValue(worker.handle(Initialize()).value.weights)
+    outcomes = worker.handle(TrainClients(tuple(ClientTask(1, client) for client in range(3)), weights)).value
+    assert [outcome.client for outcome in outcomes] == trained
+    assert [type(outcome) for outcome in outcomes[:2]] == [ClientUpdate, ClientFailure]
+
+
+def test_an_unknown_request_is_a_type_error(small: Make) -> None:
+    worker, _ = new_worker(small())
+    with pytest.raises(TypeError, match="does not handle requests of type DescribeProcess"):
+        worker.handle(DescribeProcess(0))

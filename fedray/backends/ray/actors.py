@@ -1,33 +1,41 @@
-"""Clients in Ray actors: each pinned to its share of a GPU, or one per core."""
+"""The backend on Ray: workers in actors, each with its share of a GPU, or one per core."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import ray
 from ray.exceptions import RayActorError
 
 from fedray.backends.base import Backend, CallFailure, CallResult
 from fedray.backends.ray.dispatch import Dispatch, free_resources, wait_for_worker
-from fedray.backends.ray.node_sums import DistributedSum, NodeReducers, ray_get
+from fedray.backends.ray.node_sums import DistributedSum, NodeReducers
 from fedray.backends.ray.pool import ActorPool, WorkerSlot
+from fedray.backends.ray.references import RayShared
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
+from fedray.types import TargetArrays
+from fedray.workers.requests import R, Request
 
 if TYPE_CHECKING:
     from fedray.workers.worker import Worker
 
+T = TypeVar("T")
+
 STRAGGLER_TIMEOUT_S = 30.0
-"""Seconds to wait for the rest of the actors when some are there: they join as they come."""
+"""Seconds to wait for the other workers once some have started; later ones join when they are ready."""
+
+MESSAGE_INTERVAL_S = 10.0
+"""Seconds between two messages while workers start."""
 
 
 class RayBackend(Backend):
-    """A pool of worker actors. A handle is an object reference.
+    """Workers in a pool of actors.
 
-    With as many actors as clients, client i always runs in actor i. Weights and data are read from
-    the node's shared memory without a copy. An actor that is lost is replaced; as nodes come and go,
-    so do actors.
+    With as many actors as clients, client i always trains in actor i. Weights and data are read from
+    the node's shared memory without a copy. An actor that is lost is replaced, and the number of actors
+    follows the number of nodes.
     """
 
     def __init__(
@@ -39,68 +47,58 @@ class RayBackend(Backend):
     ) -> None:
         self._pool, self._owns_pool = pool or ActorPool(), pool is None
         self._store = self._pool.store
-        train, test, rest = self._put(federated)
-        self._worker = (worker, experiment, train, test, rest)
-        super().__init__(replace(federated, train=ray_get(train), test=ray_get(test)))
+        train, test = self._store.put(federated.train), self._store.put(federated.test)
+        rest = {field.name: getattr(federated, field.name) for field in fields(federated)}
+        del rest["train"], rest["test"]
+        self._worker = (worker, experiment, train.reference, test.reference, self._store.put(rest).reference)
+        super().__init__(replace(federated, train=train.get(), test=test.get()))
         self._pool.fit(experiment, len(federated.shards))
-        self._adders = NodeReducers()
-        for post in self._pool.posts:
-            self._begin(post)
+        self._reducers = NodeReducers()
+        for slot in self._pool.slots:
+            self._start_worker(slot)
 
     @property
-    def at_once(self) -> int:
-        return self._pool.at_once
+    def parallelism(self) -> int:
+        return self._pool.parallelism
 
-    def share(self, value: Any) -> Any:
+    def share(self, value: T) -> RayShared[T]:
         return self._store.put(value)
 
-    def share_targets(self, targets: dict[str, Any]) -> Any:
+    def share_targets(self, targets: TargetArrays) -> RayShared[TargetArrays]:
         return self._store.put_targets(targets)
 
-    def fetch(self, handle: Any) -> Any:
-        return ray_get(handle)
-
     def ready(self) -> Iterator[str]:
-        start = told = time.monotonic()
-        while coming := {post.begun: post for post in self._pool.posts if not post.node}:
-            now = time.monotonic()
-            if now - start > STRAGGLER_TIMEOUT_S and len(coming) < len(self._pool.posts):
+        start = last_message = time.monotonic()
+        while starting := {slot.starting: slot for slot in self._pool.slots if not slot.node}:
+            now, slots = time.monotonic(), len(self._pool.slots)
+            if now - start > STRAGGLER_TIMEOUT_S and len(starting) < slots:
                 return
-            if now - told > 10:
-                told = now
-                yield f"{len(coming)} of {len(self._pool.posts)} workers have not started; {free_resources()}"
-            for begun in ray.wait(list(coming), timeout=1)[0]:
-                self._settle(coming[begun])
+            if now - last_message > MESSAGE_INTERVAL_S:
+                last_message = now
+                yield f"{len(starting)} of {slots} workers have not started; {free_resources()}"
+            for reference in ray.wait(list(starting), timeout=1)[0]:
+                try:
+                    wait_for_worker(starting[reference])
+                except RayActorError as error:
+                    self._start_worker(self._pool.replace(starting[reference], error))
 
-    def map(
-        self, method: str, calls: Sequence[tuple[Any, ...]], seconds: float | None = None
-    ) -> Iterator[CallResult | CallFailure]:
-        for post in self._pool.follow():
-            self._begin(post)
-        return Dispatch(self._pool, self._begin, method, calls, seconds, self.faults).outcomes()
+    def run(
+        self, requests: Sequence[Request[R]], timeout_s: float | None = None
+    ) -> Iterator[CallResult[R] | CallFailure]:
+        for slot in self._pool.rescale():
+            self._start_worker(slot)
+        return Dispatch(self._pool, self._start_worker, requests, timeout_s, self.faults).results()
 
-    def total(self) -> DistributedSum:
-        return self._adders.total()
+    def reducer(self) -> DistributedSum:
+        return self._reducers.new_sum()
 
     def close(self) -> None:
-        self._adders.close()
+        self._reducers.close()
         if self._owns_pool:
             self._pool.close()
 
-    def _put(self, federated: FederatedDataset) -> tuple[Any, Any, Any]:
-        """Its sets apart, each once per node, and the rest."""
-        rest = {field.name: getattr(federated, field.name) for field in fields(federated)}
-        train, test = rest.pop("train"), rest.pop("test")
-        return self._store.put(train), self._store.put(test), self._store.put(rest)
-
-    def _begin(self, post: WorkerSlot) -> WorkerSlot:
-        """Have the actor make its worker."""
-        post.node = ""
-        post.begun = post.actor.begin.remote(*self._worker)
-        return post
-
-    def _settle(self, post: WorkerSlot) -> None:
-        try:
-            wait_for_worker(post)
-        except RayActorError as error:
-            self._begin(self._pool.replace(post, error))
+    def _start_worker(self, slot: WorkerSlot) -> WorkerSlot:
+        """Let the slot's actor create its worker."""
+        slot.node = ""
+        slot.starting = slot.actor.start_worker.remote(*self._worker)
+        return slot

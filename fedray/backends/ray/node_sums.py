@@ -1,112 +1,106 @@
-"""Sums of weights that are made on the nodes where the weights are: one sum per node travels to the driver."""
+"""Sums of weights on the nodes where the weights are: each node sends one sum to the driver."""
 
 from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedray.aggregation.exact_mean import ExactMean
 from fedray.backends.base import CallResult
+from fedray.backends.ray.references import ray_get
 from fedray.errors import LostError
-from fedray.types import Weights
+from fedray.workers.requests import Shared, WeightedSum
 
 
 class NodeReducer:
-    """An actor that adds up what the workers of its node have made."""
+    """An actor that adds up the weights from the workers of its node."""
 
     def __init__(self) -> None:
-        self._sum = -1
-        self._mean = ExactMean()
+        self._number = -1
+        self._sum = ExactMean()
 
-    def add(self, number: int, part: Weights | ExactMean, weight: int) -> None:
-        """Fold in; a new number begins a new sum."""
-        if number != self._sum:
-            self._sum, self._mean = number, ExactMean()
-        self._mean.fold(part, weight)
+    def add(self, number: int, weights: Shared[WeightedSum | None], weight: int) -> None:
+        """Add weights to the sum with this number; a new number starts a new sum."""
+        if number != self._number:
+            self._number, self._sum = number, ExactMean()
+        self._sum.fold(_present(weights), weight)
 
-    def take(self) -> ExactMean:
-        """The sum."""
-        return self._mean
+    def result(self) -> ExactMean:
+        """Return the sum."""
+        return self._sum
 
 
 class NodeReducers:
-    """One on each node but the driver's, which adds itself."""
+    """One `NodeReducer` on each node but the driver's, where the driver adds."""
 
     def __init__(self) -> None:
-        self.here = this_node()
+        self.driver_node = this_node()
         self._numbers = count()
         self._actors: dict[str, Any] = {}
 
-    def total(self) -> "DistributedSum":
+    def new_sum(self) -> "DistributedSum":
+        """Return an empty sum; former sums that were not finished are discarded."""
         return DistributedSum(self, next(self._numbers))
 
     def on(self, node: str) -> Any:
-        """The adder of a node, started when it is first needed."""
+        """Return the reducer of a node, which is started when it is first needed."""
         if node not in self._actors:
             self._actors[node] = ray.remote(NodeReducer).options(num_cpus=0, scheduling_strategy=on_node(node)).remote()
         return self._actors[node]
 
-    def forget(self, node: str) -> None:
-        """It is lost."""
+    def remove(self, node: str) -> None:
+        """End the reducer of a node, or forget that it was lost."""
         ray.kill(self._actors.pop(node))
 
     def close(self) -> None:
+        """End all reducers."""
         for node in list(self._actors):
-            self.forget(node)
+            self.remove(node)
 
 
 class DistributedSum:
-    """One sum, spread over the nodes. It is exact, so that it does not matter how."""
+    """One sum, spread over the nodes. Addition is exact, so the result does not depend on the division."""
 
-    def __init__(self, adders: NodeReducers, number: int) -> None:
-        self._adders = adders
+    def __init__(self, reducers: NodeReducers, number: int) -> None:
+        self._reducers = reducers
         self._number = number
-        self._mean = ExactMean()
-        self._sent: dict[str, list[Any]] = {}
+        self._sum = ExactMean()
+        self._additions: dict[str, list[Any]] = {}
 
-    def add(self, answer: CallResult, weight: int) -> None:
-        if answer.where == self._adders.here:
-            self._mean.fold(ray_get(answer.weights), weight)
+    def add(self, result: CallResult[object], weight: int) -> None:
+        """Add the weights of one result on the node where they are."""
+        if result.node == self._reducers.driver_node:
+            self._sum.fold(_present(result.weights), weight)
             return
-        adder = self._adders.on(answer.where)
-        self._sent.setdefault(answer.where, []).append(adder.add.remote(self._number, answer.weights, weight))
+        reducer = self._reducers.on(result.node)
+        self._additions.setdefault(result.node, []).append(reducer.add.remote(self._number, result.weights, weight))
 
     def mean(self) -> ExactMean:
-        parts = {node: self._adders.on(node).take.remote() for node in self._sent}
-        for node, part in parts.items():
-            self._mean.merge(self._part(node, part))
-        return self._mean
-
-    def _part(self, node: str, part: Any) -> ExactMean:
-        try:
-            ray_get(self._sent[node])  # raises what went wrong as it was added
-            found: ExactMean = ray_get(part)
-        except LostError:
-            self._adders.forget(node)
-            raise
-        return found
+        """Return the sum over all nodes. Raises LostError where a node was lost."""
+        sums = {node: self._reducers.on(node).result.remote() for node in self._additions}
+        for node, reference in sums.items():
+            try:
+                ray_get(self._additions[node])  # raises the errors of the additions
+                self._sum.merge(ray_get(reference))
+            except LostError:
+                self._reducers.remove(node)
+                raise
+        return self._sum
 
 
-def ray_get(reference: Any) -> Any:
-    """The value of a reference, or of several. Raises LostError where it has gone with its node or its process."""
-    try:
-        return ray.get(reference)
-    except (ObjectLostError, RayActorError) as error:
-        raise LostError(str(error).partition("\n")[0]) from error
-    except RayTaskError as error:
-        if isinstance(error.cause, ObjectLostError):
-            raise LostError(str(error.cause).partition("\n")[0]) from error
-        raise
+def _present(weights: Shared[WeightedSum | None]) -> WeightedSum:
+    present = weights.get()
+    assert present is not None, "only results of training are added"
+    return present
 
 
 def this_node() -> str:
-    """The id of the node that this process runs on."""
+    """Return the id of the node that this process runs on."""
     node: str = ray.get_runtime_context().get_node_id()
     return node
 
 
-def on_node(node: str) -> Any:
-    """For actors that only make sense on one node."""
+def on_node(node: str) -> NodeAffinitySchedulingStrategy:
+    """Return the scheduling strategy of an actor or task that must run on a node."""
     return NodeAffinitySchedulingStrategy(node, soft=False)

@@ -1,4 +1,4 @@
-"""How many actors there are, what each reserves, and how many work at once."""
+"""The number of actors, the resources that each reserves, and the number of trials that run at once."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,26 +6,25 @@ from dataclasses import dataclass
 
 from fedray.config.experiment import Experiment
 from fedray.errors import SpecError
-from fedray.seeding import numpy_rng
-from fedray.types import Indices
 
 
 @dataclass(frozen=True)
 class Plan:
+    """The actors of one experiment."""
+
     actors: int
     cpus_per_actor: float
     gpus_per_actor: float
-    at_once: int
+    at_once: int  # actors that work at the same time
 
 
 def plan_actors(
     experiment: Experiment, clients: int, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
 ) -> Plan:
-    """Actors for `clients` on a cluster with so many `CPU` and `GPU`; on `nodes`, where an actor is on one of them.
+    """Plan the actors of `clients` on a cluster with a number of `CPU` and `GPU`.
 
-    A fraction of a GPU is never overbooked; where more actors are asked for than there are cores,
-    each reserves less than its share and they take turns. Raises SpecError where not even one
-    client fits.
+    `nodes` are the resources of each node: an actor fits on one of them. A GPU is never overbooked. With more actors
+    than cores, each reserves less than its share and they take turns. Raises SpecError where not even one client fits.
     """
     spec = experiment.resources
     cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
@@ -33,7 +32,7 @@ def plan_actors(
         raise SpecError(f"resources.cpus_per_client is {spec.cpus_per_client:g}, but the cluster has {cpus:g} cores.")
     if spec.gpus_per_client > gpus:
         raise SpecError(f"resources.gpus_per_client is {spec.gpus_per_client:g}, but the cluster has {gpus:g} GPUs.")
-    cohort = cohort_size(clients, experiment.training.participation)
+    cohort = experiment.training.cohort_size(clients)
     fitting_cpus = max(1, _fitting(nodes or [cluster], "CPU", spec.cpus_per_client))
     fitting_gpus = max(1, _fitting(nodes or [cluster], "GPU", spec.gpus_per_client)) if spec.gpus_per_client else cohort
     if spec.clients_per_actor != "auto":
@@ -46,37 +45,25 @@ def plan_actors(
     return Plan(actors, share, spec.gpus_per_client, min(actors, fitting_cpus))
 
 
-def _fitting(nodes: Sequence[Mapping[str, float]], kind: str, each: float) -> int:
-    """How many that need `each` there is room for: nobody is on two nodes."""
-    return sum(int(node.get(kind, 0) / each + 1e-9) for node in nodes)
+def _fitting(nodes: Sequence[Mapping[str, float]], kind: str, amount: float) -> int:
+    """The number of actors that fit if each needs an amount of one resource on a single node."""
+    return sum(int(node.get(kind, 0) / amount + 1e-9) for node in nodes)
 
 
 def portion(
     sizes: Mapping[Experiment, int], cluster: Mapping[str, float], most: int
 ) -> tuple[int, Mapping[str, float]]:
-    """How many trials run at once, at most `most`, and the part of the cluster that each may use.
+    """Return the number of trials that run at once, at most `most`, and the resources that each of them may use.
 
-    `sizes` are the experiments and how many clients each has. Trials do not wait for one another as
-    clients do, so on CPUs each takes a core for one client as long as there are enough trials; on GPUs
-    each takes what all clients of its cohort need, and at least a core for one of them.
+    `sizes` is the number of clients of each experiment. Unlike clients, trials do not wait for one another: so on
+    CPUs a trial gets the cores of a single client, as long as there are enough trials. On GPUs it gets the GPU share
+    of its whole cohort, and at least the cores of one client.
     """
     at_once = most
     for experiment, clients in sizes.items():
         plan, spec = plan_actors(experiment, clients, cluster), experiment.resources
-        room = cluster.get("CPU", 0) / spec.cpus_per_client
+        fitting = cluster.get("CPU", 0) / spec.cpus_per_client
         if spec.gpus_per_client:
-            room = min(room, cluster.get("GPU", 0) / (plan.actors * spec.gpus_per_client))
-        at_once = max(1, min(at_once, int(room + 1e-9)))
+            fitting = min(fitting, cluster.get("GPU", 0) / (plan.actors * spec.gpus_per_client))
+        at_once = max(1, min(at_once, int(fitting + 1e-9)))
     return at_once, {kind: cluster.get(kind, 0) / at_once for kind in ("CPU", "GPU")}
-
-
-def cohort_size(clients: int, participation: float) -> int:
-    """How many clients a round draws: the nearest whole number, at least one."""
-    return max(1, round(participation * clients))
-
-
-def draw_cohort(experiment: Experiment, shards: Sequence[Indices], number: int) -> list[int]:
-    """The cohort of a round, drawn for (seed, round) among the clients that hold examples."""
-    holders = [client for client, shard in enumerate(shards) if len(shard)]
-    size = cohort_size(len(holders), experiment.training.participation)
-    return sorted(numpy_rng(experiment.seed, "cohort", number).choice(holders, size, replace=False).tolist())

@@ -1,4 +1,4 @@
-"""Actors that hold workers. They outlive an experiment: the next one of a space finds them warm."""
+"""A pool of actors that hold workers. It outlives an experiment: the next experiment reuses the processes."""
 
 import os
 import platform
@@ -6,38 +6,47 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from fedray.backends.ray.node_sums import this_node
 from fedray.backends.ray.placement import Plan, plan_actors
+from fedray.backends.ray.references import first_line
 from fedray.backends.ray.shared_objects import ObjectStore
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
-from fedray.types import WorkerResult
+from fedray.types import Weights
+from fedray.workers.requests import R, Request, WeightedSum
+
+if TYPE_CHECKING:
+    from fedray.data.dataset import Dataset
+    from fedray.workers.worker import Worker
 
 MAX_CALL_ATTEMPTS = 3
-"""How often a call may lose its actor, and a place its actor in a row, before it is given up.
-
-Calls are pure: they can be made again."""
+"""Attempts of a request that loses its actor, and of a slot that loses its actor before the worker has started."""
 
 
 class WorkerActor:
-    """A process that has imported what a worker needs, and holds one after another."""
+    """A process that has imported torch, and holds the worker of one experiment after another."""
 
     def __init__(self, folder: str) -> None:
-        """`folder` is where the driver runs: a spec's paths are relative to it, on other nodes as well."""
+        """`folder` is the driver's working directory, to which paths of a spec are relative, on other nodes as well."""
         with suppress(OSError):
             os.chdir(folder)
-        import fedray.workers.worker  # noqa: F401  torch takes seconds: start on it before the data is there
+        import fedray.workers.worker  # noqa: F401  takes seconds: start before the data arrives
 
-    def begin(
-        self, worker: type[Any] | None, experiment: Experiment, train: Any, test: Any, rest: dict[str, Any]
+    def start_worker(
+        self,
+        worker: "type[Worker] | None",
+        experiment: Experiment,
+        train: "Dataset",
+        test: "Dataset",
+        rest: dict[str, Any],
     ) -> tuple[str, str]:
-        """Make the worker that `call` speaks to; returns the node's id and name.
+        """Create the worker that `handle` calls; return the id and the name of the node.
 
-        The sets come apart: other trials may have put them already.
+        The training and test sets are arguments of their own, because other trials may have stored them.
         """
         from fedray.data.federated import FederatedDataset
         from fedray.workers.worker import Worker
@@ -45,98 +54,101 @@ class WorkerActor:
         self._worker = (worker or Worker)(experiment, FederatedDataset(train, test, **rest))
         return this_node(), platform.node()
 
-    def call(self, method: str, *arguments: Any) -> WorkerResult:
-        """What the worker's method makes."""
-        made: WorkerResult = getattr(self._worker, method)(*arguments)
-        return made
+    def handle(self, request: Request[R]) -> tuple[R, WeightedSum | None, Weights | None]:
+        """Return the parts of the worker's result as objects of their own: only the first is sent to the driver."""
+        result = self._worker.handle(request)
+        return result.value, result.weights, result.client_state
 
 
 @dataclass(eq=False)
 class WorkerSlot:
-    """A place in the pool: an actor, and which node it has come up on."""
+    """A place in the pool: its present actor, and the node on which the actor's worker has started."""
 
     actor: Any
-    begun: Any = None  # the reference that is there once its worker is
-    node: str = ""  # the node's id; empty until then
-    name: str = "unknown"
-    losses: int = 0  # in a row, in this place
+    starting: Any = None  # reference that is ready once the worker has started
+    node: str = ""  # id of the node; empty until the worker has started
+    node_name: str = "unknown"
+    losses: int = 0  # actors that this slot has lost in a row
 
 
 class ActorPool:
-    """As many actors as the last plan wanted. A plan of another shape replaces them."""
+    """As many actors as the experiment's plan needs. A plan with another number or size replaces all of them."""
 
     def __init__(self, part: Mapping[str, float] | None = None, store: ObjectStore | None = None) -> None:
-        """`part` is what it may use of the cluster, by default all."""
-        self.posts: list[WorkerSlot] = []
-        self.at_once = 0
+        """`part`: resources of the cluster that the pool may use, by default all."""
+        self.slots: list[WorkerSlot] = []
+        self.parallelism = 0
         self.store = store or ObjectStore()
         self._part = part
         self._plan: Plan | None = None
-        self._for: tuple[Experiment, int]
+        self._planned_for: tuple[Experiment, int]
 
     def fit(self, experiment: Experiment, clients: int) -> None:
-        """Have the actors that the experiment wants. Raises SpecError where the cluster is too small."""
-        plan = plan_actors(experiment, clients, *self._room())
-        self._for = experiment, clients
-        if plan != self._plan or len(self.posts) != plan.actors:
+        """Start the actors that an experiment needs. Raises SpecError where the cluster is too small."""
+        plan = plan_actors(experiment, clients, *self._resources())
+        self._planned_for = experiment, clients
+        if plan != self._plan or len(self.slots) != plan.actors:
             self.close()
             self._plan = plan
-            self.posts = [self._start() for _ in range(plan.actors)]
-        self.at_once = plan.at_once
+            self.slots = [self._new_slot() for _ in range(plan.actors)]
+        self.parallelism = plan.at_once
 
-    def follow(self) -> list[WorkerSlot]:
-        """Go along with nodes that have come or gone. Returns posts that are new."""
+    def rescale(self) -> list[WorkerSlot]:
+        """Adapt the number of actors to nodes that have joined or left. Returns the new slots."""
         if self._part or self._plan is None:
             return []
-        with suppress(SpecError):  # too small for now: who is there goes on
-            plan = plan_actors(*self._for, *self._room())
-            self.at_once = plan.at_once
-            for post in [post for post in self.posts if not post.node][: max(0, len(self.posts) - plan.actors)]:
-                self._drop(post)
-            new = [self._start() for _ in range(plan.actors - len(self.posts))]
-            self.posts += new
-            self._plan = replace(self._plan, actors=len(self.posts), at_once=plan.at_once)
-            return new
-        return []
+        try:
+            plan = plan_actors(*self._planned_for, *self._resources())
+        except SpecError:  # too small at the moment: continue with the actors that are left
+            return []
+        self.parallelism = plan.at_once
+        unstarted = [slot for slot in self.slots if not slot.node]
+        for slot in unstarted[: max(0, len(self.slots) - plan.actors)]:
+            self._remove(slot)
+        new = [self._new_slot() for _ in range(plan.actors - len(self.slots))]
+        self.slots += new
+        self._plan = replace(self._plan, actors=len(self.slots), at_once=plan.at_once)
+        return new
 
-    def replace(self, post: WorkerSlot, error: Exception | None = None) -> WorkerSlot:
-        """Another actor in the place of one that is lost or late. Raises RunError where none ever comes up."""
-        if error is not None and not post.node and post.losses + 1 == MAX_CALL_ATTEMPTS:
-            raise RunError(
-                f"a worker was lost {MAX_CALL_ATTEMPTS} times as it started, at last so: {first_line(error)}"
-            )
-        ray.kill(post.actor)
-        new = self._start()
-        new.losses = 0 if error is None else post.losses + 1
-        self.posts[self.posts.index(post)] = new
+    def replace(self, slot: WorkerSlot, error: Exception | None = None) -> WorkerSlot:
+        """Replace the slot of an actor that was lost (`error`) or timed out (None).
+
+        Raises RunError where the slot has lost its actor MAX_CALL_ATTEMPTS times before its worker had started.
+        """
+        if error is not None and not slot.node and slot.losses + 1 == MAX_CALL_ATTEMPTS:
+            raise RunError(f"a worker was lost {MAX_CALL_ATTEMPTS} times while it started: {first_line(error)}")
+        ray.kill(slot.actor)
+        new = self._new_slot()
+        new.losses = 0 if error is None else slot.losses + 1
+        self.slots[self.slots.index(slot)] = new
         return new
 
     def close(self) -> None:
-        """Let all actors go."""
-        for post in list(self.posts):
-            self._drop(post)
+        """End all actors."""
+        for slot in list(self.slots):
+            self._remove(slot)
         self._plan = None
 
-    def _room(self) -> tuple[Mapping[str, float], Sequence[Mapping[str, float]]]:
-        """What there is in all, and on each node."""
+    def _resources(self) -> tuple[Mapping[str, float], Sequence[Mapping[str, float]]]:
+        """The resources that the pool may use, in all and by node."""
         if self._part:
             return self._part, ()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         return {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}, nodes
 
-    def _start(self) -> WorkerSlot:
-        assert self._plan is not None, "fit comes before start"
+    def _new_slot(self) -> WorkerSlot:
+        assert self._plan is not None, "the pool is fitted to an experiment first"
         actor: Any = ray.remote(WorkerActor)
-        share = {"num_cpus": self._plan.cpus_per_actor, "num_gpus": self._plan.gpus_per_actor}
-        return WorkerSlot(actor.options(**share).remote(str(Path.cwd())))
+        reserved = {"num_cpus": self._plan.cpus_per_actor, "num_gpus": self._plan.gpus_per_actor}
+        return WorkerSlot(actor.options(**reserved).remote(str(Path.cwd())))
 
-    def _drop(self, post: WorkerSlot) -> None:
-        ray.kill(post.actor)
-        self.posts.remove(post)
+    def _remove(self, slot: WorkerSlot) -> None:
+        ray.kill(slot.actor)
+        self.slots.remove(slot)
 
 
 def node_names() -> dict[str, str]:
-    """Of the nodes that are there: their ids, and what they are called."""
+    """Return host name and address of each node that is alive, by node id."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return {
         node["NodeID"]: f"{node['NodeManagerHostname']}, {node['NodeManagerAddress']}"
@@ -145,12 +157,7 @@ def node_names() -> dict[str, str]:
     }
 
 
-def first_line(error: BaseException) -> str:
-    """Ray says more than one wants to read in a sentence."""
-    return str(error).strip().partition("\n")[0]
-
-
 def cluster_resources() -> Mapping[str, float]:
-    """`CPU`, `GPU` and so on: how many all nodes have together."""
+    """Return the resources of all nodes together: `CPU`, `GPU` and others."""
     resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources

@@ -1,103 +1,106 @@
-"""What the trials of a study have in common, in the object store once per node rather than once per trial."""
+"""Data sets and targets that the trials of a study share: each is in the object store once per node."""
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayTaskError
 
+from fedray.backends.ray.references import RayShared
 from fedray.data.dataset import Dataset, digest
 from fedray.data.sections import Data
 from fedray.errors import SpecError
+from fedray.types import TargetArrays
+
+T = TypeVar("T")
 
 SHARED_TARGETS_BYTES = 2**30
-"""Bytes of lessons that are kept for trials to come; those in use stay anyway."""
+"""Bytes of targets that are kept for later trials. Targets in use stay in the object store in any case."""
 
 
 class SharedObjects:
-    """An actor of its own, so that what it holds outlives every trial."""
+    """An actor that owns shared objects, so that they outlive the trial that stored them."""
 
     def __init__(self) -> None:
-        self._sets: dict[tuple[Data, int | None], list[Any]] = {}
+        self._datasets: dict[tuple[Data, int | None], list[RayShared[Dataset]]] = {}
         self._notes: dict[str, str] = {}
-        self._targets: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._targets: OrderedDict[str, tuple[RayShared[TargetArrays], int]] = OrderedDict()
 
-    def sets(self, spec: Data, seed: int) -> list[Any]:
-        """References to the training and the test set, read when somebody first asks."""
+    def datasets(self, spec: Data, seed: int) -> list[RayShared[Dataset]]:
+        """Return the training and the test set, which are read at the first call."""
         from fedray.data.federated import read_datasets
 
         limited = spec.train_limit is not None or spec.test_limit is not None
         key = (spec, seed if limited else None)
-        if key not in self._sets:
-            sets = read_datasets(spec, seed)
-            for data in sets:
-                data.image_digest  # noqa: B018  kept with the data: nobody needs to compute it again
-            self._sets[key] = [ray.put(data) for data in sets]
-        return self._sets[key]
+        if key not in self._datasets:
+            datasets = read_datasets(spec, seed)
+            for data in datasets:
+                data.image_digest  # noqa: B018  cached in the data set, so that no trial computes it again
+            self._datasets[key] = [RayShared(ray.put(data)) for data in datasets]
+        return self._datasets[key]
 
-    def find(self, key: str) -> list[Any]:
-        """A reference to the lessons that are known so, or none."""
+    def find_targets(self, key: str) -> RayShared[TargetArrays] | None:
+        """Return the targets with this digest, or None."""
         if key not in self._targets:
-            return []
+            return None
         self._targets.move_to_end(key)
-        return [self._targets[key][0]]
+        return self._targets[key][0]
 
-    def keep(self, key: str, targets: dict[str, Any]) -> list[Any]:
-        """Hold them for the next who has the same, in place of what was asked for longest ago."""
-        self._targets[key] = (ray.put(targets), sum(values.nbytes for values in targets.values()))
+    def store_targets(self, key: str, targets: TargetArrays) -> RayShared[TargetArrays]:
+        """Store targets, and drop the least recently used ones beyond SHARED_TARGETS_BYTES."""
+        self._targets[key] = (RayShared(ray.put(targets)), sum(array.nbytes for array in targets.values()))
         while sum(size for _, size in self._targets.values()) > SHARED_TARGETS_BYTES and len(self._targets) > 1:
             self._targets.popitem(last=False)
-        return [self._targets[key][0]]
+        return self._targets[key][0]
 
     def note(self, trial: str, text: str) -> None:
-        """Say what a trial does before its next round."""
+        """Set the progress message of a trial that waits for its next round."""
         self._notes[trial] = text
 
     def notes(self) -> dict[str, str]:
-        """What trials have said since this was asked last."""
-        said, self._notes = self._notes, {}
-        return said
+        """Return the progress messages since the last call, by trial."""
+        notes, self._notes = self._notes, {}
+        return notes
 
-    def held(self) -> dict[str, int]:
-        """How many data sets and lessons there are."""
-        return {"sets": 2 * len(self._sets), "targets": len(self._targets)}
+    def counts(self) -> dict[str, int]:
+        """Return the number of data sets and of targets."""
+        return {"datasets": 2 * len(self._datasets), "targets": len(self._targets)}
 
 
 class ObjectStore:
-    """The object store, as one process of a run sees it."""
+    """Ray's object store as a run uses it."""
 
-    def put(self, value: Any) -> Any:
-        """A reference to the value."""
-        return ray.put(value)
+    def put(self, value: T) -> RayShared[T]:
+        """Store a value."""
+        return RayShared(ray.put(value))
 
-    def put_targets(self, targets: dict[str, Any]) -> Any:
-        """A reference to lessons that stay the same for the whole run."""
-        return ray.put(targets)
+    def put_targets(self, targets: TargetArrays) -> RayShared[TargetArrays]:
+        """Store targets that stay the same for the whole run."""
+        return self.put(targets)
 
 
 class StudyObjectStore(ObjectStore):
-    """The object store as a trial sees it: what another trial has put there is not put again."""
+    """The object store as a trial uses it: an object that another trial has stored is not stored again."""
 
     def __init__(self, shared_objects: Any) -> None:
+        """`shared_objects`: a handle to the actor `SharedObjects`."""
         self._shared_objects = shared_objects
-        self._known: dict[int, tuple[Any, Any]] = {}  # by identity; each value is held, so that it keeps its own
+        self._datasets: dict[int, tuple[Dataset, RayShared[Any]]] = {}  # by id(); the value keeps the id taken
 
     def read_datasets(self, spec: Data, seed: int) -> tuple[Dataset, Dataset]:
-        """As `federated.read_sets`."""
+        """Return the training and test set as `federated.read_datasets` does, from the object store."""
         try:
-            references = ray.get(self._shared_objects.sets.remote(spec, seed))
+            shared = ray.get(self._shared_objects.datasets.remote(spec, seed))
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, SpecError) else error) from None
-        train, test = ray.get(references)
-        self._known = {id(data): (data, ref) for data, ref in zip((train, test), references, strict=True)}
+        train, test = (dataset.get() for dataset in shared)
+        self._datasets = {id(data): (data, ref) for data, ref in zip((train, test), shared, strict=True)}
         return train, test
 
-    def put(self, value: Any) -> Any:
-        return self._known[id(value)][1] if id(value) in self._known else ray.put(value)
+    def put(self, value: T) -> RayShared[T]:
+        return self._datasets[id(value)][1] if id(value) in self._datasets else super().put(value)
 
-    def put_targets(self, targets: dict[str, Any]) -> Any:
+    def put_targets(self, targets: TargetArrays) -> RayShared[TargetArrays]:
         key = digest(*(targets[output_kind] for output_kind in sorted(targets)))
-        found = ray.get(self._shared_objects.find.remote(key)) or ray.get(
-            self._shared_objects.keep.remote(key, targets)
-        )
-        return found[0]
+        found: RayShared[TargetArrays] | None = ray.get(self._shared_objects.find_targets.remote(key))
+        return found or ray.get(self._shared_objects.store_targets.remote(key, targets))

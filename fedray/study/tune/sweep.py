@@ -16,9 +16,10 @@ from ray import tune
 from ray.tune.error import TuneError
 
 from fedray.backends.ray.cluster import start_ray
-from fedray.backends.ray.node_sums import on_node, ray_get, this_node
+from fedray.backends.ray.node_sums import on_node, this_node
 from fedray.backends.ray.placement import plan_actors, portion
 from fedray.backends.ray.pool import cluster_resources, node_names
+from fedray.backends.ray.references import ray_get
 from fedray.backends.ray.shared_objects import SharedObjects
 from fedray.cache import cache_folder
 from fedray.data.federated import count_clients

@@ -18,7 +18,7 @@ from fedray.backends.ray.shared_objects import StudyObjectStore
 from fedray.errors import SpecError
 from fedray.study.study import Outcome, Study, Trial, last_metrics
 from fedray.study.tune import pbt
-from fedray.types import Progress, RoundResult, Row, TeacherProgress
+from fedray.types import Progress, Row, TeacherProgress
 
 TRIAL_LOCK_TIMEOUT_S = 60
 """Time that an earlier process of the trial, which was killed, has to release the folder."""
@@ -123,14 +123,11 @@ class FedTrainable(tune.Trainable):
             return
         if not study.is_population:
             trial.folder.check(trial.experiment, resume=True)
-        for event in self._driver().run():
-            if not isinstance(event, RoundResult):
-                self._note(event)
-                continue
-            if event.round == trial.round:  # the round has a checkpoint
+        for result in self._driver().run(self._note):
+            if result.round == trial.round:  # the round has a checkpoint
                 trial.storage.push()
-            if event.round > reported:
-                yield event.row
+            if result.round > reported:
+                yield result.row
         trial.storage.push()
 
     def _note(self, event: Progress) -> None:

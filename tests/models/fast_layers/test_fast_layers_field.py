@@ -14,8 +14,10 @@ from fedray.models.heads import Float32Linear
 from fedray.models.weights import get_weights
 from fedray.teachers import zero_shot
 from fedray.teachers.sections import ZeroShot
-from fedray.types import ClientTask, Weights
-from fedray.workers.worker import Worker, initial_model
+from fedray.types import Weights
+from fedray.workers.client_models import initial_model
+from fedray.workers.requests import ClientTask, LocalValue, TrainClients
+from fedray.workers.worker import Worker
 
 Make = Callable[..., Experiment]
 FAST = "fedray.models.fast_layers"
@@ -24,13 +26,15 @@ FAST = "fedray.models.fast_layers"
 def train(experiment: Experiment) -> tuple[Weights, set[type[nn.Module]]]:
     """One client's update (its weights less the global ones), and the classes of all modules that ran."""
     data = federated.load(experiment)
-    weights = get_weights(initial_model(experiment.proxy, data, 0, "test"))
+    weights = get_weights(initial_model(experiment.proxy, data.train.shape, 0, "test"))
     classes: set[type[nn.Module]] = set()
     hook = nn.modules.module.register_module_forward_hook(lambda module, *_: classes.add(type(module)))
     try:
-        trained = Worker(experiment, data).train(ClientTask(1, 0), weights, None, None).weights
+        request = TrainClients((ClientTask(1, 0),), LocalValue(weights))
+        trained = Worker(experiment, data).handle(request).weights
     finally:
         hook.remove()
+    assert isinstance(trained, dict)
     return {name: trained[name] - array for name, array in weights.items()}, classes
 
 

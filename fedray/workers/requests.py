@@ -1,0 +1,151 @@
+"""Requests from the server to the workers: one frozen dataclass per call, with the type of its result.
+
+Importing this module does not import torch, because the driver runs without it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fedray.aggregation.exact_mean import ExactMean
+from fedray.models.weights import WeightsFile
+from fedray.training.evaluation import EvalCounts
+from fedray.types import Indices, InitialState, Outcome, Range, TargetArrays, TeacherOutput, TeacherQuery, Weights
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+WeightedSum: TypeAlias = Weights | ExactMean
+"""The weights of one client, or the sum of several clients' weights."""
+
+
+class Shared(Protocol[T_co]):
+    """A value that many requests refer to and that each node receives once."""
+
+    def get(self) -> T_co:
+        """Return the value. Raises LostError where it was lost with its node."""
+
+
+@dataclass(frozen=True)
+class LocalValue(Generic[T]):
+    """A `Shared` value of this process."""
+
+    value: T
+
+    def get(self) -> T:
+        """Return the value."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Request(Generic[R_co]):
+    """A call of a worker whose result is an `R_co`. It can be retried: its result depends on nothing else."""
+
+    @property
+    def subject(self) -> str:
+        """Name of the request in messages and in faults.csv."""
+        return type(self).__name__
+
+    @property
+    def preferred_slot(self) -> int:
+        """Number of the worker slot that gets the request if that slot is idle, modulo the number of slots."""
+        return 0
+
+    def with_files_read(self) -> "Request[R_co]":
+        """Return the request with the contents of the driver's files, which other nodes cannot read."""
+        return self
+
+
+@dataclass(frozen=True)
+class WorkerResult(Generic[R_co]):
+    """Result of a request. Only `value` travels to the driver; weights stay on the worker's node."""
+
+    value: R_co
+    weights: WeightedSum | None = None
+    client_state: Weights | None = None
+
+
+@dataclass(frozen=True)
+class Initialize(Request[InitialState]):
+    """Build the first proxy."""
+
+
+@dataclass(frozen=True)
+class ClientTask:
+    """All that one client needs for a round, apart from the global weights."""
+
+    round: int
+    client: int
+    targets: Shared[TargetArrays] | None = None  # cached teacher outputs; None if none are needed or they are online
+    state: Weights | WeightsFile | None = None  # the client's private weights after its last round, if any
+
+    def read_state(self) -> Weights | None:
+        """Return the client's private weights. Raises RunError where their file cannot be read."""
+        return self.state.read() if isinstance(self.state, WeightsFile) else self.state
+
+
+@dataclass(frozen=True)
+class TrainClients(Request[Sequence[Outcome]]):
+    """Train clients, starting from the global weights. The result is an update or a failure of each client."""
+
+    tasks: tuple[ClientTask, ...]
+    weights: Shared[Weights]
+
+    @property
+    def subject(self) -> str:
+        """`client 3`, or `clients 3, 7 and 9`."""
+        *others, last = (str(task.client) for task in self.tasks)
+        return f"clients {', '.join(others)} and {last}" if others else f"client {last}"
+
+    @property
+    def preferred_slot(self) -> int:
+        """The first client's number: with one slot per client, a client always trains in the same process."""
+        return self.tasks[0].client
+
+    def with_files_read(self) -> "TrainClients":
+        """Return the request with the clients' private weights read. Raises RunError where a file cannot be read."""
+        return replace(self, tasks=tuple(replace(task, state=task.read_state()) for task in self.tasks))
+
+
+@dataclass(frozen=True)
+class Evaluate(Request[EvalCounts]):
+    """Count the proxy's predictions for a range of the test images."""
+
+    images: Range
+    weights: Shared[Weights]
+
+    @property
+    def subject(self) -> str:
+        """`evaluation of images 0 to 1000`."""
+        return "evaluation of images {} to {}".format(*self.images)
+
+
+@dataclass(frozen=True)
+class QueryTeacher(Request[TeacherOutput]):
+    """Compute a teacher's outputs for some rows, or fit the head of a linear probe to a client's `features`."""
+
+    query: TeacherQuery
+    rows: Indices
+    features: npt.NDArray[np.floating] | None = None
+
+    @property
+    def subject(self) -> str:
+        """`query of teacher 0`."""
+        return f"query of teacher {self.query.member}"
+
+    @property
+    def preferred_slot(self) -> int:
+        """The number of the client that the teacher is adapted to, if any."""
+        return self.query.client or 0
+
+
+@dataclass(frozen=True)
+class CountFlops(Request[int]):
+    """Count the floating-point operations of one example's forward and backward pass through a model."""
+
+    model: str  # "proxy" or "private"
