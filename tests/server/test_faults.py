@@ -1,6 +1,6 @@
-"""Faults that a run survives, or is resumed from: it ends in the bits of an undisturbed one.
+"""Faults that a run survives or is resumed from. It ends with the bits of an undisturbed run.
 
-What needs several nodes is in backends/test_nodes.py, and real hosts are in cluster/.
+Tests with several nodes are in backends/test_node_sums.py, with several hosts in cluster/.
 """
 
 import os
@@ -31,7 +31,6 @@ from fedray.results import checkpoint
 from fedray.results.run_folder import RunFolder
 from fedray.server.driver import Driver
 from fedray.study.session import Session
-from fedray.types import RoundResult
 from fedray.workers.worker import Worker
 
 cloudpickle.register_pickle_by_value(workers)  # Ray's processes cannot import from tests/
@@ -62,13 +61,13 @@ def faults(folder: Path) -> list[list[str]]:
     return table[["round", "fault", "subject", "response"]].astype(str).to_numpy().tolist()
 
 
-class TestTheDisk:
-    """Full, read-only, or holding half of what was written."""
+class TestDisk:
+    """A disk that is full or read-only, and files that are cut short."""
 
     @staticmethod
     @contextmanager
     def full_at(size: int) -> Iterator[None]:
-        """No file may grow beyond so many bytes: what the kernel says then is an OSError, as on a full disk."""
+        """Limit files to `size` bytes: writing more raises an OSError, as on a full disk."""
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:
@@ -79,7 +78,7 @@ class TestTheDisk:
     @pytest.mark.parametrize(
         ("every", "size", "what", "kept"), [(1, 50_000, r"weights\.safetensors", 1), (4, 300, r"clients\.csv", 0)]
     )
-    def test_full_in_the_middle_one_sentence_and_the_run_goes_on_later(
+    def test_a_run_on_a_full_disk_fails_with_one_line_and_resumes(
         self, small: Make, tmp_path: Path, every: int, size: int, what: str, kept: int
     ) -> None:
         experiment = small(training={"rounds": 4}, teacher=None, checkpoint={"every": every})
@@ -98,7 +97,9 @@ class TestTheDisk:
         ("before", "after", "said"),
         [("size=150k", "size=50m", "No space left on device"), ("size=50m,ro", "size=50m,rw", "Read-only file system")],
     )
-    def test_a_real_disk_that_is_full_or_read_only(self, tmp_path: Path, before: str, after: str, said: str) -> None:
+    def test_a_run_on_a_full_or_read_only_disk_resumes_later(
+        self, tmp_path: Path, before: str, after: str, said: str
+    ) -> None:
         spec = {**SPEC, "training": {**SPEC["training"], "rounds": 2}, "resources": {"backend": "serial"}}
         (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
         (tmp_path / "disk").mkdir()
@@ -118,7 +119,7 @@ class TestTheDisk:
         assert "code 1" in done.stdout or "code 2" in done.stdout
         assert done.stdout.endswith("same\n")
 
-    def test_a_checkpoint_cut_short_falls_back_to_the_one_before(self, small: Make, tmp_path: Path) -> None:
+    def test_a_truncated_checkpoint_is_replaced_by_the_former_one(self, small: Make, tmp_path: Path) -> None:
         experiment = small(strategy={"name": "fml"}, teacher=None)
         whole = finish(experiment, tmp_path / "whole")
         rounds = Driver(experiment, tmp_path / "cut").run()
@@ -128,53 +129,52 @@ class TestTheDisk:
         private = tmp_path / "cut" / "checkpoint" / "private" / "00001-00002.safetensors"
         private.write_bytes(private.read_bytes()[:-1])
         assert finish(experiment, tmp_path / "cut") == whole
-        assert faults(tmp_path / "cut") == [["1", "interrupted", "run", "went on from round 1"]]
+        assert faults(tmp_path / "cut") == [["1", "interrupted", "run", "resumed from round 1"]]
         assert pd.read_csv(tmp_path / "cut" / "rounds.csv")["round"].tolist() == [1, 2, 3]
 
 
-class TestADeadline:
-    class Sleeping(Worker):
+class TestDeadline:
+    class SleepingWorker(Worker):
         """Client 1 is slow in round 2."""
 
-        def train(self, task: Any, *others: Any) -> Any:
+        def prepare(self, task: Any, *others: Any) -> Any:
             time.sleep(3.5 if (task.round, task.client) == (2, 1) else 0)
-            return super().train(task, *others)
+            return super().prepare(task, *others)
 
     TRAINING = {"deadline": 3.0, "rounds": 3}  # noqa: RUF012
 
-    def test_who_waits_reports_and_has_the_same_bits(self, small: Make, tmp_path: Path) -> None:
+    def test_a_late_client_that_is_waited_for_changes_no_bit(self, small: Make, tmp_path: Path) -> None:
         experiment = small(training=self.TRAINING, teacher=None)
         whole = finish(experiment, tmp_path / "whole")
-        assert finish(experiment, tmp_path / "slow", self.Sleeping) == whole
+        assert finish(experiment, tmp_path / "slow", self.SleepingWorker) == whole
         late = [fault for fault in faults(tmp_path / "slow") if fault[0] == "2"]
         assert ["2", "client late", "client 1", "waited for"] in late
         assert not (tmp_path / "whole" / "faults.csv").read_text().count("late")
 
-    def test_who_drops_goes_on_without_those_that_have_not_begun(self, small: Make, tmp_path: Path) -> None:
-        """Here the clients take turns: the one that sleeps is waited for, those behind it are not begun."""
-        partition = {"kind": "iid", "clients": 4}  # all alike: they are begun in their order
+    def test_clients_that_start_after_the_deadline_are_dropped(self, small: Make, tmp_path: Path) -> None:
+        """Clients train one after another: the sleeping one finishes, the later ones do not start."""
+        partition = {"kind": "iid", "clients": 4}  # equal sizes: clients start in their order
         experiment = small(training={**self.TRAINING, "late": "drop"}, teacher=None, partition=partition)
-        finish(experiment, tmp_path, self.Sleeping)
+        finish(experiment, tmp_path, self.SleepingWorker)
         rounds, clients = pd.read_csv(tmp_path / "rounds.csv"), pd.read_csv(tmp_path / "clients.csv")
         assert rounds["failed_clients"].tolist() == [0, 2, 0]
         late = clients[clients["failure"].notna()]
         assert late[["round", "client"]].to_numpy().tolist() == [[2, 2], [2, 3]]
-        assert late["failure"].unique().tolist() == ["it was not begun in time"]
+        assert late["failure"].unique().tolist() == ["it did not start before the deadline"]
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-class TestTheDriver:
+class TestDriverActor:
     @pytest.mark.slow
-    def test_killed_in_the_middle_another_goes_on(self, small: Make, tmp_path: Path) -> None:
-        """Without the user doing anything."""
+    def test_a_killed_driver_is_replaced(self, small: Make, tmp_path: Path) -> None:
         sections: dict[str, Any] = {"strategy": {"name": "fml"}, "teacher": None, "training": {"rounds": 5}}
         whole = finish(small(**sections), tmp_path / "whole")
         killed = False
         with Session() as session:
-            events = session.run(small(**sections, resources={"backend": "ray"}), tmp_path / "killed")
-            for event in events:
-                if isinstance(event, RoundResult) and event.round == 2 and not killed:
+            results = session.run(small(**sections, resources={"backend": "ray"}), tmp_path / "killed")
+            for result in results:
+                if result.round == 2 and not killed:
                     drivers = [p for p, name in actors(os.getpid()).items() if name == "DriverActor"]
                     os.kill(drivers[-1], signal.SIGKILL)
                     killed = True
@@ -184,7 +184,7 @@ class TestTheDriver:
 
 
 @pytest.mark.ray
-class TestTheCommand:
+class TestCommand:
     @pytest.fixture
     def whole(self, tmp_path: Path) -> dict[str, bytes]:
         (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
@@ -202,7 +202,7 @@ class TestTheCommand:
         return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
     @pytest.mark.parametrize("backend", ["serial", pytest.param("ray", marks=pytest.mark.slow)])
-    def test_sigterm_saves_the_last_round_and_ends_with_0(
+    def test_sigterm_saves_the_last_round_and_exits_with_0(
         self, tmp_path: Path, whole: dict[str, bytes], backend: str
     ) -> None:
         process = self.begin(tmp_path, f"resources.backend={backend}")
@@ -216,7 +216,7 @@ class TestTheCommand:
         assert 2 <= done < 30
         found = checkpoint.load(tmp_path / "results" / "spec" / "checkpoint")
         assert found is not None
-        assert found[0].round == done  # though a checkpoint is only due each tenth round
+        assert found[0].round == done  # although a checkpoint is only due every ten rounds
         assert not (tmp_path / "results" / "spec" / "DONE").exists()
         process = self.begin(tmp_path, "--resume", "resources.backend=serial")
         assert "recovered faults: 1 (interrupted 1)" in process.communicate(timeout=60)[0]
@@ -224,9 +224,7 @@ class TestTheCommand:
         assert (tmp_path / "results" / "spec" / "DONE").read_text() == "1 of 1 runs\n"
 
     @pytest.mark.slow
-    def test_killed_with_9_it_is_resumed_from_the_last_checkpoint(
-        self, tmp_path: Path, whole: dict[str, bytes]
-    ) -> None:
+    def test_a_killed_command_resumes_from_the_last_checkpoint(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
         process = self.begin(tmp_path, "checkpoint.every=1")
         wait_for(lambda: self.rounds(tmp_path) >= 2 or process.poll() is not None)
         process.kill()
@@ -241,7 +239,7 @@ class TestTheCommand:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_several_clients_killed_at_once(small: Make, tmp_path: Path) -> None:
+def test_clients_of_several_killed_workers_are_retried(small: Make, tmp_path: Path) -> None:
     from fedray.backends.ray.actors import RayBackend
 
     sections: dict[str, Any] = {"strategy": {"name": "fml"}, "teacher": None}
@@ -251,8 +249,8 @@ def test_several_clients_killed_at_once(small: Make, tmp_path: Path) -> None:
     for _ in Driver(on_ray, tmp_path / "killed", partial(RayBackend, worker=dying)).run():
         pass
     assert bits(tmp_path / "killed") == whole
-    again = [fault for fault in faults(tmp_path / "killed") if fault[3] == "made again"]
-    assert sorted(fault[2] for fault in again) == ["client 0", "client 1", "client 3"]
+    retried = [fault for fault in faults(tmp_path / "killed") if fault[3] == "retried"]
+    assert sorted(fault[2] for fault in retried) == ["client 0", "client 1", "client 3"]
     rounds = pd.read_csv(tmp_path / "killed" / "rounds.csv", keep_default_na=False)
     assert rounds["retried"].tolist() == ["", "client 0, client 1, client 3", ""]
 
@@ -260,15 +258,15 @@ def test_several_clients_killed_at_once(small: Make, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_hung_client_is_dropped_at_the_deadline_and_its_actor_replaced(small: Make, tmp_path: Path) -> None:
+def test_a_hung_client_is_dropped_at_the_deadline(small: Make, tmp_path: Path) -> None:
     from fedray.backends.ray.actors import RayBackend
 
     training = {"deadline": 4.0, "late": "drop", "rounds": 3}
     experiment = small(training=training, teacher=None, resources={"backend": "ray"})
-    begun = time.monotonic()
+    start = time.monotonic()
     for _ in Driver(experiment, tmp_path, partial(RayBackend, worker=workers.HangingWorker)).run():
         pass
-    assert time.monotonic() - begun < 120  # it hangs for an hour
+    assert time.monotonic() - start < 120  # the client hangs for an hour
     clients = pd.read_csv(tmp_path / "clients.csv")
     assert clients[clients["failure"].notna()][["round", "client"]].to_numpy().tolist() == [[2, 2]]
     assert [fault[1:] for fault in faults(tmp_path)] == [["client late", "client 2", "dropped"]]
@@ -278,7 +276,7 @@ CROWDED = """
 import sys, ray
 from pathlib import Path
 from fedray.config.experiment import Experiment
-from fedray.driver import Driver
+from fedray.server.driver import Driver
 
 ray.init(address="local", num_cpus=2, object_store_memory=78_643_200, include_dashboard=False, log_to_driver=False)
 for _ in Driver(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2])).run():
@@ -288,8 +286,8 @@ for _ in Driver(Experiment.model_validate_json(sys.argv[1]), Path(sys.argv[2])).
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_an_object_store_that_is_too_small_spills(small: Make, tmp_path: Path) -> None:
-    """Global weights, an update and a private model of 45 MB each, in a store of 75 MB."""
+def test_a_small_object_store_spills(small: Make, tmp_path: Path) -> None:
+    """Global weights, an update and a private model of 45 MB each do not fit into 75 MB."""
     sections: dict[str, Any] = {
         "strategy": {"name": "fml"},
         "proxy": {"name": "resnet18", "stem": "cifar"},

@@ -461,7 +461,7 @@ class TestOnRay:
         assert [trial.state for trial in trials] == ["finished"] * 2
         for trial in trials:
             check_trial(trial, tmp_path / f"alone {trial.name}")
-        held = ray.get(shared_objects.held.remote())
+        held = ray.get(shared_objects.counts.remote())
         assert (held["sets"], held["targets"]) == (2, 3)  # a lesson for each client
 
     @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
