@@ -169,5 +169,5 @@ def test_failed_run_names_the_client_and_prints_how_to_resume(tmp_path: Path) ->
     result = fedray("run", "study.yaml", "training.lr=1e9", cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert "fedray: strategy=fedavg: client 0 failed in round 1 on node" in result.stderr
-    assert "its update is refused" in result.stderr
+    assert "its update was rejected" in result.stderr
     assert "resume with: fedray run study.yaml training.lr=1e9 --resume" in result.stderr
