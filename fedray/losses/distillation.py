@@ -1,11 +1,11 @@
 """The spec sections of distillation losses: each has a name and the parameters of its function.
 
 To add a loss: a pure function `(student, teacher, labels, *, temperature, ...)` in `functional.py`, its line in
-`terms.DISTILLATIONS`, and a section here, listed in `AnyDistillation`. With `output_kind = "features"` the function
-receives the proxy's projected features and the teacher's features instead of logits.
+`terms.DISTILLATIONS`, and a section in this file, listed in `AnyDistillation`. With `output_kind = "features"` the
+function receives the proxy's projected features and the teacher's features instead of logits.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ class Distillation(Section):
     name: str
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, float | str]:
         """Keyword arguments of the loss function, apart from the temperature."""
         return self.model_dump(exclude={"name"})
 
@@ -88,7 +88,7 @@ class FunctionMatching(Distillation):
     """Images are mixed with weights from Beta(mixup, mixup); 0 turns mixing off."""
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, float | str]:
         """No options: images are mixed before the loss is computed."""
         return {}
 

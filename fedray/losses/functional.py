@@ -21,9 +21,9 @@ def kl(target: Tensor, prediction: Tensor, temperature: float = 1.0) -> Tensor:
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
 
 
-def mutual(own: Tensor, peer: Tensor) -> Tensor:
-    """Return KL(peer ‖ own) for logits; no gradient flows to the peer (FML, arXiv 2006.16765)."""
-    return kl(peer.detach(), own)
+def mutual(student: Tensor, peer: Tensor) -> Tensor:
+    """Return KL(peer ‖ student) for logits; the peer gets no gradient (FML, arXiv 2006.16765)."""
+    return kl(peer.detach(), student)
 
 
 def proximal(parameters: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:

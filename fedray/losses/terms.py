@@ -5,7 +5,6 @@ To add a loss: a pure function in `functional.py`, and one line in `TERMS` that 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -27,14 +26,14 @@ class LossInputs:
     reference_params: Sequence[Tensor]  # their values at the start of the round; empty if no term needs them
 
     @property
-    def own_logits(self) -> Tensor:
+    def model_logits(self) -> Tensor:
         """[B, C], the logits of the model that the objective trains."""
         return self.logits[self.model]
 
 
 def _distillation(loss: Callable[..., Tensor], output_kind: str) -> Callable[..., Tensor]:
-    def term(inputs: LossInputs, **options: Any) -> Tensor:
-        student = inputs.own_logits if output_kind == "logits" else inputs.projected
+    def term(inputs: LossInputs, **options: float | str) -> Tensor:
+        student = inputs.model_logits if output_kind == "logits" else inputs.projected
         return loss(student, inputs.targets[output_kind].detach(), inputs.labels, **options)
 
     return term
@@ -42,7 +41,7 @@ def _distillation(loss: Callable[..., Tensor], output_kind: str) -> Callable[...
 
 def _mutual(inputs: LossInputs) -> Tensor:
     (peer,) = (logits for model, logits in inputs.logits.items() if model != inputs.model)
-    return functional.mutual(inputs.own_logits, peer)
+    return functional.mutual(inputs.model_logits, peer)
 
 
 DISTILLATIONS: Mapping[str, Callable[..., Tensor]] = {
@@ -60,7 +59,7 @@ DISTILLATIONS: Mapping[str, Callable[..., Tensor]] = {
 
 TERMS: Mapping[str, Callable[..., Tensor]] = {
     **{name: _distillation(loss, REQUIRED_OUTPUT[name]) for name, loss in DISTILLATIONS.items()},
-    "cross_entropy": lambda inputs: functional.cross_entropy(inputs.own_logits, inputs.labels),
+    "cross_entropy": lambda inputs: functional.cross_entropy(inputs.model_logits, inputs.labels),
     "mutual": _mutual,
     "proximal": lambda inputs: functional.proximal(inputs.parameters, inputs.reference_params),
 }

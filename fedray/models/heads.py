@@ -43,6 +43,5 @@ def split_head(model: nn.Module, classes: int) -> tuple[nn.Module, nn.Linear]:
     name = head_name(model, classes)
     head = model.get_submodule(name)
     assert isinstance(head, nn.Linear)
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, nn.Identity())
+    model.set_submodule(name, nn.Identity())
     return model, head

@@ -7,7 +7,7 @@ they are called, so that no process waits for a library that the spec does not u
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
@@ -71,34 +71,30 @@ def _cnn(proxy: Proxy, shape: ImageShape) -> "nn.Module":
     return SmallCNN(shape.channels, shape.size, shape.classes, _norm_layer(proxy.norm) if proxy.norm else None)
 
 
-def _resnet18(proxy: Proxy, shape: ImageShape) -> Any:
+def _resnet18(proxy: Proxy, shape: ImageShape) -> "nn.Module":
     from torch import nn
 
-    model: Any = _torchvision(proxy, shape)
+    model = _torchvision(proxy, shape)
     if proxy.stem == "cifar":
-        model.conv1 = nn.Conv2d(shape.channels, 64, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
-    model.fc = _head(model.fc, shape.classes)
-    return model
+        convolution = nn.Conv2d(shape.channels, 64, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        model.set_submodule("conv1", convolution)
+        model.set_submodule("maxpool", nn.Identity())
+    return _replace_head(model, "fc", shape.classes)
 
 
-def _mobilenet_v2(proxy: Proxy, shape: ImageShape) -> Any:
-    model: Any = _torchvision(proxy, shape)
+def _mobilenet_v2(proxy: Proxy, shape: ImageShape) -> "nn.Module":
+    model = _torchvision(proxy, shape)
     if proxy.stem == "cifar":
-        model.features[0][0].stride = (1, 1)
-        model.features[2].conv[1][0].stride = (1, 1)
-    model.classifier[1] = _head(model.classifier[1], shape.classes)
-    return model
+        _remove_strides(model, "features.0.0", "features.2.conv.1.0")
+    return _replace_head(model, "classifier.1", shape.classes)
 
 
-def _efficientnet_b0(proxy: Proxy, shape: ImageShape) -> Any:
-    model: Any = _torchvision(proxy, shape)
+def _efficientnet_b0(proxy: Proxy, shape: ImageShape) -> "nn.Module":
+    model = _torchvision(proxy, shape)
     if proxy.stem == "cifar":
-        model.features[0][0].stride = (1, 1)
-        model.features[2][0].block[1][0].stride = (1, 1)
-    model.classifier[1] = _head(model.classifier[1], shape.classes)
-    return model
+        _remove_strides(model, "features.0.0", "features.2.0.block.1.0")
+    return _replace_head(model, "classifier.1", shape.classes)
 
 
 BUILDERS: Mapping[str, Callable[[Proxy, ImageShape], "nn.Module"]] = {
@@ -109,24 +105,20 @@ BUILDERS: Mapping[str, Callable[[Proxy, ImageShape], "nn.Module"]] = {
 }
 
 
-def _torchvision(proxy: Proxy, shape: ImageShape) -> Any:
-    """Build torchvision's model, with pretrained weights if the spec asks for them."""
+def _torchvision(proxy: Proxy, shape: ImageShape) -> "nn.Module":
+    """Build torchvision's model, with pretrained weights if the spec sets them."""
     from torchvision import models
 
     if proxy.tag is not None and (proxy.norm == "group" or shape.channels != 3):
         raise SpecError("proxy.init: pretrained weights need batch norm and colour images.")
     if proxy.tag is not None and proxy.name == "resnet18" and proxy.stem == "cifar":
         raise SpecError("proxy.init: resnet18's pretrained weights do not fit stem 'cifar'; use 'imagenet'.")
-    weights = None
-    if proxy.tag is not None:
-        tags = models.get_model_weights(proxy.name)
-        if proxy.tag not in tags.__members__:
-            raise SpecError(
-                f"proxy.init: {proxy.name} has no weights '{proxy.tag}', only {', '.join(tags.__members__)}."
-            )
-        weights = tags[proxy.tag]
+    tags = models.get_model_weights(proxy.name)
+    if proxy.tag is not None and proxy.tag not in tags.__members__:
+        raise SpecError(f"proxy.init: {proxy.name} has no weights '{proxy.tag}', only {', '.join(tags.__members__)}.")
+    weights = tags[proxy.tag] if proxy.tag is not None else None
     try:
-        model = models.get_model(proxy.name, weights=weights, norm_layer=_norm_layer(proxy.norm or "batch"))
+        model: nn.Module = models.get_model(proxy.name, weights=weights, norm_layer=_norm_layer(proxy.norm or "batch"))
     except OSError as error:
         raise SpecError(f"proxy.init: the weights {weights} could not be downloaded ({error}).") from error
     if shape.channels != 3:
@@ -142,7 +134,8 @@ def _timm(proxy: Proxy, shape: ImageShape) -> "nn.Module":
         raise SpecError("proxy: stem and norm cannot be set for a timm model; leave them out.")
     if name not in timm.list_models():
         raise SpecError(f"proxy.name: timm has no model '{name}'{nearest(name, timm.list_models())}")
-    has_fixed_size = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    config = timm.get_pretrained_cfg(name)
+    has_fixed_size = config is not None and config.fixed_input_size
     full_name = f"{name}.{proxy.tag}" if proxy.tag not in (None, "DEFAULT") else name
     try:
         return timm.create_model(  # type: ignore[no-any-return]
@@ -164,19 +157,30 @@ def _norm_layer(norm: str) -> Callable[[int], "nn.Module"]:
     return lambda channels: nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-def _head(head: Any, classes: int) -> "nn.Module":
+def _replace_head(model: "nn.Module", name: str, classes: int) -> "nn.Module":
     from torch import nn
 
-    return nn.Linear(head.in_features, classes)
+    head = model.get_submodule(name)
+    assert isinstance(head, nn.Linear)
+    model.set_submodule(name, nn.Linear(head.in_features, classes))
+    return model
+
+
+def _remove_strides(model: "nn.Module", *convolutions: str) -> None:
+    from torch import nn
+
+    for name in convolutions:
+        convolution = model.get_submodule(name)
+        assert isinstance(convolution, nn.Conv2d)
+        convolution.stride = (1, 1)
 
 
 def _change_first_convolution(model: "nn.Module", channels: int) -> None:
     from torch import nn
 
     name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    parent, _, attribute = name.rpartition(".")
     new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
-    setattr(model.get_submodule(parent), attribute, new)
+    model.set_submodule(name, new)
 
 
 def _load_file(model: "nn.Module", path: str) -> None:

@@ -119,11 +119,11 @@ class Trainer:
         gradients have the strides of their parameters.
         """
         training = self.training
-        indices = [index for index, parameter in enumerate(self._all_parameters) if parameter.grad is not None]
+        gradients = {i: _flat(p.grad) for i, p in enumerate(self._all_parameters) if p.grad is not None}
         sgd(
-            [self._weights[index] for index in indices],
-            [_flat(self._all_parameters[index].grad) for index in indices],  # type: ignore[arg-type]  # none is None
-            [self._momenta[index] if self._momenta else None for index in indices],
+            [self._weights[i] for i in gradients],
+            list(gradients.values()),
+            [self._momenta[i] if self._momenta else None for i in gradients],
             fused=True, lr=self._lr, momentum=training.momentum, weight_decay=training.weight_decay,
             dampening=0, nesterov=False, maximize=False,
         )  # fmt: skip
@@ -158,7 +158,7 @@ class LossMeter:
         for name, value in values.items():
             self._sums[loss_column(inputs.model, name)].add_(value, alpha=len(inputs.labels))
         if inputs.model == "proxy":
-            self._correct.add_((inputs.own_logits.detach().argmax(1) == inputs.labels).sum())
+            self._correct.add_((inputs.model_logits.detach().argmax(1) == inputs.labels).sum())
 
     def means(self, examples: int, epochs: int) -> dict[str, float]:
         """Return the mean of each loss term over all epochs, and the accuracy in the last epoch."""

@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from typing import Any
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of `mallopt`, from glibc's malloc.h."""
@@ -27,5 +27,5 @@ def trim() -> None:
         malloc_trim(0)
 
 
-def _glibc(function: str) -> Any:
+def _glibc(function: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

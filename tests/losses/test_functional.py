@@ -1,11 +1,11 @@
 """Loss functions against values computed by hand and against second implementations in NumPy."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from oracles.losses import NUMPY_LOSSES, NumpyLoss, numpy_mse
 from pydantic import TypeAdapter
 
 from fedray.losses import functional
@@ -52,9 +52,9 @@ def test_kd_gradient_is_the_difference_of_probabilities() -> None:
 
 
 def test_mutual_has_no_gradient_for_the_peer() -> None:
-    own, peer = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
-    functional.mutual(own, peer).backward()
-    assert own.grad is not None
+    student, peer = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    functional.mutual(student, peer).backward()
+    assert student.grad is not None
     assert peer.grad is None
 
 
@@ -68,84 +68,8 @@ def test_proximal_equals_hand_computed_value() -> None:
     assert parameters[0].grad.tolist() == [1.0, 2.0]  # w - w_t
 
 
-# Second implementations of the distillation losses, row by row in NumPy.
+# All distillation losses.
 
-Array = np.ndarray
-
-
-def softmax(z: Array) -> Array:
-    e = np.exp(z - z.max())
-    return e / e.sum()
-
-
-def kl(p: Array, q: Array) -> float:
-    return float(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0))
-
-
-def numpy_kd(s: Array, t: Array, _: Array) -> float:
-    return 9 * np.mean([kl(softmax(t[i] / 3), softmax(s[i] / 3)) for i in range(len(s))])
-
-
-def numpy_reverse_kd(s: Array, t: Array, y: Array) -> float:
-    return numpy_kd(t, s, y)
-
-
-def numpy_ls_kd(s: Array, t: Array, y: Array) -> float:
-    return numpy_kd(*(np.array([(z - z.mean()) / z.std(ddof=1) for z in logits]) for logits in (s, t)), y)
-
-
-def numpy_dkd(s: Array, t: Array, y: Array) -> float:
-    rows = []
-    for i, label in enumerate(y):
-        p, q = softmax(t[i] / 3), softmax(s[i] / 3)
-        target_kl = kl(np.array([p[label], 1 - p[label]]), np.array([q[label], 1 - q[label]]))
-        other_kl = kl(np.delete(p, label) / (1 - p[label]), np.delete(q, label) / (1 - q[label]))
-        rows.append(9 * (2 * target_kl + 5 * other_kl))
-    return float(np.mean(rows))
-
-
-def numpy_dist(s: Array, t: Array, _: Array) -> float:
-    q, p = (np.array([softmax(z / 3) for z in logits]) for logits in (s, t))
-    rows = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q, p, strict=True)])
-    columns = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q.T, p.T, strict=True)])
-    return float(9 * (0.5 * rows + 2 * columns))
-
-
-def numpy_rld(s: Array, t: Array, y: Array) -> float:
-    rows = []
-    for i, label in enumerate(y):
-        top, q_y = softmax(t[i] / 2).max(), softmax(s[i] / 2)[label]
-        confidence = 4 * kl(np.array([top, 1 - top]), np.array([q_y, 1 - q_y]))
-        below = t[i] < t[i][label]
-        refined = 9 * kl(softmax(t[i][below] / 3), softmax(s[i][below] / 3)) if below.any() else 0.0
-        rows.append(2 * confidence + 5 * refined)
-    return float(np.mean(rows))
-
-
-def numpy_mse(s: Array, t: Array, _: Array) -> float:
-    return float(np.mean([((a - a.mean()) - (b - b.mean())) ** 2 for a, b in zip(s, t, strict=True)]))
-
-
-def numpy_cosine(s: Array, t: Array, _: Array) -> float:
-    return float(np.mean([1 - (a @ b) / math.sqrt((a @ a) * (b @ b)) for a, b in zip(s, t, strict=True)]))
-
-
-def numpy_feature_mse(s: Array, t: Array, _: Array) -> float:
-    return float(np.mean([(a - b / math.sqrt((b**2).mean())) ** 2 for a, b in zip(s, t, strict=True)]))
-
-
-NUMPY_LOSSES: list[tuple[dict[str, object], Callable[[Array, Array, Array], float]]] = [
-    ({"name": "kd"}, numpy_kd),
-    ({"name": "kd", "direction": "reverse"}, numpy_reverse_kd),
-    ({"name": "ls_kd"}, numpy_ls_kd),
-    ({"name": "dkd", "alpha": 2, "beta": 5}, numpy_dkd),
-    ({"name": "dist", "beta": 0.5, "gamma": 2}, numpy_dist),
-    ({"name": "rld", "alpha": 2, "beta": 5, "confidence_temperature": 2}, numpy_rld),
-    ({"name": "mse"}, numpy_mse),
-    ({"name": "function_matching"}, numpy_kd),
-    ({"name": "cosine"}, numpy_cosine),
-    ({"name": "feature_mse"}, numpy_feature_mse),
-]
 SPECS = [fields for fields, _ in NUMPY_LOSSES]
 LOGIT_LOSSES = [fields for fields in SPECS if REQUIRED_OUTPUT[str(fields["name"])] == "logits"]
 FEATURE_LOSSES = [fields for fields in SPECS if REQUIRED_OUTPUT[str(fields["name"])] == "features"]
@@ -170,7 +94,7 @@ def test_every_distillation_is_compared_with_numpy() -> None:
 
 
 @pytest.mark.parametrize(("fields", "numpy_loss"), NUMPY_LOSSES, ids=lambda v: getattr(v, "__name__", ""))
-def test_agrees_with_numpy(fields: dict[str, object], numpy_loss: Callable[[Array, Array, Array], float]) -> None:
+def test_agrees_with_numpy(fields: dict[str, object], numpy_loss: NumpyLoss) -> None:
     s, t, y = draw(16)
     assert distil(fields, s, t, y).item() == pytest.approx(numpy_loss(s.numpy(), t.numpy(), y.numpy()), rel=1e-6)
 

@@ -14,13 +14,13 @@ from fedray.types import LossTerm
 
 def make_inputs(model: str = "proxy") -> LossInputs:
     logits = {"proxy": torch.zeros(1, 2, requires_grad=True), "private": torch.tensor([[math.log(3), 0.0]])}
-    own = [torch.tensor([2.0], requires_grad=True)]
+    parameters = [torch.tensor([2.0], requires_grad=True)]
     projected = torch.tensor([[1.0, 1.0]], requires_grad=True)
     targets = {
         "logits": torch.tensor([[math.log(3), 0.0]], requires_grad=True),
         "features": torch.tensor([[0.0, 2.0]], requires_grad=True),
     }
-    return LossInputs(model, logits, torch.tensor([0]), targets, projected, own, [torch.tensor([0.0])])
+    return LossInputs(model, logits, torch.tensor([0]), targets, projected, parameters, [torch.tensor([0.0])])
 
 
 CE = math.log(2)

@@ -152,7 +152,7 @@ class TestPretrained:
     """torchvision downloads into `TORCH_HOME`, and does not download a file that is already there."""
 
     @pytest.fixture
-    def cached(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    def downloaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
         torch.manual_seed(1)
         model = torchvision.models.mobilenet_v2()
         (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
@@ -163,29 +163,29 @@ class TestPretrained:
 
     @pytest.mark.parametrize("stem", [None, "cifar"])
     @pytest.mark.parametrize("norm", [None, "batch"])
-    def test_all_weights_but_the_head_are_pretrained(self, cached: nn.Module, stem: Any, norm: Any) -> None:
+    def test_all_weights_but_the_head_are_pretrained(self, downloaded: nn.Module, stem: Any, norm: Any) -> None:
         spec = Proxy(name="mobilenet_v2", stem=stem, norm=norm, init="pretrained:IMAGENET1K_V1")
-        found, expected = build(spec, COLOUR).state_dict(), cached.state_dict()
+        found, expected = build(spec, COLOUR).state_dict(), downloaded.state_dict()
         assert found.keys() == expected.keys()
         other = [name for name in expected if not torch.equal(found[name], expected[name])]
         assert other == ["classifier.1.weight", "classifier.1.bias"]
         assert found["classifier.1.weight"].shape == (7, 1280)
 
-    def test_cannot_be_downloaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_download_is_reported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there: refused at once
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no server: the connection is refused at once
         monkeypatch.setenv("no_proxy", "")
         message = message_of(name="mobilenet_v2", init="pretrained")
         assert message.startswith("proxy.init: the weights MobileNet_V2_Weights.")
         assert "could not be downloaded" in message
 
     @pytest.mark.parametrize("name", TORCHVISION_MODELS)
-    def test_group_norm(self, name: str) -> None:
+    def test_group_norm_has_no_pretrained_weights(self, name: str) -> None:
         message = message_of(name=name, norm="group", init="pretrained")
         assert message == "proxy.init: pretrained weights need batch norm and colour images."
 
     @pytest.mark.parametrize("name", TORCHVISION_MODELS)
-    def test_gray_images(self, name: str) -> None:
+    def test_gray_images_have_no_pretrained_weights(self, name: str) -> None:
         message = message_of(GRAY, name=name, init="pretrained")
         assert message == "proxy.init: pretrained weights need batch norm and colour images."
 

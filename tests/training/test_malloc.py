@@ -31,12 +31,12 @@ def run_script(code: str) -> list[int]:
 
 
 def test_freed_memory_is_reused_without_page_faults() -> None:
-    by_default, kept = run_script("""
+    by_default, with_setting = run_script("""
         print(min(faults() for _ in range(24)))
         malloc.keep_freed_memory()
         print(min(faults() for _ in range(24)))  # the first few may still fault
     """)
-    assert kept < 10 < by_default
+    assert with_setting < 10 < by_default
 
 
 def test_trim_returns_free_memory() -> None:

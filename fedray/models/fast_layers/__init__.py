@@ -13,8 +13,8 @@ from fedray.models.fast_layers.pooling import MaxPool2x2, is_2x2
 def use_fast_layers(model: nn.Module) -> nn.Module:
     """Replace the model's layers in place by faster ones, and return the model.
 
-    Only the classes of the layers change: parameters, names and hooks stay. Layers of any class but torch's own are
-    left alone. Results agree with torch's layers up to rounding; max-pooling agrees bit for bit.
+    Only the classes of the layers change: parameters, names and hooks stay. Subclasses of torch's layers are left
+    unchanged. Results agree with torch's layers up to rounding; max-pooling agrees bit for bit.
     """
     for layer in model.modules():
         if type(layer) is nn.Conv2d:

@@ -49,10 +49,10 @@ def bfloat16() -> torch.autocast:
 
 
 def test_output_is_near_the_formula_in_float64() -> None:
-    ours, x = use_fast_layers(layer()), images()
-    assert type(ours) is FastAttention
+    attention, x = use_fast_layers(layer()), images()
+    assert type(attention) is FastAttention
     with bfloat16():
-        output, weights = ours(x, x, x, need_weights=False)
+        output, weights = attention(x, x, x, need_weights=False)
     assert weights is None
     assert output.dtype == torch.bfloat16
     exact = by_formula(layer(), x)
@@ -83,9 +83,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_masks_and_weights_are_computed_by_torch(options: str) -> None:
     x = images()
     with bfloat16():
-        ours, theirs = (model(x, x, x, **OPTIONS[options]) for model in (use_fast_layers(layer()), layer()))
-    assert torch.equal(ours[0], theirs[0])
-    assert (ours[1] is None) == (theirs[1] is None)
+        actual, expected = (model(x, x, x, **OPTIONS[options]) for model in (use_fast_layers(layer()), layer()))
+    assert torch.equal(actual[0], expected[0])
+    assert (actual[1] is None) == (expected[1] is None)
 
 
 @pytest.mark.parametrize("options", [{"add_zero_attn": True}, {"add_bias_kv": True}, {"kdim": 24, "vdim": 12}], ids=str)
@@ -93,17 +93,19 @@ def test_unsupported_layers_are_computed_by_torch(options: dict[str, Any]) -> No
     x = images()
     value = x[..., : options.get("vdim", E)] if "vdim" in options else x
     with bfloat16():
-        ours, theirs = (
+        actual, expected = (
             m(x, x, value, need_weights=False)[0] for m in (use_fast_layers(layer(**options)), layer(**options))
         )
-    assert torch.equal(ours, theirs)
+    assert torch.equal(actual, expected)
 
 
 def test_cross_attention_is_computed_by_torch() -> None:
     x, other = images(), images(4)
     with bfloat16():
-        ours, theirs = (model(x, other, other, need_weights=False)[0] for model in (use_fast_layers(layer()), layer()))
-    assert torch.equal(ours, theirs)
+        actual, expected = (
+            model(x, other, other, need_weights=False)[0] for model in (use_fast_layers(layer()), layer())
+        )
+    assert torch.equal(actual, expected)
 
 
 def test_training_with_dropout_is_computed_by_torch() -> None:

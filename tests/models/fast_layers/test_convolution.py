@@ -63,9 +63,9 @@ def test_output_and_gradients_agree_with_torch(case: str, groups: int, layout: t
     plain, images = layer(parameters, groups, layout), images_of(parameters[0], layout)
     fast = use_fast_layers(copy.deepcopy(plain))
     assert type(fast) is (FastConv2d if groups == 1 else FastDepthwiseConv2d)
-    for ours, theirs in zip(forward_backward(fast, images), forward_backward(plain, images), strict=True):
-        assert ours.shape == theirs.shape
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    for actual, expected in zip(forward_backward(fast, images), forward_backward(plain, images), strict=True):
+        assert actual.shape == expected.shape
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     assert strides(fast.weight.grad) == strides(fast.weight)
 
 
@@ -144,8 +144,8 @@ def test_model_keeps_its_names_outputs_and_gradients(name: str) -> None:
     fast = use_fast_layers(copy.deepcopy(plain))
     images = torch.randn(6, 3, 32, 32, dtype=torch.float64)
     assert list(fast.state_dict()) == list(plain.state_dict())
-    for ours, theirs in zip(forward_backward(fast, images), forward_backward(plain, images), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+    for actual, expected in zip(forward_backward(fast, images), forward_backward(plain, images), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -155,11 +155,11 @@ def test_depthwise_convolution_ignores_autocast_on_cpu(size: int) -> None:
     images = torch.randn(5, 6, size, size).bfloat16()
     expected = depthwise(images.float())
     with torch.autocast("cpu", torch.bfloat16):
-        ours = use_fast_layers(depthwise)(images)
+        actual = use_fast_layers(depthwise)(images)
         ordinary = use_fast_layers(nn.Conv2d(6, 4, 3, padding=1))(images)
-    assert ours.dtype == torch.float32
+    assert actual.dtype == torch.float32
     assert ordinary.dtype == torch.bfloat16
-    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_bfloat16_output_agrees_to_two_digits() -> None:
@@ -167,6 +167,6 @@ def test_bfloat16_output_agrees_to_two_digits() -> None:
     plain = nn.Conv2d(64, 32, 3, padding=1)
     images = torch.randn(20, 64, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = use_fast_layers(copy.deepcopy(plain))(images)
-    assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.float(), plain(images), rtol=0.02, atol=0.02)
+        actual = use_fast_layers(copy.deepcopy(plain))(images)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), plain(images), rtol=0.02, atol=0.02)
