@@ -30,7 +30,7 @@ class LossTerm:
 
     loss: str
     weight: float = 1.0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, float | str] = field(default_factory=dict)
 
 
 def loss_column(model: str, term: str) -> str:
