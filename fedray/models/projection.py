@@ -1,7 +1,5 @@
 """A linear map from the proxy's features to the teacher's, trained with the proxy and kept on the client."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +40,6 @@ class Projected(nn.Module):
         logits: Tensor = self.proxy(images)
         return logits
 
-    def _project(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _project(self, head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if head.training:  # not in evaluation, which calls the proxy itself
             self.projected = self.projection(inputs[0]).float()
