@@ -1,4 +1,4 @@
-"""On several nodes: what crosses the network, and what is left when a node goes."""
+"""Runs on several nodes: sums on the nodes, and the loss of a node."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,32 +18,33 @@ from fedray.backends.base import CallResult
 from fedray.backends.ray import dispatch
 from fedray.backends.ray.actors import RayBackend
 from fedray.backends.ray.node_sums import NodeReducers, on_node
+from fedray.backends.ray.references import RayShared
 from fedray.config.experiment import Experiment
 from fedray.errors import LostError, RunError
 from fedray.server.driver import Driver
-from fedray.types import RoundResult, Waiting
+from fedray.types import Progress, Waiting
+from fedray.workers.requests import Evaluate, LocalValue
 
 pytestmark = pytest.mark.ray
 
 Make = Callable[..., Experiment]
 STRATEGIES = {"fedavg": {"name": "fedavg"}, "fml": {"name": "fml"}}
-"""FML's clients keep private models, which the driver fetches from the node where they were made."""
+"""FML's clients have private models, which the driver fetches from the nodes."""
 
 
 @pytest.fixture
 def nodes(three_nodes: Cluster) -> Cluster:
-    """Three of them, whatever the test before has done."""
+    """Three nodes, even if a test before has removed one."""
     while len([node for node in ray.nodes() if node["Alive"]]) < 3:
         three_nodes.add_node(num_cpus=1)
     return three_nodes
 
 
 def finish(experiment: Experiment, folder: Path, after: Callable[[int, RayBackend], None]) -> dict[str, bytes]:
-    """Run to the end on all nodes; `after` each round, something may happen."""
+    """Run to the end on all nodes, and call `after` after each round."""
     driver = Driver(experiment.model_copy(update={"resources": ON_RAY}), folder)
-    for event in driver.run():
-        if isinstance(event, RoundResult):
-            after(event.round, driver._backend)  # type: ignore[arg-type]
+    for result in driver.run():
+        after(result.round, driver._backend)  # type: ignore[arg-type]
     return bits(folder)
 
 
@@ -57,131 +58,134 @@ def serially(experiment: Experiment, folder: Path) -> dict[str, bytes]:
 
 
 def bits(folder: Path) -> dict[str, bytes]:
-    """Of the final weights, and of each private model."""
+    """Bytes of the final weights and of each private model."""
     files = [folder / "model.safetensors", *sorted((folder / "checkpoint" / "private").glob("*"))]
     return {f"{file.name}/{k}": v.tobytes() for file in files for k, v in load_file(file).items()}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fedavg", "fml"])
-def test_a_node_is_lost_and_another_joins(small: Make, nodes: Cluster, tmp_path: Path, strategy: str) -> None:
-    """Lost after round 2, in another's place after round 4: the bits are those of an undisturbed run."""
+def test_a_lost_node_and_a_new_one_change_no_bit(small: Make, nodes: Cluster, tmp_path: Path, strategy: str) -> None:
+    """A node is lost after round 2, and another joins after round 4."""
     experiment = small(strategy=STRATEGIES[strategy], teacher=None, training={"rounds": 6})
     used: dict[int, set[str]] = {}
 
-    def happen(number: int, backend: RayBackend) -> None:
+    def disturb(number: int, backend: RayBackend) -> None:
         if number in (1, 5):
-            wait_for(lambda: not list(backend.ready()) and all(post.node for post in backend._pool.posts), 100)
-        used[number] = {post.node for post in backend._pool.posts}
+            wait_for(lambda: not list(backend.ready()) and all(slot.node for slot in backend._pool.slots), 100)
+        used[number] = {slot.node for slot in backend._pool.slots}
         if number == 2 and len(used) == 2:
             nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
         if number == 4 and 5 not in used:
             nodes.add_node(num_cpus=1)
             nodes.wait_for_nodes()
 
-    assert finish(experiment, tmp_path / "ray", happen) == serially(experiment, tmp_path / "serial")
+    assert finish(experiment, tmp_path / "ray", disturb) == serially(experiment, tmp_path / "serial")
     faults = pd.read_csv(tmp_path / "ray" / "faults.csv")
     assert set(faults["fault"]) <= {"node lost", "worker lost"}
     assert len(faults) >= 1
     assert faults["round"].between(1, 4).all()
     assert len(used[2]) == 3
-    late = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - used[2]
-    assert late & used[6], "the node that joined has an actor"
+    joined = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - used[2]
+    assert joined & used[6], "the node that joined has an actor"
     rounds = pd.read_csv(tmp_path / "ray" / "rounds.csv")
     assert rounds["round"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 class TestSums:
-    """Weights are added up on the nodes where they are."""
+    """Sums of weights on the nodes where the weights are."""
 
     @staticmethod
-    def made_on(node: str, value: float) -> CallResult:
-        """Weights of half a megabyte: smaller things travel in Ray's messages anyway."""
+    def result_on(node: str, value: float) -> CallResult[None]:
+        """A result with weights of 0.5 MB on a node: smaller objects travel inside Ray's messages."""
 
         @ray.remote(num_cpus=0)
-        def make() -> dict[str, Any]:
+        def create() -> dict[str, Any]:
             return {"w": np.full(2**17, value, np.float32)}
 
-        reference = make.options(scheduling_strategy=on_node(node)).remote()
+        reference: Any = create.options(scheduling_strategy=on_node(node)).remote()
         ray.wait([reference], fetch_local=False)
-        return CallResult(0, None, reference, where=node)
+        return CallResult(0, None, RayShared(reference), LocalValue(None), node)
 
     @pytest.fixture
-    def adders(self, nodes: Cluster) -> Iterator[NodeReducers]:  # noqa: ARG002
-        adders = NodeReducers()
-        yield adders
-        adders.close()
+    def reducers(self, nodes: Cluster) -> Iterator[NodeReducers]:  # noqa: ARG002
+        reducers = NodeReducers()
+        yield reducers
+        reducers.close()
 
-    def test_the_mean_is_that_of_one_place(self, adders: NodeReducers) -> None:
+    def test_the_mean_equals_that_of_one_process(self, reducers: NodeReducers) -> None:
         values = [0.1, -0.7, 3e-5, 1e5, 0.1, 12.25]
         places = [node["NodeID"] for node in ray.nodes() if node["Alive"]] * 2
-        total, alone = adders.total(), ExactMean()
+        total, alone = reducers.new_sum(), ExactMean()
         for number, (value, node) in enumerate(zip(values, places, strict=True), start=1):
-            total.add(self.made_on(node, value), number)
+            total.add(self.result_on(node, value), number)
         for number, value in reversed([*enumerate(values, start=1)]):
             alone.add({"w": np.full(2**17, value, np.float32)}, number)
         like = {"w": np.zeros(2**17, np.float32)}
         assert total.mean().mean(like)["w"].tobytes() == alone.mean(like)["w"].tobytes()
 
-    def test_a_sum_that_was_left_is_forgotten(self, adders: NodeReducers) -> None:
-        """A round that is run again begins at zero."""
-        other = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != adders.here)
-        adders.total().add(self.made_on(other, 5.0), 1)
-        total = adders.total()
-        total.add(self.made_on(other, 1.0), 1)
+    def test_an_unfinished_sum_is_discarded(self, reducers: NodeReducers) -> None:
+        """A retried round starts at zero."""
+        other = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != reducers.driver_node)
+        reducers.new_sum().add(self.result_on(other, 5.0), 1)
+        total = reducers.new_sum()
+        total.add(self.result_on(other, 1.0), 1)
         assert total.mean().mean({"w": np.zeros(2**17, np.float32)})["w"].max() == 1.0
 
-    def test_one_that_is_lost_says_so(self, adders: NodeReducers) -> None:
-        other = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != adders.here)
-        total = adders.total()
-        total.add(self.made_on(other, 1.0), 1)
-        ray.kill(adders.on(other))
+    def test_a_lost_reducer_is_a_lost_error(self, reducers: NodeReducers) -> None:
+        other = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != reducers.driver_node)
+        total = reducers.new_sum()
+        total.add(self.result_on(other, 1.0), 1)
+        ray.kill(reducers.on(other))
         with pytest.raises(LostError):
             total.mean()
-        total = adders.total()  # the next has an adder again
-        total.add(self.made_on(other, 2.0), 1)
+        total = reducers.new_sum()  # the next sum has a new reducer
+        total.add(self.result_on(other, 2.0), 1)
         assert total.mean().mean({"w": np.zeros(2**17, np.float32)})["w"].max() == 2.0
 
 
 @pytest.fixture
-def takers(nodes: Cluster) -> Iterator[Callable[[], None]]:  # noqa: ARG001
-    """Another job holds all cores. Calling this lets them go."""
+def release_cores(nodes: Cluster) -> Iterator[Callable[[], None]]:  # noqa: ARG001
+    """Another job uses all cores until this is called."""
 
     class Taker:
-        def here(self) -> None:
+        def ready(self) -> None:
             pass
 
     takers = [ray.remote(Taker).options(num_cpus=1).remote() for _ in range(3)]
-    ray.get([taker.here.remote() for taker in takers])
+    ray.get([taker.ready.remote() for taker in takers])
 
-    def let_go() -> None:
+    def release() -> None:
         while takers:
             ray.kill(takers.pop())
 
-    yield let_go
-    let_go()
+    yield release
+    release()
 
 
 @pytest.mark.slow
-def test_a_taken_cluster_is_waited_for_with_a_word(small: Make, takers: Callable[[], None], tmp_path: Path) -> None:
+def test_a_run_waits_for_a_busy_cluster_and_reports_it(
+    small: Make, release_cores: Callable[[], None], tmp_path: Path
+) -> None:
     driver = Driver(small(teacher=None, training={"rounds": 1}, resources={"backend": "ray"}), tmp_path)
-    events = driver.run()
-    first = next(events)
-    assert first == Waiting("3 of 3 workers have not started; the cluster has 0 of 3 cores free")
-    takers()
-    assert [type(event) for event in events if not isinstance(event, Waiting)] == [RoundResult]
+    progress = list[Progress]()
+
+    def release_at_first_message(event: Progress) -> None:
+        progress.append(event)
+        release_cores()
+
+    assert [result.round for result in driver.run(release_at_first_message)] == [1]
+    assert progress[0] == Waiting("3 of 3 workers have not started; the cluster has 0 of 3 cores free")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("takers")
-def test_a_round_without_workers_ends_the_run_after_a_while(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "PATIENCE", 6.0)
+@pytest.mark.usefixtures("release_cores")
+def test_a_run_without_workers_ends_after_a_timeout(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "NO_WORKER_TIMEOUT_S", 6.0)
     experiment = small(teacher=None, resources={"backend": "ray"})
     backend = RayBackend(experiment, federated.load(experiment))
     try:
-        with pytest.raises(
-            RunError, match=r"no worker could be started for 0\.1 minutes: the cluster has 0 of 3 cores"
-        ):
-            backend.collect("evaluate", [((0, 10), {})])
+        with pytest.raises(RunError, match=r"no worker started within 0\.1 minutes: the cluster has 0 of 3 cores"):
+            backend.collect([Evaluate((0, 10), backend.share({}))])
     finally:
         backend.close()

@@ -1,4 +1,4 @@
-"""On real Ray actors. Same spec, same bits: any packing, any arrival order, a killed process."""
+"""Runs on real Ray actors give the serial bits: with any packing and order of arrival, and after a killed process."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -99,7 +99,7 @@ def test_interrupted_and_resumed_private_models_come_back(
     assert finish(experiment, tmp_path, partial(RayBackend, pool=pool)) == serial(small(strategy={"name": "fml"}))
 
 
-def test_a_killed_process_costs_nothing(
+def test_a_killed_worker_changes_no_bit(
     small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
 ) -> None:
     mark = tmp_path / "died"
@@ -110,40 +110,37 @@ def test_a_killed_process_costs_nothing(
     assert bits == serial(small(strategy={"name": "fml"}))
 
 
-def test_a_failing_client_is_named_with_its_traceback(small: Make, pool: ActorPool, tmp_path: Path) -> None:
+def test_an_error_of_a_client_has_its_name_and_traceback(small: Make, pool: ActorPool, tmp_path: Path) -> None:
     make_backend = partial(RayBackend, pool=pool, worker=workers.FailingWorker)
     with pytest.raises(RunError, match=r"client 2 failed in round 2 on node .*ZeroDivisionError") as raised:
         finish(small(resources={"backend": "ray"}), tmp_path, make_backend)
-    assert "in train" in str(raised.value)
+    assert "in prepare" in str(raised.value)
     assert pd.read_csv(tmp_path / "rounds.csv")["round"].tolist() == [1]
 
 
-def test_a_worker_that_cannot_begin_ends_the_run_with_its_traceback(
-    small: Make, pool: ActorPool, tmp_path: Path
-) -> None:
+def test_a_worker_that_cannot_start_ends_the_run(small: Make, pool: ActorPool, tmp_path: Path) -> None:
     make_backend = partial(RayBackend, pool=pool, worker=workers.BrokenWorker)
-    with pytest.raises(RunError, match=r"a worker could not begin: ModuleNotFoundError: No module") as raised:
+    with pytest.raises(RunError, match=r"a worker could not start: ModuleNotFoundError: No module") as raised:
         finish(small(resources={"backend": "ray"}), tmp_path, make_backend)
-    assert "in begin" in str(raised.value)
+    assert "in start_worker" in str(raised.value)
 
 
-def test_each_client_has_its_own_actor_on_its_share_of_the_gpu(small: Make, pool: ActorPool) -> None:
+def test_each_client_has_an_actor_with_its_share_of_the_gpu(small: Make, pool: ActorPool) -> None:
     experiment = small(resources={"backend": "ray", "gpus_per_client": 0.25, "cpus_per_client": 0.5})
-    backend = RayBackend(experiment, federated.load(experiment), pool, worker=workers.TellingWorker)
-    while not all(post.node for post in pool.posts):
+    backend = RayBackend(experiment, federated.load(experiment), pool, worker=workers.DescribingWorker)
+    while not all(slot.node for slot in pool.slots):
         list(backend.ready())
-    calls = [(workers.ClientTask(1, client),) for client in (3, 0, 2, 1)]
-    told = dict(zip((3, 0, 2, 1), backend.collect("tell", calls), strict=True))
-    again = dict(zip((3, 0, 2, 1), backend.collect("tell", calls), strict=True))
+    requests = [workers.DescribeProcess(client) for client in (3, 0, 2, 1)]
+    first, second = backend.collect(requests), backend.collect(requests)
     reserved = ray.cluster_resources()["GPU"] - ray.available_resources().get("GPU", 0)
-    assert told == again
-    assert len({process for process, *_ in told.values()}) == 4
-    assert {gpus for _, gpus, _ in told.values()} == {"0"}
-    assert {threads for *_, threads in told.values()} == {1}
+    assert first == second
+    assert len({info.process for info in first}) == 4
+    assert {(info.visible_gpus, info.threads) for info in first} == {("0", 1)}
     assert reserved == 1.0
 
 
 def test_data_is_read_from_shared_memory_without_a_copy(small: Make, pool: ActorPool) -> None:
     experiment = small(resources={"backend": "ray", "clients_per_actor": 4})
-    backend = RayBackend(experiment, federated.load(experiment), pool, worker=workers.TellingWorker)
-    assert backend.collect("owns_images", [(workers.ClientTask(1, 0),)]) == [(False, False)]
+    backend = RayBackend(experiment, federated.load(experiment), pool, worker=workers.DescribingWorker)
+    (info,) = backend.collect([workers.DescribeProcess(0)])
+    assert (info.owns_images, info.may_write_images) == (False, False)

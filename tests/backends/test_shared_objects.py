@@ -1,4 +1,4 @@
-"""What trials have in common is read, computed and stored once, and is what each would have read itself."""
+"""Data sets and targets that trials share are stored once, and equal those that a trial would have loaded itself."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,96 +28,101 @@ LIMITED = Data(train="digits", test="digits", train_limit=100, test_limit=20)
 
 @pytest.fixture(scope="module")
 def shared(ray_cluster: None) -> Iterator[Any]:  # noqa: ARG001
-    """One for the module: what its tests put in does not overlap."""
+    """One actor for the module: its tests store different objects."""
     actor: Any = ray.remote(SharedObjects).options(num_cpus=0).remote()
     yield actor
     ray.kill(actor)
 
 
-def held(shared: Any) -> dict[str, int]:
-    counts: dict[str, int] = ray.get(shared.held.remote())
+def counts(shared: Any) -> dict[str, int]:
+    counts: dict[str, int] = ray.get(shared.counts.remote())
     return counts
 
 
-def test_sets_are_read_once_for_all_that_want_the_same(shared: Any) -> None:
-    before = held(shared)["sets"]
+def test_equal_data_sets_are_read_once(shared: Any) -> None:
+    before = counts(shared)["datasets"]
     one, other = StudyObjectStore(shared), StudyObjectStore(shared)  # of two trials
-    ours, theirs = one.read_sets(LIMITED, 0), other.read_sets(LIMITED, 0)
-    assert held(shared)["sets"] - before == 2
-    for mine, its, here in zip(ours, theirs, read_datasets(LIMITED, 0), strict=True):
-        assert one.put(mine) == other.put(its)  # the same object of the store
-        np.testing.assert_array_equal(mine.images, here.images)
-        np.testing.assert_array_equal(mine.labels, here.labels)
-        np.testing.assert_array_equal(mine.rows, here.rows)
-        assert mine.image_digest == here.image_digest
-        assert not mine.images.flags.writeable  # shared memory, not a copy
-    assert one.put(ours[0]) != one.put(ours[1])
-    one.read_sets(LIMITED, 1)  # which takes other examples
-    assert held(shared)["sets"] - before == 4
+    first, second = one.read_datasets(LIMITED, 0), other.read_datasets(LIMITED, 0)
+    assert counts(shared)["datasets"] - before == 2
+    for shared_once, shared_twice, local in zip(first, second, read_datasets(LIMITED, 0), strict=True):
+        assert one.put(shared_once) == other.put(shared_twice)  # the same object of the store
+        np.testing.assert_array_equal(shared_once.images, local.images)
+        np.testing.assert_array_equal(shared_once.labels, local.labels)
+        np.testing.assert_array_equal(shared_once.rows, local.rows)
+        assert shared_once.image_digest == local.image_digest
+        assert not shared_once.images.flags.writeable  # shared memory, not a copy
+    assert one.put(first[0]) != one.put(first[1])
+    one.read_datasets(LIMITED, 1)  # another seed has other examples
+    assert counts(shared)["datasets"] - before == 4
     for seed in (0, 1):
-        one.read_sets(Data(train="digits", test="digits"), seed)  # which takes them all
-    assert held(shared)["sets"] - before == 6
+        one.read_datasets(
+            Data(train="digits", test="digits"), seed
+        )  # without a limit, all seeds have the same examples
+    assert counts(shared)["datasets"] - before == 6
 
 
-def test_what_is_not_shared_is_put_each_time(shared: Any) -> None:
+def test_other_values_are_stored_each_time(shared: Any) -> None:
     store = StudyObjectStore(shared)
     value = np.arange(10)
     first, second = store.put(value), store.put(value)
     assert first != second
-    np.testing.assert_array_equal(ray.get(first), value)
+    np.testing.assert_array_equal(first.get(), value)
 
 
-def test_a_set_that_cannot_be_read_is_one_sentence_for_each_trial(shared: Any) -> None:
+def test_an_unreadable_data_set_is_a_spec_error_of_each_trial(shared: Any) -> None:
     for _ in range(2):
-        with pytest.raises(SpecError) as caught:
-            StudyObjectStore(shared).read_sets(Data(train="parquet:nowhere.parquet", test="digits"), 0)
-        assert str(caught.value) == "data.train: no file matches 'parquet:nowhere.parquet'."
+        with pytest.raises(SpecError) as raised:
+            StudyObjectStore(shared).read_datasets(Data(train="parquet:nowhere.parquet", test="digits"), 0)
+        assert str(raised.value) == "data.train: no file matches 'parquet:nowhere.parquet'."
 
 
-def test_lessons_are_known_by_what_they_say(shared: Any) -> None:
-    before = held(shared)["targets"]
+def test_equal_targets_are_stored_once(shared: Any) -> None:
+    before = counts(shared)["targets"]
     targets = {"logits": np.arange(6, dtype=np.float32).reshape(1, 2, 3), "features": np.ones((1, 2, 4), np.float32)}
     again = {name: targets[name].copy() for name in ("features", "logits")}
     first = StudyObjectStore(shared).put_targets(targets)
     assert StudyObjectStore(shared).put_targets(again) == first
-    assert held(shared)["targets"] - before == 1
+    assert counts(shared)["targets"] - before == 1
     other = StudyObjectStore(shared).put_targets({**targets, "logits": targets["logits"] + 1})
     assert other != first
-    assert held(shared)["targets"] - before == 2
-    np.testing.assert_array_equal(ray.get(first)["logits"], targets["logits"])
-    np.testing.assert_array_equal(ray.get(other)["logits"], targets["logits"] + 1)
+    assert counts(shared)["targets"] - before == 2
+    np.testing.assert_array_equal(first.get()["logits"], targets["logits"])
+    np.testing.assert_array_equal(other.get()["logits"], targets["logits"] + 1)
 
 
-def test_lessons_asked_for_longest_ago_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_objects, "ROOM", 250)
-    here = SharedObjects()
+def test_least_recently_used_targets_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_objects, "SHARED_TARGETS_BYTES", 250)
+    objects = SharedObjects()
     for key in "ab":
-        here.keep(key, {"logits": np.zeros(25, np.float32)})  # 100 bytes
-    assert here.find("a") == here.find("a") != []
-    here.keep("c", {"logits": np.zeros(25, np.float32)})
-    assert [bool(here.find(key)) for key in "abc"] == [True, False, True]
-    here.keep("d", {"logits": np.zeros(100, np.float32)})  # more than there is room: it is in use
-    assert [bool(here.find(key)) for key in "abcd"] == [False, False, False, True]
-    assert here.held() == {"sets": 0, "targets": 1}
+        objects.store_targets(key, {"logits": np.zeros(25, np.float32)})  # 100 bytes
+    assert objects.find_targets("a") == objects.find_targets("a") is not None
+    objects.store_targets("c", {"logits": np.zeros(25, np.float32)})
+    assert [bool(objects.find_targets(key)) for key in "abc"] == [True, False, True]
+    objects.store_targets("d", {"logits": np.zeros(100, np.float32)})  # beyond the limit, but in use
+    assert [bool(objects.find_targets(key)) for key in "abcd"] == [False, False, False, True]
+    assert objects.counts() == {"datasets": 0, "targets": 1}
 
 
-def test_trials_find_the_sets_and_lessons_of_the_first(small: Make, shared: Any, tmp_path: Path) -> None:
-    """And learn from them what they would have learnt alone."""
-    before = held(shared)
+def test_later_trials_use_the_objects_of_the_first(small: Make, shared: Any, tmp_path: Path) -> None:
+    """Their weights equal those of a serial run."""
+    before = counts(shared)
 
-    def finish(lam: float, backend: str, folder: Path, **how: Any) -> dict[str, bytes]:
+    def finish(lam: float, backend: str, folder: Path, **options: Any) -> dict[str, bytes]:
         strategy = {"name": "fedlpfm", "lam": lam}
         resources = {"backend": backend, "clients_per_actor": 4}
         experiment = small(strategy=strategy, training={"rounds": 2}, resources=resources)
-        list(Driver(experiment, folder, **how).run())
+        list(Driver(experiment, folder, **options).run())
         return {name: array.tobytes() for name, array in load_file(folder / "model.safetensors").items()}
 
     pool = ActorPool({"CPU": 1})
     try:
         for lam in (0.25, 0.75):
             pool.store = StudyObjectStore(shared)  # each trial has its own
-            how = {"make_backend": partial(RayBackend, pool=pool), "read": pool.store.read_sets}
-            assert finish(lam, "ray", tmp_path / f"ray {lam}", **how) == finish(lam, "serial", tmp_path / f"{lam}")
-            assert {name: count - before[name] for name, count in held(shared).items()} == {"sets": 2, "targets": 4}
+            options = {"make_backend": partial(RayBackend, pool=pool), "read": pool.store.read_datasets}
+            assert finish(lam, "ray", tmp_path / f"ray {lam}", **options) == finish(lam, "serial", tmp_path / f"{lam}")
+            assert {name: count - before[name] for name, count in counts(shared).items()} == {
+                "datasets": 2,
+                "targets": 4,
+            }
     finally:
         pool.close()

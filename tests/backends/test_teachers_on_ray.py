@@ -1,4 +1,4 @@
-"""Teachers on real Ray actors: however many answer, clients are taught the serial run's bits."""
+"""Teachers on real Ray actors: clients get the targets of a serial run, with any number of actors."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -44,7 +44,7 @@ def finish(experiment: Experiment, folder: Path, make_backend: MakeBackend, cach
 
 @pytest.mark.parametrize("view", ["plain", "proxy"])
 @pytest.mark.parametrize("mode", ["cached", "online"])
-def test_three_actors_teach_what_one_process_does(
+def test_three_actors_give_the_bits_of_one_process(
     small: Make, pool: ActorPool, tmp_path: Path, mode: str, view: str
 ) -> None:
     def run(backend: str, make_backend: MakeBackend) -> dict[str, bytes]:
@@ -59,11 +59,11 @@ def test_three_actors_teach_what_one_process_does(
         return finish(experiment, tmp_path / backend, make_backend, tmp_path / f"{backend} cache")
 
     assert run("ray", partial(RayBackend, pool=pool)) == run("serial", SerialBackend)
-    on_ray, here = (pd.read_csv(tmp_path / backend / "rounds.csv") for backend in ("ray", "serial"))
-    assert on_ray["teacher_forward_passes"].tolist() == here["teacher_forward_passes"].tolist()
-    ours, theirs = (
+    on_ray, serial = (pd.read_csv(tmp_path / backend / "rounds.csv") for backend in ("ray", "serial"))
+    assert on_ray["teacher_forward_passes"].tolist() == serial["teacher_forward_passes"].tolist()
+    ray_entries, serial_entries = (
         {entry.key: entry.count_valid() for entry in TeacherCache(tmp_path / f"{b} cache").entries()}
         for b in ("ray", "serial")
     )
-    assert ours == theirs
-    assert bool(ours) == (mode == "cached")
+    assert ray_entries == serial_entries
+    assert bool(ray_entries) == (mode == "cached")

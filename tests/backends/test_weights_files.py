@@ -1,4 +1,4 @@
-"""Arguments that are files: read when their call begins, so that few of them are in memory at a time."""
+"""Files of a request are read when the request starts, so that few of them are in memory at a time."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,24 +16,26 @@ from fedray.config.experiment import Experiment
 from fedray.models.weights import WeightsFile
 from fedray.results.checkpoint import save_weights
 from fedray.server.driver import MakeBackend
+from fedray.types import ClientUpdate
+from fedray.workers.requests import ClientTask, TrainClients
 
 cloudpickle.register_pickle_by_value(workers)
 
 Make = Callable[..., Experiment]
 
 
-def test_serial_reads_a_file_when_its_call_begins(small: Make, tmp_path: Path) -> None:
-    check(small, tmp_path, partial(SerialBackend, worker=workers.AddingWorker))
+def test_serial_reads_a_file_when_its_request_starts(small: Make, tmp_path: Path) -> None:
+    check(small, tmp_path, partial(SerialBackend, worker=workers.SummingWorker))
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_reads_a_file_when_its_call_begins(small: Make, tmp_path: Path) -> None:
-    check(small, tmp_path, partial(RayBackend, worker=workers.AddingWorker))
+def test_ray_reads_a_file_when_its_request_starts(small: Make, tmp_path: Path) -> None:
+    check(small, tmp_path, partial(RayBackend, worker=workers.SummingWorker))
 
 
 def check(small: Make, tmp_path: Path, make_backend: MakeBackend) -> None:
-    """One worker: while an answer is looked at, it has the next call at most. The file after that is not there yet."""
+    """While the caller handles a result, a single worker has at most the next request: later files do not exist."""
     experiment = small(resources={"clients_per_actor": 4})
     files = [WeightsFile(tmp_path / f"{number}.safetensors") for number in range(6)]
 
@@ -46,11 +48,14 @@ def check(small: Make, tmp_path: Path, make_backend: MakeBackend) -> None:
         write(0)
         write(1)
         sums = []
-        for answer in backend.map("add_up", [(file,) for file in files]):
-            assert isinstance(answer, CallResult), answer
-            sums.append(answer.value)
-            if (after := answer.call + 2) < len(files):
-                write(after)
+        weights = backend.share({})
+        for result in backend.run([TrainClients((ClientTask(1, 0, state=file),), weights) for file in files]):
+            assert isinstance(result, CallResult), result
+            (update,) = result.value
+            assert isinstance(update, ClientUpdate), update
+            sums.append(update.metrics["sum"])
+            if (later := result.index + 2) < len(files):
+                write(later)
     finally:
         backend.close()
     assert sums == [number * 2.0**16 for number in range(6)]
