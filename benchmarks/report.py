@@ -1,8 +1,8 @@
-"""How long `fedray report` takes for a large study, and how much memory, beside one of a tenth of its trials.
+"""Time and memory of `fedray report` for a large study, compared with one of a tenth of its trials.
 
     python benchmarks/report.py [--trials 1000] [--rounds 600] [--repeats 3]
 
-Trials are made up: five settings on ten conditions with as many seeds as there is room for, ten clients, ten classes.
+The trials are synthetic: five settings, ten conditions, ten clients, ten classes, and as many seeds as needed.
 """
 
 import argparse
@@ -20,11 +20,11 @@ import pandas as pd
 
 from fedray.config.experiment import Experiment
 from fedray.config.yaml_files import to_yaml
-from fedray.results.writer import CLASSES_COLUMNS, CLIENTS_COLUMNS, CONFUSION_COLUMNS, ROUNDS_COLUMNS
+from fedray.results.writer import CLASSES_COLUMNS, CLIENTS_COLUMNS, CONFUSION_COLUMNS, PARTITION_COLUMNS, ROUNDS_COLUMNS
 
 STRATEGIES = [{"name": "fedavg"}, {"name": "fedprox"}, *({"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 1.0))]
 ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 5.0, 10.0)
-PARTS = 10  # clients, and classes
+COUNT = 10  # of clients and of classes
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure(folder: Path, study: str) -> tuple[float, float]:
-    """Seconds of the whole command, and the megabytes it held at most."""
+    """Returns the seconds and the peak memory (MB) of the command."""
     command = [sys.executable, "-m", "fedray", "report", str(folder / study), "--out", str(folder / f"{study}-report")]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -58,7 +58,7 @@ def measure(folder: Path, study: str) -> tuple[float, float]:
 
 
 def write_study(root: Path, trials: int, rounds: int) -> None:
-    """Trials whose tables are as long as real ones."""
+    """Writes trials whose tables are as long as real ones."""
     cells = list(product(STRATEGIES, ALPHAS))
     tables = {name: frame.to_csv(index=False) for name, frame in shared_tables(rounds).items()}
     for number in range(trials):
@@ -79,7 +79,7 @@ def write_study(root: Path, trials: int, rounds: int) -> None:
 
 
 def curve(number: int, strategy: dict[str, object], alpha: float, rounds: int) -> pd.DataFrame:
-    """rounds.csv: rises to a level that strategy and α decide, and swings about it."""
+    """Returns rounds.csv: a noisy curve to a level that depends on strategy and α."""
     level = 0.5 + 0.1 * np.log10(alpha) + 0.1 * (strategy["name"] == "fedlpfm")
     steps = np.arange(1, rounds + 1)
     accuracy = level * (1 - np.exp(-steps / 50)) + np.random.default_rng(number).normal(0, 0.01, rounds)
@@ -89,31 +89,29 @@ def curve(number: int, strategy: dict[str, object], alpha: float, rounds: int) -
         "failed_clients": 0,
         "retried": "",
     }
-    asked = 1000 * (strategy["name"] == "fedlpfm")
+    used = 1000 * (strategy["name"] == "fedlpfm")
     return pd.DataFrame(
-        columns | {"worst_class_accuracy": 0.1, "rare_class_accuracy": 0.2, "teacher_outputs_used": asked}
+        columns | {"worst_class_accuracy": 0.1, "rare_class_accuracy": 0.2, "teacher_outputs_used": used}
     )
 
 
 def shared_tables(rounds: int) -> dict[str, pd.DataFrame]:
-    """The tables that need not differ between trials."""
-    grid = pd.DataFrame(list(product(range(1, rounds + 1), range(PARTS))), columns=["round", "part"])
-    some = np.random.default_rng(0).random(len(grid)).round(4)
+    """Returns the tables that are equal for all trials."""
+    grid = pd.DataFrame(list(product(range(1, rounds + 1), range(COUNT))), columns=["round", "index"])
+    values = np.random.default_rng(0).random(len(grid)).round(4)
     texts = {"node": "here", "device": "cpu", "failure": ""}
-    clients = grid.rename(columns={"part": "client"}).assign(
-        train_accuracy=some, examples=100, update_norm=1.0, **texts
+    clients = grid.rename(columns={"index": "client"}).assign(
+        train_accuracy=values, examples=100, update_norm=1.0, **texts
     )
-    classes = grid.rename(columns={"part": "class"}).assign(
-        class_name=grid["part"].map("class {}".format), test_accuracy=some
+    classes = grid.rename(columns={"index": "class"}).assign(
+        class_name=grid["index"].map("class {}".format), test_accuracy=values
     )
-    pairs = pd.DataFrame(list(product([rounds], range(PARTS), range(PARTS))), columns=list(CONFUSION_COLUMNS[:3]))
-    held = pd.DataFrame({f"class {label}": range(PARTS) for label in range(PARTS)})
+    pairs = pd.DataFrame(list(product([rounds], range(COUNT), range(COUNT))), columns=list(CONFUSION_COLUMNS[:3]))
+    cells = [(client, label, f"class {label}", 1 + client) for client in range(COUNT) for label in range(COUNT)]
     return {
         "clients.csv": clients.reindex(columns=list(CLIENTS_COLUMNS)),
         "classes.csv": classes.assign(examples=100).reindex(columns=list(CLASSES_COLUMNS)),
-        "partition.csv": pd.concat(
-            [pd.DataFrame({"client": range(PARTS), "examples": held.sum(axis=1)}), held], axis=1
-        ),
+        "partition.csv": pd.DataFrame(cells, columns=list(PARTITION_COLUMNS)),
         "confusion-proxy.csv": pairs.assign(examples=10),
         "confusion-teacher.csv": pairs.assign(examples=10),
     }

@@ -70,11 +70,14 @@ def _compared_with_fedavg(by_family: pd.DataFrame, families: Sequence[str], name
         if values.empty:
             sentence = f"No seed has both FedAvg and {family}, so their slopes are not compared."
         else:
-            mean, comparison = float(values.mean()), "less" if values.mean() > 0 else "more"
-            sentence = (
-                f"{family} loses {points(abs(mean))} points {comparison} per decade than FedAvg: {_test(values, p)}."
-            )
+            sentence = f"{family} loses {_compared(float(values.mean()))} FedAvg: {_test(values, p)}."
         yield Finding.of(TOPIC, sentence, runs)
+
+
+def _compared(recovered: float) -> str:
+    if points(recovered) in ("0.0", "-0.0"):
+        return "as much per decade as"
+    return f"{points(abs(recovered))} points {'less' if recovered > 0 else 'more'} per decade than"
 
 
 def _test(values: "pd.Series[float]", p: float) -> str:

@@ -52,7 +52,7 @@ def communication(named: pd.DataFrame, rounds: pd.DataFrame) -> Iterator[Finding
     costs = with_labels(per_point.sort_values().map(megabytes))
     late = _late_gain(runs, rounds)
     rest = "" if np.isnan(late) else f"; {100 * late:.0f} % of the gain came with the last third of the bytes"
-    sentence = f"The communication for one point of accuracy{where} is {costs}{rest}."
+    sentence = f"One point of accuracy{where} costs {costs}{rest}."
     yield Finding.of("Communication", sentence, runs.index, is_warning=late < MIN_LATE_GAIN)
 
 

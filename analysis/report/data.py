@@ -46,6 +46,12 @@ class ReportData:
         return [*self.missing, *problems[:MAX_ITEMS], *rest]
 
     @property
+    def k(self) -> str:
+        """Number of averaged rounds: `10`, or `2 to 10` if it differs between runs."""
+        least, most = int(self.named["k"].min()), int(self.named["k"].max())
+        return str(most) if least == most else f"{least} to {most}"
+
+    @property
     def problems(self) -> list[str]:
         """Problems of the files, those of whole files first."""
         return sorted(dict.fromkeys(self.records.problems), key=lambda problem: "rows are left out" in problem)

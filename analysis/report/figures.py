@@ -46,24 +46,26 @@ def _candidates(data: ReportData) -> Iterator[Candidate]:
     )  # fmt: skip
     yield (
         "heterogeneity", "Accuracy by heterogeneity",
-        f"Mean accuracy of the last k rounds by Dirichlet's α; bars are standard deviations over seeds. {settings}",
+        f"Mean accuracy of the last {data.k} rounds by Dirichlet's α; bars are standard deviations over seeds. {settings}",
         curves.heterogeneity(best), best,
     )  # fmt: skip
-    yield from _teacher_figures(named)
+    yield from _teacher_figures(data)
     yield from _class_figures(data, settings)
     yield from _client_figures(data, settings)
     yield (
         "cost", "Accuracy by cost",
-        "Accuracy by the cost of a run. The line is the Pareto front: no other setting is cheaper and more accurate. "
+        f"Mean accuracy of the last {data.k} rounds by the cost of a run. The line is the Pareto front: no other setting is cheaper and more accurate. "
         "Seconds depend on the machine and on its load.",
         costs.pareto(tables.costs(named)), named,
     )  # fmt: skip
 
 
-def _teacher_figures(named: "pd.DataFrame") -> Iterator[Candidate]:
+def _teacher_figures(data: ReportData) -> Iterator[Candidate]:
+    named = data.named
     yield (
         "lambda", "Effect of λ",
-        "Accuracy by λ: mean and standard deviation over seeds, one line per teacher. The horizontal line is FedAvg.",
+        f"Mean accuracy of the last {data.k} rounds by λ: mean and standard deviation over seeds, one line per teacher. The "
+        "horizontal line is FedAvg.",
         sweeps.lambda_curves(named), named,
     )  # fmt: skip
     yield (

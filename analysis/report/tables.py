@@ -25,7 +25,7 @@ ACCURACY_COLUMNS = {
 def report_tables(data: ReportData, target: float | None = None) -> Iterator[ReportTable]:
     """Yields accuracy, differences to baselines, summaries of accuracy, rounds to a target accuracy, and costs."""
     compared = _with_runs(tables.comparison(data.named), data.named)
-    yield _accuracy(compared, f"mean of the last {_k(data)} evaluated rounds")
+    yield _accuracy(compared, f"mean of the last {data.k} evaluated rounds")
     for baseline in tables.BASELINES:
         if f"difference to {baseline}" in compared:
             yield _differences(compared, baseline)
@@ -80,21 +80,15 @@ def _all_note(table: pd.DataFrame) -> str:
     return " “all”: mean over conditions, for seeds with every condition." if has_all else ""
 
 
-def _k(data: ReportData) -> str:
-    """`10`, or `2 to 10` if the number of averaged rounds differs between runs."""
-    least, most = int(data.named["k"].min()), int(data.named["k"].max())
-    return str(most) if least == most else f"{least} to {most}"
-
-
 def _accuracy_summary(data: ReportData) -> ReportTable:
     grouped = data.named.groupby(["setting", "condition"], observed=True)
     means, stds = grouped[list(ACCURACY_COLUMNS)].mean(), grouped[list(ACCURACY_COLUMNS)].std()
-    texts = {name.format(_k(data)): _means(means[field], stds[field]) for field, name in ACCURACY_COLUMNS.items()}
+    texts = {name.format(data.k): _means(means[field], stds[field]) for field, name in ACCURACY_COLUMNS.items()}
     cells = pd.DataFrame(texts, means.index)
     cells.insert(0, "seeds", grouped.size().astype(str))
     caption = (
         f"Test accuracy in %, mean ± standard deviation over seeds. “Best so far” selects a round by test accuracy and "
-        f"is therefore optimistic. “Std of last {_k(data)}” is over evaluated rounds. Worst class and "
+        f"is therefore optimistic. “Std of last {data.k}” is over evaluated rounds. Worst class and "
         "rare classes (under 5 % of a client's examples, mean over clients) are means over the same rounds."
     )
     numbers = _with_runs(means.join(stds.add_suffix("_std")).reset_index(), data.named)

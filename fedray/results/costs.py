@@ -1,4 +1,4 @@
-"""costs.json: what a run's teachers and proxies have cost, over all its rounds, resumed ones too."""
+"""costs.json: the cost of a run's teachers and models over all rounds, those before a resume included."""
 
 import json
 from collections.abc import Mapping
@@ -12,30 +12,31 @@ from fedray.types import Row
 
 @dataclass
 class TeacherCosts:
-    """What teachers have cost since the driver began."""
+    """The cost of the teachers since the start of the driver."""
 
-    forward_passes: int = 0  # forward passes of one image
-    flops: int = 0  # floating-point operations of them all
-    seconds: float = 0.0  # that the driver waited for answers
-    peak_bytes: int = 0  # of the process that used most
-    storage_error: float = 0.0  # the largest difference that storing in fp16 made
+    forward_passes: int = 0  # of one image each
+    flops: int = 0  # floating-point operations of all passes
+    seconds: float = 0.0  # of waiting for outputs in the driver
+    peak_bytes: int = 0  # maximum over the processes
+    storage_error: float = 0.0  # largest rounding error of storing outputs in float16
     produced_by: dict[str, Row] = field(default_factory=dict)  # of the cache entries that were read, by key
 
 
 def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapping[str, int]) -> None:
-    """From the tables of a finished run; `peak_bytes` and `storage_error` of what its last driver computed.
+    """Writes costs.json from the tables of a finished run.
 
-    `flops` is what an example takes to train the `proxy`, and a `private` model beside it.
+    `costs` gives `peak_bytes` and `storage_error`, which cover the last driver only. `flops`: floating-point operations
+    of training on one example, by model (`proxy` and, if there is one, `private`).
     """
     rounds, clients = read_rows(folder / "rounds.csv"), read_rows(folder / "clients.csv")
-    asked, passes = _sum(rounds, "teacher_outputs_used"), _sum(rounds, "teacher_forward_passes")
+    used, passes = _sum(rounds, "teacher_outputs_used"), _sum(rounds, "teacher_forward_passes")
     trained = _sum(clients, "examples") * experiment.training.local_epochs
     proxy_peak = int(max((row.get("peak_bytes", 0) for row in clients), default=0))
     document = {
         "teacher": {
-            "outputs_used": int(asked),
+            "outputs_used": int(used),
             "forward_passes": int(passes),
-            "forward_passes_saved": int(asked - passes),
+            "forward_passes_saved": int(used - passes),
             "flops": int(_sum(rounds, "teacher_flops")),
             "seconds": round(_sum(rounds, "teacher_seconds"), 3),
             "peak_bytes": costs.peak_bytes or (proxy_peak if _sum(clients, "teacher_seconds") else None),

@@ -1,4 +1,4 @@
-"""From what happened in a round to the rows of its tables."""
+"""Rows of the result tables of one round."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from fedray.types import ClientFailure, ClientUpdate, Fault, Outcome, Row, loss_
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round's rows, by column name."""
+    """The rows of one round, each by column name."""
 
     round: Row
     clients: Sequence[Row]
@@ -22,11 +22,12 @@ class RoundRecord:
 
 
 def round_record(
-    number: int, outcomes: Sequence[Outcome], tally: EvalCounts | None, data: FederatedDataset, size: int
+    number: int, outcomes: Sequence[Outcome], counts: EvalCounts | None, data: FederatedDataset, size: int
 ) -> RoundRecord:
-    """`size` is the proxy's bytes: each client of the cohort is sent it, each update brings it back.
+    """Returns the rows of a round. `counts` is None in a round without evaluation; `size` is the proxy's size in bytes.
 
-    These are the algorithm's bytes. Across the network go fewer: nodes, not clients, exchange weights.
+    The columns `bytes_down` and `bytes_up` are those of the algorithm: one proxy to each client of the cohort, one back
+    with each update. The network transfers fewer bytes, because nodes and not clients exchange weights.
     """
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
     row = {
@@ -37,57 +38,53 @@ def round_record(
         "bytes_up": size * len(updates),
     }
     return RoundRecord(
-        row | (_scores(tally, data) if tally else {}),
+        row | (_metrics(counts, data) if counts else {}),
         [_client_row(outcome) for outcome in outcomes],
-        _class_rows(number, tally, data.test.classes) if tally else [],
+        _class_rows(number, counts, data.test.classes) if counts else [],
         [_fault_of(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)],
-        [{"round": number} | pair for pair in tally.confusion()] if tally else [],
+        [{"round": number} | pair for pair in counts.confusion()] if counts else [],
     )
 
 
-def update_statistics(strategy: Strategy, outcomes: Sequence[Outcome], moved: float) -> Row:
-    """How far clients agree on where to go, from the lengths of their updates Δᵢ and of their mean.
+def update_statistics(strategy: Strategy, outcomes: Sequence[Outcome], update_norm: float) -> Row:
+    """Returns the agreement of the client updates Δᵢ, from their norms and `update_norm`, the norm of their mean.
 
-    With pᵢ the weights of the average and `update_norm` = ‖Σ pᵢΔᵢ‖ (`moved`):
-    `update_drift` = (Σ pᵢ‖Δᵢ − mean‖²)^½ = (Σ pᵢ‖Δᵢ‖² − ‖mean‖²)^½, and
-    `update_cosine` = ‖mean‖ / Σ pᵢ‖Δᵢ‖, which is the mean of their cosines to the mean update, each
-    weighted by pᵢ‖Δᵢ‖. Over the proxy's parameters, not its buffers.
+    With aggregation weights pᵢ and the mean update Δ = Σ pᵢΔᵢ, over the proxy's parameters without buffers:
+    - `update_norm` = ‖Δ‖
+    - `update_drift` = (Σ pᵢ‖Δᵢ − Δ‖²)^½ = (Σ pᵢ‖Δᵢ‖² − ‖Δ‖²)^½
+    - `update_cosine` = ‖Δ‖ / Σ pᵢ‖Δᵢ‖: mean cosine between Δᵢ and Δ with weights pᵢ‖Δᵢ‖
     """
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
-    shares = [(strategy.weight(update.examples), update.metrics["update_norm"]) for update in updates]
-    total = sum(weight for weight, _ in shares) or 1
-    length = math.fsum(weight * norm for weight, norm in shares) / total
-    squares = math.fsum(weight * norm**2 for weight, norm in shares) / total
+    weighted = [(strategy.weight(update.examples), update.metrics["update_norm"]) for update in updates]
+    total = sum(weight for weight, _ in weighted) or 1
+    mean_norm = math.fsum(weight * norm for weight, norm in weighted) / total
+    mean_square = math.fsum(weight * norm**2 for weight, norm in weighted) / total
     return {
-        "update_norm": moved,
-        "update_drift": math.sqrt(max(squares - moved**2, 0.0)),
-        "update_cosine": min(moved / length, 1.0) if length else math.nan,
+        "update_norm": update_norm,
+        "update_drift": math.sqrt(max(mean_square - update_norm**2, 0.0)),
+        "update_cosine": min(update_norm / mean_norm, 1.0) if mean_norm else math.nan,
     }
 
 
 def loss_columns(strategy: Strategy) -> list[str]:
-    """The columns of clients.csv that hold loss terms."""
+    """Returns the columns of clients.csv for the terms of the strategy's losses."""
     return [loss_column(model, term.loss) for model, terms in strategy.active_objectives().items() for term in terms]
 
 
-def _scores(tally: EvalCounts, data: FederatedDataset) -> Row:
+def _metrics(counts: EvalCounts, data: FederatedDataset) -> Row:
     return {
-        "test_accuracy": tally.accuracy,
-        "test_loss": tally.mean_loss,
-        "worst_class_accuracy": float(min(a for a in tally.class_accuracy if a == a)),  # NaN is not itself
-        "rare_class_accuracy": tally.rare_accuracy(data.class_counts),
+        "test_accuracy": counts.accuracy,
+        "test_loss": counts.mean_loss,
+        "worst_class_accuracy": float(min(a for a in counts.class_accuracy if a == a)),  # NaN: class without examples
+        "rare_class_accuracy": counts.rare_accuracy(data.class_counts),
     }
 
 
 def _client_row(outcome: Outcome) -> Row:
     row: Row = {"round": outcome.round, "client": outcome.client, "node": outcome.node}
     if isinstance(outcome, ClientFailure):
-        return row | {
-            "failure": outcome.reason,
-            "teacher_forward_passes": 0,
-            "teacher_flops": 0,
-            "teacher_seconds": 0.0,
-        }
+        no_costs = {"teacher_forward_passes": 0, "teacher_flops": 0, "teacher_seconds": 0.0}
+        return row | {"failure": outcome.reason} | no_costs
     metrics: Mapping[str, float] = outcome.metrics
     return row | {
         **metrics,
@@ -102,12 +99,12 @@ def _client_row(outcome: Outcome) -> Row:
 
 
 def _fault_of(failure: ClientFailure) -> Fault:
-    what = "client late" if failure.late else "client failed"
-    return Fault(what, f"client {failure.client}", failure.node, "dropped", failure.reason)
+    kind = "client late" if failure.late else "client failed"
+    return Fault(kind, f"client {failure.client}", failure.node, "dropped", failure.reason)
 
 
-def _class_rows(number: int, tally: EvalCounts, names: Sequence[str]) -> list[Row]:
-    columns = zip(names, tally.examples.tolist(), tally.class_accuracy.tolist(), strict=True)
+def _class_rows(number: int, counts: EvalCounts, names: Sequence[str]) -> list[Row]:
+    columns = zip(names, counts.examples.tolist(), counts.class_accuracy.tolist(), strict=True)
     return [
         {"round": number, "class": label, "class_name": name, "examples": examples, "test_accuracy": accuracy}
         for label, (name, examples, accuracy) in enumerate(columns)

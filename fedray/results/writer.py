@@ -1,4 +1,4 @@
-"""The tables of a run: written as rows happen, whole again after a crash."""
+"""Writes the tables of a run, row by row, and restores them after a crash."""
 
 import csv
 import sys
@@ -31,30 +31,31 @@ FAULTS_COLUMNS = ("round", "time", "fault", "subject", "node", "response", "reas
 
 
 class CsvTable:
-    """A csv that grows. What is written is on disk when `write` returns.
+    """A CSV file to which rows are appended; `write` flushes them before it returns.
 
-    Raises SpecError where rows up to `after_round` should be there already, and are not; RunError
-    where the disk does not take them.
+    Rows after `after_round` are dropped when it is opened. Raises SpecError if earlier rows are missing, and RunError if
+    the file cannot be written.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], after_round: int = 0) -> None:
         self.path, self.columns = path, columns
-        kept = _rows_up_to(path, columns, after_round) if after_round else []
+        rows = _rows_up_to(path, columns, after_round) if after_round else []
         with writing(path):
             self._file = path.with_suffix(".partial").open("w", newline="", encoding="utf-8")
             self._writer = csv.writer(self._file, lineterminator="\n")
-            self._writer.writerows([columns, *kept])
+            self._writer.writerows([columns, *rows])
             self._file.flush()
             Path(self._file.name).replace(path)
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Add rows by column name; a missing value stays empty."""
+        """Appends rows, given by column name; missing values are empty cells."""
         with writing(self.path):
             self._writer.writerows([row.get(column, "") for column in self.columns] for row in rows)
             self._file.flush()
 
     def close(self) -> None:
-        with suppress(OSError):  # of what could not be written, which has been said
+        """Closes the file. Rows that could not be written have already raised an error."""
+        with suppress(OSError):
             self._file.close()
 
     def __enter__(self) -> "CsvTable":
@@ -65,7 +66,7 @@ class CsvTable:
 
 
 class RunTables:
-    """The tables that grow with the rounds."""
+    """The tables of a run that grow with each round, and faults.csv."""
 
     def __init__(self, folder: Path, losses: Sequence[str], after_round: int) -> None:
         self._folder, self._losses = folder, losses
@@ -73,21 +74,21 @@ class RunTables:
         faults = folder / "faults.csv"
         self.faults = CsvTable(faults, FAULTS_COLUMNS, sys.maxsize if faults.exists() else 0)
 
-    def write(self, report: "RoundRecord") -> None:
-        """Add one round's rows."""
-        self.clients.write(report.clients)
-        self.classes.write(report.classes)
-        if report.confusion:
-            write_confusion(self._folder, "proxy", report.confusion)
-        self.rounds.write([report.round])
+    def write(self, record: "RoundRecord") -> None:
+        """Appends the rows of one round; the row of rounds.csv last."""
+        self.clients.write(record.clients)
+        self.classes.write(record.classes)
+        if record.confusion:
+            write_confusion(self._folder, "proxy", record.confusion)
+        self.rounds.write([record.round])
 
     def rollback(self, after_round: int) -> None:
-        """Drop the rows of later rounds, which will be run again."""
+        """Drops the rows of later rounds, which will be run again."""
         self._close()
         self._open(after_round)
 
     def report(self, number: int, faults: Iterable[Fault]) -> None:
-        """Say what was survived in a round. These rows stay, whatever is run again."""
+        """Appends the faults of a round to faults.csv. They are kept if the round is run again."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.faults.write({"round": number, "time": now, **asdict(fault)} for fault in faults)
 
@@ -110,7 +111,7 @@ class RunTables:
 
 
 def write_confusion(folder: Path, model: str, rows: Iterable[Row]) -> None:
-    """confusion-MODEL.csv: how many examples of each class were taken for which."""
+    """Writes confusion-MODEL.csv: the number of examples by class and predicted class."""
     with CsvTable(folder / f"confusion-{model}.csv", CONFUSION_COLUMNS) as table:
         table.write(rows)
 
@@ -121,10 +122,10 @@ def _rows_up_to(path: Path, columns: Sequence[str], last_round: int) -> list[lis
             header, *rows = csv.reader(file)
     except (OSError, ValueError, csv.Error):
         header, rows = [], []
-    kept = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= last_round]
-    complete = path.stem != "rounds" or [int(row[0]) for row in kept] == list(range(1, last_round + 1))
-    if header != list(columns) or not complete:
+    rows = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= last_round]
+    is_complete = path.stem != "rounds" or [int(row[0]) for row in rows] == list(range(1, last_round + 1))
+    if header != list(columns) or not is_complete:
         raise SpecError(
-            f"'{path}' does not hold the rounds before its checkpoint; delete '{path.parent}' to begin again."
+            f"'{path}' does not hold the rounds before the checkpoint; delete '{path.parent}' to start from scratch."
         )
-    return kept
+    return rows

@@ -1,4 +1,4 @@
-"""Runs made up for figures, and what a figure says and shows."""
+"""Runs for tests of figures, and the content of a figure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
@@ -17,7 +17,7 @@ from analysis.labels import name_runs
 
 
 def named(*runs: Mapping[str, Any]) -> pd.DataFrame:
-    """Runs `a`, `b`, ... as a report has them, of `strategy`, `seed`, `alpha`, `lam`, `teacher` and `last`."""
+    """Returns labelled runs `a`, `b`, ... with `strategy`, `seed`, `alpha`, `lam`, `teacher` and `last`."""
     rows = [
         {
             "seed": run.get("seed", 0),
@@ -39,12 +39,12 @@ def letters(place: int) -> str:
 
 
 def rows(columns: Sequence[str], *cells: Sequence[Any]) -> pd.DataFrame:
-    """A table whose `run` is categorical, as the ones from disk."""
+    """Returns a table with a categorical `run`, like tables from files."""
     return pd.DataFrame(list(cells), columns=list(columns)).astype({"run": "category"})
 
 
 def checked(figure: Figure | None) -> Figure:
-    """Drawn to the end, without a warning; nothing of it lies outside, and no text touches another."""
+    """Draws a figure and returns it. Fails if something is outside of it or if two texts overlap."""
     assert figure is not None
     figure.savefig(BytesIO(), format="svg")
     figure.draw_without_rendering()
@@ -55,13 +55,13 @@ def checked(figure: Figure | None) -> Figure:
     assert box.x1 < width + 0.02
     assert box.y1 < height + 0.02
     boxes = [(text.get_text(), text.get_window_extent()) for text in _written(figure)]
-    touching = [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if _touch(one, other)]
-    assert touching == []
+    overlapping = [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if _overlap(one, other)]
+    assert overlapping == []
     return figure
 
 
 def _written(figure: Figure) -> Iterator[Text]:
-    """Every text that can be read; matplotlib keeps labels of ticks beyond the limits, too."""
+    """Yields every visible text; matplotlib also has labels of ticks beyond the limits."""
     for own in figure.legends:
         yield from (own.get_title(), *own.get_texts())
     for axes in figure.axes:
@@ -73,14 +73,14 @@ def _written(figure: Figure) -> Iterator[Text]:
                 yield from (tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high)
 
 
-def _touch(one: Bbox, other: Bbox) -> bool:
-    """By more than the air around letters, in pixels."""
+def _overlap(one: Bbox, other: Bbox) -> bool:
+    """True if two texts overlap by more than the margin around characters, in pixels."""
     across, down = (min(one.max[axis], other.max[axis]) - max(one.min[axis], other.min[axis]) for axis in (0, 1))
     return bool(min(one.width, other.width) > 1 and across > 1.5 and down > 2.5)
 
 
 def panels(figure: Figure) -> list[Axes]:
-    """What has data; a colour bar has a label of its own."""
+    """Returns the axes with data: no colour bars."""
     return [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
 
 
@@ -89,7 +89,7 @@ def titles(figure: Figure) -> list[str]:
 
 
 def labels(figure: Figure) -> set[str]:
-    """Of axes: what they measure."""
+    """Returns the labels of all axes."""
     return {text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text}
 
 
@@ -98,7 +98,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def note(figure: Figure) -> str:
-    return " ".join(figure.legends[0].get_title().get_text().split())  # whatever lines it is on
+    return " ".join(figure.legends[0].get_title().get_text().split())  # joins its lines
 
 
 def texts(axes: Axes) -> list[str]:
@@ -106,7 +106,7 @@ def texts(axes: Axes) -> list[str]:
 
 
 def lines(axes: Axes, color: str) -> list[list[tuple[float, float]]]:
-    """The points of each line of a colour, without what is not there."""
+    """Returns the points of each line of a colour, without NaN."""
     own = [line for line in axes.lines if to_hex(line.get_color()) == color.lower()]
     return [[(x, y) for x, y in zip(*line.get_data(), strict=True) if y == y] for line in own]
 

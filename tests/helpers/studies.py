@@ -1,4 +1,4 @@
-"""Result folders as runs leave them, with figures that a test chooses: real specs, real columns, no training."""
+"""Writes result folders with metrics that a test chooses: real specs and columns, without training."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from fedray.types import Row
 TEACHER = {"kind": "zero_shot", "model": "ViT-B-32"}
 CLASS_NAMES = ("cat", "dog", "ship")
 PARTITION = ((60, 20, 0), (0, 30, 10), (5, 5, 90), (40, 0, 40))
-"""Examples of four clients, by class."""
+"""Number of examples: [clients, classes]."""
 TRAINED = {
     "clients": 4,
     "failed_clients": 0,
@@ -31,7 +31,7 @@ TRAINED = {
     "seconds": 1.5,
 }
 SENT = {"bytes_down": 4000, "bytes_up": 4000}
-"""What of rounds.csv every round has, evaluated or not."""
+"""Columns of rounds.csv that have values in every round."""
 
 
 def write_run(
@@ -48,11 +48,11 @@ def write_run(
     teacher_accuracy: float | None = None,
     **sections: Any,
 ) -> Path:
-    """A run with all its tables, of as many rounds as there are accuracies; None is a round without evaluation.
+    """Writes a run with one round per accuracy and all tables, and returns its folder.
 
-    `per_round` has columns of rounds.csv, as a value for all rounds or one for each. `sections` are the spec's:
-    `training={"rounds": 9}` is a run that has not come to its end, `partition` takes the place of `alpha`,
-    `teacher=None` is a spec that names none. The teacher is asked where the strategy asks it.
+    An accuracy of None is a round without evaluation. `per_round` gives columns of rounds.csv: one value, or one per
+    round. `sections` are sections of the spec: `training={"rounds": 9}` makes the run unfinished, `partition` replaces
+    `alpha`, `teacher=None` removes the teacher. The run uses its teacher if the strategy needs one.
     """
     defaults: Row = {
         "strategy": {"name": "fedavg"} if strategy is None else dict(strategy),
@@ -61,23 +61,23 @@ def write_run(
         "training": {"rounds": len(accuracy) or 10},
     }
     spec = Experiment.model_validate({"seed": seed, **defaults, **sections})
-    targets = spec.strategy.needs_teacher
+    uses_teacher = spec.strategy.needs_teacher
     folder.mkdir(parents=True)
     (folder / "spec.yaml").write_text(to_yaml(spec), encoding="utf-8")
-    write_rounds(folder, accuracy, per_round, targets=targets)
+    write_rounds(folder, accuracy, per_round, uses_teacher=uses_teacher)
     write_clients(folder, len(accuracy), train_accuracy, partition_counts)
     last = max((number for number, value in enumerate(accuracy, 1) if value is not None), default=0)
     write_classes(folder, range(1, last + 1), class_accuracy)
     write_partition(folder, partition_counts)
     write_confusion(folder, "proxy", [{"round": last} | row for row in confusion(class_accuracy)])
-    told = {} if teacher_accuracy is None else {"teacher_accuracy": teacher_accuracy}
+    accuracies = {} if teacher_accuracy is None else {"teacher_accuracy": teacher_accuracy}
     _write_json(
-        folder / "environment.json", {"format": FORMAT, "commit": "abc1234", "command": ["fedray", "run"]} | told
+        folder / "environment.json", {"format": FORMAT, "commit": "abc1234", "command": ["fedray", "run"]} | accuracies
     )
     if len(accuracy) == spec.training.rounds:
         examples = sum(map(sum, partition_counts)) * len(accuracy)
         _write_json(folder / "costs.json", {"proxy": {"flops": 1000 * examples}, "teacher": {"flops": 0}})
-    if targets:
+    if uses_teacher:
         write_confusion(folder, "teacher", confusion([0.8] * len(class_accuracy)))
     return folder
 
@@ -90,7 +90,7 @@ def write_study(
     accuracy: Callable[[Mapping[str, Any], float, int], Sequence[float | None]] = lambda *_: (0.1, 0.3, 0.5),
     **sections: Any,
 ) -> Path:
-    """A run for each strategy, α and seed, and trials.csv, as a sweep leaves them. Returns `root`."""
+    """Writes a run for each strategy, α and seed, and trials.csv, as a sweep does. Returns `root`."""
     folders = []
     for strategy in strategies:
         label = ",".join(f"{key}={value}" for key, value in strategy.items())
@@ -104,29 +104,35 @@ def write_study(
 
 
 def write_rounds(
-    folder: Path, accuracy: Sequence[float | None], columns: Mapping[str, Any] | None = None, *, targets: bool = False
+    folder: Path,
+    accuracy: Sequence[float | None],
+    columns: Mapping[str, Any] | None = None,
+    *,
+    uses_teacher: bool = False,
 ) -> None:
-    """rounds.csv. The worst class has half the accuracy, and the rare ones three quarters of it."""
-    asked = {
+    """Writes rounds.csv. The worst class has half the accuracy, the rare classes three quarters of it."""
+    used = {
         "teacher_outputs_used": 300,
         "teacher_forward_passes": 300,
         "teacher_flops": 3_000_000,
         "teacher_seconds": 0.5,
     }
-    unasked = dict.fromkeys(asked, 0)
+    unused = dict.fromkeys(used, 0)
     rows = []
     for place, value in enumerate(accuracy):
         own = {
             k: cells if isinstance(cells, int | float | str) else cells[place] for k, cells in (columns or {}).items()
         }
-        rows.append({"round": place + 1, **TRAINED, **SENT, **(asked if targets else unasked), **_scores(value), **own})
+        rows.append(
+            {"round": place + 1, **TRAINED, **SENT, **(used if uses_teacher else unused), **_scores(value), **own}
+        )
     write_table(folder / "rounds.csv", ROUNDS_COLUMNS, rows)
 
 
 def write_clients(
     folder: Path, rounds: int, train_accuracy: Sequence[float], counts: Sequence[Sequence[int]] = PARTITION
 ) -> None:
-    """clients.csv: the same rows in every round."""
+    """Writes clients.csv with equal rows in every round."""
     rows = [
         {"round": number, "client": client, "examples": sum(held), "train_accuracy": local, "update_norm": 1.0 + client,
          "seconds": 0.5, "teacher_seconds": 0.0, "node": "here", "device": "cpu", "peak_bytes": 1 << 20}
@@ -137,7 +143,7 @@ def write_clients(
 
 
 def write_classes(folder: Path, rounds: Iterable[int], accuracy: Sequence[float | None], examples: int = 10) -> None:
-    """classes.csv: the same rows in every round."""
+    """Writes classes.csv with equal rows in every round."""
     rows = [
         {"round": number, "class": label, "class_name": name, "examples": examples, "test_accuracy": value}
         for number in rounds
@@ -147,7 +153,7 @@ def write_classes(folder: Path, rounds: Iterable[int], accuracy: Sequence[float 
 
 
 def write_partition(folder: Path, counts: Sequence[Sequence[int]]) -> None:
-    """partition.csv of examples by client and class."""
+    """Writes partition.csv from examples by client and class."""
     names = _names(len(counts[0]))
     rows = [
         {"client": client, "class": label, "class_name": names[label], "examples": examples}
@@ -159,25 +165,25 @@ def write_partition(folder: Path, counts: Sequence[Sequence[int]]) -> None:
 
 
 def write_trials(root: Path, trials: Sequence[Mapping[str, Any]]) -> None:
-    """trials.csv: `trial`, `state` and, where there is one, `reason`."""
+    """Writes trials.csv with `trial`, `state` and, for some, `reason`."""
     write_table(root / "trials.csv", ("trial", "state", "round", "reason"), [dict(trial) for trial in trials])
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Any table, as runs write them; None leaves a cell empty."""
+    """Writes a table as runs do; None is an empty cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with CsvTable(path, columns) as table:
         table.write(rows)
 
 
 def confusion(class_accuracy: Sequence[float | None], examples: int = 10) -> list[Row]:
-    """Of so many examples of each class, what is not right is taken for the next class."""
+    """Rows of a confusion matrix: errors are predicted as the next class."""
     rows = []
     for label, value in enumerate(class_accuracy):
-        right = round((value or 0.0) * examples)
+        correct = round((value or 0.0) * examples)
         wrong = (label + 1) % len(class_accuracy)
-        rows += [{"class": label, "predicted_class": label, "examples": right}] * (right > 0)
-        rows += [{"class": label, "predicted_class": wrong, "examples": examples - right}] * (right < examples)
+        rows += [{"class": label, "predicted_class": label, "examples": correct}] * (correct > 0)
+        rows += [{"class": label, "predicted_class": wrong, "examples": examples - correct}] * (correct < examples)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""costs.json, against sums over the tables and operations counted by hand."""
+"""costs.json, compared with sums over the tables and with operations counted by hand."""
 
 import json
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from fedray.types import Row
 
 Make = Callable[..., Experiment]
 
-CONVOLUTION_1 = 32 * 25 * 1 * 8 * 8  # multiplications: outputs x 5x5 x inputs x positions
+CONVOLUTION_1 = 32 * 25 * 1 * 8 * 8  # multiplications: output channels x 5x5 x input channels x positions
 CONVOLUTION_2 = 64 * 25 * 32 * 4 * 4
 LINEAR_1 = 64 * 2 * 2 * 512
 LINEAR_2 = 512 * 10
-FORWARD = 2 * (CONVOLUTION_1 + CONVOLUTION_2 + LINEAR_1 + LINEAR_2)  # each with an addition
-BACKWARD = 2 * FORWARD - 2 * CONVOLUTION_1  # gradients of weights and of inputs, but none of the images
+FORWARD = 2 * (CONVOLUTION_1 + CONVOLUTION_2 + LINEAR_1 + LINEAR_2)  # one addition per multiplication
+BACKWARD = 2 * FORWARD - 2 * CONVOLUTION_1  # gradients of weights and inputs, without those of the images
 
 
 def distil(small: Make, teacher: Any = None, **sections: Any) -> Experiment:
@@ -60,7 +60,7 @@ def test_costs_are_sums_over_the_tables(small: Make, tmp_path: Path) -> None:
     teacher, proxy = costs["teacher"], costs["proxy"]
     used = 2 * clients["examples"].sum()  # in two epochs
     assert teacher["outputs_used"] == rounds["teacher_outputs_used"].sum() == used
-    assert teacher["forward_passes"] == rounds["teacher_forward_passes"].sum() == 80  # whatever clients hold
+    assert teacher["forward_passes"] == rounds["teacher_forward_passes"].sum() == 80  # independent of the partition
     assert teacher["forward_passes_saved"] == used - 80
     assert teacher["flops"] == 80 * FORWARD
     assert teacher["seconds"] == pytest.approx(rounds["teacher_seconds"].sum(), abs=0.001)
@@ -76,21 +76,21 @@ def test_costs_are_sums_over_the_tables(small: Make, tmp_path: Path) -> None:
 
 def test_costs_include_a_private_model(small: Make, tmp_path: Path) -> None:
     fml, _, clients = finish(small(strategy={"name": "fml"}), tmp_path)
-    each = FORWARD + BACKWARD  # of a kind with the proxy
-    assert fml["private"] == {"flops_per_example": each, "flops": each * int(clients["examples"].sum())}
+    per_example = FORWARD + BACKWARD  # the private model is of the same kind
+    assert fml["private"] == {"flops_per_example": per_example, "flops": per_example * int(clients["examples"].sum())}
     assert fml["proxy"]["flops"] == fml["private"]["flops"]
 
 
 def test_costs_name_the_cache_entries_and_their_origin(small: Make, tmp_path: Path) -> None:
     costs, *_ = finish(distil(small), tmp_path)
     (entry,) = TeacherCache().entries()
-    ((key, made),) = costs["teacher"]["entries"].items()
+    ((key, produced_by),) = costs["teacher"]["entries"].items()
     assert key == entry.key
-    assert made == entry.produced_by
-    assert made["teacher"] == "the stand-in"
-    assert made["data"] == federated.load(distil(small)).train.name
-    assert (made["device"], made["threads"], made["flops"]) == ("cpu", 1, FORWARD)
-    assert made["torch"] == torch.__version__.split("+")[0] or made["torch"] == torch.__version__
+    assert produced_by == entry.produced_by
+    assert produced_by["teacher"] == "the stand-in"
+    assert produced_by["data"] == federated.load(distil(small)).train.name
+    assert (produced_by["device"], produced_by["threads"], produced_by["flops"]) == ("cpu", 1, FORWARD)
+    assert produced_by["torch"] == torch.__version__.split("+")[0] or produced_by["torch"] == torch.__version__
 
 
 def test_costs_of_a_run_with_cached_outputs_are_zero(small: Make, tmp_path: Path) -> None:
@@ -121,17 +121,17 @@ def test_costs_include_rounds_before_an_interruption(small: Make, tmp_path: Path
 
 def test_costs_of_an_online_teacher_count_every_forward_pass(small: Make, tmp_path: Path) -> None:
     costs, rounds, clients = finish(distil(small, {"mode": "online"}), tmp_path)
-    asked = 2 * clients["examples"].sum()
-    assert costs["teacher"]["outputs_used"] == costs["teacher"]["forward_passes"] == asked
+    used = 2 * clients["examples"].sum()
+    assert costs["teacher"]["outputs_used"] == costs["teacher"]["forward_passes"] == used
     assert rounds["teacher_forward_passes"].tolist() == rounds["teacher_outputs_used"].tolist()
     assert costs["teacher"]["forward_passes_saved"] == 0
     assert costs["teacher"]["entries"] == {}
-    assert costs["teacher"]["flops"] == asked * FORWARD
+    assert costs["teacher"]["flops"] == used * FORWARD
     assert costs["teacher"]["seconds"] > 0
 
 
 def test_storage_error_is_the_largest_rounding_error(small: Make, tmp_path: Path) -> None:
-    """Of all views that were asked: the rows of the entry that are known."""
+    """The largest error over the stored rows of the entry."""
     experiment = distil(small, {"view": "proxy"}, data={"augment": "crop_flip"})
     costs, *_ = finish(experiment, tmp_path)
     (entry,) = TeacherCache().entries()

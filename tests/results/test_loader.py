@@ -12,23 +12,9 @@ from fedray.config.loader import load
 from fedray.errors import SpecError
 from fedray.results.loader import last_k, last_k_accuracy, load_results, read_rows, read_table
 from fedray.results.run_folder import RunFolder
-from fedray.results.writer import CsvTable
 from fedray.study.session import run
 
 Make = Callable[..., Experiment]
-
-
-def test_write_flushes_rows_to_disk(tmp_path: Path) -> None:
-    table = CsvTable(tmp_path / "t.csv", ("round", "a", "b"))
-    table.write([{"round": 1, "b": 2.5}])
-    assert (tmp_path / "t.csv").read_text() == "round,a,b\n1,,2.5\n"
-    table.close()
-
-
-def test_reopened_table_drops_rows_after_the_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("round,a\n1,x\n2,x\n2,y\n3,x\n")
-    CsvTable(tmp_path / "t.csv", ("round", "a"), after_round=2).close()
-    assert pd.read_csv(tmp_path / "t.csv").to_numpy().tolist() == [[1, "x"], [2, "x"], [2, "y"]]
 
 
 def test_saved_spec_repeats_the_run(small: Make, tmp_path: Path) -> None:

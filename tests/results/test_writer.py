@@ -1,17 +1,17 @@
-"""The tables of a run when rounds are run again, and when a line was torn."""
+"""Tables of a run after a rollback and after a crash."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from fedray.results.rows import RoundRecord
-from fedray.results.writer import RunTables
+from fedray.results.writer import CsvTable, RunTables
 from fedray.types import Fault
 
-LOST = Fault("node lost", "round 3", "host2", "back to round 1", "it\nwent away")
+LOST = Fault("node lost", "round 3", "host2", "round 2 run again", "heartbeat\ntimeout")
 
 
-def report(number: int) -> RoundRecord:
+def record(number: int) -> RoundRecord:
     return RoundRecord({"round": number}, [{"round": number, "client": 0}], [{"round": number, "class": 0}])
 
 
@@ -19,24 +19,37 @@ def rounds(folder: Path, name: str) -> list[int]:
     return [int(number) for number in pd.read_csv(folder / f"{name}.csv")["round"]]
 
 
+def test_write_flushes_rows_to_disk(tmp_path: Path) -> None:
+    table = CsvTable(tmp_path / "t.csv", ("round", "a", "b"))
+    table.write([{"round": 1, "b": 2.5}])
+    assert (tmp_path / "t.csv").read_text() == "round,a,b\n1,,2.5\n"
+    table.close()
+
+
+def test_reopened_table_drops_rows_after_the_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("round,a\n1,x\n2,x\n2,y\n3,x\n")
+    CsvTable(tmp_path / "t.csv", ("round", "a"), after_round=2).close()
+    assert pd.read_csv(tmp_path / "t.csv").to_numpy().tolist() == [[1, "x"], [2, "x"], [2, "y"]]
+
+
 def test_rollback_drops_later_rounds_and_keeps_faults(tmp_path: Path) -> None:
     with RunTables(tmp_path, [], 0) as tables:
         for number in (1, 2):
-            tables.write(report(number))
+            tables.write(record(number))
         tables.rollback(1)
         tables.report(1, [LOST])
-        tables.write(report(2))
+        tables.write(record(2))
     for name in ("rounds", "clients", "classes"):
         assert rounds(tmp_path, name) == [1, 2]
     (row,) = pd.read_csv(tmp_path / "faults.csv").to_dict("records")
-    assert (row["round"], row["fault"], row["response"]) == (1, "node lost", "back to round 1")
+    assert (row["round"], row["fault"], row["response"]) == (1, "node lost", "round 2 run again")
 
 
 def test_reopened_tables_keep_faults(tmp_path: Path) -> None:
     with RunTables(tmp_path, [], 0) as tables:
         tables.report(1, [LOST, LOST])
     with (tmp_path / "faults.csv").open("a") as file:
-        file.write("3,2026-11")  # torn as its process was killed
+        file.write("3,2026-11")  # incomplete: the process was killed
     with RunTables(tmp_path, [], 0) as tables:
         tables.report(4, [LOST])
     assert rounds(tmp_path, "faults") == [1, 1, 4]
