@@ -46,7 +46,7 @@ def _candidates(data: ReportData) -> Iterator[Candidate]:
     )  # fmt: skip
     yield (
         "heterogeneity", "Accuracy by heterogeneity",
-        f"Mean accuracy of the last {data.k} rounds by Dirichlet's α; bars are standard deviations over seeds. {settings}",
+        f"Mean accuracy of the last {data.k} rounds by Dirichlet's α, ± standard deviation over seeds. {settings}",
         curves.heterogeneity(best), best,
     )  # fmt: skip
     yield from _teacher_figures(data)
@@ -54,7 +54,8 @@ def _candidates(data: ReportData) -> Iterator[Candidate]:
     yield from _client_figures(data, settings)
     yield (
         "cost", "Accuracy by cost",
-        f"Mean accuracy of the last {data.k} rounds by the cost of a run. The line is the Pareto front: no other setting is cheaper and more accurate. "
+        f"Mean accuracy of the last {data.k} rounds by the cost of a run. The line is the Pareto front: no other "
+        "setting is cheaper and more accurate. "
         "Seconds depend on the machine and on its load.",
         costs.pareto(tables.costs(named)), named,
     )  # fmt: skip
@@ -64,7 +65,7 @@ def _teacher_figures(data: ReportData) -> Iterator[Candidate]:
     named = data.named
     yield (
         "lambda", "Effect of λ",
-        f"Mean accuracy of the last {data.k} rounds by λ: mean and standard deviation over seeds, one line per teacher. The "
+        f"Mean accuracy of the last {data.k} rounds by λ, ± standard deviation over seeds, one line per teacher. The "
         "horizontal line is FedAvg.",
         sweeps.lambda_curves(named), named,
     )  # fmt: skip

@@ -33,8 +33,8 @@ FAULTS_COLUMNS = ("round", "time", "fault", "subject", "node", "response", "reas
 class CsvTable:
     """A CSV file to which rows are appended; `write` flushes them before it returns.
 
-    Rows after `after_round` are dropped when it is opened. Raises SpecError if earlier rows are missing, and RunError if
-    the file cannot be written.
+    Rows after `after_round` are dropped when it is opened. Raises SpecError if earlier rows are missing, and RunError
+    if the file cannot be written.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], after_round: int = 0) -> None:
