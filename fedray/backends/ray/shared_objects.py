@@ -1,9 +1,10 @@
 """Data sets and targets that the trials of a study share: each is in the object store once per node."""
 
 from collections import OrderedDict
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
 from fedray.backends.ray.references import RayShared
@@ -65,6 +66,9 @@ class SharedObjects:
     def counts(self) -> dict[str, int]:
         """Return the number of data sets and of targets."""
         return {"datasets": 2 * len(self._datasets), "targets": len(self._targets)}
+
+
+SharedObjectsActor: TypeAlias = "ActorHandle[SharedObjects]"
 
 
 class ObjectStore:

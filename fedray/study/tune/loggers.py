@@ -2,7 +2,8 @@
 
 import importlib
 from importlib.util import find_spec
-from typing import Any
+
+from ray import tune
 
 from fedray.errors import SpecError
 
@@ -14,10 +15,11 @@ LOGGERS = {
 """The package that a logger needs, and the module and class of Tune's callback."""
 
 
-def logger(name: str, study: str) -> Any:
+def logger(name: str, study: str) -> tune.Callback:
     """Returns Tune's logger callback. Raises SpecError if its package is not installed."""
     options = {"tensorboard": {}, "mlflow": {"experiment_name": study}, "wandb": {"project": study}}[name]
     package, module, kind = LOGGERS[name]
     if find_spec(package) is None:
         raise SpecError(f"search.log_to names {name}, which is not installed: pip install {package}.")
-    return getattr(importlib.import_module(module), kind)(**options)
+    callback: tune.Callback = vars(importlib.import_module(module))[kind](**options)
+    return callback

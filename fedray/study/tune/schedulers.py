@@ -1,12 +1,12 @@
 """Tune's schedulers by their names in a spec. Their unit of time is the round."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ray.tune import schedulers
 from ray.tune.schedulers import TrialScheduler
 
 from fedray.config.search import Search
+from fedray.types import Row
 
 
 def scheduler(search: Search, rounds: int) -> TrialScheduler:
@@ -24,7 +24,7 @@ def _median(search: Search, _: int) -> TrialScheduler:
 
 
 def _pbt(search: Search, _: int) -> TrialScheduler:
-    mutations: dict[str, Any] = {field: list(values) for field, values in (search.mutations or {}).items()}
+    mutations: Row = {field: list(values) for field, values in (search.mutations or {}).items()}
     return schedulers.PopulationBasedTraining(
         "round", perturbation_interval=search.grace, hyperparam_mutations=mutations
     )

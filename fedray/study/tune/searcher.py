@@ -2,9 +2,9 @@
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
 
@@ -12,6 +12,9 @@ from fedray.config.space import Assignment, Axis, zip_row
 from fedray.errors import SpecError
 from fedray.study.study import Study, last_metrics
 from fedray.types import Row
+
+if TYPE_CHECKING:
+    from ray.tune.search.optuna import OptunaSearch
 
 MAX_REPEATED_PROPOSALS = 100
 """Proposals of existing trials in a row after which the space counts as searched."""
@@ -29,7 +32,7 @@ class FixedSearcher(Searcher):
         """Returns the next trial's config. Called by Tune."""
         return self._configs.popleft() if self._configs else Searcher.FINISHED
 
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
         """Do nothing: the list does not depend on results. Called by Tune."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -52,7 +55,7 @@ class OptunaSearcher(FixedSearcher):
         points = [(trial, _to_optuna(axes, trial.assignment)) for trial in study.existing_trials()]
         pending = [point for trial, point in points if study.is_pending(trial)]
         ended = [(point, last_metrics(trial.history())) for trial, point in points if not study.is_pending(trial)]
-        self._inner = _optuna(study, pending, len(ended))
+        self._inner: Any = _optuna(study, pending, len(ended))
         for point, metrics in ended:
             value = metrics[study.space.search.metric]
             self._inner.add_evaluated_point(point, value, error=value != value)  # NaN differs from itself
@@ -72,12 +75,12 @@ class OptunaSearcher(FixedSearcher):
             self._inner.on_trial_complete(inner_id)
         return Searcher.FINISHED
 
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
         """Pass the result to Optuna. Called by Tune."""
         self._inner.on_trial_complete(self._inner_ids[trial_id], result, error)
 
 
-def _optuna(study: Study, first: list[dict[str, Any]], evaluated: int) -> Any:
+def _optuna(study: Study, first: list[Row], evaluated: int) -> "OptunaSearch":
     """Returns Tune's Optuna searcher.
 
     `evaluated`, the number of finished trials, goes into its seed: otherwise a resumed sweep would repeat proposals.
@@ -93,7 +96,7 @@ def _optuna(study: Study, first: list[dict[str, Any]], evaluated: int) -> Any:
     return OptunaSearch(space, search.metric, search.direction, points_to_evaluate=first, seed=seed)
 
 
-def _distributions(axes: Iterable[Axis]) -> dict[str, Any]:
+def _distributions(axes: Iterable[Axis]) -> Row:
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
     def distribution(axis: Axis) -> BaseDistribution:
@@ -108,10 +111,10 @@ def _distributions(axes: Iterable[Axis]) -> dict[str, Any]:
     return found | ({"zip": CategoricalDistribution([str(row) for row in range(rows)])} if rows else {})
 
 
-def _from_optuna(axes: Iterable[Axis], point: Mapping[str, Any]) -> Assignment:
+def _from_optuna(axes: Iterable[Axis], point: Row) -> Assignment:
     """Returns one value per axis from Optuna's point."""
 
-    def value(axis: Axis) -> Any:
+    def value(axis: Axis) -> object:
         if axis.kind == "zip":
             return axis.values[int(point["zip"])]
         return json.loads(point[axis.field]) if isinstance(point[axis.field], str) else point[axis.field]
@@ -119,9 +122,9 @@ def _from_optuna(axes: Iterable[Axis], point: Mapping[str, Any]) -> Assignment:
     return {axis.field: value(axis) for axis in axes}
 
 
-def _to_optuna(axes: Sequence[Axis], assignment: Assignment) -> dict[str, Any]:
+def _to_optuna(axes: Sequence[Axis], assignment: Assignment) -> Row:
     """Returns Optuna's point from one value per axis."""
-    point: dict[str, Any] = {}
+    point: Row = {}
     for axis in axes:
         value = assignment.get(axis.field, axis.values[0])  # the first value for an axis that was not active
         if axis.kind == "zip":

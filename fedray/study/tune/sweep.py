@@ -20,7 +20,7 @@ from fedray.backends.ray.node_sums import on_node, this_node
 from fedray.backends.ray.placement import plan_actors, portion
 from fedray.backends.ray.pool import cluster_resources, node_names
 from fedray.backends.ray.references import ray_get
-from fedray.backends.ray.shared_objects import SharedObjects
+from fedray.backends.ray.shared_objects import SharedObjects, SharedObjectsActor
 from fedray.cache import cache_folder
 from fedray.data.federated import count_clients
 from fedray.errors import LostError, SpecError
@@ -32,6 +32,7 @@ from fedray.study.tune.loggers import logger
 from fedray.study.tune.pending import PendingTrials, pending_trials
 from fedray.study.tune.schedulers import scheduler
 from fedray.study.tune.trainable import FedTrainable, StudyContext
+from fedray.types import Row
 
 ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a spec are relative to the folder that the sweep was started in
@@ -70,13 +71,15 @@ def sweep(study: Study, *, display: MakeDisplay | None = None, verbose: bool = F
         return trials
 
 
-def start_shared_objects() -> Any:
+def start_shared_objects() -> SharedObjectsActor:
     """Start the actor that holds data shared by trials, on this node: its loss ends the sweep anyway."""
-    return ray.remote(SharedObjects).options(num_cpus=0, scheduling_strategy=on_node(this_node())).remote()
+    actor: Any = ray.remote(SharedObjects)
+    handle: SharedObjectsActor = actor.options(num_cpus=0, scheduling_strategy=on_node(this_node())).remote()
+    return handle
 
 
 def run_trials(
-    study: Study, pending: PendingTrials, shared_objects: Any, display: SweepDisplay, *, verbose: bool
+    study: Study, pending: PendingTrials, shared_objects: SharedObjectsActor, display: SweepDisplay, *, verbose: bool
 ) -> dict[str, float]:
     """Run trials on Tune. Returns the seconds from the start of each to the start of its first round, by name."""
     existing = study.existing_trials()
@@ -112,14 +115,16 @@ def _check_all_nodes_find(study: Study) -> None:
         )
 
 
-def _is_found(reference: Any) -> bool:
+def _is_found(reference: "ray.ObjectRef[bool]") -> bool:
     try:
         return bool(ray_get(reference))
     except LostError:  # a lost node runs no trials
         return True
 
 
-def _tuner(study: Study, pending: PendingTrials, shared_objects: Any, callback: ProgressCallback) -> tune.Tuner:
+def _tuner(
+    study: Study, pending: PendingTrials, shared_objects: SharedObjectsActor, callback: ProgressCallback
+) -> tune.Tuner:
     search = study.space.search
     sizes = {experiment: count_clients(experiment.partition) for experiment in pending.experiments}
     limit = pending.count if search.max_concurrent == "auto" else search.max_concurrent
@@ -151,18 +156,16 @@ def _tuner(study: Study, pending: PendingTrials, shared_objects: Any, callback: 
     )
 
 
-def _trainable(study: Study, part: Mapping[str, float], shared_objects: Any) -> Any:
+def _trainable(study: Study, part: Mapping[str, float], shared_objects: SharedObjectsActor) -> Any:
     absolute = Study(study.space, storage_of(study.results).location)  # actors run in another folder
     context = StudyContext(absolute, part, shared_objects, cache_folder(), sys.argv, str(Path.cwd()))
     return tune.with_parameters(FedTrainable, context=context)
 
 
-def _placement_groups(
-    study: Study, part: Mapping[str, float]
-) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+def _placement_groups(study: Study, part: Mapping[str, float]) -> Callable[[Row], tune.PlacementGroupFactory]:
     """Returns a trial's placement group by its config: an empty bundle for the driver and one per worker."""
 
-    def placement_group(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    def placement_group(config: Row) -> tune.PlacementGroupFactory:
         experiment = study.trial_of_config(config).experiment
         plan = plan_actors(experiment, count_clients(experiment.partition), part)
         workers = [{"CPU": plan.cpus_per_actor, "GPU": plan.gpus_per_actor}] * plan.actors
@@ -171,11 +174,11 @@ def _placement_groups(
     return placement_group
 
 
-def _population(study: Study) -> dict[str, Any]:
+def _population(study: Study) -> Row:
     """Returns Tune's parameter space of a population: its members, and each member's value per field."""
     configs = {trial.name: study.tune_config(trial) for trial in study.trials() if study.is_pending(trial)}
 
-    def value(field: str) -> Callable[[Any], Any]:
+    def value(field: str) -> Callable[[Any], object]:
         return lambda spec: configs[spec.config["trial"]][field]
 
     fields = [axis.field for axis in study.space.axes]

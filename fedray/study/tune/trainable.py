@@ -9,16 +9,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from fedray.backends.ray.pool import ActorPool
-from fedray.backends.ray.shared_objects import StudyObjectStore
+from fedray.backends.ray.shared_objects import SharedObjectsActor, StudyObjectStore
 from fedray.errors import SpecError
 from fedray.study.study import Outcome, Study, Trial, last_metrics
 from fedray.study.tune import pbt
 from fedray.types import Progress, Row, TeacherProgress
+
+if TYPE_CHECKING:
+    from fedray.server.driver import Driver, MakeBackend
 
 TRIAL_LOCK_TIMEOUT_S = 60
 """Time that an earlier process of the trial, which was killed, has to release the folder."""
@@ -33,7 +36,7 @@ class StudyContext:
 
     study: Study
     part: Mapping[str, float]  # resources of one trial
-    shared_objects: Any  # the actor `SharedObjects`
+    shared_objects: SharedObjectsActor
     cache: Path
     command: Sequence[str]
     cwd: str  # folder of the command: paths in a spec are relative to it
@@ -138,7 +141,7 @@ class FedTrainable(tune.Trainable):
             self._noted_at = now
             self._context.shared_objects.note.remote(self._trial.name, str(event))
 
-    def _driver(self) -> Any:
+    def _driver(self) -> "Driver":
         from fedray.server.driver import Driver
 
         trial, context = self._trial, self._context
@@ -147,7 +150,7 @@ class FedTrainable(tune.Trainable):
             self._store.read_datasets, TRIAL_LOCK_TIMEOUT_S,
         )  # fmt: skip
 
-    def _make_backend(self) -> Any:
+    def _make_backend(self) -> "MakeBackend":
         if self._trial.experiment.resources.backend == "serial":
             from fedray.backends.serial import SerialBackend
 
