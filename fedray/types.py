@@ -63,7 +63,7 @@ class TeacherOutput:
 
     outputs: npt.NDArray[np.float32]  # [rows, classes] or [rows, d]; of a head [classes, d + 1]
     produced_by: Row  # teacher, data, device and package versions, for the record
-    passes: int  # forward passes of one image
+    forward_passes: int  # forward passes of one image
     flops: int  # floating-point operations of them all
     peak_bytes: int
 

@@ -127,7 +127,7 @@ class TeacherClient:
             )
         error = float(np.abs(computed.outputs - stored).max(initial=0.0))
         self.costs.storage_error = max(self.costs.storage_error, error)
-        self.costs.forward_passes += computed.passes
+        self.costs.forward_passes += computed.forward_passes
         self.costs.flops += computed.flops
         self.costs.peak_bytes = max(self.costs.peak_bytes, computed.peak_bytes)
         entry.write(rows, stored, computed.produced_by)

@@ -44,13 +44,13 @@ class OnlineTargets:
     output_kinds: Sequence[OutputKind]
     proxy_view: bool  # whether teachers get the proxy's views, not the plain images
     flops_per_image: int  # of all teachers together
-    passes: int = field(default=0, init=False)
+    forward_passes: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
 
     @property
     def flops(self) -> int:
         """Floating-point operations of all forward passes so far."""
-        return self.passes // len(self.teachers) * self.flops_per_image
+        return self.forward_passes // len(self.teachers) * self.flops_per_image
 
     @property
     def width(self) -> int:
@@ -62,7 +62,7 @@ class OnlineTargets:
         start = time.perf_counter()
         images = batch.views if self.proxy_view else batch.plain
         outputs = [teacher.forward(mixup(teacher.prepare(images), batch.mix)) for teacher in self.teachers]
-        self.passes += len(images) * len(outputs)
+        self.forward_passes += len(images) * len(outputs)
         if images.is_cuda:
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - start

@@ -137,7 +137,7 @@ class Worker:
             node=platform.node(),
             device=str(self._device),
             peak_bytes=peak_bytes(self._device),
-            teacher_forward_passes=online.passes if online else 0,
+            teacher_forward_passes=online.forward_passes if online else 0,
             teacher_flops=online.flops if online else 0,
             teacher_seconds=online.seconds if online else 0.0,
         )

@@ -57,7 +57,7 @@ def test_logits_of_another_number_of_classes_are_refused(six_outputs: Path, data
 def test_features_need_no_matching_classes(six_outputs: Path, data: FederatedDataset) -> None:
     output = pool(experiment(six_outputs), data).compute(TeacherQuery(0, "features"), np.arange(6), None)
     assert output.outputs.shape == (6, timm.create_model("test_efficientnet").num_features)
-    assert output.passes == 6
+    assert output.forward_passes == 6
     assert output.flops == 6 * output.produced_by["flops"] > 0
 
 

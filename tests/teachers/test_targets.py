@@ -93,7 +93,7 @@ class TestOnline:
         )
         for _ in range(3):
             online(batch())
-        assert online.passes == 3 * 4 * 2
+        assert online.forward_passes == 3 * 4 * 2
         assert online.seconds > 0
 
     def test_an_ensemble_is_combined(self) -> None:
