@@ -203,5 +203,5 @@ def test_sweep_requires_a_shared_results_folder(three_hosts: Cluster, shared: Pa
     assert "Traceback" not in result.stdout
     errors = [line for line in result.stdout.splitlines() if line.startswith("fedray: ")]
     assert len(errors) == 1, result.stdout
-    assert "shared" in errors[0]
+    assert "choose a --results that all nodes share" in errors[0]
     assert "/tmp/sweep" in errors[0]
