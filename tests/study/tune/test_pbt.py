@@ -1,4 +1,4 @@
-"""Members of a population: what they take over, and that it can be followed."""
+"""Members of a population: copies of weights and rounds, and the record of them in lineage.csv."""
 
 import csv
 from pathlib import Path
@@ -33,7 +33,7 @@ def space(folder: Path, rounds: int = 6, **search: Any) -> Space:
 
 
 def run(trial: Trial, rounds: int) -> None:
-    """So many rounds more."""
+    """Run the next rounds of a trial."""
     driver = Driver(trial.experiment, trial.folder.path, SerialBackend).run()
     for _ in range(rounds):
         next(driver)
@@ -45,46 +45,46 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_a_member_takes_over_weights_and_the_rounds_that_led_to_them(tmp_path: Path) -> None:
-    donor, taker = Study(space(tmp_path), tmp_path / "results").trials()[2:0:-1]
-    (tmp_path / "between").mkdir()
+def test_member_copies_weights_and_rounds_of_another(tmp_path: Path) -> None:
+    donor, receiver = Study(space(tmp_path), tmp_path / "results").trials()[2:0:-1]
+    (tmp_path / "copy").mkdir()
     run(donor, 4)
-    run(taker, 2)
-    pbt.save(donor, tmp_path / "between")
-    run(donor, 1)  # which the copy does not see
-    pbt.load(tmp_path / "between", taker)
-    assert taker.round == 4
-    assert [row["round"] for row in table(taker.folder.path / "rounds.csv")] == ["1", "2", "3", "4"]
-    assert table(taker.folder.path / "rounds.csv") == table(donor.folder.path / "rounds.csv")[:4]
-    assert table(taker.folder.path / "lineage.csv") == [
+    run(receiver, 2)
+    pbt.save(donor, tmp_path / "copy")
+    run(donor, 1)  # after the copy
+    pbt.load(tmp_path / "copy", receiver)
+    assert receiver.round == 4
+    assert [row["round"] for row in table(receiver.folder.path / "rounds.csv")] == ["1", "2", "3", "4"]
+    assert table(receiver.folder.path / "rounds.csv") == table(donor.folder.path / "rounds.csv")[:4]
+    assert table(receiver.folder.path / "lineage.csv") == [
         {"after_round": "4", "from": donor.name, "training.lr": "0.001"}
     ]
 
 
-def test_its_own_state_is_no_change(tmp_path: Path) -> None:
+def test_loading_its_own_state_adds_no_lineage(tmp_path: Path) -> None:
     trial = Study(space(tmp_path), tmp_path / "results").trials()[0]
-    (tmp_path / "between").mkdir()
+    (tmp_path / "copy").mkdir()
     run(trial, 2)
-    pbt.save(trial, tmp_path / "between")
-    pbt.load(tmp_path / "between", trial)
+    pbt.save(trial, tmp_path / "copy")
+    pbt.load(tmp_path / "copy", trial)
     assert trial.round == 2
     assert not (trial.folder.path / "lineage.csv").exists()
 
 
-def test_a_member_goes_on_with_the_values_it_has_now(tmp_path: Path) -> None:
-    of = Study(space(tmp_path), tmp_path / "results")
-    first, second, *_ = of.trials()
-    config = {**of.tune_config(first), "training.lr": 0.05}
-    member = of.trial_of_config(config, first.name)
+def test_member_resumes_with_its_current_values(tmp_path: Path) -> None:
+    study = Study(space(tmp_path), tmp_path / "results")
+    first, second, *_ = study.trials()
+    config = {**study.tune_config(first), "training.lr": 0.05}
+    member = study.trial_of_config(config, first.name)
     assert (member.name, member.experiment.training.lr, member.folder.path) == (first.name, 0.05, first.folder.path)
     member.start()
-    again = Study(space(tmp_path), tmp_path / "results")
-    assert again.tune_config(again.trials()[0]) == config  # after a crash, too
-    assert again.tune_config(second) == {"trial": second.name, "training.lr": 0.001}
+    resumed = Study(space(tmp_path), tmp_path / "results")
+    assert resumed.tune_config(resumed.trials()[0]) == config
+    assert resumed.tune_config(second) == {"trial": second.name, "training.lr": 0.001}
 
 
 @pytest.mark.parametrize("mutations", [{"training.momentum": [0.1, 0.9]}, {"training.lr": RATES, "seed": [1, 2]}])
-def test_every_axis_changes_and_nothing_else(tmp_path: Path, mutations: dict[str, Any]) -> None:
+def test_mutations_must_name_the_axes_of_the_space(tmp_path: Path, mutations: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=r"search\.mutations and the space must name the same fields"):
         space(tmp_path, mutations=mutations)
 
@@ -92,21 +92,21 @@ def test_every_axis_changes_and_nothing_else(tmp_path: Path, mutations: dict[str
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_worst_goes_on_from_the_best(tmp_path: Path) -> None:
+def test_worst_member_copies_the_best(tmp_path: Path) -> None:
     from fedray.study.tune.sweep import sweep
 
-    of = Study(space(tmp_path), tmp_path / "results")
-    trials = sweep(of)
+    study = Study(space(tmp_path), tmp_path / "results")
+    trials = sweep(study)
     assert [trial.state for trial in trials] == ["finished"] * 4
     lineages = {trial.name: _lineage(trial) for trial in trials}
-    assert any(lineages.values()), "somebody has taken over"
+    assert any(lineages.values()), "no member copied another"
     for trial in trials:
         assert [row["round"] for row in table(trial.folder.path / "rounds.csv")] == [str(n) for n in range(1, 7)]
-    followed = [name for name, rows in lineages.items() if len(rows) == 1 and not lineages[rows[0]["from"]]]
-    assert followed, "whose weights came straight from a member that has taken over nothing"
-    for name in followed:
+    copied_once = [name for name, rows in lineages.items() if len(rows) == 1 and not lineages[rows[0]["from"]]]
+    assert copied_once, "no member copied one that has itself copied nothing"
+    for name in copied_once:
         (change,) = lineages[name]
-        assert _again(of, change, tmp_path / name) == _weights(of.folder / name)
+        assert _run_lineage(study, change, tmp_path / name) == _weights(study.folder / name)
 
 
 def _lineage(trial: Trial) -> list[dict[str, str]]:
@@ -114,15 +114,15 @@ def _lineage(trial: Trial) -> list[dict[str, str]]:
     return table(file) if file.exists() else []
 
 
-def _again(of: Study, change: dict[str, str], folder: Path) -> bytes:
-    """The donor's rounds and then the taker's, by themselves in this process."""
-    donor = next(trial for trial in of.trials() if trial.name == change["from"])
-    values = of.trial({"training.lr": float(change["training.lr"])})
+def _run_lineage(study: Study, change: dict[str, str], folder: Path) -> bytes:
+    """Run the donor's rounds, then the receiver's, outside a study. Returns the final weights."""
+    donor = next(trial for trial in study.trials() if trial.name == change["from"])
+    receiver = study.trial({"training.lr": float(change["training.lr"])})
     driver = Driver(donor.experiment, folder, SerialBackend).run()
     for _ in range(int(change["after_round"])):
         next(driver)
     driver.close()
-    list(Driver(values.experiment, folder, SerialBackend).run())
+    list(Driver(receiver.experiment, folder, SerialBackend).run())
     return _weights(folder)
 
 
