@@ -65,8 +65,8 @@ class TestOnRay:
         assert code == 1
         assert error == "fedray: some trials failed; run the same command to retry them.\n"
         trial_lines = [line for line in lines if line.startswith("[")]
-        assert trial_lines[0].startswith("[1/4] lr=0.05, train=digits: accuracy ")
-        assert trial_lines[1].startswith("[2/4] lr=0.1, train=digits: accuracy ")
+        assert trial_lines[0].startswith("[1/4] lr=0.05, train=digits: test accuracy ")
+        assert trial_lines[1].startswith("[2/4] lr=0.1, train=digits: test accuracy ")
         assert trial_lines[2] == f"[3/4] lr=0.05, train=parquet:nowhere.parquet: failed: {nowhere}"
         retried, failed = trial_lines[3:]  # the trial without data was not retried
         assert retried.startswith("[3/4] lr=1000000000.0, train=digits: failed, will be retried: client 0 failed in")
@@ -195,7 +195,7 @@ class TestOnRay:
             kill("WorkerActor")
             done = count_rounds(study.folder)
             wait_for(lambda: count_rounds(study.folder) >= done + 2)
-            kill("Trial", "ResourceTrainable")  # Tune's title of the process
+            kill("FedTrainable", "ResourceTrainable")  # Tune's title of the process
 
         killer = threading.Thread(target=kill_both)
         killer.start()
