@@ -1,1 +1,1 @@
-"""Figures from DataFrames. A figure that the data has nothing for is None."""
+"""Figures from DataFrames; None if the data holds nothing to draw."""

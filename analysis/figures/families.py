@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CHARACTER_INCHES = 0.068
 """Width of a character of a legend."""
 MAX_FAMILIES = 3
-"""Maximum number of families of one algorithm in a figure: more could not be told apart."""
+"""Maximum number of families of one algorithm in a figure: more would look alike."""
 
 
 def styles_of(named: pd.DataFrame) -> dict[str, dict[str, Any]]:

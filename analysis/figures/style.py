@@ -69,7 +69,7 @@ def text_color_on(background: "Sequence[float] | npt.NDArray[np.float64]") -> st
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator["Figure"]:
-    """Yields a figure of this size in inches; what is drawn in the context has the style."""
+    """Yields a figure of this size in inches. The style applies within the context."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -176,7 +176,7 @@ def by_lam(best: float) -> Curve:
 
 
 @pytest.mark.parametrize(
-    ("best", "topic", "says", "is_warning"),
+    ("best", "topic", "words", "is_warning"),
     [
         (
             0.25,
@@ -194,11 +194,11 @@ def by_lam(best: float) -> Curve:
     ],
 )
 def test_best_lambda_at_the_edge_of_the_range(
-    best: float, topic: str, says: str, is_warning: bool, tmp_path: Path
+    best: float, topic: str, words: str, is_warning: bool, tmp_path: Path
 ) -> None:
     strategies = [{"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 0.75)]
     (edge,) = findings_about(report_data(tmp_path, strategies, by_lam(best)), topic)
-    assert says in edge.sentence
+    assert words in edge.sentence
     assert edge.is_warning == is_warning
 
 

@@ -24,7 +24,7 @@ def runs(tmp_path: Path, *specs: dict[str, Any]) -> pd.DataFrame:
 
 
 def labels(tmp_path: Path, *specs: dict[str, Any], targets: Sequence[bool] | None = None) -> list[tuple[str, str]]:
-    """`setting` and `condition` of each run."""
+    """Returns `setting` and `condition` of each run."""
     table = runs(tmp_path, *specs)
     named = name_runs(table, None if targets is None else pd.Series(targets, index=table.index))
     return list(zip(named["setting"].astype(str), named["condition"].astype(str), strict=True))
@@ -43,7 +43,7 @@ def test_one_run(tmp_path: Path) -> None:
 
 
 def test_name_runs_labels_the_four_algorithms(tmp_path: Path) -> None:
-    """FML's weighting is its own, and each has what its only setting is: nothing of it tells anything apart."""
+    """Fields that follow from the algorithm, such as FML's weighting, are omitted."""
     specs = [{"strategy": {"name": name}} for name in ("fml", "fedlpfm", "fedprox", "fedavg")]
     assert settings(tmp_path, *specs) == ["FML", "Fed-LPFM", "FedProx", "FedAvg"]
 
@@ -62,7 +62,7 @@ def test_settings_contain_the_fields_that_vary(tmp_path: Path) -> None:
 
 
 def test_settings_contain_fields_that_vary_within_an_algorithm(tmp_path: Path) -> None:
-    """Another learning rate for FedAvg than for FedProx is no part of either."""
+    """A learning rate that depends on the algorithm only is omitted."""
     specs = [{"strategy": {"name": name}, "training": {"rounds": 3, "lr": lr}}
              for name, lr in (("fedavg", 0.1), ("fedprox", 0.01))]  # fmt: skip
     assert settings(tmp_path, *specs) == ["FedAvg, lr 0.1", "FedProx, lr 0.01"]
@@ -171,7 +171,7 @@ def test_conditions_of_one_partition_kind(tmp_path: Path) -> None:
 
 
 def test_conditions_of_several_partition_kinds(tmp_path: Path) -> None:
-    """Also where no parameter varies: each kind has its own, as axes with `when` give them."""
+    """Each kind has its own parameter, as with axes that have `when`."""
     partitions = [
         {"kind": "dirichlet", "alpha": 0.1},
         {"kind": "dirichlet_per_client", "alpha": 0.1},
@@ -206,7 +206,7 @@ def test_conditions_distinguish_data_sets_of_equal_names(tmp_path: Path) -> None
 
 
 def test_labels_are_sorted_by_algorithm_and_value(tmp_path: Path) -> None:
-    """As the field came to know the algorithms, and numbers by size, not as texts."""
+    """Algorithms as in STRATEGIES, numbers by size and not as texts."""
     specs = [{"strategy": LPFM | {"lam": lam}, "alpha": 1} for lam in (1, 0.5, 0.25)]
     specs += [{"strategy": {"name": "fml"}, "alpha": 10}]
     specs += [{"strategy": {"name": "fedprox", "mu": mu}, "alpha": 0.5} for mu in (10, 2)]
@@ -226,7 +226,7 @@ def test_unknown_algorithm_is_labelled_with_its_name(tmp_path: Path) -> None:
 
 
 def test_equal_labels_mean_equal_specs(tmp_path: Path) -> None:
-    """Over a space of axes, some with `when`: as many labels as specs that differ in more than the seed."""
+    """In a space with conditional axes, specs that differ in more than the seed have different labels."""
     strategies: list[dict[str, Any]] = [
         {"name": "fedavg"},
         *({"name": "fedprox", "mu": mu} for mu in (0.01, 0.1)),

@@ -15,7 +15,7 @@ LPFM = {"name": "fedlpfm", "lam": 0.5}
 
 
 def study(tmp_path: Path, runs: Mapping[str, Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Named runs, and their rounds."""
+    """Writes a study and returns its labelled runs and their rounds."""
     for name, spec in runs.items():
         write_run(tmp_path / "s" / name, **spec)
     records = load(tmp_path / "s")
@@ -28,7 +28,7 @@ def outcome(tmp_path: Path, last: int | None = None, **spec: Any) -> pd.Series:
 
 
 def test_outcomes_by_hand(tmp_path: Path) -> None:
-    """Rounds 2 and 5 are not evaluated: the last two of the others are 4 and 6."""
+    """Rounds 2 and 5 are not evaluated; the last two evaluated rounds are 4 and 6."""
     curve = [0.1, None, 0.5, 0.4, None, 0.2]
     per_round = {
         "update_norm": [1, 9, 1, 2, 9, 4],
@@ -43,11 +43,11 @@ def test_outcomes_by_hand(tmp_path: Path) -> None:
     assert row["rare_classes"] == pytest.approx(0.225)  # three quarters
     assert row["cosine"] == pytest.approx(0.4)
     assert row["drift"] == pytest.approx(4.5 / 3)
-    assert math.isnan(row["gain"])  # a third of four rounds is one
+    assert math.isnan(row["gain"])  # a third of four rounds is one round
 
 
 def test_gain_compares_the_last_two_thirds(tmp_path: Path) -> None:
-    curve = [0.0, 0.9, 0.9, 0.3, 0.5, 0.6, 0.8]  # seven: thirds of two, and the first is left over
+    curve = [0.0, 0.9, 0.9, 0.3, 0.5, 0.6, 0.8]  # seven rounds: thirds of two rounds
     assert outcome(tmp_path, accuracy=curve)["gain"] == pytest.approx((0.6 + 0.8) / 2 - (0.3 + 0.5) / 2)
 
 
@@ -132,7 +132,7 @@ def test_comparable_without_evaluated_rounds_is_empty(tmp_path: Path, accuracy: 
 
 
 def test_comparable_drops_repeated_runs(tmp_path: Path) -> None:
-    """Two studies have the same baseline; what has come further stands for both."""
+    """Of a baseline in two studies, the run with more rounds is used."""
 
     def accuracy(strategy: Mapping[str, Any], _: float, seed: int) -> list[float]:
         return [0.2] * (1 if seed == 1 and strategy["name"] == "fedavg" else 3)

@@ -17,7 +17,7 @@ LPFM = {"name": "fedlpfm", "lam": 0.5}
 
 
 def damaged(tmp_path: Path, name: str, content: bytes | None) -> tuple[Records, Path]:
-    """The records of a sound run `a` and a run `b`, one of whose files is not what it was."""
+    """Returns the records of an intact run `a` and a run `b` with one damaged file, and the path of that file."""
     write_run(tmp_path / "s" / "a")
     path = write_run(tmp_path / "s" / "b", seed=1) / name
     path.unlink() if content is None else path.write_bytes(content)
@@ -78,7 +78,7 @@ def test_the_command_repeats_the_run(tmp_path: Path) -> None:
 
 def test_load_a_single_run(tmp_path: Path) -> None:
     write_run(tmp_path / "alone")
-    write_trials(tmp_path, [{"trial": "alone", "state": "finished"}])  # of the study around it
+    write_trials(tmp_path, [{"trial": "alone", "state": "finished"}])  # of the study that holds the run
     records = load(tmp_path / "alone")
     assert records.runs.index.tolist() == ["alone"]
     assert records.trials.empty
@@ -102,7 +102,7 @@ def test_trials_hold_state_and_reason(tmp_path: Path) -> None:
 
 
 def test_null_differs_from_a_missing_field(tmp_path: Path) -> None:
-    """`norm: null` is the model's own; FedAvg's lack of a λ says nothing."""
+    """`norm: null` is a value; FedAvg has no field λ."""
     write_run(tmp_path / "s" / "a", proxy={"norm": None}, training={"rounds": 3, "deadline": None})
     write_run(tmp_path / "s" / "b", proxy={"norm": "group"}, training={"rounds": 3, "deadline": 2.5})
     write_run(tmp_path / "s" / "c", strategy=LPFM, proxy={"norm": "group"}, training={"rounds": 3, "deadline": 2.5})
@@ -114,7 +114,7 @@ def test_null_differs_from_a_missing_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem_text"),
     [
         (None, ""),
         (b"{not json", "is damaged"),
@@ -125,14 +125,18 @@ def test_null_differs_from_a_missing_field(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["environment.json", "costs.json"])
-def test_damaged_json_is_ignored_and_described(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+def test_damaged_json_is_ignored_and_described(
+    tmp_path: Path, name: str, content: bytes | None, problem_text: str
+) -> None:
     records, path = damaged(tmp_path, name, content)
     assert records.runs.index.tolist() == ["a", "b"]
     assert records.runs[["teacher_accuracy", "client_flops"]].dtypes.tolist() == [float, float]
-    figure = {"environment.json": "commit", "costs.json": "client_flops"}[name]
-    assert records.runs.at["a", figure] == {"commit": "abc1234", "client_flops": 900_000}[figure]
-    assert not records.runs.at["b", figure] or math.isnan(records.runs.at["b", figure])
-    assert [problem.partition(" (")[0] for problem in records.problems] == [f"'{path}' {said}"] * bool(said)
+    column = {"environment.json": "commit", "costs.json": "client_flops"}[name]
+    assert records.runs.at["a", column] == {"commit": "abc1234", "client_flops": 900_000}[column]
+    assert not records.runs.at["b", column] or math.isnan(records.runs.at["b", column])
+    assert [problem.partition(" (")[0] for problem in records.problems] == [f"'{path}' {problem_text}"] * bool(
+        problem_text
+    )
 
 
 @pytest.mark.parametrize("value", ["7.5", '"high"', "-1", "true"])
@@ -167,7 +171,7 @@ def test_run_without_a_spec_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem_text"),
     [
         (b"a: [", "is not valid YAML"),
         (b"\xff\xfe\xfd", "cannot be read"),
@@ -181,12 +185,12 @@ def test_run_without_a_spec_is_left_out(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_run_with_an_unreadable_spec_is_left_out(tmp_path: Path, content: bytes, said: str) -> None:
+def test_run_with_an_unreadable_spec_is_left_out(tmp_path: Path, content: bytes, problem_text: str) -> None:
     records, path = damaged(tmp_path, "spec.yaml", content)
     assert records.runs.index.tolist() == ["a"]
     (problem,) = records.problems
     assert str(path) in problem
-    assert said in problem
+    assert problem_text in problem
     assert problem.endswith("the run is left out.")
 
 
@@ -247,12 +251,12 @@ def test_run_without_rounds_has_empty_tables(tmp_path: Path) -> None:
 
 def test_load_without_results_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for place, says in {
+    for place, message in {
         "nowhere": "does not exist",
         ".": "holds no results",
         "file": "is a file, not a folder",
     }.items():
-        with pytest.raises(SpecError, match=says):
+        with pytest.raises(SpecError, match=message):
             load(tmp_path / place)
     with pytest.raises(SpecError, match="'' does not exist"):
         load("")
@@ -284,7 +288,7 @@ def test_load_from_a_uri(tmp_path: Path) -> None:
     records = load(uri, tmp_path / "t")
     assert records.runs["study"].tolist() == ["s", "t"]
     assert records.rounds["test_accuracy"].tolist() == [0.25, 0.5, 0.75, 0.5]
-    assert records.folder("s/a") != tmp_path / "s" / "a"  # a mirror
+    assert records.folder("s/a") != tmp_path / "s" / "a"  # a local copy
     shutil.rmtree(tmp_path / "s")
     with pytest.raises(SpecError, match="holds no results"):
         load(uri)
@@ -293,7 +297,7 @@ def test_load_from_a_uri(tmp_path: Path) -> None:
 
 
 def test_study_name_omits_the_query_of_a_uri(tmp_path: Path) -> None:
-    """What follows the question mark may hold a secret."""
+    """A query may contain a secret."""
     write_run(tmp_path / "s" / "a")
     (name,) = load(f"file://{tmp_path}/s?key=secret").runs["study"]
     assert name == "s"

@@ -51,7 +51,7 @@ def cells(tables: Iterable[ReportTable], name: str) -> dict[str, list[str]]:
 
 def test_accuracy_table_by_hand(report: Report) -> None:
     table = cells(report.tables, "accuracy")
-    assert table["FedAvg"] == ["31.0 ± 1.0", "41.0 ± 1.0", "36.0 ± 1.0"]  # 30, 31, 32 %; at α = 0.5 ten more
+    assert table["FedAvg"] == ["31.0 ± 1.0", "41.0 ± 1.0", "36.0 ± 1.0"]  # 30, 31 and 32 %; ten points more at α=0.5
     assert table["Fed-LPFM, λ=0.5"] == ["42.0 ± 1.0", "52.0 ± 1.0", "47.0 ± 1.0"]
     (table,) = [table for table in report.tables if table.name == "accuracy"]
     assert [label for label, row in table.rows() if any(bold for _, bold in row)] == ["Fed-LPFM, λ=1"]
@@ -62,7 +62,7 @@ def test_difference_tables_by_hand(report: Report) -> None:
         "+2.0",
         "+2.0",
         "+2.0",
-    ]  # the same for each seed: no t
+    ]  # equal for all seeds: no test
     assert cells(report.tables, "difference-to-fedprox")["Fed-LPFM, λ=1"] == ["+10.0", "+10.0", "+10.0"]
 
 
@@ -159,11 +159,11 @@ def test_report_of_several_studies(study: Path, tmp_path: Path) -> None:
 def test_notes_describe_missing_runs_and_seeds(study: Path, tmp_path: Path) -> None:
     partial = tmp_path / "partial"
     shutil.copytree(study, partial)
-    gone, half, torn, *_ = sorted(path.parent for path in partial.glob("name=fedavg,*/rounds.csv"))
+    gone, half, damaged, *_ = sorted(path.parent for path in partial.glob("name=fedavg,*/rounds.csv"))
     shutil.rmtree(gone)
     rows = (half / "rounds.csv").read_text().splitlines(keepends=True)
     (half / "rounds.csv").write_text("".join(rows[:5]))
-    (torn / "rounds.csv").write_text((torn / "rounds.csv").read_text().replace("\n7,", "\n7,2"))
+    (damaged / "rounds.csv").write_text((damaged / "rounds.csv").read_text().replace("\n7,", "\n7,2"))
     failed = {"trial": gone.name, "state": "failed", "reason": "client 3 failed in round 1"}
     write_trials(partial, [failed, {"trial": half.name, "state": "started", "reason": ""}])
     report = write_report([str(partial)], tmp_path / "out")
@@ -173,7 +173,7 @@ def test_notes_describe_missing_runs_and_seeds(study: Path, tmp_path: Path) -> N
     assert "1 of 10 cells lacks seeds that other cells have (FedAvg on α=0.05: 0, 1)." in notes
     assert f"1 of 2 trials has failed ({gone.name}: client 3 failed in round 1)." in notes
     assert "1 of 2 trials has started but not finished." in notes
-    assert any(f"{torn.name}/rounds.csv' has invalid values (test_accuracy is 2" in sentence for sentence in notes)
+    assert any(f"{damaged.name}/rounds.csv' has invalid values (test_accuracy is 2" in sentence for sentence in notes)
     assert 'id="missing"' in html
 
 
@@ -262,7 +262,7 @@ def test_report_without_results_raises(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         ({"last": 0}, "--last is 0, but must be a number of rounds from 1 to 1,000,000."),
         ({"last": 10**23}, "but must be a number of rounds"),
@@ -270,8 +270,8 @@ def test_report_without_results_raises(tmp_path: Path) -> None:
         ({"target": float("nan")}, "--target is nan, but"),
     ],
 )
-def test_options_out_of_range_raise(study: Path, tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(SpecError, match=re.escape(says)):
+def test_options_out_of_range_raise(study: Path, tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)):
         write_report([str(study)], tmp_path / "out", **wrong)
 
 
@@ -327,7 +327,7 @@ def test_page_fits_the_browser_window(width: int, browse: Callable[..., dict[str
     assert seen["requests"] == []
     assert seen["page"] <= seen["width"]
     assert seen["outside"] == []
-    assert seen["hidden"] == [] or width < 1280  # on a telephone, tables are scrolled
+    assert seen["hidden"] == [] or width < 1280  # tables scroll on narrow screens
     assert len(seen["drawings"]) == len(report.figures)
     assert all(wide >= 300 and high >= 60 for wide, high in seen["drawings"])
 

@@ -12,7 +12,7 @@ from analysis.stats import MIN_PAIRS, holm, paired_p
     [(2, 4.303, 0.05), (3, 5.841, 0.01), (4, 2.776, 0.05), (9, 2.262, 0.05), (9, 1.383, 0.2), (29, 3.659, 0.001)],
 )
 def test_paired_p_equals_the_printed_table(degrees: int, t: float, p: float) -> None:
-    """Two-sided critical values of Student's t, to three digits, as every textbook has them."""
+    """Two-sided critical values of Student's t with three digits, from textbooks."""
     pairs = degrees + 1
     shape = np.arange(pairs) - (pairs - 1) / 2
     for sign in (1, -1):
@@ -47,18 +47,18 @@ def test_paired_p_of_a_mean_of_zero_is_one() -> None:
 
 @pytest.mark.parametrize("values", [[], [0.1], [0.1, 0.2], [0.1] * 5, [0.0] * 3, [0.3 - 0.2, 0.4 - 0.3, 0.1]])
 def test_paired_p_of_few_or_equal_values_is_nan(values: Sequence[float]) -> None:
-    """Too few, or all the same, be it after rounding."""
+    """Too few values, or values that are equal except for rounding."""
     assert MIN_PAIRS == 3
     assert math.isnan(paired_p(values))
 
 
 def test_holm_by_hand() -> None:
-    """The four are multiplied by 4, 3, 2 and 1 from the smallest on, and never fall."""
+    """Four p-values are multiplied by 4, 3, 2 and 1, from the smallest to the largest, and do not decrease."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 def test_holm_equals_the_published_example() -> None:
-    """The 15 p of Benjamini and Hochberg (J. R. Stat. Soc. B 57:289, 1995).
+    """The 15 p-values of Benjamini and Hochberg (J. R. Stat. Soc. B 57:289, 1995).
 
     There, both Bonferroni's and Hochberg's procedure reject three of them at 0.05; Holm's lies between the two.
     """

@@ -18,7 +18,7 @@ Accuracy = Callable[[Mapping[str, Any], float, int], Sequence[float | None]]
 
 
 def read(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Named runs with their outcomes, and their evaluated rounds."""
+    """Returns labelled runs with their metrics, and their evaluated rounds."""
     records = load(root)
     runs, rounds, _ = comparable(name_runs(records.runs), records.rounds)
     return outcomes(runs, rounds, last=10).join(spent(records.rounds)), rounds
@@ -33,7 +33,7 @@ def rows(table: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def by_seed(**levels: Sequence[float | None]) -> Accuracy:
-    """The level of each algorithm for the seeds 0, 1, ..."""
+    """Returns curves with a constant level for each algorithm and seed."""
     return lambda strategy, _, seed: [levels[strategy["name"]][seed]]
 
 
@@ -78,7 +78,7 @@ def test_comparison_of_a_baseline_only(tmp_path: Path) -> None:
 
 
 def test_comparison_marks_equal_means_as_best(tmp_path: Path) -> None:
-    """What rounds to the same hundredth of a percent is the same."""
+    """Means that are equal when rounded to 0.01 % count as equal."""
     levels = by_seed(fedavg=[0.4], fedprox=[0.40000001], fml=[0.3999])
     table = comparison(study(tmp_path, [FEDAVG, FEDPROX, FML], levels, alphas=[0.1], seeds=[0]))
     assert table["best"].tolist() == [True, True, False]
@@ -94,7 +94,7 @@ def test_comparison_of_other_metrics(tmp_path: Path) -> None:
 
 
 def test_comparison_pairs_runs_of_the_same_seed(tmp_path: Path) -> None:
-    """FedAvg lacks seed 0 and Fed-LPFM seed 3: two pairs are left, of 0.1 and 0.3."""
+    """FedAvg lacks seed 0 and Fed-LPFM seed 3: two pairs remain, with differences of 0.1 and 0.3."""
     for seed, level in enumerate([0.2, 0.3, 0.4]):
         write_run(tmp_path / "s" / f"avg{seed}", seed=seed + 1, accuracy=[level])
     for seed, level in enumerate([0.9, 0.3, 0.6]):
@@ -113,7 +113,7 @@ def test_comparison_without_a_common_seed_has_no_difference(tmp_path: Path) -> N
 
 
 def test_comparison_over_several_conditions(tmp_path: Path) -> None:
-    """`all` has the seeds that have every condition, its differences those that both have."""
+    """`all` uses seeds with every condition; its differences use seeds that both settings have."""
     levels = {
         ("fedavg", 0.1): [0.2, 0.3],
         ("fedavg", 1): [0.4, 0.5],
@@ -134,13 +134,13 @@ def test_comparison_over_several_conditions(tmp_path: Path) -> None:
     whole, ours = found["FedAvg", "all"], found["Fed-LPFM", "all"]
     assert (whole["seeds"], whole["mean"]) == (2, pytest.approx(0.35))
     assert whole["std"] == pytest.approx(math.sqrt(0.005))  # of 0.3 and 0.4
-    assert (ours["seeds"], ours["mean"]) == (1, pytest.approx(0.45))  # of seed 0 alone
+    assert (ours["seeds"], ours["mean"]) == (1, pytest.approx(0.45))  # of seed 0 only
     assert (ours["pairs to FedAvg"], ours["difference to FedAvg"]) == (1, pytest.approx(0.15))  # of 0.2 and 0.1
     assert math.isnan(ours["p to FedAvg"])
 
 
 def test_comparison_counts_all_conditions_of_a_seed_as_one_pair(tmp_path: Path) -> None:
-    """Seeds that are easy or hard on every condition: three pairs, not six. Differences 0.1, 0.2, 0.3 on average."""
+    """Three seeds with two conditions are three pairs, with mean differences of 0.1, 0.2 and 0.3."""
     offsets = {0.1: [0.05, 0.2, 0.35], 1: [0.15, 0.2, 0.25]}
 
     def levels(strategy: Mapping[str, Any], alpha: float, seed: int) -> list[float]:
@@ -167,7 +167,7 @@ def test_comparison_of_settings_without_all_conditions(tmp_path: Path) -> None:
 
 
 def test_comparison_corrects_p_over_the_settings_of_a_condition(tmp_path: Path) -> None:
-    """Three λ beside FedAvg: the p of their own are multiplied by 3, 2 and 1 from the smallest on."""
+    """The p-values of three λ are multiplied by 3, 2 and 1, from the smallest to the largest."""
     offsets = {0.2: [0.10, 0.11, 0.12], 0.4: [0.10, 0.12, 0.14], 0.6: [0.05, 0.15, 0.30]}
     strategies = [FEDAVG, *(LPFM | {"lam": lam} for lam in offsets)]
 
@@ -188,7 +188,7 @@ def test_comparison_corrects_p_over_the_settings_of_a_condition(tmp_path: Path) 
 
 
 def test_baseline_is_represented_by_its_best_setting(tmp_path: Path) -> None:
-    """FedProx with two μ; one that a lone lucky seed has is not the best of them."""
+    """FedProx with two μ; a third one with one lucky seed is not chosen."""
     levels = {0.01: [0.3, 0.4, 0.5], 1.0: [0.2, 0.3, 0.4], 10.0: [0.9]}
     for mu, seeds in levels.items():
         for seed, level in enumerate(seeds):
@@ -204,7 +204,7 @@ def test_baseline_is_represented_by_its_best_setting(tmp_path: Path) -> None:
 
 
 def test_baseline_has_one_setting_for_all_conditions(tmp_path: Path) -> None:
-    """μ=1 is better on both, though it lacks a seed, and wherever it is not the seeds of the other do not help it."""
+    """μ=1 is chosen for both conditions although it lacks a seed."""
     levels = {0.01: {0.1: [0.3, 0.3, 0.6], 1: [0.4, 0.4, 0.4]}, 1.0: {0.1: [0.35, 0.35], 1: [0.5, 0.4, 0.4]}}
     for mu, conditions in levels.items():
         for alpha, seeds in conditions.items():
@@ -232,7 +232,7 @@ def test_comparison_pairs_runs_of_the_same_training(tmp_path: Path) -> None:
 
 
 def test_comparison_of_a_space_with_conditional_axes(tmp_path: Path) -> None:
-    """λ only for Fed-LPFM, μ only for FedProx, α only for Dirichlet: every run finds its FedAvg."""
+    """λ for Fed-LPFM only, μ for FedProx only, α for Dirichlet only: every run is paired with FedAvg."""
     strategies = [FEDAVG, FEDPROX, FEDPROX | {"mu": 1}, LPFM, LPFM | {"lam": 1}, FML]
     for place, strategy in enumerate(strategies):
         for kind in ({"kind": "iid"}, {"kind": "dirichlet", "alpha": 0.1}, {"kind": "class_split"}):
@@ -276,7 +276,9 @@ def test_to_target_uses_the_given_target(tmp_path: Path) -> None:
     nowhere = to_target(named, rounds, 0.9)
     assert nowhere["reached"].tolist() == [0, 0]
     assert nowhere["mean"].isna().all()
-    assert to_target(named, rounds)["target"].tolist() == pytest.approx([(1.2 / 3 + 1.1 / 3) / 2] * 2)  # the first's
+    assert to_target(named, rounds)["target"].tolist() == pytest.approx(
+        [(1.2 / 3 + 1.1 / 3) / 2] * 2
+    )  # of the first setting
 
 
 def test_costs_by_hand(tmp_path: Path) -> None:
@@ -291,7 +293,7 @@ def test_costs_by_hand(tmp_path: Path) -> None:
 
 
 def test_best_of_families_is_the_setting_with_the_best_mean(tmp_path: Path) -> None:
-    """λ=0.9 is better where it was tried, but was not tried on the harder condition."""
+    """λ=0.9 is better on its only condition, which is the easier one."""
     for lam, levels in {0.1: {0.1: 0.2, 1: 0.6}, 0.5: {0.1: 0.4, 1: 0.5}, 0.9: {1: 0.9}}.items():
         for alpha, level in levels.items():
             write_run(tmp_path / "s" / f"{lam}-{alpha}", strategy=LPFM | {"lam": lam}, alpha=alpha, accuracy=[level])
@@ -302,7 +304,7 @@ def test_best_of_families_is_the_setting_with_the_best_mean(tmp_path: Path) -> N
 
 
 def test_best_of_families_compares_common_cells(tmp_path: Path) -> None:
-    """λ=0.5 was spared the hardest condition, and is worse on the one that both have."""
+    """λ=0.5 lacks the hardest condition, and is worse on the common one."""
     for lam, levels in {0.25: {0.05: 0.28, 0.1: 0.38}, 0.5: {0.1: 0.31, 0.5: 0.61}}.items():
         for alpha, level in levels.items():
             write_run(tmp_path / "s" / f"{lam}-{alpha}", strategy=LPFM | {"lam": lam}, alpha=alpha, accuracy=[level])

@@ -116,7 +116,7 @@ def test_confusions_of_teacher_and_proxy() -> None:
     assert written(own) == {(0, 0): "60", (0, 1): "40", (1, 0): "75", (1, 1): "25"}
     grid = own.images[0].get_array()
     assert np.ma.filled(grid, np.nan)[:2] == pytest.approx(np.array([[60, 40, 0], [75, 25, 0]]))
-    assert np.ma.getmaskarray(grid)[2].all()  # no ship was tested
+    assert np.ma.getmaskarray(grid)[2].all()  # the test set has no ship
     assert {axes.images[0].get_clim() for axes in (fedlpfm, own)} == {(0, 100)}
     assert [tick.get_text() for tick in own.get_xticklabels()] == list(NAMES)
     assert labels(figure) == {"class", "predicted class", "share of the class (%)"}

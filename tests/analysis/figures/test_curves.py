@@ -31,7 +31,7 @@ def test_accuracy_by_round_draws_mean_and_std_over_seeds() -> None:
     assert heights[heights[:, 0] == 2, 1].max() == pytest.approx(50 + deviation)
     assert heights[heights[:, 0] == 2, 1].min() == pytest.approx(50 - deviation)
     of_one = alone.get_paths()[0].vertices
-    assert set(of_one[of_one[:, 0] == 2, 1].round(6)) == {60}  # one seed has no deviation
+    assert set(of_one[of_one[:, 0] == 2, 1].round(6)) == {60}  # one seed has no standard deviation
     assert titles(figure) == ["Dirichlet α=0.1"]
     assert labels(figure) == {"round", "test accuracy (%)"}
     assert legend(figure) == ["FedAvg", "Fed-LPFM"]

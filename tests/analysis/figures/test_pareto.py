@@ -89,11 +89,11 @@ def test_pareto_averages_over_shared_conditions() -> None:
     easy = costs(("FedAvg", 0.7, {"seconds": 80.0}), ("FedProx", 0.6, {"seconds": 70.0}), condition="α=0.5")
     figure = checked(pareto(pd.concat([three()[["setting", "condition", "last", "seconds"]], easy])))
     (axes,) = panels(figure)
-    assert set(points(axes)) == {(60, 30), (90, 20), (75, 50)}  # α=0.1 alone has all three
+    assert set(points(axes)) == {(60, 30), (90, 20), (75, 50)}  # only α=0.1 has all three settings
     both = checked(pareto(pd.concat([three().iloc[:2][["setting", "condition", "last", "seconds"]], easy])))
     assert set(points(panels(both)[0])) == {(70, 50), (80, 40)}
     assert note(both) == "means over α=0.1, α=0.5"
-    assert legend(both) == ["FedAvg", "FedProx"]  # nothing for a front of one point
+    assert legend(both) == ["FedAvg", "FedProx"]  # no entry for a front of one point
 
 
 def test_pareto_of_many_settings_labels_the_front() -> None:
