@@ -74,7 +74,7 @@ class Backend(ABC):
     def run(
         self, requests: Sequence[Request[R]], timeout_s: float | None = None
     ) -> Iterator[CallResult[R] | CallFailure]:
-        """Run requests on the workers; yield a result or failure of each as soon as it is there.
+        """Run requests on the workers; yield the result or failure of each when it arrives.
 
         Requests start in their order, so put the longest first. On Ray they start at once, even if the results are
         not read yet. The files that a request names are read when it starts. A request that is unfinished after

@@ -11,7 +11,7 @@ from fedray.training import malloc
 def claim_device(resources: Resources) -> torch.device:
     """Set the thread count and deterministic kernels, and return the device: a share of a GPU, or the CPU.
 
-    Ray shows an actor only its own GPU, whose index is therefore always 0.
+    Ray makes only an actor's own GPU visible to it, so the index is always 0.
     """
     torch.set_num_threads(resources.threads)
     malloc.keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The worker: answers the server's requests in a process of its own, or in the driver's with `backend: serial`.
+"""The worker: handles the server's requests, in its own process or, with `backend: serial`, in the driver's.
 
 A worker serves any client: a client's private weights arrive with its task and return with the result.
 """

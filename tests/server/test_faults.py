@@ -76,29 +76,30 @@ class TestDisk:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     @pytest.mark.parametrize(
-        ("every", "size", "what", "kept"), [(1, 50_000, r"weights\.safetensors", 1), (4, 300, r"clients\.csv", 0)]
+        ("every", "size", "file", "saved_round"),
+        [(1, 50_000, r"weights\.safetensors", 1), (4, 300, r"clients\.csv", 0)],
     )
     def test_a_run_on_a_full_disk_fails_with_one_line_and_resumes(
-        self, small: Make, tmp_path: Path, every: int, size: int, what: str, kept: int
+        self, small: Make, tmp_path: Path, every: int, size: int, file: str, saved_round: int
     ) -> None:
         experiment = small(training={"rounds": 4}, teacher=None, checkpoint={"every": every})
         whole = finish(experiment, tmp_path / "whole")
         rounds = Driver(experiment, tmp_path / "full").run()
         next(rounds)
-        with self.full_at(size), pytest.raises(RunError, match=rf"{what}' cannot be written \(.*File too large"):
+        with self.full_at(size), pytest.raises(RunError, match=rf"{file}' cannot be written \(.*File too large"):
             next(rounds)
-        assert RunFolder(tmp_path / "full").resumable_from == kept
+        assert RunFolder(tmp_path / "full").resumable_from == saved_round
         assert finish(experiment, tmp_path / "full") == whole
         assert pd.read_csv(tmp_path / "full" / "rounds.csv")["round"].tolist() == [1, 2, 3, 4]
 
     @pytest.mark.slow
     @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
     @pytest.mark.parametrize(
-        ("before", "after", "said"),
+        ("before", "after", "message"),
         [("size=150k", "size=50m", "No space left on device"), ("size=50m,ro", "size=50m,rw", "Read-only file system")],
     )
     def test_a_run_on_a_full_or_read_only_disk_resumes_later(
-        self, tmp_path: Path, before: str, after: str, said: str
+        self, tmp_path: Path, before: str, after: str, message: str
     ) -> None:
         spec = {**SPEC, "training": {**SPEC["training"], "rounds": 2}, "resources": {"backend": "serial"}}
         (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
@@ -114,7 +115,7 @@ class TestDisk:
         """
         command = ["unshare", "--mount", "sh", "-c", script]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
-        assert said in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
         assert "code 1" in done.stdout or "code 2" in done.stdout
         assert done.stdout.endswith("same\n")
@@ -208,11 +209,11 @@ class TestCommand:
         process = self.begin(tmp_path, f"resources.backend={backend}")
         wait_for(lambda: self.rounds(tmp_path) >= 2 or process.poll() is not None)
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
         done = self.rounds(tmp_path)
-        assert process.returncode == 0, said
-        again = f"fedray run spec.yaml resources.backend={backend} --resume"
-        assert said == f"fedray: stopped by SIGTERM. Every finished round is saved; resume with: {again}\n"
+        assert process.returncode == 0, errors
+        command = f"fedray run spec.yaml resources.backend={backend} --resume"
+        assert errors == f"fedray: stopped by SIGTERM. Every finished round is saved; resume with: {command}\n"
         assert 2 <= done < 30
         found = checkpoint.load(tmp_path / "results" / "spec" / "checkpoint")
         assert found is not None
@@ -231,8 +232,8 @@ class TestCommand:
         process.communicate(timeout=60)
         assert self.rounds(tmp_path) < 30
         process = self.begin(tmp_path, "--resume", "resources.backend=serial")
-        _, said = process.communicate(timeout=90)
-        assert process.returncode == 0, said
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors
         assert bits(tmp_path / "results" / "spec") == whole
 
 
