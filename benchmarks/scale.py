@@ -102,7 +102,7 @@ def spec(digits: Path, clients: int, options: argparse.Namespace) -> Experiment:
 
 
 class TimedWorker(Worker):
-    """A client's seconds are those of its SGD."""
+    """A worker whose updates report the seconds in `local_update` instead of the client's total."""
 
     def handle(self, request: Any) -> Any:
         seconds = list[float]()
@@ -118,7 +118,7 @@ class TimedWorker(Worker):
         if not isinstance(request, TrainClients):
             return result
         timed_updates = zip(result.value, seconds, strict=True)
-        return replace(result, value=[replace(update, seconds=own) for update, own in timed_updates])
+        return replace(result, value=[replace(update, seconds=sgd) for update, sgd in timed_updates])
 
 
 class Measurement(NamedTuple):
