@@ -19,20 +19,11 @@ from fedray.config.yaml_files import flatten, read_yaml
 from fedray.errors import SpecError
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import storage_of
-from fedray.results.writer import FAULTS_COLUMNS
+from fedray.results.writer import AMOUNT_PREFIXES, FAULTS_COLUMNS, KEY_COLUMNS, TEXT_COLUMNS
 from fedray.types import Row
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KEY_COLUMNS = ("round", "client", "class", "predicted_class")
-"""Columns of whole numbers that are never empty."""
-TEXT_COLUMNS = (
-    "class_name", "retried", "node", "device", "failure", "time", "fault", "subject", "response", "reason", "trial",
-    "state",
-)  # fmt: skip
-AMOUNT_PREFIXES = ("seconds", "bytes", "teacher_", "failed_clients", "examples")
-"""Columns whose names start like this are never negative or infinite."""
 
 
 @dataclass(frozen=True)
