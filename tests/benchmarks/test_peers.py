@@ -63,7 +63,7 @@ child = "import time; block = b'x' * 100_000_000; print('up', flush=True); time.
 daemon = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, start_new_session=True)
 daemon.stdout.readline()
 print("round 1/2, loss 2.5, accuracy 0.25", flush=True)
-time.sleep(2.5)
+time.sleep(1.5)
 print("label: round 2/2, accuracy 30.0%, 1.50 s/round, 0 s left", flush=True)
 sys.exit(3)
 """
@@ -71,7 +71,7 @@ sys.exit(3)
 
 def test_daemon_outside_the_session_is_measured_and_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "EXIT_GRACE_S", 0.5)
-    measured = measure.measure([sys.executable, "-c", DAEMON], {}, limit=60)
+    measured = measure.measure([sys.executable, "-c", DAEMON], {}, limit=60, interval=0.1)
     assert (measured.code, measured.processes, measured.left) == (3, 2, 1)
     assert 150_000_000 < measured.peak_pss < 250_000_000
     assert len(measured.ends) == 2
