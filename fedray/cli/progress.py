@@ -80,7 +80,7 @@ class RunProgress:
         if "test_accuracy" in result.row:
             self._accuracy = f", accuracy {result.row['test_accuracy']:.1%}"
         seconds = self._seconds_per_round(result.row["seconds"])
-        retried = f", clients retried: {result.row['retried']}" if result.row.get("retried") else ""
+        retried = f", retried: {result.row['retried']}" if result.row.get("retried") else ""
         line = f"{self._label}: round {result.round}/{result.rounds}{self._accuracy}, {seconds:.2f} s/round{retried}"
         if len(self._round_ends) == 1 and result.round < result.rounds:
             return line  # the first round includes the start of processes, so it gives no forecast
