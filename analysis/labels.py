@@ -139,10 +139,12 @@ def _member(run: "dict[str, Any]", prefix: str) -> str:
 
 def _values(run: "dict[str, Any]", fields: Sequence[str], *, uses_teacher: bool) -> list[str]:
     """Labels of the fields that distinguish a setting from others of its family."""
-    own = [field for field in fields if field != "strategy.name" and not field.startswith("teacher.")]
+    distinctive = [field for field in fields if field != "strategy.name" and not field.startswith("teacher.")]
     ignored = DISTILLATION_FIELDS if not uses_teacher and not _is_missing(run.get("strategy.lam")) else ()
     return [
-        _field_label(field, run[field]) for field in own if not (_is_missing(run[field]) or field.startswith(ignored))
+        _field_label(field, run[field])
+        for field in distinctive
+        if not (_is_missing(run[field]) or field.startswith(ignored))
     ]
 
 

@@ -131,11 +131,11 @@ def _without_spec(root: Path) -> Iterator[Path]:
 
 
 def _check_distinct(folders: Sequence[Path]) -> None:
-    seen: set[Path] = set()
+    checked: set[Path] = set()
     for folder in map(Path.resolve, folders):
-        if folder in seen:
+        if folder in checked:
             raise SpecError(f"'{folder}' is given twice.")
-        seen.add(folder)
+        checked.add(folder)
 
 
 def _stacked(tables: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:

@@ -53,7 +53,7 @@ class ReportData:
 
     @property
     def problems(self) -> list[str]:
-        """Problems of the files, those of whole files first."""
+        """Problems of the files: unreadable files first, then files with invalid rows."""
         return sorted(dict.fromkeys(self.records.problems), key=lambda problem: "rows are left out" in problem)
 
     @cached_property
@@ -93,7 +93,11 @@ def _uses_teacher(records: Records) -> "pd.Series[bool]":
 def _complete_runs(records: Records) -> tuple[pd.DataFrame, list[str]]:
     """The runs with nearly all of their rounds, and sentences about runs that lack rounds."""
     rounds = records.rounds.groupby("run", observed=True)["round"]
-    lacking = {str(run): (int(own.max()) - len(own), int(own.max())) for run, own in rounds if own.max() > len(own)}
+    lacking = {
+        str(run): (int(numbers.max()) - len(numbers), int(numbers.max()))
+        for run, numbers in rounds
+        if numbers.max() > len(numbers)
+    }
     incomplete = [run for run, (count, total) in lacking.items() if count > MAX_MISSING_ROUNDS * total]
     others = [run for run in lacking if run not in incomplete]
     are = "is" if len(incomplete) == 1 else "are"

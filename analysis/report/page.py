@@ -49,9 +49,9 @@ def linker(groups: list[dict[str, Any]]) -> Callable[[str, str], str]:
     """Returns a function that links a cell, by row and column, to the runs of its group, or else to all runs."""
     ids = {group["title"]: group["id"] for group in groups}
     settings = [group["setting"] for group in groups]
-    alone = {group["setting"]: group["id"] for group in groups if settings.count(group["setting"]) == 1}
+    of_setting = {group["setting"]: group["id"] for group in groups if settings.count(group["setting"]) == 1}
 
     def link(row: str, column: str) -> str:
-        return "#" + (ids.get(f"{row} · {column}") or ids.get(row) or alone.get(row) or "runs")
+        return "#" + (ids.get(f"{row} · {column}") or ids.get(row) or of_setting.get(row) or "runs")
 
     return link

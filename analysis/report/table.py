@@ -59,4 +59,4 @@ TEX = {
 
 
 def _tex(text: str) -> str:
-    return re.sub("|".join(map(re.escape, TEX)), lambda found: TEX[found[0]], str(text))
+    return re.sub("|".join(map(re.escape, TEX)), lambda match: TEX[match[0]], str(text))

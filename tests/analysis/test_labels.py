@@ -241,6 +241,6 @@ def test_equal_labels_mean_equal_specs(tmp_path: Path) -> None:
     norms = (None, "group")
     points = list(itertools.product(strategies, partitions, norms))
     specs = [{"strategy": s, "partition": p | {"clients": 4}, "proxy": {"norm": n}} for s, p, n in points]
-    found = labels(tmp_path, *specs, *(spec | {"seed": 1} for spec in specs))
-    assert len(set(found)) == len(points)
-    assert found[: len(points)] == found[len(points) :]
+    all_labels = labels(tmp_path, *specs, *(spec | {"seed": 1} for spec in specs))
+    assert len(set(all_labels)) == len(points)
+    assert all_labels[: len(points)] == all_labels[len(points) :]

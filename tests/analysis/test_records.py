@@ -90,8 +90,8 @@ def test_trials_hold_state_and_reason(tmp_path: Path) -> None:
     write_study(tmp_path / "all" / "t", [LPFM], alphas=[0.1], seeds=[0])
     trials = [{"trial": "a", "state": "finished"}, {"trial": "b", "state": "failed", "reason": "no room, no hope"}]
     write_trials(tmp_path / "all" / "s", trials)
-    found = load(tmp_path / "all").trials
-    assert found[["trial", "state", "reason"]].to_numpy().tolist() == [
+    trials = load(tmp_path / "all").trials
+    assert trials[["trial", "state", "reason"]].to_numpy().tolist() == [
         ["a", "finished", ""], ["b", "failed", "no room, no hope"],
         ["name=fedlpfm,lam=0.5,alpha=0.1,seed=0", "finished", ""],
     ]  # fmt: skip
@@ -210,12 +210,12 @@ def test_damaged_table_loses_its_own_rows_only(tmp_path: Path, name: str, conten
         "rounds.csv": records.rounds, "classes.csv": records.classes(runs),
         "clients.csv": records.clients(runs), "partition.csv": records.partition(runs),
     }  # fmt: skip
-    whole = {"rounds.csv": 3, "classes.csv": 3, "clients.csv": 4, "partition.csv": 9}
+    row_counts = {"rounds.csv": 3, "classes.csv": 3, "clients.csv": 4, "partition.csv": 9}
     for other, table in tables.items():
         counts = table["run"].value_counts()
-        assert counts["a"] == whole[other]
+        assert counts["a"] == row_counts[other]
         lost = other == name or (name == "rounds.csv" and other in ("classes.csv", "clients.csv"))
-        assert counts.get("b", 0) == (0 if lost else whole[other])
+        assert counts.get("b", 0) == (0 if lost else row_counts[other])
     assert [problem.startswith(f"'{path}' ") for problem in records.problems] == [True]
 
 

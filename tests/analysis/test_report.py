@@ -90,9 +90,9 @@ def test_tables_are_written_as_csv_markdown_and_latex(report: Report) -> None:
     folder = report.folder / "tables"
     with (folder / "accuracy.csv").open(newline="") as file:
         rows = {(row["setting"], row["condition"]): row for row in csv.DictReader(file)}
-    own = rows["FedAvg", "α=0.05"]
-    assert float(own["mean"]) == pytest.approx(0.31)
-    assert len(own["runs"].split()) == 3
+    row = rows["FedAvg", "α=0.05"]
+    assert float(row["mean"]) == pytest.approx(0.31)
+    assert len(row["runs"].split()) == 3
     assert len(rows["FedAvg", "all"]["runs"].split()) == 6
     markdown = (folder / "accuracy.md").read_text()
     assert "| FedAvg | 31.0 ± 1.0 | 41.0 ± 1.0 | 36.0 ± 1.0 |" in markdown
@@ -110,10 +110,10 @@ def test_tables_are_written_as_csv_markdown_and_latex(report: Report) -> None:
 def test_cells_link_to_their_runs(report: Report) -> None:
     html = report.page.read_text()
     targets = dict(re.findall(r'<details id="(runs-\d+)"><summary>(.*?)\n', html))
-    found = re.findall(r'<td><a href="#(runs-\d+)">(?:<b>)?([^<]*)', html)
+    links = re.findall(r'<td><a href="#(runs-\d+)">(?:<b>)?([^<]*)', html)
     assert targets["runs-1"] == "FedAvg · α=0.05"
-    assert ("runs-1", "31.0 ± 1.0") in found
-    assert {target for target, _ in found} <= targets.keys()
+    assert ("runs-1", "31.0 ± 1.0") in links
+    assert {target for target, _ in links} <= targets.keys()
     for run in report.data.named.index:
         assert f'<th scope="row">{run}</th>' in html
         command = report.data.named.at[run, "command"]

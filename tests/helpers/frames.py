@@ -62,8 +62,8 @@ def checked(figure: Figure | None) -> Figure:
 
 def _written(figure: Figure) -> Iterator[Text]:
     """Yields every visible text; matplotlib also has labels of ticks beyond the limits."""
-    for own in figure.legends:
-        yield from (own.get_title(), *own.get_texts())
+    for box in figure.legends:
+        yield from (box.get_title(), *box.get_texts())
     for axes in figure.axes:
         yield from axes.texts
         if axes.axison:
@@ -94,7 +94,7 @@ def labels(figure: Figure) -> set[str]:
 
 
 def legend(figure: Figure) -> list[str]:
-    return [text.get_text() for own in figure.legends for text in own.get_texts()]
+    return [text.get_text() for box in figure.legends for text in box.get_texts()]
 
 
 def note(figure: Figure) -> str:
@@ -107,8 +107,8 @@ def texts(axes: Axes) -> list[str]:
 
 def lines(axes: Axes, color: str) -> list[list[tuple[float, float]]]:
     """Returns the points of each line of a colour, without NaN."""
-    own = [line for line in axes.lines if to_hex(line.get_color()) == color.lower()]
-    return [[(x, y) for x, y in zip(*line.get_data(), strict=True) if y == y] for line in own]
+    selected = [line for line in axes.lines if to_hex(line.get_color()) == color.lower()]
+    return [[(x, y) for x, y in zip(*line.get_data(), strict=True) if y == y] for line in selected]
 
 
 def rounded(points: Iterable[Iterable[float]]) -> list[tuple[float, ...]]:

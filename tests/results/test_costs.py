@@ -105,7 +105,7 @@ def test_costs_of_a_run_with_cached_outputs_are_zero(small: Make, tmp_path: Path
 
 
 def test_costs_include_rounds_before_an_interruption(small: Make, tmp_path: Path) -> None:
-    whole, *_ = finish(distil(small), tmp_path / "whole")
+    undisturbed, *_ = finish(distil(small), tmp_path / "whole")
     TeacherCache().entries()[0].remove()
     rounds = Driver(distil(small), tmp_path / "resumed").run()
     while not (tmp_path / "resumed" / "checkpoint").exists():
@@ -116,7 +116,7 @@ def test_costs_include_rounds_before_an_interruption(small: Make, tmp_path: Path
         "teacher": ("outputs_used", "forward_passes", "forward_passes_saved", "flops"),
         "proxy": ("examples_trained", "flops"),
     }.items():
-        assert [resumed[part][field] for field in fields] == [whole[part][field] for field in fields]
+        assert [resumed[part][field] for field in fields] == [undisturbed[part][field] for field in fields]
 
 
 def test_costs_of_an_online_teacher_count_every_forward_pass(small: Make, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_load_results_without_runs_raises(tmp_path: Path) -> None:
 
 
 def table_of(tmp_path: Path, content: str | bytes, **options: Any) -> tuple[pd.DataFrame | None, list[str]]:
-    """Table `rounds.csv` with this content, and the problems found in it without the path."""
+    """Returns a table `rounds.csv` with this content, and the problems that reading it reports, without the path."""
     path, problems = tmp_path / "rounds.csv", list[str]()
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     table = read_table(path, problems, **options)
@@ -137,9 +137,9 @@ def test_read_table_leaves_an_incomplete_last_line_out(tmp_path: Path) -> None:
     ],
 )
 def test_read_table_of_a_damaged_file_is_none(tmp_path: Path, content: str | bytes, problem: str) -> None:
-    table, (found,) = table_of(tmp_path, content, columns=("round", "test_accuracy"))
+    table, (message,) = table_of(tmp_path, content, columns=("round", "test_accuracy"))
     assert table is None
-    assert found.startswith(problem)
+    assert message.startswith(problem)
 
 
 def test_read_table_without_a_file(tmp_path: Path) -> None:

@@ -107,18 +107,18 @@ def written(axes: Axes) -> dict[tuple[int, int], str]:
 
 def test_confusions_of_teacher_and_proxy() -> None:
     figure = checked(confusions(proxy(), teacher(), dict(enumerate(NAMES))))
-    fedlpfm, own = panels(figure)
+    of_teacher, of_proxy = panels(figure)
     assert titles(figure) == [
         "teacher, on clients' examples:\n95.0 % correct",
         "proxy, on the test set:\n40.9 % correct",
     ]
-    assert written(fedlpfm) == {(0, 0): "90", (0, 2): "10", (1, 1): "100"}
-    assert written(own) == {(0, 0): "60", (0, 1): "40", (1, 0): "75", (1, 1): "25"}
-    grid = own.images[0].get_array()
+    assert written(of_teacher) == {(0, 0): "90", (0, 2): "10", (1, 1): "100"}
+    assert written(of_proxy) == {(0, 0): "60", (0, 1): "40", (1, 0): "75", (1, 1): "25"}
+    grid = of_proxy.images[0].get_array()
     assert np.ma.filled(grid, np.nan)[:2] == pytest.approx(np.array([[60, 40, 0], [75, 25, 0]]))
     assert np.ma.getmaskarray(grid)[2].all()  # the test set has no ship
-    assert {axes.images[0].get_clim() for axes in (fedlpfm, own)} == {(0, 100)}
-    assert [tick.get_text() for tick in own.get_xticklabels()] == list(NAMES)
+    assert {axes.images[0].get_clim() for axes in (of_teacher, of_proxy)} == {(0, 100)}
+    assert [tick.get_text() for tick in of_proxy.get_xticklabels()] == list(NAMES)
     assert labels(figure) == {"class", "predicted class", "share of the class (%)"}
 
 

@@ -23,12 +23,14 @@ def runs() -> pd.DataFrame:
 
 
 def of_clients(**accuracies: tuple[float, ...]) -> pd.DataFrame:
-    return rows(CLIENTS, *((run, 9, place, acc) for run, own in accuracies.items() for place, acc in enumerate(own)))
+    return rows(
+        CLIENTS, *((run, 9, place, acc) for run, values in accuracies.items() for place, acc in enumerate(values))
+    )
 
 
 def dots(axes: Axes, color: str) -> list[float]:
-    own = [drawn for drawn in axes.collections if to_hex(drawn.get_facecolor()[0]) == color.lower()]
-    return sorted(round(float(x), 6) for drawn in own for x in drawn.get_offsets()[:, 0])
+    strips = [drawn for drawn in axes.collections if to_hex(drawn.get_facecolor()[0]) == color.lower()]
+    return sorted(round(float(x), 6) for drawn in strips for x in drawn.get_offsets()[:, 0])
 
 
 def test_spread_draws_a_dot_for_each_client_of_each_seed() -> None:

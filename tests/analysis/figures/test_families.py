@@ -51,11 +51,11 @@ def test_styles_of_chosen_families_differ_most() -> None:
 def test_joined_rows_have_family_and_condition_of_their_run() -> None:
     runs = named({"strategy": "fedprox", "alpha": 0.5}, {"strategy": "fedavg", "alpha": 0.1})
     table = rows(["run", "accuracy"], ["b", 0.1], ["a", 0.2], ["z", 0.3], ["b", 0.4])
-    own = joined(runs, table)
-    assert own["accuracy"].tolist() == [0.1, 0.2, 0.4]
-    assert own["family"].tolist() == ["FedAvg", "FedProx", "FedAvg"]
-    assert own["condition"].tolist() == ["α=0.1", "α=0.5", "α=0.1"]
-    assert present(own["family"]) == ["FedAvg", "FedProx"]
+    with_labels = joined(runs, table)
+    assert with_labels["accuracy"].tolist() == [0.1, 0.2, 0.4]
+    assert with_labels["family"].tolist() == ["FedAvg", "FedProx", "FedAvg"]
+    assert with_labels["condition"].tolist() == ["α=0.1", "α=0.5", "α=0.1"]
+    assert present(with_labels["family"]) == ["FedAvg", "FedProx"]
 
 
 @pytest.mark.parametrize(("letters", "columns"), [(6, 6), (30, 3), (300, 1)])

@@ -39,10 +39,10 @@ def test_color_is_that_of_the_strategy_class() -> None:
 
 def test_styles_of_one_color_differ_in_dashes_and_marker() -> None:
     styles = style.styles([("FedAvg", "FedAvg"), *((f"Fed-LPFM, {place}", "Fed-LPFM") for place in range(4))])
-    own = [styles[f"Fed-LPFM, {place}"] for place in range(4)]
-    assert {line["color"] for line in own} == {style.COLORS["Fed-LPFM"]}
-    assert len({str(line["linestyle"]) for line in own}) == 4
-    assert len({line["marker"] for line in own}) == 4
+    of_fedlpfm = [styles[f"Fed-LPFM, {place}"] for place in range(4)]
+    assert {line["color"] for line in of_fedlpfm} == {style.COLORS["Fed-LPFM"]}
+    assert len({str(line["linestyle"]) for line in of_fedlpfm}) == 4
+    assert len({line["marker"] for line in of_fedlpfm}) == 4
     assert styles["FedAvg"]["linestyle"] == "-"
 
 
