@@ -126,18 +126,18 @@ def line(traffic: Traffic) -> str:
 def report(measured: Sequence[Traffic]) -> None:
     for title, value in TABLES.items():
         print(f"\n{title}\n")
-        clients = sorted({one.clients for one in measured})
+        clients = sorted({traffic.clients for traffic in measured})
         print("| nodes | " + " | ".join(f"{number} clients" for number in clients) + " |")
         print("| --- |" + " --- |" * len(clients))
-        for nodes in sorted({one.nodes for one in measured}):
-            print(f"| {nodes} | " + " | ".join(value(one) for one in measured if one.nodes == nodes) + " |")
+        for nodes in sorted({traffic.nodes for traffic in measured}):
+            print(f"| {nodes} | " + " | ".join(value(traffic) for traffic in measured if traffic.nodes == nodes) + " |")
     print(f"\none proxy: {measured[0].proxy / 1e3:.0f} kB")
 
 
 TABLES: Mapping[str, Callable[[Traffic], str]] = {
-    "kB into the driver's host per round": lambda one: f"{one.round_in / 1e3:,.0f}",
-    "kB out of the driver's host per round": lambda one: f"{one.round_out / 1e3:,.0f}",
-    "kB out of the driver's host until the end of the first round": lambda one: f"{one.start_out / 1e3:,.0f}",
+    "kB into the driver's host per round": lambda traffic: f"{traffic.round_in / 1e3:,.0f}",
+    "kB out of the driver's host per round": lambda traffic: f"{traffic.round_out / 1e3:,.0f}",
+    "kB out of the driver's host until the end of the first round": lambda traffic: f"{traffic.start_out / 1e3:,.0f}",
 }
 
 

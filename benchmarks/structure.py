@@ -141,13 +141,13 @@ def count_layers(graph: Mapping[str, set[str]]) -> int:
 
 
 def _reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
-    found: set[str] = set()
+    reached: set[str] = set()
     waiting = [start]
     while waiting:
-        new = graph[waiting.pop()] - found
-        found |= new
+        new = graph[waiting.pop()] - reached
+        reached |= new
         waiting.extend(new)
-    return found
+    return reached
 
 
 def count_uses(text: str, pattern: str) -> int:

@@ -119,7 +119,7 @@ def report(measurements: Mapping[str, list[Measurement]], trials: int) -> None:
         middle, busy = statistics.median(rates), statistics.median(study.busy for study in studies)
         print(f"{way:6} {middle:6.0f} trials/hour ({min(rates):.0f} to {max(rates):.0f}), {busy:.0%} of the cores busy")
     pairs = zip(measurements["loop"], measurements["sweep"], strict=True)
-    ratios = [one.seconds / other.seconds for one, other in pairs]
+    ratios = [loop.seconds / sweep.seconds for loop, sweep in pairs]
     print(f"ratio  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 

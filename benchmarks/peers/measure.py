@@ -64,7 +64,7 @@ def measure(
         text=True,
         env={**os.environ, **environment, MARK: mark},
     )
-    with ProcessSampler(mark, interval) as watch, Deadline(limit, watch):
+    with ProcessSampler(mark, interval) as sampler, Deadline(limit, sampler):
         lines = Lines(start)
         assert process.stdout is not None
         reader = threading.Thread(target=lines.read, args=(process.stdout,), daemon=True)
@@ -72,13 +72,13 @@ def measure(
         code = process.wait()
         wall = time.perf_counter() - start
         spent = busy_seconds() - busy
-        cpu = watch.cpu
-        left = watch.end(EXIT_GRACE_S)
+        cpu = sampler.cpu
+        left = sampler.end(EXIT_GRACE_S)
         reader.join(timeout=EXIT_GRACE_S)
         process.stdout.close()
     return Measured(
         code, wall, lines.ends, lines.loss, lines.accuracy,
-        watch.peak_pss, watch.most, cpu, max(0.0, spent - cpu) / wall, left, list(lines.last),
+        sampler.peak_pss, sampler.max_processes, cpu, max(0.0, spent - cpu) / wall, left, list(lines.last),
     )  # fmt: skip
 
 
@@ -113,12 +113,12 @@ class ProcessSampler:
     def __init__(self, mark: str, interval: float) -> None:
         self._interval = interval
         self._mark = f"{MARK}={mark}".encode()
-        self._strangers: set[Process] = set()
+        self._others: set[Process] = set()
         self._cpu: dict[Process, float] = {}
-        self._looking = threading.Lock()
+        self._lock = threading.Lock()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, daemon=True)
-        self.peak_pss = self.most = self._peak_rss = 0
+        self._thread = threading.Thread(target=self._sample_until_over, daemon=True)
+        self.peak_pss = self.max_processes = self._peak_rss = 0
 
     def __enter__(self) -> "ProcessSampler":
         self._thread.start()
@@ -142,28 +142,28 @@ class ProcessSampler:
             kill(pid)
         return len(running)
 
-    def _look_on(self) -> None:
+    def _sample_until_over(self) -> None:
         while not self._over.wait(self._interval):
-            found = self._find()
-            self.most = max(self.most, len(found))
-            resident = sum(rss(pid) for pid, _ in found)
+            running = self._find()
+            self.max_processes = max(self.max_processes, len(running))
+            resident = sum(rss(pid) for pid, _ in running)
             if resident > PSS_GROWTH * self._peak_rss:
                 self._peak_rss = resident
-                self.peak_pss = max(self.peak_pss, sum(pss(pid) for pid, _ in found))
+                self.peak_pss = max(self.peak_pss, sum(pss(pid) for pid, _ in running))
 
     def _find(self) -> list[Process]:
         """Returns the running processes and records their CPU time."""
-        with self._looking:
+        with self._lock:
             stats = [stat for entry in Path("/proc").glob("[0-9]*") if (stat := read_stat(entry))]
             for stat in stats:
-                if self._is_ours(stat):
+                if self._is_marked(stat):
                     self._cpu[stat.process] = stat.cpu
                 else:
-                    self._strangers.add(stat.process)
+                    self._others.add(stat.process)
             return [stat.process for stat in stats if stat.process in self._cpu]
 
-    def _is_ours(self, stat: "Stat") -> bool:
-        if stat.process in self._cpu or stat.process in self._strangers:
+    def _is_marked(self, stat: "Stat") -> bool:
+        if stat.process in self._cpu or stat.process in self._others:
             return stat.process in self._cpu
         return any(pid == stat.parent for pid, _ in self._cpu) or self._mark in environment_of(stat.process[0])
 
@@ -171,8 +171,8 @@ class ProcessSampler:
 class Deadline:
     """Kills the sampled processes after `seconds`."""
 
-    def __init__(self, seconds: float, watch: ProcessSampler) -> None:
-        self._timer = threading.Timer(seconds, watch.end, args=(0.0,))
+    def __init__(self, seconds: float, sampler: ProcessSampler) -> None:
+        self._timer = threading.Timer(seconds, sampler.end, args=(0.0,))
 
     def __enter__(self) -> None:
         self._timer.start()

@@ -152,9 +152,9 @@ def test_host_that_joins_later_is_used(three_hosts: Cluster, shared: Path) -> No
     wait(lambda: "host3" in set(read_table(results)["node"]))
     three_hosts.signal(run, signal.SIGTERM)
     wait_for_success(run)
-    found = checkpoint.load(results / "checkpoint")
-    assert found is not None
-    state = found[0]
+    saved = checkpoint.load(results / "checkpoint")
+    assert saved is not None
+    state = saved[0]
     checkpoint.save_weights(results / "model.safetensors", state.weights)
     assert read_weights(results) == read_weights(run_serially(spec, f"training.rounds={state.round}"))
 
