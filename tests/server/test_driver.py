@@ -131,8 +131,8 @@ def test_tables_describe_the_run(small: Make, tmp_path: Path) -> None:
     size = sum(array.nbytes for array in load_file(tmp_path / "model.safetensors").values())
     assert rounds["bytes_up"].tolist() == rounds["bytes_down"].tolist() == [4 * size] * 3
     assert partition["examples"].sum() == 160  # 200 minus the public fifth
-    held = partition.groupby("client")["examples"].sum()
-    assert clients.groupby("client")["examples"].first().tolist() == held.tolist()
+    examples = partition.groupby("client")["examples"].sum()
+    assert clients.groupby("client")["examples"].first().tolist() == examples.tolist()
     losses = [column for column in clients.columns if column.startswith("loss")]
     assert losses == ["loss_cross_entropy", "loss_mutual", "loss_private_cross_entropy", "loss_private_mutual"]
     assert clients[losses].notna().all(axis=None)

@@ -34,7 +34,7 @@ def ray_get(references: Any) -> Any:
 
 
 def lost_error(error: RayTaskError) -> LostError | None:
-    """Return the LostError that made a remote call fail; None where the cause is another."""
+    """Return the LostError that caused a remote call to fail, or None if it had another cause."""
     if isinstance(error.cause, LostError):
         return error.cause
     return LostError(first_line(error.cause)) if isinstance(error.cause, ObjectLostError) else None

@@ -16,7 +16,7 @@ from fedray.types import TargetArrays
 T = TypeVar("T")
 
 SHARED_TARGETS_BYTES = 2**30
-"""Bytes of targets that are kept for later trials. Targets in use stay in the object store in any case."""
+"""Bytes of targets that stay stored for later trials. Targets in use stay in the object store in any case."""
 
 
 class SharedObjects:
