@@ -74,7 +74,7 @@ def costs(named: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_of_families(named: pd.DataFrame, value: str = "last") -> pd.DataFrame:
-    """Returns the runs of the best setting of each family, by its mean of `value`."""
+    """Returns the runs of each family's best setting: the one with the highest mean of `value`."""
     return named[named["setting"].isin(_best_settings(named, named["family"].astype(str), value))]
 
 

@@ -45,7 +45,7 @@ EVAL_CHUNK_IMAGES = 1000
 """Images that one request evaluates; constant, so that sums of losses do not depend on the number of workers."""
 
 MAX_NODE_LOSSES = 3
-"""Attempts of a round that lose a node, after which the run ends."""
+"""Number of consecutive node losses in one round after which the run ends."""
 
 MakeBackend: TypeAlias = Callable[[Experiment, FederatedDataset], Backend]
 
@@ -93,7 +93,7 @@ class Driver:
         self._targets = teacher_targets.TeacherTargets(experiment, self._data, self._backend, self._teachers)
         self._initial: InitialState
         self._state = RunState(ServerState(0, {}))  # set by _restore
-        self._shared: tuple[int, Shared[Weights]] | None = None  # of a round
+        self._shared: tuple[int, Shared[Weights]] | None = None  # (round, its global weights)
         self._written: Path  # a checkpoint that is not committed yet
         self._saved_round = 0
         self._node_losses = 0

@@ -219,7 +219,7 @@ def _start_driver() -> Any:
 
 
 def _wait(pending: Any, driver: Any, on_progress: OnProgress) -> None:
-    """Wait for a reference, or for the next one of a generator; report the driver's progress meanwhile."""
+    """Wait for a reference, or for the next one of a generator, and report the driver's progress."""
     import ray
 
     while not ray.wait([pending], timeout=PROGRESS_INTERVAL_S)[0]:

@@ -33,7 +33,7 @@ from fedray.results.storage import Storage, storage_of
 from fedray.types import Row
 
 LARGE_FILES = "*checkpoint/*.safetensors"
-"""Files that only the process of a trial reads; a look at the study does not download them."""
+"""Files that only the process of a trial reads; reading the study does not download them."""
 
 State: TypeAlias = Literal["finished", "stopped", "failed", "started", "pending"]
 
@@ -95,7 +95,7 @@ class Trial:
         return replace(self, storage=storage)
 
     def refresh(self) -> None:
-        """Download what the trial's process, on whatever node, has uploaded."""
+        """Download the files that the trial's process has uploaded from its node."""
         self.storage.pull(LARGE_FILES)
 
     @property
@@ -150,7 +150,7 @@ class Study:
         return self._trial(self.space.run(assignment))
 
     def existing_trials(self) -> list[Trial]:
-        """Returns the trials on disk that are points of the space as it is now."""
+        """Returns the trials on disk that are points of the current space."""
         trials = [self._existing_trial(folder) for folder in self._folders.values()]
         return [trial for trial in trials if trial is not None]
 
@@ -246,9 +246,9 @@ class Study:
         }  # fmt: skip
 
     def _existing_trial(self, folder: Path) -> Trial | None:
-        """Returns the trial of a folder, None if it is no point of the space.
+        """Returns the trial of a folder, None if it is not a point of the space.
 
-        An axis that was added later has the base's value, if that gives the trial the same key.
+        On an axis that was added after the trial, it has the base's value, provided that its key stays the same.
         """
         assignment, axes = _read_assignment(folder), self.space.axes
         if assignment is None:
@@ -257,7 +257,7 @@ class Study:
         try:
             fields = flatten(self.space.run(known).experiment.model_dump(mode="json"))
             trial = self.trial({axis.field: known.get(axis.field, fields.get(axis.field)) for axis in axes})
-        except SpecError:  # the changed space does not allow it any more
+        except SpecError:  # the space has changed and no longer allows it
             return None
         return trial if trial.folder.path == folder and contains(axes, trial.assignment) else None
 

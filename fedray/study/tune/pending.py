@@ -10,7 +10,7 @@ from fedray.study.tune.searcher import FixedSearcher, OptunaSearcher
 
 @dataclass(frozen=True)
 class PendingTrials:
-    """What a sweep runs."""
+    """The trials that a sweep runs."""
 
     searcher: FixedSearcher
     experiments: list[Experiment]  # their resources decide how many trials run at once

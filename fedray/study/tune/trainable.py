@@ -27,7 +27,7 @@ TRIAL_LOCK_TIMEOUT_S = 60
 """Time that an earlier process of the trial, which was killed, has to release the folder."""
 
 NOTE_INTERVAL_S = 1.0
-"""Shortest time between two notes of what a trial does before its next round."""
+"""Shortest time between two messages about the activity of a trial before its next round."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class FedTrainable(tune.Trainable):
         trial.storage.push()
 
     def _note(self, event: Progress) -> None:
-        """Send the display what the trial does, at most once a second."""
+        """Send the trial's activity to the display, at most once a second."""
         now = time.monotonic()
         is_last = isinstance(event, TeacherProgress) and event.done == event.total
         if now - self._noted_at > NOTE_INTERVAL_S or is_last:
