@@ -42,8 +42,8 @@ def learning_rate(training: Training, epoch: int) -> float:
 class Trainer:
     """Trains one or several models on the same batches with SGD, each model on its own objective.
 
-    The logits of the other models are constants in a model's loss. A trainer is reused for one client after another. Its
-    tensors and the models' parameters keep their addresses, because a CUDA graph requires it.
+    The logits of the other models are constants in a model's loss. A trainer is reused for one client after another.
+    Its tensors and the models' parameters keep their addresses, because a CUDA graph requires it.
     """
 
     def __init__(
