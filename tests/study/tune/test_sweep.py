@@ -209,7 +209,7 @@ class TestOnRay:
         for trial in trials:
             check_trial(trial, tmp_path / f"alone {trial.name}")
         counts = ray.get(shared_objects.counts.remote())
-        assert (counts["sets"], counts["targets"]) == (2, 3)  # targets of three clients
+        assert (counts["datasets"], counts["targets"]) == (2, 3)  # targets of three clients
 
     @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
     def test_unshared_results_folder_gives_a_one_line_error(self, run_command: RunCommand, tmp_path: Path) -> None:
