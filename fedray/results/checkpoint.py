@@ -46,7 +46,7 @@ def save_private(folder: Path, client: int, number: int, weights: Weights) -> No
     save_weights(file, weights)
 
 
-def sweep(folder: Path, current: Private) -> None:
+def delete_unused(folder: Path, current: Private) -> None:
     """Delete private weights that neither a checkpoint nor the current state refers to.
 
     Raises RunError if a file cannot be deleted.
@@ -67,11 +67,11 @@ def save(folder: Path, state: ServerState, private: Private) -> None:
 
     If the process is killed at any point, one complete checkpoint stays on disk.
     """
-    keep(write(folder, state, private))
+    commit(write(folder, state, private))
 
 
 def write(folder: Path, state: ServerState, private: Private) -> Path:
-    """Write a checkpoint that `load` does not see until `keep` commits it. Returns its folder.
+    """Write a checkpoint that `load` does not see until `commit` is called. Returns its folder.
 
     Raises RunError if it cannot be written.
     """
@@ -81,7 +81,7 @@ def write(folder: Path, state: ServerState, private: Private) -> Path:
     return partial
 
 
-def keep(partial: Path) -> None:
+def commit(partial: Path) -> None:
     """Commit a written checkpoint as the newest, and delete all but the one before it."""
     target = partial.with_name(partial.name.replace("partial", "round"))
     with writing(partial):

@@ -136,7 +136,7 @@ class Driver:
         with self._committing:
             self._is_stopped = True
             if self._saved_round < self._round:
-                checkpoint.keep(self._write_checkpoint(self._state))
+                checkpoint.commit(self._write_checkpoint(self._state))
                 self._saved_round = self._round
         return self._round
 
@@ -246,10 +246,10 @@ class Driver:
             self._state = state
             tables.report(self._round, faults)
             if self._is_due(self._experiment.checkpoint.every, self._round):
-                checkpoint.keep(self._written)
+                checkpoint.commit(self._written)
                 self._saved_round = self._round
             if state.state_rounds:
-                checkpoint.sweep(self._folder.checkpoint, state.state_rounds)
+                checkpoint.delete_unused(self._folder.checkpoint, state.state_rounds)
             self._node_losses = 0
 
     def _rollback(self, tables: RunTables, lost: LostError) -> None:
@@ -269,7 +269,7 @@ class Driver:
         checkpoint.save_weights(self._folder.model, self._state.server.weights)
 
     def _write_checkpoint(self, state: RunState) -> Path:
-        """Write a checkpoint without committing it, which `checkpoint.keep` does."""
+        """Write a checkpoint without committing it, which `checkpoint.commit` does."""
         return checkpoint.write(self._folder.checkpoint, state.server, state.state_rounds)
 
     def _is_due(self, every: int, number: int) -> bool:

@@ -93,7 +93,7 @@ def test_checkpoint_with_damaged_private_weights_is_skipped(tmp_path: Path) -> N
     assert loaded_round() == 2
 
 
-def test_sweep_deletes_private_weights_without_a_checkpoint(tmp_path: Path) -> None:
+def test_unused_private_weights_are_deleted(tmp_path: Path) -> None:
     """Client 0 trains in all five rounds, client 1 in the first only; every second round is saved."""
     for number in (1, 2, 3, 4, 5):
         current = {0: number, 1: 1}
@@ -102,7 +102,7 @@ def test_sweep_deletes_private_weights_without_a_checkpoint(tmp_path: Path) -> N
             checkpoint.save_private(tmp_path, 1, number, weights(9))
         if number % 2 == 0:
             checkpoint.save(tmp_path, ServerState(number, weights(number)), current)
-        checkpoint.sweep(tmp_path, current)
+        checkpoint.delete_unused(tmp_path, current)
     assert sorted(file.stem for file in (tmp_path / "private").iterdir()) == [
         "00000-00002", "00000-00004", "00000-00005", "00001-00001"
     ]  # fmt: skip
@@ -119,13 +119,13 @@ def test_unwritable_private_weights_give_a_one_line_error(tmp_path: Path) -> Non
         checkpoint.save_private(tmp_path, 3, 12, weights(1))
 
 
-def test_written_checkpoint_is_loaded_after_keep(tmp_path: Path) -> None:
+def test_written_checkpoint_is_loaded_after_commit(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, ServerState(1, weights(1)), {})
     partial = checkpoint.write(tmp_path, ServerState(2, weights(2)), {})
     loaded = checkpoint.load(tmp_path)
     assert loaded is not None
     assert loaded[0].round == 1
-    checkpoint.keep(partial)
+    checkpoint.commit(partial)
     loaded = checkpoint.load(tmp_path)
     assert loaded is not None
     assert (loaded[0].round, loaded[0].weights["w"][0, 0]) == (2, 2.0)
