@@ -158,7 +158,7 @@ class TestProposals:
         assert proposed == [{"seed": 1, "training.lr": 0.05}, {"seed": 1, "training.lr": 0.1}, Searcher.FINISHED]
 
     def test_changed_space_still_matches_trials_on_disk(self, tmp_path: Path) -> None:
-        """The value 1 becomes 1.0, and an axis is added: the trial on disk is still study."""
+        """The value 1 becomes 1.0, and an axis is added: the trial on disk still belongs to the study."""
         first = make_study(tmp_path, {"training.lr": {"grid": [1, 2]}})
         run(first.trial({"training.lr": 1}), 1)
         lrs = {"training.lr": {"grid": [1.0, 2.0, 3.0]}}
