@@ -23,7 +23,7 @@ class PendingTrials:
 
 
 def pending_trials(study: Study) -> PendingTrials:
-    """Returns the unfinished trials of the space, or as many proposals as the search asks for."""
+    """Returns the unfinished trials of the space, or the number of proposals that the search specifies."""
     return _proposed(study) if study.space.search.algorithm == "optuna" else _listed(study)
 
 
