@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from fedray.cli.options import Overrides, Verbose
+from fedray.cli.options import SPEC_HELP, Overrides, Verbose
 
 
 def doctor(
     spec: Annotated[
         Path | None,
-        typer.Argument(help="YAML file: one experiment, or a base and a space of axes.", show_default=False),
+        typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False),
     ] = None,
     overrides: Overrides = None,
     address: Annotated[
@@ -29,7 +29,7 @@ def doctor(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Check a cluster, node by node, before anything runs on it. Exits with 1 where an error must be fixed."""
+    """Check a Ray cluster before anything runs on it. Exits with 1 if an error must be fixed."""
     from fedray.backends.ray.cluster import start_ray
     from fedray.cli.doctor_table import print_report
     from fedray.doctor.checks import run_checks

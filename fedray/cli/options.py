@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
-SpecPath = Annotated[Path, typer.Argument(help="YAML file: one experiment, or a base and a space of axes.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", show_default=False)]
+SPEC_HELP = "YAML file: one experiment, or a base and a space of axes."
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SECTION.KEY=VALUE", help="Override a field, for example training.lr=0.05.", show_default=False
+    ),
+]
 StudyResults = Annotated[
     str, typer.Option("--results", metavar="DIR_OR_URI", help="Parent of the study's folder; may be s3://bucket/path.")
 ]

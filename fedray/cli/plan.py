@@ -17,7 +17,7 @@ def plan(
     ] = True,
     verbose: Verbose = False,
 ) -> None:
-    """Estimate a study's cost without running it: trials, resources, teacher outputs, FLOPs, memory, time."""
+    """Estimate the cost of a study without running it. Prints trials, resources, FLOPs, memory and time."""
     from fedray.cli.plan_table import print_plan
     from fedray.config import loader
     from fedray.study import estimate

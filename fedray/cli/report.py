@@ -29,7 +29,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write report.html, figures and tables for one or more studies, finished or not. Only reads result files."""
+    """Write an HTML report with tables and figures. The studies need not be finished; only result files are read."""
     from analysis.report.report import write_report
 
     written = write_report(studies, out, last=last, target=target, command=["fedray", *sys.argv[1:]])

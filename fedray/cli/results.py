@@ -16,7 +16,7 @@ def results(
         list[Path] | None, typer.Option(help="Also write the table to a .csv or .parquet file.", show_default=False)
     ] = None,
 ) -> None:
-    """Print each setting's metrics as mean ± standard deviation over its seeds, in percent."""
+    """Print each setting's metrics over its seeds. A cell is mean ± standard deviation, in percent."""
     from analysis.summary import over_seeds
     from fedray.cli.results_table import print_over_seeds
     from fedray.results.loader import load_results

@@ -21,7 +21,7 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run an experiment, or the experiments of a space one after another, and print a table of results."""
+    """Run one experiment, or all experiments of a space in turn. Prints a table of results."""
     from fedray.backends.ray.cluster import stop_ray
     from fedray.cli.progress import RunProgress
     from fedray.cli.results_table import print_runs

@@ -18,7 +18,7 @@ def sweep(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a study: every trial of a space that is not finished, as many at a time as the cluster has resources for."""
+    """Run the pending trials of a study in parallel. The cluster's resources decide how many run at a time."""
     from fedray.cli.study_table import print_study, print_trials_to_run
     from fedray.config import loader
     from fedray.study.study import Study

@@ -12,7 +12,7 @@ from fedray.errors import SpecError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Inspect the cache of teacher outputs, and measure the accuracy of teachers.",
+    help="Inspect the teacher cache, and check the accuracy of teachers.",
     rich_markup_mode=None,
 )
 
