@@ -39,7 +39,7 @@ MAX_MEMBERS = 20
 
 
 def name_runs(runs: pd.DataFrame, uses_teacher: "pd.Series[bool] | None" = None) -> pd.DataFrame:
-    """Returns `runs` with the columns `algorithm`, `teacher_name`, `family`, `setting` and `condition`.
+    """Return `runs` with the columns `algorithm`, `teacher_name`, `family`, `setting` and `condition`.
 
     `uses_teacher` is true for each run that used teacher outputs: a spec may name a teacher without using it. By
     default it is true for runs with `strategy.lam` above 0. Equal labels mean specs that are equal except for the seed.
@@ -105,7 +105,7 @@ def _distinctive(runs: pd.DataFrame, fields: Sequence[str]) -> list[str]:
 
 
 def teacher_name(run: "dict[str, Any]") -> str:
-    """Returns a teacher's label: `ViT-B-32`, `tuned RN50`, `clip-vit-b-32-openai`, `random of ViT-B-32, RN50`."""
+    """Return a teacher's label: `ViT-B-32`, `tuned RN50`, `clip-vit-b-32-openai`, `random of ViT-B-32, RN50`."""
     if run.get("teacher.kind") == "ensemble":
         members = [_member(run, f"teacher.teachers.{index}.") for index in range(MAX_MEMBERS)]
         return f"{run.get('teacher.assignment')} of {', '.join(filter(None, members))}"
@@ -113,14 +113,14 @@ def teacher_name(run: "dict[str, Any]") -> str:
 
 
 def teacher_method(run: "dict[str, Any]") -> str:
-    """Returns `zero-shot`, `linear_probe`, `fine_tune` or another kind of teacher; the first one's of an ensemble."""
+    """Return `zero-shot`, `linear_probe`, `fine_tune` or another kind of teacher; the first one's of an ensemble."""
     prefix = "teacher.teachers.0." if run.get("teacher.kind") == "ensemble" else "teacher."
     kind = _text(run.get(f"{prefix}kind"))
     return _text(run.get(f"{prefix}method")) or kind if kind == "adapted" else kind
 
 
 def backbone(run: "dict[str, Any]") -> str:
-    """Returns the name of a teacher's network, fitted or not."""
+    """Return the name of a teacher's network, fitted or not."""
     prefix = "teacher.backbone." if run.get("teacher.kind") == "adapted" else "teacher."
     return _text(run.get(f"{prefix}model"))
 
@@ -171,7 +171,7 @@ def _field_label(field: str, value: Any) -> str:
 
 
 def _with_short_sources(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs whose data sets have short names, unless two short names would be equal."""
+    """Run whose data sets have short names, unless two short names would be equal."""
     names = {field: runs[field].map(_source_name) for field in ("data.train", "data.test") if field in runs}
     return runs.assign(**{field: short for field, short in names.items() if short.nunique() == runs[field].nunique()})
 
@@ -183,7 +183,7 @@ def _source_name(text: Any) -> str:
 
 
 def _with_teacher_fields(named: pd.DataFrame, fields: Sequence[str], uses_teacher: "pd.Series[bool]") -> pd.DataFrame:
-    """Adds fields of the teacher, such as its learning rate, to settings that are equal without them."""
+    """Add fields of the teacher, such as its learning rate, to settings that are equal without them."""
     teacher_fields = [field for field in fields if field.startswith("teacher.")]
     for _, group in named[uses_teacher].groupby("setting"):
         differing = [field for field in teacher_fields if field in group and group[field].astype(str).nunique() > 1]

@@ -10,7 +10,7 @@ from fedray.results.loader import last_k
 
 
 def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Returns the runs that can be compared, their evaluated rounds, and sentences about runs that are left out.
+    """Return the runs that can be compared, their evaluated rounds, and sentences about runs that are left out.
 
     These are the finished runs; if there is none, all started runs up to their last common round. Of several runs with
     the same setting, condition and seed, the one with the most rounds is kept.
@@ -45,7 +45,7 @@ def _repeated(named: pd.DataFrame, done: "pd.Series[int]") -> "pd.Series[bool]":
 
 
 def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int | None = None) -> pd.DataFrame:
-    """Returns `runs` with columns for the metrics of their evaluated `rounds`. Accuracies are fractions, 0 to 1.
+    """Return `runs` with columns for the metrics of their evaluated `rounds`. Accuracies are fractions, 0 to 1.
 
     - `rounds_done`, `first`, `final`, `best`: the last round; the first, last and highest accuracy.
     - `k`: number of averaged rounds, `last` or by default `loader.last_k`; the next metrics use the last k rounds.
@@ -77,20 +77,20 @@ def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int | None = None) 
 
 
 def spent(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Returns the costs of each run summed over its rounds: `seconds`, `bytes`, `teacher_flops` ...; NaN if unknown."""
+    """Return the costs of each run summed over its rounds: `seconds`, `bytes`, `teacher_flops` ...; NaN if unknown."""
     costs = rounds.assign(bytes=rounds["bytes_down"] + rounds["bytes_up"])
     columns = ["seconds", "bytes", "teacher_flops", "teacher_outputs_used", "failed_clients"]
     return costs.groupby("run", observed=True)[columns].sum(min_count=1)
 
 
 def until(rounds: pd.DataFrame, last_rounds: "pd.Series[int]") -> pd.DataFrame:
-    """Returns the rounds of the runs in `last_rounds`, each up to the given round."""
+    """Return the rounds of the runs in `last_rounds`, each up to the given round."""
     rows = rounds[rounds["run"].isin(last_rounds.index)]
     return rows[rows["round"] <= rows["run"].map(last_rounds).astype(int)]
 
 
 def rounds_to(rounds: pd.DataFrame, targets: "pd.Series[float]") -> "pd.Series[float]":
-    """Returns the first evaluated round in which each run has its target accuracy; NaN if there is none."""
+    """Return the first evaluated round in which each run has its target accuracy; NaN if there is none."""
     wanted = rounds["run"].map(targets).astype(float)
     reached = rounds[rounds["test_accuracy"] >= wanted]
     return reached.groupby("run", observed=True)["round"].first().reindex(targets.index).astype(float)

@@ -71,7 +71,7 @@ class Records:
         return self._tables([run for run in runs if (self.folder(run) / name).exists()], name, CONFUSION)
 
     def folder(self, run: str) -> Path:
-        """Returns the folder of a run on this machine."""
+        """Return the folder of a run on this machine."""
         return Path(str(self.runs.at[run, "folder"]))
 
     def _of_round(
@@ -90,7 +90,7 @@ class Records:
 
 
 def load(*places: str | Path) -> Records:
-    """Returns the records of every run below some folders or URIs, finished or not.
+    """Return the records of every run below some folders or URIs, finished or not.
 
     Raises SpecError if there is no run, or if a folder is given twice.
     """

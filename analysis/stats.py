@@ -12,7 +12,7 @@ ROUNDING_ERROR = 1e-9
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Returns the two-sided p-value of Student's t-test of paired values: the null hypothesis is a mean of zero.
+    """Return the two-sided p-value of Student's t-test of paired values: the null hypothesis is a mean of zero.
 
     NaN for fewer than MIN_PAIRS values, and if all values are equal.
     """
@@ -26,7 +26,7 @@ def paired_p(differences: Sequence[float]) -> float:
 
 
 def holm(ps: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Returns the p-values with Holm's step-down correction (Scand. J. Stat. 6:65, 1979). NaNs are not counted."""
+    """Return the p-values with Holm's step-down correction (Scand. J. Stat. 6:65, 1979). NaNs are not counted."""
     values = np.asarray(ps, dtype=float)
     corrected = np.full(len(values), np.nan)
     order = np.argsort(values)[: int(np.isfinite(values).sum())]

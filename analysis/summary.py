@@ -15,7 +15,7 @@ METRICS = ("test_accuracy", "last_k_accuracy", "worst_class_accuracy", "rare_cla
 
 
 def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFrame:
-    """Returns one row per run: the spec fields that vary and the metrics of the last evaluated round.
+    """Return one row per run: the spec fields that vary and the metrics of the last evaluated round.
 
     `runs` selects and orders the runs; by default all, by name. Accuracies are shares from 0 to 1. `last_k_accuracy`
     is the mean over the last `k` evaluated rounds, `difference` its difference to the first run's, and
@@ -34,7 +34,7 @@ def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFra
 
 
 def over_seeds(results: "Results") -> pd.DataFrame:
-    """Returns one row per setting: mean and standard deviation of each metric over the setting's seeds.
+    """Return one row per setting: mean and standard deviation of each metric over the setting's seeds.
 
     Columns: the spec fields that vary, `seeds`, `round` (the last one that all seeds have evaluated, to which all
     metrics belong), `k` (evaluated rounds that `last_k_accuracy` averages), and for each of METRICS its mean and, as
@@ -67,7 +67,7 @@ def _by(fields: list[str], runs: pd.DataFrame) -> Any:
 
 
 def teacher_work(results: "Results", runs: Sequence[str]) -> str:
-    """Returns a line with the runs' used teacher outputs and computed forward passes; empty if none was used."""
+    """Return a line with the runs' used teacher outputs and computed forward passes; empty if none was used."""
     rounds = results.rounds[results.rounds["run"].isin(runs)]
     used, passes = (int(rounds[column].sum()) for column in ("teacher_outputs_used", "teacher_forward_passes"))
     if not used:
@@ -76,7 +76,7 @@ def teacher_work(results: "Results", runs: Sequence[str]) -> str:
 
 
 def faults(results: "Results", runs: Sequence[str]) -> str:
-    """Returns a line with the number of faults that the runs recovered from, by kind; empty without any."""
+    """Return a line with the number of faults that the runs recovered from, by kind; empty without any."""
     rows = results.faults[results.faults["run"].isin(runs)]
     counts = rows["fault"].value_counts()
     kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())

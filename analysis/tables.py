@@ -19,7 +19,7 @@ ALL = "all"
 
 
 def comparison(named: pd.DataFrame, value: str = "last", baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
-    """Returns one row per setting and condition: `seeds`, `mean` and `std` (n - 1) of a metric over seeds, and `best`.
+    """Return one row per setting and condition: `seeds`, `mean` and `std` (n - 1) of a metric over seeds, and `best`.
 
     For each baseline B among the runs:
     - `difference to B`: mean over pairs with the same seed, condition and training fields
@@ -41,13 +41,13 @@ def comparison(named: pd.DataFrame, value: str = "last", baselines: Sequence[str
 
 
 def reference(named: pd.DataFrame) -> pd.DataFrame:
-    """Returns the runs that define the target accuracy: those of FedAvg's best setting, else of the first setting."""
+    """Return the runs that define the target accuracy: those of FedAvg's best setting, else of the first setting."""
     fedavg = named[named["algorithm"] == "FedAvg"]
     return best_of_families(fedavg) if len(fedavg) else named[named["setting"] == named["setting"].min()]
 
 
 def to_target(named: pd.DataFrame, rounds: pd.DataFrame, target: float | None = None) -> pd.DataFrame:
-    """Returns one row per setting and condition: `target`, `seeds`, number of seeds that `reached` it, `mean` round.
+    """Return one row per setting and condition: `target`, `seeds`, number of seeds that `reached` it, `mean` round.
 
     The target defaults to the mean `last` of `reference` in the condition; it is NaN if `reference` has no run there.
     """
@@ -66,7 +66,7 @@ def to_target(named: pd.DataFrame, rounds: pd.DataFrame, target: float | None = 
 
 
 def costs(named: pd.DataFrame) -> pd.DataFrame:
-    """Returns one row per setting and condition: mean costs and accuracy over seeds."""
+    """Return one row per setting and condition: mean costs and accuracy over seeds."""
     columns = ["last", "seconds", "bytes", "teacher_flops", "client_flops"]
     present = [column for column in columns if column in named and named[column].notna().any()]
     grouped = named.groupby(["setting", "condition"], observed=True)
@@ -74,12 +74,12 @@ def costs(named: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_of_families(named: pd.DataFrame, value: str = "last") -> pd.DataFrame:
-    """Returns the runs of each family's best setting: the one with the highest mean of `value`."""
+    """Return the runs of each family's best setting: the one with the highest mean of `value`."""
     return named[named["setting"].isin(_best_settings(named, named["family"].astype(str), value))]
 
 
 def wide(table: pd.DataFrame, cells: "pd.Series[str]") -> pd.DataFrame:
-    """Returns cells by setting (rows) and condition (columns) in the order of the labels; empty without a run."""
+    """Return cells by setting (rows) and condition (columns) in the order of the labels; empty without a run."""
     order = list(dict.fromkeys(table["condition"]))
     known = [str(condition) for condition in label_order(table["condition"]) if condition in order]
     frame = table.assign(cell=cells).pivot(index="setting", columns="condition", values="cell")
@@ -87,7 +87,7 @@ def wide(table: pd.DataFrame, cells: "pd.Series[str]") -> pd.DataFrame:
 
 
 def label_order(labels: "pd.Series[Any]") -> list[str]:
-    """Returns the labels in the order of their categories; labels without a category come last."""
+    """Return the labels in the order of their categories; labels without a category come last."""
     categories = list(labels.cat.categories) if isinstance(labels.dtype, pd.CategoricalDtype) else []
     return [*categories, *(label for label in dict.fromkeys(labels.astype(str)) if label not in categories)]
 

@@ -88,12 +88,12 @@ def measure(cluster: Cluster, nodes: int, clients: int, rounds: int) -> Traffic:
 
 
 def counters(cluster: Cluster) -> tuple[int, int]:
-    """Returns the bytes in and out of the driver's host."""
+    """Return the bytes in and out of the driver's host."""
     return cluster.hosts[0].bytes_in, cluster.hosts[0].bytes_out
 
 
 def counters_after_rounds(cluster: Cluster, run: "subprocess.Popen[str]", rounds: int) -> list[tuple[int, int]]:
-    """Returns the counters after each round. Raises SystemExit with the output of a run that fails."""
+    """Return the counters after each round. Raises SystemExit with the output of a run that fails."""
     counts, output = list[tuple[int, int]](), list[str]()
     assert run.stdout is not None
     for text in run.stdout:
@@ -106,12 +106,12 @@ def counters_after_rounds(cluster: Cluster, run: "subprocess.Popen[str]", rounds
 
 
 def per_round(counts: Sequence[tuple[int, int]], direction: int) -> float:
-    """Returns the mean increase between rounds; direction 0 is in, 1 is out."""
+    """Return the mean increase between rounds; direction 0 is in, 1 is out."""
     return (counts[-1][direction] - counts[0][direction]) / (len(counts) - 1)
 
 
 def proxy(folder: Path) -> int:
-    """Returns the size of the weights file, which includes a short header."""
+    """Return the size of the weights file, which includes a short header."""
     return (folder / "spec" / "model.safetensors").stat().st_size
 
 

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def measure(folder: Path, study: str) -> tuple[float, float]:
-    """Returns the seconds and the peak memory (MB) of the command."""
+    """Return the seconds and the peak memory (MB) of the command."""
     command = [sys.executable, "-m", "fedray", "report", str(folder / study), "--out", str(folder / f"{study}-report")]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -58,7 +58,7 @@ def measure(folder: Path, study: str) -> tuple[float, float]:
 
 
 def write_study(root: Path, trials: int, rounds: int) -> None:
-    """Writes trials whose tables are as long as real ones."""
+    """Write trials whose tables are as long as real ones."""
     cells = list(product(STRATEGIES, ALPHAS))
     tables = {name: frame.to_csv(index=False) for name, frame in shared_tables(rounds).items()}
     for number in range(trials):
@@ -79,7 +79,7 @@ def write_study(root: Path, trials: int, rounds: int) -> None:
 
 
 def curve(number: int, strategy: dict[str, object], alpha: float, rounds: int) -> pd.DataFrame:
-    """Returns rounds.csv: a noisy curve to a level that depends on strategy and α."""
+    """Return rounds.csv: a noisy curve to a level that depends on strategy and α."""
     level = 0.5 + 0.1 * np.log10(alpha) + 0.1 * (strategy["name"] == "fedlpfm")
     steps = np.arange(1, rounds + 1)
     accuracy = level * (1 - np.exp(-steps / 50)) + np.random.default_rng(number).normal(0, 0.01, rounds)
@@ -96,7 +96,7 @@ def curve(number: int, strategy: dict[str, object], alpha: float, rounds: int) -
 
 
 def shared_tables(rounds: int) -> dict[str, pd.DataFrame]:
-    """Returns the tables that are equal for all trials."""
+    """Return the tables that are equal for all trials."""
     grid = pd.DataFrame(list(product(range(1, rounds + 1), range(COUNT))), columns=["round", "index"])
     values = np.random.default_rng(0).random(len(grid)).round(4)
     texts = {"node": "here", "device": "cpu", "failure": ""}

@@ -160,7 +160,7 @@ class DriverHolder:
 
 
 def pss() -> tuple[float, float]:
-    """Returns the PSS in MB of the driver and of the actor."""
+    """Return the PSS in MB of the driver and of the actor."""
     largest = dict.fromkeys(ROLES.values(), 0.0)
     for process, role in roles():
         rollup = (process / "smaps_rollup").read_text().splitlines()
@@ -170,7 +170,7 @@ def pss() -> tuple[float, float]:
 
 
 def roles() -> Iterator[tuple[Path, str]]:
-    """Yields the descendants of this process that are drivers or actors, with their role."""
+    """Yield the descendants of this process that are drivers or actors, with their role."""
     parents = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError):  # the process may have ended
@@ -212,7 +212,7 @@ resources: {{clients_per_actor: 20}}
 
 
 def spread(values: Sequence[float]) -> str:
-    """Returns median, minimum and maximum."""
+    """Return median, minimum and maximum."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 

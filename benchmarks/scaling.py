@@ -65,7 +65,7 @@ def start_cluster(nodes: int) -> Cluster:
 
 
 def rounds(clients: int, number: int) -> list[float]:
-    """Returns the seconds of each round but the first."""
+    """Return the seconds of each round but the first."""
     spec = {**SPEC, "partition": {"kind": "iid", "clients": clients}}
     spec["training"] = {**SPEC["training"], "rounds": number}
     with tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measures(checkout: Path) -> Iterator[tuple[str, object]]:
-    """Yields the name and value of each measure."""
+    """Yield the name and value of each measure."""
     for top in ("fedray", "analysis", "tests"):
         files = {path: path.read_text() for path in sorted((checkout / top).rglob("*.py"))}
         lines = {path: text.count("\n") for path, text in files.items()}
@@ -66,7 +66,7 @@ def measures(checkout: Path) -> Iterator[tuple[str, object]]:
 
 
 def function_lengths(text: str) -> Iterator[int]:
-    """Yields the length in lines of each function and method."""
+    """Yield the length in lines of each function and method."""
     code_lines = _lines_of_code(text)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, Function):
@@ -78,7 +78,7 @@ def function_lengths(text: str) -> Iterator[int]:
 
 
 def _lines_of_code(text: str) -> set[int]:
-    """Returns the numbers of the lines that have more than a comment."""
+    """Return the numbers of the lines that have more than a comment."""
     skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -88,7 +88,7 @@ def _lines_of_code(text: str) -> set[int]:
 
 
 def read_modules(package: Path) -> dict[str, str]:
-    """Returns the text of each module of a package by its dotted name."""
+    """Return the text of each module of a package by its dotted name."""
     return {
         ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
         for path in sorted(package.rglob("*.py"))
@@ -96,7 +96,7 @@ def read_modules(package: Path) -> dict[str, str]:
 
 
 def import_graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
-    """Returns the modules that each module imports, itself excluded."""
+    """Return the modules that each module imports, itself excluded."""
     return {name: set(_imported(text, modules)) - {name} for name, text in modules.items()}
 
 
@@ -114,7 +114,7 @@ def _imported(text: str, modules: Mapping[str, str]) -> Iterator[str]:
 
 
 def package_graph(imports: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Returns the packages and top-level modules that each of them imports, itself excluded."""
+    """Return the packages and top-level modules that each of them imports, itself excluded."""
 
     def package(name: str) -> str:
         return name.split(".")[1]
@@ -127,7 +127,7 @@ def package_graph(imports: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def count_layers(graph: Mapping[str, set[str]]) -> int:
-    """Returns the number of nodes on the longest path of the graph, each cycle counted as one node."""
+    """Return the number of nodes on the longest path of the graph, each cycle counted as one node."""
     reachable = {node: _reachable(graph, node) for node in graph}
     cycle = {node: min([node, *(other for other in reachable[node] if node in reachable[other])]) for node in graph}
 
@@ -151,7 +151,7 @@ def _reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
 
 
 def count_uses(text: str, pattern: str) -> int:
-    """Returns how often a pattern occurs, lines with imports excluded."""
+    """Return how often a pattern occurs, lines with imports excluded."""
     lines = [line for line in text.splitlines() if not re.match(r"\s*(from|import) ", line)]
     return sum(len(re.findall(pattern, line)) for line in lines)
 

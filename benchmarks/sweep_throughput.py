@@ -99,13 +99,13 @@ def measure(run: Callable[[Path], None], folder: Path) -> Measurement:
 
 
 def ticks() -> Mapping[str, int]:
-    """Returns idle and total clock ticks of all cores since the machine started."""
+    """Return idle and total clock ticks of all cores since the machine started."""
     numbers = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return {"idle": numbers[3] + numbers[4], "total": sum(numbers)}
 
 
 def digest(folder: Path) -> str:
-    """Returns the hash of all trials' final weights."""
+    """Return the hash of all trials' final weights."""
     models = sorted(file.read_bytes() for file in folder.rglob("model.safetensors"))
     return hashlib.sha256(b"".join(models)).hexdigest()
 

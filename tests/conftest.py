@@ -43,7 +43,7 @@ def _empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture
 def small() -> Callable[..., Experiment]:
-    """Builds small experiments: `small(strategy={"name": "fml"}, training={"rounds": 5})` changes two sections."""
+    """Build small experiments: `small(strategy={"name": "fml"}, training={"rounds": 5})` changes two sections."""
 
     def make(**sections: Any) -> Experiment:
         merged = {

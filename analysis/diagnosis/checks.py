@@ -11,7 +11,7 @@ from analysis.tables import best_of_families
 
 
 def diagnose(named: pd.DataFrame, rounds: pd.DataFrame, clients: pd.DataFrame) -> list[Finding]:
-    """Returns the findings about a study, warnings first.
+    """Return the findings about a study, warnings first.
 
     `named`: runs as returned by `labels.name_runs` and `outcomes.outcomes`, joined with `outcomes.spent`.
     `rounds`: their evaluated rounds. `clients`: the result of `Records.clients` for some or all of them.

@@ -15,7 +15,7 @@ MIN_CLASS_ACCURACY = 0.01
 
 
 def update_agreement(named: pd.DataFrame) -> Iterator[Finding]:
-    """Yields cosine and drift of client updates in the condition with the lowest cosine.
+    """Yield cosine and drift of client updates in the condition with the lowest cosine.
 
     `named` holds one setting per family.
     """
@@ -36,7 +36,7 @@ def update_agreement(named: pd.DataFrame) -> Iterator[Finding]:
 
 
 def accuracy_spread(named: pd.DataFrame, clients: pd.DataFrame) -> Iterator[Finding]:
-    """Yields the standard deviation of train accuracy across clients. `clients`: the result of `Records.clients`."""
+    """Yield the standard deviation of train accuracy across clients. `clients`: the result of `Records.clients`."""
     if clients.empty:
         return
     shared, where = shared_conditions(named)
@@ -53,7 +53,7 @@ def accuracy_spread(named: pd.DataFrame, clients: pd.DataFrame) -> Iterator[Find
 
 
 def worst_classes(named: pd.DataFrame) -> Iterator[Finding]:
-    """Yields the cells in which the worst class of a round is almost never predicted correctly."""
+    """Yield the cells in which the worst class of a round is almost never predicted correctly."""
     accuracies = named.groupby(["condition", "setting"], observed=True)["worst_class"].mean().dropna()
     lost = accuracies[accuracies < MIN_CLASS_ACCURACY]
     if lost.empty:

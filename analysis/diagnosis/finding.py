@@ -21,12 +21,12 @@ class Finding:
 
     @classmethod
     def of(cls, topic: str, sentence: str, runs: Iterable[object], *, is_warning: bool = False) -> "Finding":
-        """Returns a finding about runs given by any labels."""
+        """Return a finding about runs given by any labels."""
         return cls(topic, sentence, is_warning, tuple(map(str, runs)))
 
 
 def shared_conditions(named: "pd.DataFrame") -> tuple["pd.DataFrame", str]:
-    """Returns the runs on conditions that every family has, and the words that name these conditions if some are left.
+    """Return the runs on conditions that every family has, and the words that name these conditions if some are left.
 
     Families are compared on equal conditions only.
     """

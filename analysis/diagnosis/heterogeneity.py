@@ -20,14 +20,14 @@ MAX_LOSS = 0.1
 
 
 def accuracy_loss(named: pd.DataFrame) -> Iterator[Finding]:
-    """Yields findings for each axis of heterogeneity that varies. `named` holds one setting per family."""
+    """Yield findings for each axis of heterogeneity that varies. `named` holds one setting per family."""
     for field, name in AXES.items():
         if field in named and named[field].nunique() > 1:
             yield from _along_axis(named[named[field].notna()].astype({field: float}), field, name)
 
 
 def slopes(named: pd.DataFrame, field: str) -> pd.DataFrame:
-    """Returns the gain of accuracy for a tenfold value of a field, by family (rows) and seed (columns).
+    """Return the gain of accuracy for a tenfold value of a field, by family (rows) and seed (columns).
 
     Least squares fits of `last` over log10 of the field, among runs whose other data and partition fields are equal;
     the mean of these fits. NaN for a seed that lacks a value of the field.
@@ -61,7 +61,7 @@ def _along_axis(named: pd.DataFrame, field: str, name: str) -> Iterator[Finding]
 
 
 def _compared_with_fedavg(by_family: pd.DataFrame, families: Sequence[str], named: pd.DataFrame) -> Iterator[Finding]:
-    """Yields a finding per family; p-values are Holm-corrected over the families."""
+    """Yield a finding per family; p-values are Holm-corrected over the families."""
     by_seed = by_family.T
     recovered = {family: (by_seed["FedAvg"] - by_seed[family]).dropna() for family in families}
     ps = holm([paired_p(list(values)) for values in recovered.values()])

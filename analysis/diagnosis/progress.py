@@ -18,7 +18,7 @@ MIN_ROUNDS = 6
 
 
 def rising_curves(named: pd.DataFrame) -> Iterator[Finding]:
-    """Yields the number of settings whose accuracy still rises in the last third of the rounds."""
+    """Yield the number of settings whose accuracy still rises in the last third of the rounds."""
     gains = named.groupby(["setting", "condition"], observed=True)["gain"].mean().dropna()
     if gains.empty:
         return
@@ -41,7 +41,7 @@ def rising_curves(named: pd.DataFrame) -> Iterator[Finding]:
 
 
 def communication(named: pd.DataFrame, rounds: pd.DataFrame) -> Iterator[Finding]:
-    """Yields the bytes per point of accuracy, and the gain from the last third of them.
+    """Yield the bytes per point of accuracy, and the gain from the last third of them.
 
     `named` holds one setting per family.
     """
@@ -57,7 +57,7 @@ def communication(named: pd.DataFrame, rounds: pd.DataFrame) -> Iterator[Finding
 
 
 def few_seeds(named: pd.DataFrame) -> Iterator[Finding]:
-    """Yields the number of cells with too few seeds for a test."""
+    """Yield the number of cells with too few seeds for a test."""
     seeds = named.groupby(["setting", "condition"], observed=True)["seed"].nunique()
     few = int((seeds < MIN_PAIRS).sum())
     if not few:
@@ -70,7 +70,7 @@ def few_seeds(named: pd.DataFrame) -> Iterator[Finding]:
 
 
 def megabytes(count: float) -> str:
-    """Returns a number of bytes in a suitable unit: `12 MB`, `3.4 GB`."""
+    """Return a number of bytes in a suitable unit: `12 MB`, `3.4 GB`."""
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if count >= size:
             return f"{count / size:.3g} {unit}"

@@ -13,7 +13,7 @@ MIN_LEAD = 0.01
 
 
 def teacher_accuracy(named: pd.DataFrame) -> Iterator[Finding]:
-    """Yields each teacher's accuracy on the clients' examples, compared with the best proxies distilled from it."""
+    """Yield each teacher's accuracy on the clients' examples, compared with the best proxies distilled from it."""
     distilled = named[(named["teacher_name"] != "") & named["teacher_accuracy"].notna()]
     for teacher, runs in distilled.groupby("teacher_name"):
         by_condition = runs.astype({"teacher_accuracy": float}).groupby("condition", observed=True)
@@ -35,7 +35,7 @@ def teacher_accuracy(named: pd.DataFrame) -> Iterator[Finding]:
 
 
 def best_lambda(named: pd.DataFrame) -> Iterator[Finding]:
-    """Yields each teacher's best λ, and whether it is the smallest or largest value tried. FedAvg counts as λ = 0."""
+    """Yield each teacher's best λ, and whether it is the smallest or largest value tried. FedAvg counts as λ = 0."""
     if "strategy.lam" not in named:
         return
     swept = named.assign(lam=named["strategy.lam"].where(named["algorithm"] != "FedAvg", 0.0))

@@ -23,7 +23,7 @@ MAX_CLASS_NAMES = 30
 
 
 def accuracy_by_class(named: pd.DataFrame, classes: pd.DataFrame, partition: pd.DataFrame) -> "Figure | None":
-    """Returns a figure with a panel per condition, a row per class and a mark per family: final test accuracy.
+    """Return a figure with a panel per condition, a row per class and a mark per family: final test accuracy.
 
     `named` should hold one setting per family; marks are means over its seeds. `classes` has `run`, `class`,
     `class_name` and `test_accuracy` (a share; NaN if the test set lacks the class), `partition` has `run`, `client`,
@@ -71,7 +71,7 @@ def accuracy_by_class(named: pd.DataFrame, classes: pd.DataFrame, partition: pd.
 def confusions(
     proxy: pd.DataFrame | None, teacher: pd.DataFrame | None, names: "Mapping[Any, str] | pd.Series[str]"
 ) -> "Figure | None":
-    """Returns a figure of the confusion matrices of the teacher (clients' examples) and of the proxy (test set).
+    """Return a figure of the confusion matrices of the teacher (clients' examples) and of the proxy (test set).
 
     Both tables have `class`, `predicted_class` and `examples`, one row per pair that occurs; one may be empty or None.
     `names` maps a class to its name. Cells are in % of the class's examples; the row of a class without examples
@@ -102,7 +102,7 @@ def confusions(
 
 
 def rare_for(partition: pd.DataFrame) -> pd.DataFrame:
-    """Returns the share of clients, over all runs, for which a class is rare: [conditions, classes]."""
+    """Return the share of clients, over all runs, for which a class is rare: [conditions, classes]."""
     holding = partition[partition["examples"] > 0]
     totals = holding.groupby(["run", "client"], observed=True)["examples"].transform("sum")
     common = (
@@ -124,13 +124,13 @@ def _selected(accuracy: "pd.Series[float]") -> list[float]:
 
 
 def _draw_marks(axes: "Axes", accuracy: "pd.Series[float]", index: int, count: int, line: Mapping[str, Any]) -> None:
-    """Draws the marks of one of `count` families, shifted vertically so that they do not overlap."""
+    """Draw the marks of one of `count` families, shifted vertically so that they do not overlap."""
     shift = 0.44 * ((index + 0.5) / count - 0.5)
     axes.plot(accuracy, np.arange(len(accuracy)) + shift, markersize=4, **line)
 
 
 def _mark_rare(axes: "Axes", rare: "pd.Series[float]") -> None:
-    """Writes the percentage of clients for each class, and shades the rows above one half."""
+    """Write the percentage of clients for each class, and shades the rows above one half."""
     axes.set_title("rare for", loc="right", fontsize=7.5)
     for row, share in enumerate(rare):
         text = f"{share:.0f} %"

@@ -19,7 +19,7 @@ MAX_BUBBLE_ROWS = 20
 
 
 def spread(named: pd.DataFrame, clients: pd.DataFrame) -> "Figure | None":
-    """Returns a figure with a panel per condition and a row per family: clients' train accuracy, median, quartiles.
+    """Return a figure with a panel per condition and a row per family: clients' train accuracy, median, quartiles.
 
     `named` should hold one setting per family. `clients` has `run`, `client` and `train_accuracy` of the last round (a
     share; NaN if the client failed). Each dot is a client; all seeds are drawn.
@@ -50,7 +50,7 @@ def spread(named: pd.DataFrame, clients: pd.DataFrame) -> "Figure | None":
 
 
 def partitions(named: pd.DataFrame, partition: pd.DataFrame) -> "Figure | None":
-    """Returns a figure with a panel per condition: clients by classes, bubbles with areas proportional to examples.
+    """Return a figure with a panel per condition: clients by classes, bubbles with areas proportional to examples.
 
     `partition` has `run`, `client`, `class` (its index), `class_name` and `examples`, one row per class that a client
     holds. The first run with the smallest seed is drawn.
@@ -100,7 +100,7 @@ def _wrapped(family: str) -> str:
 
 
 def _draw_strip(axes: "Axes", row: int, accuracy: npt.NDArray[np.float64], color: str) -> None:
-    """Draws a bar between the quartiles, the median, and a dot per client at scattered heights."""
+    """Draw a bar between the quartiles, the median, and a dot per client at scattered heights."""
     lower, median, upper = np.percentile(accuracy, [25, 50, 75])
     axes.plot([lower, upper], [row, row], color=color, alpha=0.3, linewidth=11, solid_capstyle="butt")
     heights = row + 0.56 * (np.arange(len(accuracy)) * 0.6180339887 % 1 - 0.5)  # golden ratio: evenly scattered
@@ -115,7 +115,7 @@ def _first_run(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw_bubbles(axes: "Axes", rows: pd.DataFrame, classes: list[float], scale: float) -> None:
-    """Draws a bubble of `scale` square points per example."""
+    """Draw a bubble of `scale` square points per example."""
     axes.grid(visible=False)
     heights = [classes.index(label) for label in rows["class"]]
     axes.scatter(rows["client"], heights, s=scale * rows["examples"], color=style.NEUTRAL_COLOR, linewidths=0)

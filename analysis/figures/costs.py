@@ -39,7 +39,7 @@ class _Label:
 
 
 def pareto(table: pd.DataFrame) -> "Figure | None":
-    """Returns a figure with a panel per cost that differs between settings: accuracy by cost, and the Pareto front.
+    """Return a figure with a panel per cost that differs between settings: accuracy by cost, and the Pareto front.
 
     `table` is the result of `tables.costs`: `setting`, `condition`, `last` (a share) and any of `client_flops`,
     `teacher_flops`, `bytes`, `seconds`. Points are means over the conditions that most settings share; a setting that
@@ -68,7 +68,7 @@ def pareto(table: pd.DataFrame) -> "Figure | None":
 
 
 def front_of(points: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """Returns the Pareto front, sorted by cost: no other point has a lower `cost` and a higher `last`."""
+    """Return the Pareto front, sorted by cost: no other point has a lower `cost` and a higher `last`."""
     ordered = points.sort_values([cost, "last"], ascending=[True, False], kind="stable")
     best_cheaper = ordered["last"].cummax().shift(fill_value=-np.inf)
     return ordered[ordered["last"] > best_cheaper]
@@ -158,7 +158,7 @@ def _label(axes: "Axes", cost: str, points: pd.DataFrame) -> None:
 
 
 def _put_labels(axes: "Axes", labels: Sequence[_Label], front: int) -> None:
-    """Writes each label next to its point if it overlaps nothing; the first `front` labels in any case."""
+    """Write each label next to its point if it overlaps nothing; the first `front` labels in any case."""
     from matplotlib.transforms import Bbox
 
     scale = axes.figure.dpi / 72
@@ -189,7 +189,7 @@ def _is_within(box: "Bbox", area: "Bbox") -> bool:
 def _places(
     x: float, y: float, width: float, height: float, scale: float
 ) -> Iterator[tuple["Bbox", tuple[float, float], str]]:
-    """Yields boxes (pixels) for a text around a point, each with the text's offset (points) and alignment."""
+    """Yield boxes (pixels) for a text around a point, each with the text's offset (points) and alignment."""
     from matplotlib.transforms import Bbox
 
     for up in (0, 9, -9, 18, -18):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def accuracy_by_round(named: pd.DataFrame, rounds: pd.DataFrame) -> "Figure | None":
-    """Returns a figure with a panel per condition and a line per family: mean and standard deviation over seeds.
+    """Return a figure with a panel per condition and a line per family: mean and standard deviation over seeds.
 
     `named` should hold one setting per family: several are averaged. `rounds` holds evaluated rounds.
     """
@@ -40,7 +40,7 @@ def accuracy_by_round(named: pd.DataFrame, rounds: pd.DataFrame) -> "Figure | No
 
 
 def heterogeneity(named: pd.DataFrame) -> "Figure | None":
-    """Returns a figure of accuracy by Dirichlet's α (log scale): mean and standard deviation over seeds per family.
+    """Return a figure of accuracy by Dirichlet's α (log scale): mean and standard deviation over seeds per family.
 
     `named` should hold one setting per family.
     """
@@ -67,13 +67,13 @@ def heterogeneity(named: pd.DataFrame) -> "Figure | None":
 
 
 def over_seeds(rounds: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Returns `mean` and `std` of a column over seeds, one row per `family` and `round`."""
+    """Return `mean` and `std` of a column over seeds, one row per `family` and `round`."""
     groups = rounds.groupby(["family", "round"], observed=True)[column]
     return pd.DataFrame({"mean": groups.mean(), "std": groups.std()}).reset_index()
 
 
 def dirichlet(named: pd.DataFrame) -> pd.DataFrame:
-    """Returns the runs whose partition is a Dirichlet distribution."""
+    """Return the runs whose partition is a Dirichlet distribution."""
     if "partition.alpha" not in named:
         return named.iloc[:0].assign(**{"partition.alpha": np.nan})
     return named[named["partition.alpha"].notna()].astype({"partition.alpha": float})

@@ -19,7 +19,7 @@ MAX_FAMILIES = 3
 
 
 def styles_of(named: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Returns the line style of each family. Families that `chosen` selects come first, so that they differ most."""
+    """Return the line style of each family. Families that `chosen` selects come first, so that they differ most."""
     algorithms = dict(zip(named["family"].astype(str), named["algorithm"], strict=True))
     best = _best_families(named)
     order = sorted(present(named["family"]), key=lambda family: family not in best)
@@ -27,13 +27,13 @@ def styles_of(named: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def present(labels: "pd.Series[Any]") -> list[str]:
-    """Returns the categories that occur, in their order."""
+    """Return the categories that occur, in their order."""
     occurring = set(labels.astype(str))
     return [str(label) for label in labels.cat.categories if label in occurring]
 
 
 def chosen(named: pd.DataFrame, max_families: int = MAX_FAMILIES) -> tuple[pd.DataFrame, str]:
-    """Returns the runs of each algorithm's most accurate families, and a note if some families are left out."""
+    """Return the runs of each algorithm's most accurate families, and a note if some families are left out."""
     families = _best_families(named, max_families)
     others = named["family"].nunique() - len(families)
     note = f"the {max_families} most accurate teachers of each algorithm; {others} more are not shown" if others else ""
@@ -50,7 +50,7 @@ def _best_families(named: pd.DataFrame, max_families: int = MAX_FAMILIES) -> set
 
 
 def joined(named: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the table's rows of these runs with `family` and `condition`, as categories in the order of `named`."""
+    """Return the table's rows of these runs with `family` and `condition`, as categories in the order of `named`."""
     rows = table[table["run"].isin(named.index)]
     runs = rows["run"].astype(str)
     labels = {
@@ -63,7 +63,7 @@ def joined(named: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 def share_legend(
     figure: "Figure", styles: Mapping[str, Mapping[str, Any]], note: str = "", more: "Mapping[str, Any] | None" = None
 ) -> None:
-    """Adds one legend for all panels above them: an entry per style, the handles in `more`, and the note as title."""
+    """Add one legend for all panels above them: an entry per style, the handles in `more`, and the note as title."""
     from matplotlib.lines import Line2D
 
     lines = {label: Line2D([], [], **{"linewidth": 1.8, "markersize": 5, **line}) for label, line in styles.items()}

@@ -44,12 +44,12 @@ SINGLE_WIDTH_INCHES = 7.2
 
 
 def color(algorithm: str) -> str:
-    """Returns the colour of an algorithm's strategy class; a neutral one for an unknown algorithm."""
+    """Return the colour of an algorithm's strategy class; a neutral one for an unknown algorithm."""
     return COLORS.get(algorithm, Strategy.color)
 
 
 def styles(families: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Returns colour, dashes and marker of each (family, algorithm); equal colours differ in dashes and marker."""
+    """Return colour, dashes and marker of each (family, algorithm); equal colours differ in dashes and marker."""
     counts: dict[str, int] = {}
     by_family: dict[str, dict[str, Any]] = {}
     for family, algorithm in families:
@@ -61,7 +61,7 @@ def styles(families: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
 
 
 def text_color_on(background: "Sequence[float] | npt.NDArray[np.float64]") -> str:
-    """Returns black or white, the one with more contrast (WCAG 2) to red, green and blue from 0 to 1."""
+    """Return black or white, the one with more contrast (WCAG 2) to red, green and blue from 0 to 1."""
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
     luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
     return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
@@ -69,7 +69,7 @@ def text_color_on(background: "Sequence[float] | npt.NDArray[np.float64]") -> st
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator["Figure"]:
-    """Yields a figure of this size in inches. The style applies within the context."""
+    """Yield a figure of this size in inches. The style applies within the context."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -78,17 +78,17 @@ def new_figure(width: float, height: float) -> Iterator["Figure"]:
 
 
 def columns_of(count: int, max_columns: int = MAX_COLUMNS) -> int:
-    """Returns the number of columns of `count` panels: the smallest one that needs no further row."""
+    """Return the number of columns of `count` panels: the smallest one that needs no further row."""
     return -(-count // -(-count // max_columns))
 
 
 def size_of(count: int, panel_height: float = 2.7, max_columns: int = MAX_COLUMNS) -> tuple[float, float]:
-    """Returns width and height in inches of a figure with `count` panels."""
+    """Return width and height in inches of a figure with `count` panels."""
     return (SINGLE_WIDTH_INCHES if count == 1 else WIDTH_INCHES), panel_height * -(-count // max_columns) + 0.3
 
 
 def panels(figure: "Figure", titles: Sequence[str], max_columns: int = MAX_COLUMNS, **shared: Any) -> list["Axes"]:
-    """Adds axes with these titles to the figure and returns them. `shared`: `sharex`, `sharey`."""
+    """Add axes with these titles to the figure and returns them. `shared`: `sharex`, `sharey`."""
     columns = columns_of(len(titles), max_columns)
     grid = figure.subplots(-(-len(titles) // columns), columns, squeeze=False, **shared)
     for axes in list(grid.flat)[len(titles) :]:
@@ -104,7 +104,7 @@ def panels(figure: "Figure", titles: Sequence[str], max_columns: int = MAX_COLUM
 
 
 def short(name: str) -> str:
-    """Returns a name on one line; a long one without its middle."""
+    """Return a name on one line; a long one without its middle."""
     name = " ".join(name.split())
     return name if len(name) <= MAX_TICK_CHARACTERS else f"{name[: MAX_TICK_CHARACTERS - 9]}…{name[-8:]}"
 
@@ -119,7 +119,7 @@ def label_outer(axes: Sequence["Axes"], x: str, y: str) -> None:
 
 
 def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Writes (x, y, text, colour) at the right end of curves; texts that would overlap are moved apart."""
+    """Write (x, y, text, colour) at the right end of curves; texts that would overlap are moved apart."""
     low, high = axes.get_ylim()
     ends = sorted(ends, key=lambda end: end[1])
     heights = _spread([end[1] for end in ends], low, high)

@@ -22,7 +22,7 @@ METHOD_LABELS = {"fine_tune": "fine-tuned", "linear_probe": "linearly probed"}
 
 
 def lambda_curves(named: pd.DataFrame) -> "Figure | None":
-    """Returns a figure with a panel per condition: accuracy by λ, a line per teacher, FedAvg as a horizontal line."""
+    """Return a figure with a panel per condition: accuracy by λ, a line per teacher, FedAvg as a horizontal line."""
     swept = _swept(named)
     if swept is None:
         return None
@@ -46,7 +46,7 @@ def lambda_curves(named: pd.DataFrame) -> "Figure | None":
 
 
 def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
-    """Returns a figure with a panel per teacher: the difference to FedAvg in points by condition and λ.
+    """Return a figure with a panel per teacher: the difference to FedAvg in points by condition and λ.
 
     Differences are between pairs with the same seed, as in `tables.comparison`; without FedAvg, accuracies in % are
     drawn. The best λ of a condition is framed.
@@ -83,7 +83,7 @@ def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
 
 
 def zero_shot_or_tuned(named: pd.DataFrame) -> "Figure | None":
-    """Returns a figure that compares zero-shot backbones with the same ones fitted to clients' data, by condition."""
+    """Return a figure that compares zero-shot backbones with the same ones fitted to clients' data, by condition."""
     runs = _with_teacher_columns(named)
     methods = runs.groupby("backbone")["method"].nunique()
     both = runs[runs["backbone"].isin(methods.index[methods > 1]) & (runs["backbone"] != "")]
@@ -91,7 +91,7 @@ def zero_shot_or_tuned(named: pd.DataFrame) -> "Figure | None":
 
 
 def one_or_random(named: pd.DataFrame) -> "Figure | None":
-    """Returns a figure that compares one backbone for all clients with random ones per client, by condition."""
+    """Return a figure that compares one backbone for all clients with random ones per client, by condition."""
     runs = _with_teacher_columns(named)
     if "random" not in set(runs["assignment"]) or runs["assignment"].nunique() < 2:
         return None
@@ -139,7 +139,7 @@ def _grid(swept: pd.DataFrame, cells: "pd.Series[float]") -> pd.DataFrame:
 
 
 def _write_cells(axes: "Axes", grid: pd.DataFrame, number: str, image: "AxesImage") -> None:
-    """Writes the number of each cell; the best one of a condition is bold and framed."""
+    """Write the number of each cell; the best one of a condition is bold and framed."""
     from matplotlib.patches import Rectangle
 
     values = grid.to_numpy(dtype=float)
@@ -173,7 +173,7 @@ def _with_teacher_columns(named: pd.DataFrame) -> pd.DataFrame:
 
 
 def _contrast(runs: pd.DataFrame, compared: str, within: str) -> "Figure | None":
-    """Draws a row per condition and value of `within`: a mark per value of `compared`, joined by a line."""
+    """Draw a row per condition and value of `within`: a mark per value of `compared`, joined by a line."""
     means = 100 * runs.groupby(["condition", within, compared], observed=True)["last"].mean().unstack(compared)
     means = means[means.notna().sum(axis=1) > 1]
     if means.empty:

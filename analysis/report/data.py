@@ -29,7 +29,7 @@ class ReportData:
 
     @classmethod
     def of(cls, records: Records, last: int | None = None) -> "ReportData":
-        """Returns the data of a report whose metrics are means over the last `last` (by default k) evaluated rounds."""
+        """Return the data of a report whose metrics are means over the last `last` (by default k) evaluated rounds."""
         complete, incomplete = _complete_runs(records)
         labelled = name_runs(complete, _uses_teacher(records)[complete.index])
         runs, rounds, left_out = comparable(labelled, records.rounds)
@@ -39,7 +39,7 @@ class ReportData:
         return cls(records, named, rounds, [*incomplete, *filter(None, [left_out]), *trials, *cells])
 
     def notes(self) -> list[str]:
-        """Returns sentences about missing and unusable data, shown before everything else."""
+        """Return sentences about missing and unusable data, shown before everything else."""
         problems = self.problems
         more = len(problems) - MAX_ITEMS
         rest = [f"{more} more problems are listed in problems.txt."] if more > 0 else []

@@ -30,7 +30,7 @@ Candidate = tuple[str, str, str, "Figure | None", "pd.DataFrame"]
 
 
 def report_figures(data: ReportData) -> Iterator[ReportFigure]:
-    """Yields the figures for which the study has data."""
+    """Yield the figures for which the study has data."""
     for name, title, caption, figure, runs in _candidates(data):
         if figure is not None:
             yield ReportFigure(name, title, caption, figure, tuple(map(str, runs.index)))

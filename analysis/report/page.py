@@ -1,18 +1,16 @@
 """The HTML page of a report: one file that loads nothing, for light and dark mode, screens and paper."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from analysis.report import svg
-
-if TYPE_CHECKING:
-    from analysis.report.report import Report
+from analysis.report.content import Report
 
 
-def render(report: "Report") -> str:
-    """Returns the HTML document."""
+def render(report: Report) -> str:
+    """Return the HTML document."""
     import jinja2
 
     loader = jinja2.PackageLoader("analysis.report", "templates")
@@ -36,7 +34,7 @@ def render(report: "Report") -> str:
 
 
 def run_groups(named: pd.DataFrame) -> list[dict[str, Any]]:
-    """Returns a group for each setting and condition: the runs from which a cell of a table is computed."""
+    """Return a group for each setting and condition: the runs from which a cell of a table is computed."""
     groups: list[dict[str, Any]] = []
     for (setting, condition), runs in named.groupby(["setting", "condition"], observed=True):
         rows = runs.reset_index(names="run").to_dict("records")
@@ -46,7 +44,7 @@ def run_groups(named: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def linker(groups: list[dict[str, Any]]) -> Callable[[str, str], str]:
-    """Returns a function that links a cell, by row and column, to the runs of its group, or else to all runs."""
+    """Return a function that links a cell, by row and column, to the runs of its group, or else to all runs."""
     ids = {group["title"]: group["id"] for group in groups}
     settings = [group["setting"] for group in groups]
     of_setting = {group["setting"]: group["id"] for group in groups if settings.count(group["setting"]) == 1}

@@ -1,16 +1,16 @@
-"""Writes a report of studies: report.html, figures and tables."""
+"""Write a report of studies: report.html, figures and tables."""
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis import records
-from analysis.diagnosis import Finding, diagnose
+from analysis.diagnosis import diagnose
 from analysis.report import page, svg
+from analysis.report.content import Report
 from analysis.report.data import ReportData
-from analysis.report.figures import ReportFigure, report_figures
+from analysis.report.figures import report_figures
 from analysis.report.table import ReportTable
 from analysis.report.tables import report_tables
 from analysis.text import MAX_ITEMS
@@ -21,24 +21,6 @@ REPORT_SUFFIXES = (".svg", ".png", ".csv", ".md", ".tex")
 """Suffixes of a report's files; other files in its folders are not deleted."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """The content of a report. `drawings`: the figures as SVG, by name."""
-
-    data: ReportData
-    tables: Sequence[ReportTable]
-    figures: Sequence[ReportFigure]
-    findings: Sequence[Finding]
-    drawings: dict[str, str]
-    folder: Path
-    command: str
-
-    @property
-    def page(self) -> Path:
-        """Path of the HTML page."""
-        return self.folder / "report.html"
-
-
 def write_report(
     places: Sequence[str],
     out: Path | None = None,
@@ -47,7 +29,7 @@ def write_report(
     target: float | None = None,
     command: Sequence[str] = (),
 ) -> Report:
-    """Writes a report of studies to the folder `out`, by default `reports/STUDY`, and returns it.
+    """Write a report of studies to the folder `out`, by default `reports/STUDY`, and returns it.
 
     `last`: number of last evaluated rounds to average, by default k. `target`: accuracy, a fraction, whose first round
     is reported. Raises SpecError if one of these is out of range, if no run has evaluated a round, or if the folder
@@ -87,7 +69,7 @@ def _write_files(data: ReportData, folder: Path, target: float | None, command: 
 
 
 def _clear(folder: Path) -> None:
-    """Deletes the files of an earlier report, and creates the folders."""
+    """Delete the files of an earlier report, and creates the folders."""
     if (folder / "report.html").exists():
         files = [
             file

@@ -19,7 +19,7 @@ DPI = 200
 
 
 def svg(figure: "Figure") -> str:
-    """Returns a figure as an SVG document; its texts remain text elements."""
+    """Return a figure as an SVG document; its texts remain text elements."""
     import matplotlib as mpl
 
     with mpl.rc_context(SETTINGS):  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def _without_glyph_warnings() -> Iterator[None]:
 
 
 def inline(document: str, name: str, alternative: str) -> str:
-    """Returns the `svg` element for a page with several ones: with unique ids and the page's text colour."""
+    """Return the `svg` element for a page with several ones: with unique ids and the page's text colour."""
     element = document[document.index("<svg") :]
     for pattern in (r'(\bid=")([^"]+")', r'(href="#)([^"]+")', r"(url\(#)([^)]+\))"):
         element = re.sub(pattern, rf"\g<1>{name}-\g<2>", element)
@@ -52,7 +52,7 @@ def inline(document: str, name: str, alternative: str) -> str:
 
 
 def write(figure: "Figure", folder: Path, name: str) -> str:
-    """Writes NAME.svg and NAME.png (on white), and returns the SVG."""
+    """Write NAME.svg and NAME.png (on white), and returns the SVG."""
     import matplotlib as mpl
 
     document = svg(figure)

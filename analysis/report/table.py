@@ -19,14 +19,14 @@ class ReportTable:
     row_header: str = "setting"
 
     def markdown(self) -> str:
-        """Returns a pipe table with title and caption."""
+        """Return a pipe table with title and caption."""
         rows = [[self.row_header, *self.cells.columns], ["---", *["---:"] * self.cells.shape[1]]]
         rows += [[label, *(f"**{text}**" if bold else text for text, bold in cells)] for label, cells in self.rows()]
         lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
         return "\n".join([f"## {self.title}", "", *lines, "", self.caption, ""])
 
     def latex(self) -> str:
-        r"""Returns a `table` environment that needs \usepackage{booktabs}."""
+        r"""Return a `table` environment that needs \usepackage{booktabs}."""
         columns = self.cells.shape[1]
         body = [
             " & ".join([_tex(label), *(rf"\textbf{{{_tex(text)}}}" if bold else _tex(text) for text, bold in cells)])
@@ -43,7 +43,7 @@ class ReportTable:
         )  # fmt: skip
 
     def rows(self) -> list[tuple[str, list[tuple[str, bool]]]]:
-        """Returns the label of each row, and each of its cells with whether it is bold."""
+        """Return the label of each row, and each of its cells with whether it is bold."""
         texts, bold = self.cells.to_numpy(), self.bold.to_numpy()
         return [
             (str(label), [(str(text), bool(is_bold)) for text, is_bold in zip(*row, strict=True)])

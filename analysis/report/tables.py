@@ -23,7 +23,7 @@ ACCURACY_COLUMNS = {
 
 
 def report_tables(data: ReportData, target: float | None = None) -> Iterator[ReportTable]:
-    """Yields accuracy, differences to baselines, summaries of accuracy, rounds to a target accuracy, and costs."""
+    """Yield accuracy, differences to baselines, summaries of accuracy, rounds to a target accuracy, and costs."""
     compared = _with_runs(tables.comparison(data.named), data.named)
     yield _accuracy(compared, f"mean of the last {data.k} evaluated rounds")
     for baseline in tables.BASELINES:

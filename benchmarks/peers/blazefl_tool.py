@@ -86,7 +86,7 @@ class Pool(ProcessPoolClientTrainer):  # type: ignore[misc]
 
 
 def mean(updates: list[Update]) -> Tensor:
-    """Returns the mean weighted by examples."""
+    """Return the mean weighted by examples."""
     examples = sum(update.examples for update in updates)
     return torch.stack([update.parameters * (update.examples / examples) for update in updates]).sum(0)
 

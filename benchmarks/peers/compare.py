@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
 
 
 def data_overrides(folder: Path | None) -> list[str]:
-    """Returns the overrides of the spec that name the data; without a folder, torchvision downloads it."""
+    """Return the overrides of the spec that name the data; without a folder, torchvision downloads it."""
     if folder is None:
         return []
     return [f"data.{side}=parquet:{folder.absolute()}/{side}-*.parquet" for side in ("train", "test")]
@@ -95,7 +95,7 @@ def run(tool: str, job: tools.Job, limit: float) -> Measured:
 
 
 def curve(file: Path) -> list[dict[str, str]]:
-    """Returns the rows of rounds.csv, or none if there is no such file."""
+    """Return the rows of rounds.csv, or none if there is no such file."""
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as rows:
@@ -120,7 +120,7 @@ def write(log: Path | None, done: Run) -> None:
 
 
 def read(log: Path | None, workload: str) -> list[Run]:
-    """Returns the runs of a workload in the log."""
+    """Return the runs of a workload in the log."""
     if log is None or not log.exists():
         return []
     rows: Sequence[dict[str, object]] = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines()]

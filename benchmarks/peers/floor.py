@@ -55,7 +55,7 @@ class Trainer:
         self._connection.send((number, clients))
 
     def total(self) -> Tensor:
-        """Returns the sum of its clients' weights, each times the client's share of the cohort's examples."""
+        """Return the sum of its clients' weights, each times the client's share of the cohort's examples."""
         self._connection.recv()
         return self._total
 
@@ -91,7 +91,7 @@ def divide(workload: Workload, cohort: Sequence[int]) -> list[list[int]]:
 
 
 def averaged(model: nn.Module) -> list[Tensor]:
-    """Returns parameters and BatchNorm's means and variances, without its counters."""
+    """Return parameters and BatchNorm's means and variances, without its counters."""
     return [value for value in model.state_dict().values() if value.is_floating_point()]
 
 

@@ -80,7 +80,7 @@ class Averaging(FedAVG):  # type: ignore[misc]
 
 
 def parameters(workload: Workload) -> DDict:
-    """Returns fluke's configuration; without persistency, momentum starts each round at zero as in the other tools."""
+    """Return fluke's configuration; without persistency, momentum starts each round at zero as in the other tools."""
     return DDict(
         model=workload.initial(),
         client=DDict(

@@ -83,7 +83,7 @@ def measure(
 
 
 class Lines:
-    """Reads a command's output line by line, and the ends of rounds in it."""
+    """Read a command's output line by line, and the ends of rounds in it."""
 
     def __init__(self, start: float) -> None:
         self._start = start
@@ -152,7 +152,7 @@ class ProcessSampler:
                 self.peak_pss = max(self.peak_pss, sum(pss(pid) for pid, _ in running))
 
     def _find(self) -> list[Process]:
-        """Returns the running processes and records their CPU time."""
+        """Return the running processes and records their CPU time."""
         with self._lock:
             stats = [stat for entry in Path("/proc").glob("[0-9]*") if (stat := read_stat(entry))]
             for stat in stats:
@@ -188,7 +188,7 @@ class Stat(NamedTuple):
 
 
 def read_stat(entry: Path) -> Stat | None:
-    """Returns a process's entry in /proc, or None for a zombie or an ended process."""
+    """Return a process's entry in /proc, or None for a zombie or an ended process."""
     try:
         fields = (entry / "stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -206,7 +206,7 @@ def environment_of(pid: int) -> bytes:
 
 
 def rss(pid: int) -> int:
-    """Returns resident bytes; shared memory counts in full."""
+    """Return resident bytes; shared memory counts in full."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
     except OSError:
@@ -214,7 +214,7 @@ def rss(pid: int) -> int:
 
 
 def pss(pid: int) -> int:
-    """Returns proportional bytes: memory shared by n processes counts 1/n for each."""
+    """Return proportional bytes: memory shared by n processes counts 1/n for each."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -228,6 +228,6 @@ def kill(pid: int) -> None:
 
 
 def busy_seconds() -> float:
-    """Returns the busy seconds of all cores since the machine started."""
+    """Return the busy seconds of all cores since the machine started."""
     user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
     return (user + nice + system + sum(rest)) / TICKS

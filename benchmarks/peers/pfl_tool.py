@@ -81,7 +81,7 @@ class Net(nn.Module):
 
 
 def federated(workload: Workload, rounds: int) -> FederatedDataset:
-    """Returns the workload's cohorts, with each client's examples in the order of the round."""
+    """Return the workload's cohorts, with each client's examples in the order of the round."""
     users = [(number, client) for number in range(1, rounds + 1) for client in workload.cohort(number)]
 
     def user(user_id: RoundClient) -> Dataset:

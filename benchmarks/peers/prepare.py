@@ -32,7 +32,7 @@ def prepare(experiment: Experiment, folder: Path) -> None:
 
 
 def arrays(experiment: Experiment, data: FederatedDataset) -> dict[str, Any]:
-    """Returns the arrays that `workload.load` reads: the examples of client 0, 1, ..., with unnormalised images."""
+    """Return the arrays that `workload.load` reads: the examples of client 0, 1, ..., with unnormalised images."""
     training, indices = experiment.training, np.concatenate(data.shards)
     sizes = [len(shard) for shard in data.shards]
     check(sizes, training.batch_size, experiment.seed)
@@ -61,7 +61,7 @@ def arrays(experiment: Experiment, data: FederatedDataset) -> dict[str, Any]:
 
 
 def orders(experiment: Experiment, sizes: list[int], number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Returns the order of each client's examples in a round, as fedray draws it, concatenated over clients."""
+    """Return the order of each client's examples in a round, as fedray draws it, concatenated over clients."""
     generators = [numpy_rng(experiment.seed, "order", client, number - 1) for client in range(len(sizes))]
     return np.concatenate([rng.permutation(size) for rng, size in zip(generators, sizes, strict=True)])
 

@@ -51,7 +51,7 @@ HEADER = (
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Returns a Markdown table with a row per tool."""
+    """Return a Markdown table with a row per tool."""
     tools = list(dict.fromkeys(run.tool for run in runs))
     indices = {tool: [number for number, run in enumerate(runs) if run.tool == tool] for tool in tools}
     bases = floors(runs)
@@ -63,20 +63,20 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def floors(runs: Sequence[Run]) -> list[Run]:
-    """Returns the floor's run of the same pass for each run: the last one before it, else the first; [] without any."""
+    """Return the floor's run of the same pass for each run: the last one before it, else the first; [] without any."""
     references = [run for run in runs if run.tool == REFERENCE]
     passed = itertools.accumulate(run.tool == REFERENCE for run in runs)
     return [references[max(number, 1) - 1] for number in passed] if references else []
 
 
 def curve_reference(tool: str, tools: Sequence[str]) -> str:
-    """Returns the tool with the curve to compare with: the floor, or the first tool with the same objective."""
+    """Return the tool with the curve to compare with: the floor, or the first tool with the same objective."""
     same = [other for other in tools if has_teacher(other) == has_teacher(tool)]
     return REFERENCE if REFERENCE in same else same[0]
 
 
 def row(runs: Sequence[Run], floor: Sequence[Run], reference: Run) -> list[str]:
-    """Returns the cells of one tool, with ratios to the floor's runs and the distance to the reference's curve."""
+    """Return the cells of one tool, with ratios to the floor's runs and the distance to the reference's curve."""
     projected = " (projected)" if any(len(run.measured.ends) < run.rounds for run in runs) else ""
     return [
         runs[0].tool,
@@ -94,7 +94,7 @@ def row(runs: Sequence[Run], floor: Sequence[Run], reference: Run) -> list[str]:
 
 
 def spread(runs: Sequence[Run], floor: Sequence[Run], value: Callable[[Run], float]) -> str:
-    """Returns `9.31 [9.25-9.40] x1.02 [1.01-1.03]`: median and range, then those of the ratios to the floor."""
+    """Return `9.31 [9.25-9.40] x1.02 [1.01-1.03]`: median and range, then those of the ratios to the floor."""
     ratios = [value(run) / value(base) for run, base in zip(runs, floor, strict=bool(floor))]
     return _spread([value(run) for run in runs]) + (f" x{_spread(ratios)}" if ratios else "")
 
@@ -105,13 +105,13 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def differences(run: Run, other: Run) -> str:
-    """Returns the largest distance between two curves: nats of loss, and percentage points of accuracy."""
+    """Return the largest distance between two curves: nats of loss, and percentage points of accuracy."""
     left, right = run.measured, other.measured
     loss, accuracy = max_distance(left.loss, right.loss), max_distance(left.accuracy, right.accuracy)
     return f"{loss:.4f}, {100 * accuracy:.2f} ({other.tool})"
 
 
 def max_distance(left: Sequence[float], right: Sequence[float]) -> float:
-    """Returns the largest distance; NaN marks values that a tool does not report."""
+    """Return the largest distance; NaN marks values that a tool does not report."""
     distances = [abs(a - b) for a, b in zip(left, right, strict=False)]
     return max((distance for distance in distances if not math.isnan(distance)), default=math.nan)

@@ -42,7 +42,7 @@ class Command:
 
 
 def command(tool: str, job: Job) -> Command:
-    """Returns the command of a tool. Raises SystemExit for an unknown tool."""
+    """Return the command of a tool. Raises SystemExit for an unknown tool."""
     name, *words = tool.split("-")
     known = {"fedray": CHANGES, "floor": FLOOR}.get(name, {})
     if name not in COMMANDS or not known.keys() >= set(words):
@@ -51,12 +51,12 @@ def command(tool: str, job: Job) -> Command:
 
 
 def has_teacher(tool: str) -> bool:
-    """Returns True if the tool trains with a teacher, and so another objective."""
+    """Return True if the tool trains with a teacher, and so another objective."""
     return bool({"cached", "online"} & set(tool.split("-")))
 
 
 def results_of(job: Job) -> Path:
-    """Returns the folder of fedray's tables."""
+    """Return the folder of fedray's tables."""
     return job.scratch / "results" / job.spec.stem
 
 

@@ -50,19 +50,19 @@ class Workload:
     orders: Sequence[Sequence[Tensor]]  # by round and client, int64 [n]
 
     def cohort(self, number: int) -> Sequence[int]:
-        """Returns the clients of a round, counted from 1."""
+        """Return the clients of a round, counted from 1."""
         return self.cohorts[number - 1]
 
     def order(self, number: int, client: int) -> Tensor:
-        """Returns the order of a client's examples in a round, counted from 1."""
+        """Return the order of a client's examples in a round, counted from 1."""
         return self.orders[number - 1][client]
 
     def size(self, client: int) -> int:
-        """Returns the number of a client's examples."""
+        """Return the number of a client's examples."""
         return len(self.shards[client].labels)
 
     def blank(self) -> nn.Module:
-        """Returns the model with weights that are to be replaced."""
+        """Return the model with weights that are to be replaced."""
         if self.model == "cnn":
             return CNN(self.classes)
         from torchvision import models
@@ -71,7 +71,7 @@ class Workload:
         return model
 
     def initial(self) -> nn.Module:
-        """Returns the model with the initial weights."""
+        """Return the model with the initial weights."""
         model = self.blank()
         model.load_state_dict(self.weights)
         return model
@@ -131,7 +131,7 @@ def train(workload: Workload, model: nn.Module, number: int, client: int, precis
 
 @torch.inference_mode()
 def evaluate(workload: Workload, model: nn.Module, precision: Precision = PLAIN) -> Score:
-    """Returns loss and accuracy on the test set."""
+    """Return loss and accuracy on the test set."""
     model.eval()
     batches = workload.test.images.split(workload.evaluation_batch)
     logits, labels = torch.cat([_logits(model, images, precision) for images in batches]), workload.test.labels
@@ -139,7 +139,7 @@ def evaluate(workload: Workload, model: nn.Module, precision: Precision = PLAIN)
 
 
 def _logits(model: nn.Module, images: Tensor, precision: Precision) -> Tensor:
-    """Returns float32 logits [B, classes]."""
+    """Return float32 logits [B, classes]."""
     with torch.autocast("cpu", torch.bfloat16, enabled=precision.bfloat16):
         logits: Tensor = model(images.contiguous(memory_format=precision.memory_format))
     return logits.float()
@@ -151,7 +151,7 @@ def announce(number: int, rounds: int, score: Score) -> None:
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """Returns the parser of a tool's command line."""
+    """Return the parser of a tool's command line."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of the workload, prepared by compare.py")
     parser.add_argument("rounds", type=int)

@@ -32,7 +32,7 @@ def print_report(report: ClusterReport, findings: Sequence[Finding], out: Consol
 
 
 def conclusion(findings: Sequence[Finding]) -> str:
-    """Returns the last line of the output: the first finding."""
+    """Return the last line of the output: the first finding."""
     if not findings:
         return "Nothing to fix."
     sentence = findings[0].sentence
@@ -88,7 +88,7 @@ def _shared_lines(report: ClusterReport) -> Iterator[tuple[str, str]]:
 
 
 def _gpu_models(node: Node) -> list[str]:
-    """Returns a line per GPU model: number, name, and the least free memory."""
+    """Return a line per GPU model: number, name, and the least free memory."""
     gpus = (node.report.gpus if node.report else None) or ()
     models = {gpu.name: [other for other in gpus if other.name == gpu.name] for gpu in gpus}
     return [
@@ -126,7 +126,7 @@ def _plan(report: ClusterReport, requirements: Requirements) -> str:
 
 
 def _fraction(free: float, total: float) -> str:
-    """Returns `3/8`, with two significant digits below 10: `0.5/2`."""
+    """Return `3/8`, with two significant digits below 10: `0.5/2`."""
     return f"{_short(free)}/{_short(total)}"
 
 
@@ -135,7 +135,7 @@ def _short(number: float) -> str:
 
 
 def _two_columns(pairs: Iterator[tuple[str, str]]) -> Table:
-    """Returns a grid in which long sentences wrap within the second column."""
+    """Return a grid in which long sentences wrap within the second column."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")

@@ -20,7 +20,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def resume_hint(*options: str) -> str:
-    """Returns a sentence with the command that resumes this one, `options` appended where they are not given yet."""
+    """Return a sentence with the command that resumes this one, `options` appended where they are not given yet."""
     missing = [option for option in options if option not in sys.argv]
     return f"Every finished round is saved; resume with: {shlex.join(['fedray', *sys.argv[1:], *missing])}"
 
@@ -57,7 +57,7 @@ class SigtermHandler:
             signal.signal(signal.SIGTERM, self._previous)
 
     def _handle(self, *_: object) -> None:
-        """Raise KeyboardInterrupt itself: Ray swallows subclasses and other exceptions."""
+        """Raises KeyboardInterrupt itself: Ray swallows subclasses and other exceptions."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.received = True
         raise KeyboardInterrupt

@@ -59,7 +59,7 @@ class RunProgress:
             self._teacher_start = None
 
     def _teacher_line(self, event: TeacherProgress, now: float) -> str:
-        """Returns the line with the speed and the time left, once they are known."""
+        """Return the line with the speed and the time left, once they are known."""
         line = str(event)
         if event.waiting or event.done == event.total or self._teacher_start is None:
             return line
@@ -87,6 +87,6 @@ class RunProgress:
         return f"{line}, {duration((result.rounds - result.round) * seconds)} left"
 
     def _seconds_per_round(self, first: float) -> float:
-        """Returns the mean time between the ends of the last eleven rounds; `first` after a single round."""
+        """Return the mean time between the ends of the last eleven rounds; `first` after a single round."""
         recent = self._round_ends[-11:]
         return first if len(recent) < 2 else (recent[-1] - recent[0]) / (len(recent) - 1)

@@ -59,7 +59,7 @@ def print_over_seeds(folder: str | Path) -> None:
 
 
 def _mean_and_std(mean: float, std: float) -> str:
-    """Returns percentages: `89.6 ± 0.4`, `89.6` for one seed (NaN std), `-` for a NaN mean."""
+    """Return percentages: `89.6 ± 0.4`, `89.6` for one seed (NaN std), `-` for a NaN mean."""
     spread = "" if std != std else f" ± {100 * std:.1f}"
     return f"{100 * mean:.1f}{spread}" if mean == mean else "-"
 

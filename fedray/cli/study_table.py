@@ -47,7 +47,7 @@ def _print_best_trials(out: Console, study: Study, trials: Sequence[Trial]) -> N
     metrics = {trial.name: last_metrics(trial.history()) for trial in trials}
 
     def rank(trial: Trial) -> float:
-        """Returns a number that is smaller for a better trial; infinity for NaN."""
+        """Return a number that is smaller for a better trial; infinity for NaN."""
         value = metrics[trial.name][search.metric]
         return float("inf") if value != value else (-value if search.direction == "max" else value)
 
@@ -76,7 +76,7 @@ def _print_failures(out: Console, trials: Sequence[Trial]) -> None:
 
 
 def plan_accuracy(study: Study, trials: Sequence[Trial]) -> str:
-    """Returns planned and actual time of the finished trials, or "" if none of them was planned."""
+    """Return planned and actual time of the finished trials, or "" if none of them was planned."""
     comparison = compare_with_actual(study, trials)
     if comparison is None:
         return ""
@@ -88,6 +88,6 @@ def plan_accuracy(study: Study, trials: Sequence[Trial]) -> str:
 
 
 def count_states(trials: Sequence[Trial]) -> str:
-    """Returns `2 finished, 4 pending`."""
+    """Return `2 finished, 4 pending`."""
     counts = Counter(trial.state for trial in trials)
     return ", ".join(f"{count} {state}" for state, count in counts.items()) or "none"

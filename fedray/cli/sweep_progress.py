@@ -115,7 +115,7 @@ class SweepProgress(SweepDisplay):
             self._print(f"{self.headline()}{self._first_trials()}")
 
     def headline(self) -> str:
-        """Returns the study's progress in one line."""
+        """Return the study's progress in one line."""
         ended = sum(self._counts.values())
         counts = [f"{self._counts[state]} {state}" for state in ("stopped", "failed") if self._counts[state]]
         best = [f"best {self._metric(self._best[0])} ({self._best[1]})"] if self._best else []
@@ -123,7 +123,7 @@ class SweepProgress(SweepDisplay):
         return ", ".join([f"{self._name}: {ended} of {self._total} trials", *counts, *running, *best, *self._eta()])
 
     def render(self) -> Table:
-        """Returns the headline and the running trials, at most as many as the terminal has lines for."""
+        """Return the headline and the running trials, at most as many as the terminal has lines for."""
         headline = Text(self.headline())
         max_trials = max(3, self._console.height - 3 - len(headline.wrap(self._console, self._console.width)))
         table = Table.grid(padding=(0, 2))
@@ -145,7 +145,7 @@ class SweepProgress(SweepDisplay):
         return self._metric(value), f"{trial.last_row['seconds']:.2f} s/round"
 
     def _first_trials(self) -> str:
-        """Returns the rounds of the first four running trials."""
+        """Return the rounds of the first four running trials."""
         trials = list(self._running.values())[:4]
         return "".join(f"; {t.label} {t.round}/{t.rounds}{t.activity and f' ({t.activity})'}" for t in trials)
 

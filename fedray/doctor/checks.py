@@ -24,6 +24,6 @@ CHECKS = (
 
 
 def run_checks(report: ClusterReport) -> list[Finding]:
-    """Returns the errors, then the warnings, each in the order of `CHECKS`."""
+    """Return the errors, then the warnings, each in the order of `CHECKS`."""
     findings = [finding for check in CHECKS for finding in check(report)]
     return sorted(findings, key=lambda finding: not finding.is_error)

@@ -14,12 +14,12 @@ class Finding:
 
 
 def node_names(names: Sequence[str]) -> str:
-    """Returns `node a`, `nodes a and b` or `nodes a, b and 3 more`."""
+    """Return `node a`, `nodes a and b` or `nodes a, b and 3 more`."""
     if len(names) < 3:
         return f"node{'s' * (len(names) - 1)} {' and '.join(names)}"
     return f"nodes {names[0]}, {names[1]} and {len(names) - 2} more"
 
 
 def count(number: float, noun: str) -> str:
-    """Returns `1 actor` or `2.5 cores`."""
+    """Return `1 actor` or `2.5 cores`."""
     return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

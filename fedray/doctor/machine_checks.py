@@ -11,7 +11,7 @@ MIN_SPILL_DISK_SHARE = 0.05
 
 
 def unresponsive_nodes(report: ClusterReport) -> Iterator[Finding]:
-    """Yields nodes that do not respond."""
+    """Yield nodes that do not respond."""
     for node in report.alive:
         if node.probe_error:
             yield Finding(
@@ -21,7 +21,7 @@ def unresponsive_nodes(report: ClusterReport) -> Iterator[Finding]:
 
 
 def actor_start(report: ClusterReport) -> Iterator[Finding]:
-    """Yields a finding if no actor starts on this node."""
+    """Yield a finding if no actor starts on this node."""
     names = [node.name for node in report.alive if node.is_local and not node.probe_error]
     if report.actor_error and names:
         yield Finding(
@@ -31,7 +31,7 @@ def actor_start(report: ClusterReport) -> Iterator[Finding]:
 
 
 def gpus(report: ClusterReport) -> Iterator[Finding]:
-    """Yields nodes whose GPUs torch does not detect."""
+    """Yield nodes whose GPUs torch does not detect."""
     is_error = bool(report.requirements and any(gpus for _, gpus in report.requirements.client_resources))
     for node in report.alive:
         detected = node.report.gpus if node.report else None
@@ -44,7 +44,7 @@ def gpus(report: ClusterReport) -> Iterator[Finding]:
 
 
 def bfloat16(report: ClusterReport) -> Iterator[Finding]:
-    """Yields a finding if training uses bfloat16 on processors without instructions for it."""
+    """Yield a finding if training uses bfloat16 on processors without instructions for it."""
     specs = report.requirements.clients if report.requirements else ()
     if any(spec.training.precision == "bfloat16" and not spec.resources.gpus_per_client for spec in specs):
         names = [node.name for node in report.alive if node.report and node.report.has_bfloat16 is False]
@@ -58,7 +58,7 @@ def bfloat16(report: ClusterReport) -> Iterator[Finding]:
 
 
 def spill_disks(report: ClusterReport) -> Iterator[Finding]:
-    """Yields nodes whose disk is too full for Ray to spill objects."""
+    """Yield nodes whose disk is too full for Ray to spill objects."""
     for node in report.alive:
         if node.report and node.report.disk.free < MIN_SPILL_DISK_SHARE * node.report.disk.total:
             total, free = node.report.disk
@@ -70,7 +70,7 @@ def spill_disks(report: ClusterReport) -> Iterator[Finding]:
 
 
 def clocks(report: ClusterReport) -> Iterator[Finding]:
-    """Yields nodes whose clock differs by more than MAX_CLOCK_OFFSET_S."""
+    """Yield nodes whose clock differs by more than MAX_CLOCK_OFFSET_S."""
     for node in report.alive:
         offset = node.report.clock_offset_s if node.report else 0.0
         if abs(offset) > MAX_CLOCK_OFFSET_S:
@@ -83,7 +83,7 @@ def clocks(report: ClusterReport) -> Iterator[Finding]:
 
 
 def lost_nodes(report: ClusterReport) -> Iterator[Finding]:
-    """Yields nodes that left unintentionally and did not return under the same address."""
+    """Yield nodes that left unintentionally and did not return under the same address."""
     present = {node.address for node in report.alive}
     for node in report.nodes:
         if node.exit_reason and not node.exit_was_intended and node.address not in present:

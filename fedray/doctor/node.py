@@ -55,7 +55,7 @@ class PingActor:
     """An actor to test whether actors start."""
 
     def ping(self) -> bool:
-        """Returns True."""
+        """Return True."""
         return True
 
 
@@ -90,7 +90,7 @@ def software() -> SoftwareDict:
 
 
 def list_gpus() -> list[tuple[str, int, int]]:
-    """Returns (name, free bytes, total bytes) of each GPU that torch can use. Importing torch takes seconds."""
+    """Return (name, free bytes, total bytes) of each GPU that torch can use. Importing torch takes seconds."""
     gpus = []
     with suppress(ImportError, RuntimeError):  # no torch, or an incompatible driver
         import torch
@@ -140,18 +140,18 @@ def _first_line(error: Exception) -> str:
 
 
 def _temp_folder() -> str:
-    """Returns the folder to which Ray spills objects, from the command line of this worker process."""
+    """Return the folder to which Ray spills objects, from the command line of this worker process."""
     options = [word.removeprefix("--temp-dir=") for word in sys.argv if word.startswith("--temp-dir=")]
     return options[0] if options else tempfile.gettempdir()
 
 
 def _nearest_folder(path: Path) -> Path:
-    """Returns the folder itself, or its first parent that exists."""
+    """Return the folder itself, or its first parent that exists."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def _memory() -> tuple[int, int] | None:
-    """Returns total and free bytes, within the limit of the container; None without /proc."""
+    """Return total and free bytes, within the limit of the container; None without /proc."""
     try:
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         sizes = {line[0]: 1024 * int(line[1]) for line in lines}
@@ -176,7 +176,7 @@ def _has_bfloat16() -> bool | None:
 
 
 def _source_hash() -> str:
-    """Returns a hash of fedray's code, which may differ between editable installations of one version."""
+    """Return a hash of fedray's code, which may differ between editable installations of one version."""
     package = find_spec("fedray")
     if package is None or not package.submodule_search_locations:
         return ""
@@ -186,7 +186,7 @@ def _source_hash() -> str:
 
 
 def _file_size(text: str) -> int | None:
-    """Returns the bytes of a file, of the files of a pattern or of a folder's files; None if it is missing.
+    """Return the bytes of a file, of the files of a pattern or of a folder's files; None if it is missing.
 
     Relative paths start at the working folder of Ray's processes, as they do for the processes of a run.
     """

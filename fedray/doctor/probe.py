@@ -72,7 +72,7 @@ class NodeProber:
         self._errors: dict[str, str] = {}
 
     def nodes(self, files: list[str]) -> list[Node]:
-        """Returns all nodes, this one first and those that have left last."""
+        """Return all nodes, this one first and those that have left last."""
         # Ray has no public function for the free resources of a node. Queried before tasks of ours take some.
         free: Mapping[str, Mapping[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
         descriptions = self._call(node_functions.describe_node, lambda _: (files,))
@@ -87,7 +87,7 @@ class NodeProber:
         return alive + [self._dead_node(node) for node in self._dead]
 
     def actor_error(self) -> str:
-        """Start an actor on this node. Returns why it did not start, or an empty string."""
+        """Start an actor on this node. Return why it did not start, or an empty string."""
         actor_class: Any = ray.remote(node_functions.PingActor)
         strategy = _on_node(ray.get_runtime_context().get_node_id())
         actor = actor_class.options(num_cpus=0, scheduling_strategy=strategy).remote()
@@ -127,7 +127,7 @@ class NodeProber:
         *,
         reuse_process: bool = True,
     ) -> dict[str, _Response[T]]:
-        """Run a function on all nodes, or those of `only`. Returns the responses by node id, and records errors."""
+        """Run a function on all nodes, or those of `only`. Return the responses by node id, and records errors."""
         node_ids = [node["NodeID"] for node in self._alive if node["NodeID"] not in self._errors]
         node_ids = [node_id for node_id in node_ids if only is None or node_id in only]
         sent = time.time()
@@ -206,7 +206,7 @@ def _access(reply: AccessDict, token: str, *, is_visible: bool) -> Access:
 
 
 def _names(nodes: Sequence[RayNode]) -> dict[str, str]:
-    """Returns host names by node id, with the start of the id where several nodes have one host name."""
+    """Return host names by node id, with the start of the id where several nodes have one host name."""
     hosts = Counter(node["NodeManagerHostname"] for node in nodes)
     unique = {node["NodeID"]: hosts[node["NodeManagerHostname"]] == 1 for node in nodes}
     return {

@@ -24,7 +24,7 @@ class Software:
     executable: str = ""
 
     def versions(self) -> dict[str, str]:
-        """Returns versions by name, fedray's first, then those of its source, Python and the other packages."""
+        """Return versions by name, fedray's first, then those of its source, Python and the other packages."""
         return {"fedray": self.packages.get("fedray", ""), SOURCE: self.source, "python": self.python} | {
             name: value for name, value in self.packages.items() if name != "fedray"
         }
@@ -114,7 +114,7 @@ class Node:
     report: NodeReport | None = None
 
     def count_actors(self, cpus: float, gpus: float, *, free_only: bool = False) -> int:
-        """Returns how many actors with these cores and GPUs the node can hold, in total or in its free resources.
+        """Return how many actors with these cores and GPUs the node can hold, in total or in its free resources.
 
         A share of a GPU is on one GPU; an actor with more than one GPU takes whole GPUs.
         """

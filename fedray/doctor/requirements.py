@@ -61,14 +61,14 @@ def requirements(path: str | Path, overrides: Sequence[str] = ()) -> Requirement
 
 
 def _without_searcher(space: Space) -> Space:
-    """Returns the space with random points in place of optuna's proposals; both need the same resources."""
+    """Return the space with random points in place of optuna's proposals; both need the same resources."""
     if space.search.algorithm != "optuna":
         return space
     return replace(space, search=space.search.model_copy(update={"algorithm": "random"}))
 
 
 def _required_files(experiment: Experiment, *, is_study: bool) -> Iterator[RequiredFile]:
-    """Yields tables and images, which the driver of a run reads, and weights, which the actors read."""
+    """Yield tables and images, which the driver of a run reads, and weights, which the actors read."""
     for side, source in (("train", experiment.data.train), ("test", experiment.data.test)):
         if source != "digits":
             yield RequiredFile(f"data.{side}", source, is_study)

@@ -14,7 +14,7 @@ MIN_RESOURCE = 0.01
 
 
 def plan_trials(requirements: Requirements, total: Mapping[str, float]) -> tuple[int, dict[Experiment, Plan]]:
-    """Returns how many trials run at once, and the actors of each. Raises SpecError if one does not fit."""
+    """Return how many trials run at once, and the actors of each. Raises SpecError if one does not fit."""
     at_once, share = (
         portion(requirements.clients, total, requirements.max_trials) if requirements.is_study else (1, total)
     )
@@ -22,13 +22,13 @@ def plan_trials(requirements: Requirements, total: Mapping[str, float]) -> tuple
 
 
 def describe_actor(plan: Plan) -> str:
-    """Returns the resources of an actor: `1 core`, `2 cores and 0.5 GPU`."""
+    """Return the resources of an actor: `1 core`, `2 cores and 0.5 GPU`."""
     gpus = f" and {plan.gpus_per_actor:g} GPU" if plan.gpus_per_actor else ""
     return f"{count(plan.cpus_per_actor, 'core')}{gpus}"
 
 
 def capacity(report: ClusterReport) -> Iterator[Finding]:
-    """Yields plans whose actors do not fit on the nodes."""
+    """Yield plans whose actors do not fit on the nodes."""
     if report.requirements is None:
         return
     try:
@@ -48,7 +48,7 @@ def capacity(report: ClusterReport) -> Iterator[Finding]:
 
 
 def other_jobs(report: ClusterReport) -> Iterator[Finding]:
-    """Yields a finding if resources of other jobs delay the start of actors."""
+    """Yield a finding if resources of other jobs delay the start of actors."""
     held = _held_resources(report)
     if not held:
         return
@@ -70,7 +70,7 @@ def other_jobs(report: ClusterReport) -> Iterator[Finding]:
 
 
 def _held_resources(report: ClusterReport) -> str:
-    """Returns `4 of 8 cores and 1 of 2 GPUs`; empty if all are free."""
+    """Return `4 of 8 cores and 1 of 2 GPUs`; empty if all are free."""
     cores = sum(node.cores - node.free_cores for node in report.alive)
     gpus = sum(node.gpus - node.free_gpus for node in report.alive)
     parts = [f"{cores:g} of {report.total['CPU']:g} cores"] if cores >= MIN_RESOURCE else []

@@ -31,7 +31,7 @@ def token_folder(path: str, token: str) -> Iterator[tuple[str, ListFiles]]:
 
 
 def wait_for_files(list_files: ListFiles, expected: set[str]) -> set[str]:
-    """Returns the expected files that are visible, at the latest after PROPAGATION_TIMEOUT_S."""
+    """Return the expected files that are visible, at the latest after PROPAGATION_TIMEOUT_S."""
     deadline = time.monotonic() + PROPAGATION_TIMEOUT_S
     while not expected <= (files := list_files()) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -12,7 +12,7 @@ MIN_FREE_BYTES = 1e9
 
 
 def results_folder(report: ClusterReport) -> Iterator[Finding]:
-    """Yields problems of the results folder: not writable, or not shared with nodes whose trials write there."""
+    """Yield problems of the results folder: not writable, or not shared with nodes whose trials write there."""
     path, requirements = report.results, report.requirements
     if path is None:
         return
@@ -30,7 +30,7 @@ def results_folder(report: ClusterReport) -> Iterator[Finding]:
 
 
 def teacher_cache(report: ClusterReport) -> Iterator[Finding]:
-    """Yields problems of the teacher cache: not writable, or not shared with the nodes of a sweep."""
+    """Yield problems of the teacher cache: not writable, or not shared with the nodes of a sweep."""
     path, requirements = report.teacher_cache, report.requirements
     if path is None or (requirements and not requirements.uses_teacher_cache):
         return
@@ -48,7 +48,7 @@ def teacher_cache(report: ClusterReport) -> Iterator[Finding]:
 
 
 def files(report: ClusterReport) -> Iterator[Finding]:
-    """Yields files of the spec that are missing, or differ, on nodes that read them."""
+    """Yield files of the spec that are missing, or differ, on nodes that read them."""
     for file in report.requirements.files if report.requirements else ():
         readers = [node for node in report.alive if node.report and (file.on_every_node or node.is_local)]
         sizes = {node.name: node.report.file_sizes.get(file.text) for node in readers if node.report}
@@ -59,7 +59,7 @@ def files(report: ClusterReport) -> Iterator[Finding]:
 
 
 def free_space(report: ClusterReport) -> Iterator[Finding]:
-    """Yields folders of results or teacher outputs with less than MIN_FREE_BYTES."""
+    """Yield folders of results or teacher outputs with less than MIN_FREE_BYTES."""
     for path, option in ((report.results, "--results"), (report.teacher_cache, "FEDRAY_CACHE")):
         free = {name: access.free_bytes for name, access in path.access.items()} if path else {}
         scarce = {name: size for name, size in free.items() if size is not None and size < MIN_FREE_BYTES}
@@ -70,7 +70,7 @@ def free_space(report: ClusterReport) -> Iterator[Finding]:
 
 
 def _nodes_without_access(path: SharedPath) -> Iterator[str]:
-    """Yields the names of nodes that do not share the path, grouped by error, such as `node a (Permission denied)`."""
+    """Yield the names of nodes that do not share the path, grouped by error, such as `node a (Permission denied)`."""
     by_error = dict[str, list[str]]()
     for name, access in path.access.items():
         if not access.shared:

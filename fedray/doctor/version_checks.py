@@ -11,7 +11,7 @@ THIS_PROCESS = ""
 
 
 def versions(report: ClusterReport) -> Iterator[Finding]:
-    """Yields each version that differs from the most common one; ties prefer this process's version."""
+    """Yield each version that differs from the most common one; ties prefer this process's version."""
     software = {THIS_PROCESS: report.software}
     software |= {node.name: node.report.software for node in report.alive if node.report}
     versions_by_name = {name: process.versions() for name, process in software.items()}
@@ -27,7 +27,7 @@ def versions(report: ClusterReport) -> Iterator[Finding]:
 
 
 def _group_by_version(installed: Mapping[str, str]) -> tuple[str, dict[str, list[str]]]:
-    """Returns the most common version, and the names of nodes by each other version."""
+    """Return the most common version, and the names of nodes by each other version."""
     usual = Counter(installed.values()).most_common(1)[0][0]
     differing = dict[str, list[str]]()
     for name, version in installed.items():

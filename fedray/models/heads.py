@@ -39,7 +39,7 @@ class Float32Linear(nn.Linear):
 
 
 def split_head(model: nn.Module, classes: int) -> tuple[nn.Module, nn.Linear]:
-    """Take the head off the model, in place. Returns the model, which now returns features [B, d], and the head."""
+    """Take the head off the model, in place. Return the model, which now returns features [B, d], and the head."""
     name = head_name(model, classes)
     head = model.get_submodule(name)
     assert isinstance(head, nn.Linear)

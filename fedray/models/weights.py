@@ -100,6 +100,6 @@ class WeightsFile:
             raise RunError(f"'{self.path}' cannot be read ({error}).") from error
 
     def check(self) -> None:
-        """Raise SafetensorError or OSError if the file is truncated or missing."""
+        """Raises SafetensorError or OSError if the file is truncated or missing."""
         with safe_open(self.path, "numpy"):
             pass

@@ -34,7 +34,7 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
 def private_file(folder: Path, client: int, number: int) -> WeightsFile:
-    """Returns the file of a client's private weights after round `number`."""
+    """Return the file of a client's private weights after round `number`."""
     return WeightsFile(folder / "private" / f"{client:05d}-{number:05d}.safetensors")
 
 
@@ -71,7 +71,7 @@ def save(folder: Path, state: ServerState, private: Private) -> None:
 
 
 def write(folder: Path, state: ServerState, private: Private) -> Path:
-    """Write a checkpoint that `load` does not see until `commit` is called. Returns its folder.
+    """Write a checkpoint that `load` does not see until `commit` is called. Return its folder.
 
     Raises RunError if it cannot be written.
     """
@@ -99,7 +99,7 @@ def _write(partial: Path, state: ServerState, private: Private) -> None:
 
 
 def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:
-    """Returns the newest complete checkpoint: its state and the rounds of its private weights. None without one."""
+    """Return the newest complete checkpoint: its state and the rounds of its private weights. None without one."""
     for checkpoint in sorted(folder.glob("round-*"), reverse=True):
         with suppress(*DAMAGED):  # the checkpoint before it may be complete
             number, private = _read_state(checkpoint)
@@ -110,7 +110,7 @@ def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:
 
 
 def _read_state(checkpoint: Path) -> tuple[int, dict[int, int]]:
-    """Returns the round of a checkpoint and the rounds of its private weights, by client."""
+    """Return the round of a checkpoint and the rounds of its private weights, by client."""
     document = json.loads((checkpoint / "state.json").read_text())
     return document["round"], {int(client): number for client, number in dict(document["private"]).items()}
 

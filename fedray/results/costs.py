@@ -23,7 +23,7 @@ class TeacherCosts:
 
 
 def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapping[str, int]) -> None:
-    """Writes costs.json from the tables of a finished run.
+    """Write costs.json from the tables of a finished run.
 
     `costs` gives `peak_bytes` and `storage_error`, which cover the last driver only. `flops`: floating-point operations
     of training on one example, by model (`proxy` and, if there is one, `private`).

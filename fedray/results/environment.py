@@ -15,7 +15,7 @@ PACKAGES = ("fedray", "ray", "torch", "torchvision", "timm", "open_clip_torch", 
 
 
 def environment(experiment: Experiment, command: Sequence[str], gpu: str | None) -> Row:
-    """Returns versions, machine, device, the commit of fedray's checkout, and digests of the files in the spec."""
+    """Return versions, machine, device, the commit of fedray's checkout, and digests of the files in the spec."""
     return {
         "python": platform.python_version(),
         "packages": {package: version(package) for package in PACKAGES},
@@ -31,7 +31,7 @@ def environment(experiment: Experiment, command: Sequence[str], gpu: str | None)
 
 
 def _commit() -> str | None:
-    """Returns the commit of the checkout that contains fedray, `-dirty` appended for local changes; None without it."""
+    """Return the commit of the checkout that contains fedray, `-dirty` appended for local changes; None without it."""
     try:
         folder = Path(__file__).parent
         git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Reads result folders: the one reader of rounds.csv and of every other result table.
+"""Read result folders: the one reader of rounds.csv and of every other result table.
 
 `load_results` is the public call. pandas is imported in the functions that return DataFrames, because driver processes
 use `read_rows` and `last_k` only.
@@ -101,7 +101,7 @@ class Results:
 
 
 def load_results(path: str | Path) -> Results:
-    """Returns the results of one run, or of every run below a folder or URI, finished or not.
+    """Return the results of one run, or of every run below a folder or URI, finished or not.
 
     Raises SpecError if there is no run.
     """
@@ -110,7 +110,7 @@ def load_results(path: str | Path) -> Results:
 
 
 def run_folders(path: str | Path) -> dict[str, Path]:
-    """Returns the local folder of every run below a folder or URI, by relative path (`.` for `path` itself).
+    """Return the local folder of every run below a folder or URI, by relative path (`.` for `path` itself).
 
     A URI is downloaded first, without weights. Raises SpecError if there is no run.
     """
@@ -125,13 +125,13 @@ def run_folders(path: str | Path) -> dict[str, Path]:
 
 
 def read_spec(folder: Path) -> Row:
-    """Returns the fields of a run's spec by dotted name; a list is returned as text. Raises SpecError."""
+    """Return the fields of a run's spec by dotted name; a list is returned as text. Raises SpecError."""
     fields = flatten(read_yaml(folder / "spec.yaml"))
     return {name: str(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def specs_table(specs: Mapping[str, Row]) -> "pd.DataFrame":
-    """Returns one row per run and one column per spec field.
+    """Return one row per run and one column per spec field.
 
     A column with a null is of dtype object and holds None; NaN marks a field that the run's spec does not have.
     """
@@ -144,7 +144,7 @@ def specs_table(specs: Mapping[str, Row]) -> "pd.DataFrame":
 
 
 def varying_fields(specs: "pd.DataFrame", *, with_seed: bool = False) -> list[str]:
-    """Returns the fields, by default without the seed, that have several values among the runs whose spec has them.
+    """Return the fields, by default without the seed, that have several values among the runs whose spec has them.
 
     Null is a value, also that of a section; a field that only some strategies have does not vary by that alone. Fields
     that leave results unchanged (resources and the like) and the rounds of evaluation are not considered.
@@ -162,18 +162,18 @@ def _varies(name: str, specs: "pd.DataFrame") -> bool:
 
 
 def last_k(evaluated_rounds: int) -> int:
-    """Returns k, the number of last evaluated rounds that are averaged: a fifth of all, from 1 to 10."""
+    """Return k, the number of last evaluated rounds that are averaged: a fifth of all, from 1 to 10."""
     return min(10, max(1, evaluated_rounds // 5))
 
 
 def last_k_accuracy(accuracies: Sequence[float]) -> float:
-    """Returns the mean of the last k of a run's test accuracies, one per evaluated round; NaN without any."""
+    """Return the mean of the last k of a run's test accuracies, one per evaluated round; NaN without any."""
     tail = accuracies[-last_k(len(accuracies)) :]
     return sum(tail) / len(tail) if len(tail) else math.nan
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Returns the complete rows of a table without their empty cells; empty if the file cannot be read.
+    """Return the complete rows of a table without their empty cells; empty if the file cannot be read.
 
     Numbers are int or float. It does without pandas.
     """
@@ -197,7 +197,7 @@ def _value(column: str, cell: str) -> int | float | str:
 def read_table(
     path: Path, problems: list[str], columns: Sequence[str] = (), number: int | None = None
 ) -> "pd.DataFrame | None":
-    """Returns a table's `columns`, by default all; None if it cannot be read.
+    """Return a table's `columns`, by default all; None if it cannot be read.
 
     `number` selects the rows of one round. Keys are int64, other numbers float64 with NaN for empty cells, texts str.
     A sentence for each kind of damage is appended to `problems`: invalid rows and an incomplete last line are left out,
@@ -266,7 +266,7 @@ def _is_invalid(name: str, cells: "pd.Series[float]") -> "pd.Series[bool]":
 
 
 def read_json(path: Path, problems: list[str]) -> Row:
-    """Returns the object in a JSON file; empty if there is no file or, with a sentence in `problems`, it is damaged."""
+    """Return the object in a JSON file; empty if there is no file or, with a sentence in `problems`, it is damaged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -29,13 +29,13 @@ class Remote:
     name: str
 
     def __str__(self) -> str:
-        """Returns the URI of the folder, with the options of the URI above it."""
+        """Return the URI of the folder, with the options of the URI above it."""
         uri, mark, options = self.uri.partition("?")
         name = quote(self.name, safe="/=,+")
         return f"{uri}/{name}".rstrip("/") + mark + options
 
     def list_files(self) -> FileStats:
-        """Returns all files in the folder and in those below it; none if the folder does not exist."""
+        """Return all files in the folder and in those below it; none if the folder does not exist."""
         from pyarrow.fs import FileSelector
 
         infos = self._filesystem().get_file_info(FileSelector("", recursive=True, allow_not_found=True))
@@ -84,7 +84,7 @@ class Remote:
             raise kind(f"the results at '{self}' cannot be reached ({reason}).") from error
 
     def _filesystem(self) -> "FileSystem":
-        """Returns the folder as a filesystem: paths in it are relative to the folder."""
+        """Return the folder as a filesystem: paths in it are relative to the folder."""
         from pyarrow.fs import SubTreeFileSystem
 
         filesystem, path = _open(self.uri)

@@ -24,7 +24,7 @@ class RoundRecord:
 def round_record(
     number: int, outcomes: Sequence[Outcome], counts: EvalCounts | None, data: FederatedDataset, size: int
 ) -> RoundRecord:
-    """Returns the rows of a round. `counts` is None in a round without evaluation; `size` is the proxy's size in bytes.
+    """Return the rows of a round. `counts` is None in a round without evaluation; `size` is the proxy's size in bytes.
 
     The columns `bytes_down` and `bytes_up` are those of the algorithm: one proxy to each client of the cohort, one back
     with each update. The network transfers fewer bytes, because nodes and not clients exchange weights.
@@ -47,7 +47,7 @@ def round_record(
 
 
 def update_statistics(strategy: Strategy, outcomes: Sequence[Outcome], update_norm: float) -> Row:
-    """Returns the agreement of the client updates Δᵢ, from their norms and `update_norm`, the norm of their mean.
+    """Return the agreement of the client updates Δᵢ, from their norms and `update_norm`, the norm of their mean.
 
     With aggregation weights pᵢ and the mean update Δ = Σ pᵢΔᵢ, over the proxy's parameters without buffers:
     - `update_norm` = ‖Δ‖
@@ -67,7 +67,7 @@ def update_statistics(strategy: Strategy, outcomes: Sequence[Outcome], update_no
 
 
 def loss_columns(strategy: Strategy) -> list[str]:
-    """Returns the columns of clients.csv for the terms of the strategy's losses."""
+    """Return the columns of clients.csv for the terms of the strategy's losses."""
     return [loss_column(model, term.loss) for model, terms in strategy.active_objectives().items() for term in terms]
 
 

@@ -104,7 +104,7 @@ class RunFolder:
                 )
 
     def _environment(self) -> Row:
-        """Returns environment.json; empty if it is missing or damaged."""
+        """Return environment.json; empty if it is missing or damaged."""
         try:
             document = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -149,7 +149,7 @@ class RunFolder:
 
 
 def _first_difference(before: Row, experiment: Experiment) -> str:
-    """Returns `training.lr is 0.1 there and 0.01 here`; empty if both specs have the same result."""
+    """Return `training.lr is 0.1 there and 0.01 here`; empty if both specs have the same result."""
     old, new = flatten(before), flatten(yaml.safe_load(to_yaml(experiment)))
     for field in [*new, *(old.keys() - new.keys())]:
         if field.split(".")[0] not in EXECUTION_SECTIONS and old.get(field) != new.get(field):

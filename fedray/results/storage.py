@@ -55,11 +55,11 @@ class Storage:
         return str(self.folder)
 
     def below(self, name: str) -> "Storage":
-        """Returns the storage of a folder below this one."""
+        """Return the storage of a folder below this one."""
         return replace(self, name=f"{self.name}/{name}".lstrip("/"))
 
     def working_copy(self) -> "Storage":
-        """Returns the storage for a process that executes a run: pull, run, push, release."""
+        """Return the storage for a process that executes a run: pull, run, push, release."""
         return self
 
     def pull(self, exclude: str = "") -> None:
@@ -105,7 +105,7 @@ class RemoteMirror(Storage):
         return str(self.remote)
 
     def working_copy(self) -> Storage:
-        """Returns a separate mirror that only one run uses."""
+        """Return a separate mirror that only one run uses."""
         return WorkingCopy(self.root.with_name(_hash(self.location, "run")), self.name, self.uri)
 
     def pull(self, exclude: str = "") -> None:
@@ -147,7 +147,7 @@ class RemoteMirror(Storage):
         return {name: stats for name, stats in self.remote.list_files().items() if _is_synced(name)}
 
     def _lock(self) -> FileLock:
-        """Returns the lock that serializes commands on the same mirror."""
+        """Return the lock that serializes commands on the same mirror."""
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / ".lock")
 
@@ -176,7 +176,7 @@ class WorkingCopy(RemoteMirror):
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _topmost_deleted(self, name: str) -> str:
-        """Returns the deleted file, or the topmost deleted folder that contained it."""
+        """Return the deleted file, or the topmost deleted folder that contained it."""
         folder, _, _ = name.rpartition("/")
         return self._topmost_deleted(folder) if folder and not (self.folder / folder).exists() else name
 
@@ -187,7 +187,7 @@ def is_uri(results: str | Path) -> bool:
 
 
 def storage_of(results: str | Path) -> Storage:
-    """Returns the storage that a value of `--results` names."""
+    """Return the storage that a value of `--results` names."""
     if not is_uri(results):
         return Storage(Path(results))
     uri = str(results).rstrip("/")
@@ -202,12 +202,12 @@ def _is_synced(name: str) -> bool:
 
 
 def _changed(source: FileStats, target: FileStats) -> list[str]:
-    """Returns the names of files that the target lacks or holds in another version."""
+    """Return the names of files that the target lacks or holds in another version."""
     return [name for name in source if source[name] != target.get(name)]
 
 
 def _upload_stage(name: str) -> int:
-    """Returns 0 for plain files, and for markers their position in UPLOADED_LAST, from 1."""
+    """Return 0 for plain files, and for markers their position in UPLOADED_LAST, from 1."""
     file = Path(name).name
     return UPLOADED_LAST.index(file) + 1 if file in UPLOADED_LAST else 0
 

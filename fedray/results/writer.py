@@ -1,4 +1,4 @@
-"""Writes the tables of a run, row by row, and restores them after a crash."""
+"""Write the tables of a run, row by row, and restores them after a crash."""
 
 import csv
 import sys
@@ -56,7 +56,7 @@ class CsvTable:
             Path(self._file.name).replace(path)
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Appends rows, given by column name; missing values are empty cells."""
+        """Append rows, given by column name; missing values are empty cells."""
         with writing(self.path):
             self._writer.writerows([row.get(column, "") for column in self.columns] for row in rows)
             self._file.flush()
@@ -83,7 +83,7 @@ class RunTables:
         self.faults = CsvTable(faults, FAULTS_COLUMNS, sys.maxsize if faults.exists() else 0)
 
     def write(self, record: "RoundRecord") -> None:
-        """Appends the rows of one round; the row of rounds.csv last."""
+        """Append the rows of one round; the row of rounds.csv last."""
         self.clients.write(record.clients)
         self.classes.write(record.classes)
         if record.confusion:
@@ -96,7 +96,7 @@ class RunTables:
         self._open(after_round)
 
     def report(self, number: int, faults: Iterable[Fault]) -> None:
-        """Appends the faults of a round to faults.csv. They are kept if the round is run again."""
+        """Append the faults of a round to faults.csv. They are kept if the round is run again."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.faults.write({"round": number, "time": now, **asdict(fault)} for fault in faults)
 
@@ -119,7 +119,7 @@ class RunTables:
 
 
 def write_confusion(folder: Path, model: str, rows: Iterable[Row]) -> None:
-    """Writes confusion-MODEL.csv: the number of examples by class and predicted class."""
+    """Write confusion-MODEL.csv: the number of examples by class and predicted class."""
     with CsvTable(folder / f"confusion-{model}.csv", CONFUSION_COLUMNS) as table:
         table.write(rows)
 

@@ -129,7 +129,7 @@ class CohortTrainer:
             ]
 
     def _check_failures(self, outcomes: Sequence[Outcome], cohort: int) -> None:
-        """Raise RunError if more clients have failed than the spec allows."""
+        """Raises RunError if more clients have failed than the spec allows."""
         failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
         in_time = [failure for failure in failures if not failure.late]
         if in_time and self._training.failures == "abort":

@@ -125,7 +125,7 @@ class TeacherTargets:
 
 
 def check_assignment(experiment: Experiment, federated: FederatedDataset) -> None:
-    """Raise SpecError unless a list of assignments has an entry for each client."""
+    """Raises SpecError unless a list of assignments has an entry for each client."""
     teacher, clients = experiment.teacher, len(federated.shards)
     if isinstance(teacher, Ensemble) and not isinstance(teacher.assignment, str) and len(teacher.assignment) != clients:
         raise SpecError(f"teacher.assignment has {len(teacher.assignment)} entries, but there are {clients} clients.")

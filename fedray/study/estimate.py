@@ -17,7 +17,7 @@ def save(study: Study, seconds: Mapping[str, float]) -> None:
 
 
 def compare_with_actual(study: Study, trials: Sequence[Trial]) -> tuple[int, float, float] | None:
-    """Returns the number of finished trials with an estimate, their estimated and their actual seconds.
+    """Return the number of finished trials with an estimate, their estimated and their actual seconds.
 
     None without such a trial.
     """
@@ -30,7 +30,7 @@ def compare_with_actual(study: Study, trials: Sequence[Trial]) -> tuple[int, flo
 
 
 def _read(study: Study) -> dict[str, Any]:
-    """Returns plan.json; empty if it is missing or damaged."""
+    """Return plan.json; empty if it is missing or damaged."""
     try:
         document: dict[str, Any] = json.loads((study.folder / "plan.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -59,7 +59,7 @@ class StudyPlan:
 
 
 def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache) -> StudyPlan:
-    """Returns the work of a study's pending trials. Raises SpecError for data that cannot be read or divided."""
+    """Return the work of a study's pending trials. Raises SpecError for data that cannot be read or divided."""
     trials = study.trials() or _proposed_trials(study)
     pending = [trial for trial in trials if study.is_pending(trial)]
     sizes = {trial.experiment: federated.count_clients(trial.experiment.partition) for trial in pending}
@@ -98,7 +98,7 @@ def probe(planned: StudyPlan, make_backend: MakeBackend, on_progress: Callable[[
 
 
 def _proposed_trials(study: Study) -> list[Trial]:
-    """Returns the existing trials and, for those that a searcher will propose, random draws."""
+    """Return the existing trials and, for those that a searcher will propose, random draws."""
     existing = study.existing_trials()
     search = study.space.search.model_copy(update={"algorithm": "random"})
     drawn = Study(replace(study.space, search=search), study.results).trials()
@@ -112,7 +112,7 @@ def _is_online(experiment: Experiment) -> bool:
 
 
 def _step_kind(experiment: Experiment) -> Hashable:
-    """Returns the fields that determine the duration of a step."""
+    """Return the fields that determine the duration of a step."""
     training, strategy = experiment.training, experiment.strategy
     return (
         experiment.data,
@@ -127,7 +127,7 @@ def _step_kind(experiment: Experiment) -> Hashable:
 
 
 def _query_kind(experiment: Experiment) -> Hashable:
-    """Returns the fields that determine which teacher outputs a trial uses."""
+    """Return the fields that determine which teacher outputs a trial uses."""
     training = experiment.training
     return (
         experiment.data,
@@ -140,7 +140,7 @@ def _query_kind(experiment: Experiment) -> Hashable:
 
 
 class _Datasets:
-    """Reads each pair of data sets once, and divides it once for each partition and seed."""
+    """Read each pair of data sets once, and divides it once for each partition and seed."""
 
     def __init__(self) -> None:
         self._read: dict[tuple[Data, int], tuple[Dataset, Dataset]] = {}

@@ -108,12 +108,12 @@ class Trial:
         return "started" if self.round else "pending"
 
     def history(self) -> list[Row]:
-        """Returns the rows of rounds.csv up to the last checkpoint, numbers parsed, empty cells left out."""
+        """Return the rows of rounds.csv up to the last checkpoint, numbers parsed, empty cells left out."""
         rows = read_rows(self.folder.path / "rounds.csv")
         return [row for row in rows if row.get("round", math.inf) <= self.round]
 
     def faults(self) -> list[str]:
-        """Returns the kind of each fault that the trial recovered from."""
+        """Return the kind of each fault that the trial recovered from."""
         return [row["fault"] for row in read_rows(self.folder.path / "faults.csv")]
 
 
@@ -142,15 +142,15 @@ class Study:
         check_format(self.folder, document.get("format") if isinstance(document, dict) else None)
 
     def trials(self) -> list[Trial]:
-        """Returns the trials that the space lists; none if a searcher proposes them."""
+        """Return the trials that the space lists; none if a searcher proposes them."""
         return [] if self.space.search.algorithm == "optuna" else [self._trial(run) for run in self.space.runs()]
 
     def trial(self, assignment: Assignment) -> Trial:
-        """Returns the trial of one value per axis."""
+        """Return the trial of one value per axis."""
         return self._trial(self.space.run(assignment))
 
     def existing_trials(self) -> list[Trial]:
-        """Returns the trials on disk that are points of the current space."""
+        """Return the trials on disk that are points of the current space."""
         trials = [self._existing_trial(folder) for folder in self._folders.values()]
         return [trial for trial in trials if trial is not None]
 
@@ -161,12 +161,12 @@ class Study:
         return not (trial.folder.finished or stopped)
 
     def tune_config(self, trial: Trial) -> Row:
-        """Returns Tune's config of a trial: the name of its folder, and its value for each axis."""
+        """Return Tune's config of a trial: the name of its folder, and its value for each axis."""
         current = _read_assignment(trial.folder.path) if self.is_population else None
         return {"trial": trial.name, **(current or trial.assignment)}
 
     def trial_of_config(self, config: Row, name: str | None = None) -> Trial:
-        """Returns the trial of Tune's config; in a population, the member `name` with its current values."""
+        """Return the trial of Tune's config; in a population, the member `name` with its current values."""
         trial = self.trial({field: value for field, value in config.items() if field != "trial"})
         if not self.is_population:
             return trial
@@ -223,7 +223,7 @@ class Study:
         self.storage.write("trials.csv", table.getvalue())
 
     def _startup_seconds(self) -> dict[str, Any]:
-        """Returns the column that an earlier sweep wrote, by trial."""
+        """Return the column that an earlier sweep wrote, by trial."""
         try:
             with (self.folder / "trials.csv").open(newline="", encoding="utf-8") as file:
                 return {row["trial"]: row["startup_seconds"] for row in csv.DictReader(file)}
@@ -246,7 +246,7 @@ class Study:
         }  # fmt: skip
 
     def _existing_trial(self, folder: Path) -> Trial | None:
-        """Returns the trial of a folder, None if it is not a point of the space.
+        """Return the trial of a folder, None if it is not a point of the space.
 
         On an axis that was added after the trial, it has the base's value, provided that its key stays the same.
         """
@@ -273,7 +273,7 @@ METRICS = ("test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_acc
 
 
 def last_metrics(history: list[Row]) -> Row:
-    """Returns the metrics of the last evaluated round, `last_k_accuracy` and its k, `last_k`; NaN without any."""
+    """Return the metrics of the last evaluated round, `last_k_accuracy` and its k, `last_k`; NaN without any."""
     evaluated = [row for row in history if "test_accuracy" in row]
     last = evaluated[-1] if evaluated else {}
     metrics = {name: last.get(name, float("nan")) for name in METRICS}

@@ -36,7 +36,7 @@ class Normalization:
 
 
 class Targets(Protocol):
-    """Returns the teacher outputs for a batch of one client's examples: `logits` [B, classes], `features` [B, d]."""
+    """Return the teacher outputs for a batch of one client's examples: `logits` [B, classes], `features` [B, d]."""
 
     def __call__(self, batch: "AugmentedBatch", /) -> Mapping[str, Tensor]: ...
 

@@ -19,7 +19,7 @@ from fedray.types import LossTerm, loss_column
 def local_update(trainer: "Trainer", data: ClientData, *, first_epoch: int, seed: int, client: int) -> dict[str, float]:
     """Train the trainer's models in place for `training.local_epochs` epochs on one client's examples.
 
-    Momentum starts at zero. Returns the mean of each loss term over all epochs' examples (`loss_kd`;
+    Momentum starts at zero. Return the mean of each loss term over all epochs' examples (`loss_kd`;
     `loss_private_kd` for the private model), and `train_accuracy`: the proxy's accuracy on the batches of the last
     epoch, before each step.
     """

@@ -24,7 +24,7 @@ def runs(tmp_path: Path, *specs: dict[str, Any]) -> pd.DataFrame:
 
 
 def labels(tmp_path: Path, *specs: dict[str, Any], targets: Sequence[bool] | None = None) -> list[tuple[str, str]]:
-    """Returns `setting` and `condition` of each run."""
+    """Return `setting` and `condition` of each run."""
     table = runs(tmp_path, *specs)
     named = name_runs(table, None if targets is None else pd.Series(targets, index=table.index))
     return list(zip(named["setting"].astype(str), named["condition"].astype(str), strict=True))

@@ -15,7 +15,7 @@ LPFM = {"name": "fedlpfm", "lam": 0.5}
 
 
 def study(tmp_path: Path, runs: Mapping[str, Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Writes a study and returns its labelled runs and their rounds."""
+    """Write a study and returns its labelled runs and their rounds."""
     for name, spec in runs.items():
         write_run(tmp_path / "s" / name, **spec)
     records = load(tmp_path / "s")

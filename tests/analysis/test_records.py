@@ -17,7 +17,7 @@ LPFM = {"name": "fedlpfm", "lam": 0.5}
 
 
 def damaged(tmp_path: Path, name: str, content: bytes | None) -> tuple[Records, Path]:
-    """Returns the records of an intact run `a` and a run `b` with one damaged file, and the path of that file."""
+    """Return the records of an intact run `a` and a run `b` with one damaged file, and the path of that file."""
     write_run(tmp_path / "s" / "a")
     path = write_run(tmp_path / "s" / "b", seed=1) / name
     path.unlink() if content is None else path.write_bytes(content)

@@ -14,8 +14,9 @@ import pytest
 from helpers.studies import write_run, write_study, write_trials
 
 from analysis.records import load
+from analysis.report.content import Report
 from analysis.report.data import ReportData
-from analysis.report.report import Report, write_report
+from analysis.report.report import write_report
 from analysis.report.table import ReportTable
 from analysis.report.tables import report_tables
 from fedray.errors import SpecError

@@ -18,7 +18,7 @@ Accuracy = Callable[[Mapping[str, Any], float, int], Sequence[float | None]]
 
 
 def read(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns labelled runs with their metrics, and their evaluated rounds."""
+    """Return labelled runs with their metrics, and their evaluated rounds."""
     records = load(root)
     runs, rounds, _ = comparable(name_runs(records.runs), records.rounds)
     return outcomes(runs, rounds, last=10).join(spent(records.rounds)), rounds
@@ -33,7 +33,7 @@ def rows(table: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def by_seed(**levels: Sequence[float | None]) -> Accuracy:
-    """Returns curves with a constant level for each algorithm and seed."""
+    """Return curves with a constant level for each algorithm and seed."""
     return lambda strategy, _, seed: [levels[strategy["name"]][seed]]
 
 

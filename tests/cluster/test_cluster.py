@@ -47,7 +47,7 @@ def three_hosts(cluster: Cluster) -> Cluster:
 
 @pytest.fixture
 def shared(three_hosts: Cluster, request: pytest.FixtureRequest) -> Path:
-    """Returns a folder of this test that all hosts share."""
+    """Return a folder of this test that all hosts share."""
     folder = three_hosts.hosts.shared / str(request.node.name)
     folder.mkdir()
     return folder
@@ -71,14 +71,14 @@ def run_serially(spec: Path, *overrides: str, command: str = "run") -> Path:
 
 
 def read_weights(results: Path) -> dict[str, bytes]:
-    """Returns the weights file of each run by its path."""
+    """Return the weights file of each run by its path."""
     weights = {file.relative_to(results).as_posix(): file.read_bytes() for file in results.rglob("model.safetensors")}
     assert weights, f"no run in {results} has finished"
     return weights
 
 
 def read_table(run: Path, name: str = "clients") -> pd.DataFrame:
-    """Returns a table of a run, empty if there is none yet."""
+    """Return a table of a run, empty if there is none yet."""
     try:
         return pd.read_csv(run / f"{name}.csv")
     except (FileNotFoundError, pd.errors.EmptyDataError):
@@ -183,7 +183,7 @@ def test_sweep_continues_when_a_host_is_lost(three_hosts: Cluster, shared: Path)
     spec, results = write_spec(shared, SPACE, training={"rounds": 30}), shared / "results" / "tiny"
 
     def hosts_in_use() -> set[str]:
-        """Returns the hosts of all rounds from the third, when losing one costs finished rounds."""
+        """Return the hosts of all rounds from the third, when losing one costs finished rounds."""
         tables = [read_table(folder) for folder in results.glob("*/")]
         return {node for table in tables if not table.empty for node in table[table["round"] >= 3]["node"]}
 

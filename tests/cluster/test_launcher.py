@@ -119,6 +119,6 @@ def runs_ray(host: Host) -> bool:
 
 
 def waiting_for(nodes: int) -> str:
-    """Returns a command that ends when the cluster has `nodes` nodes."""
+    """Return a command that ends when the cluster has `nodes` nodes."""
     count = "import ray; ray.init('auto', log_to_driver=False); print(len([n for n in ray.nodes() if n['Alive']]))"
     return f'until [ "$(python -c "{count}" 2>/dev/null)" = {nodes} ]; do sleep 1; done'

@@ -1,4 +1,4 @@
-"""Writes a tiny random CLIP in open_clip's format."""
+"""Write a tiny random CLIP in open_clip's format."""
 
 import json
 from pathlib import Path

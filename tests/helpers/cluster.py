@@ -71,7 +71,7 @@ class Cluster:
         return self
 
     def _environment(self, others: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Returns variables: a teacher cache per host, and no usage statistics."""
+        """Return variables: a teacher cache per host, and no usage statistics."""
         variables = {"RAY_ADDRESS": self.address, "FEDRAY_CACHE": "/tmp/cache", "RAY_USAGE_STATS_ENABLED": "0"}
         return variables | self.token | dict(others or {})
 

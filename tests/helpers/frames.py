@@ -17,7 +17,7 @@ from analysis.labels import name_runs
 
 
 def named(*runs: Mapping[str, Any]) -> pd.DataFrame:
-    """Returns labelled runs `a`, `b`, ... with `strategy`, `seed`, `alpha`, `lam`, `teacher` and `last`."""
+    """Return labelled runs `a`, `b`, ... with `strategy`, `seed`, `alpha`, `lam`, `teacher` and `last`."""
     rows = [
         {
             "seed": run.get("seed", 0),
@@ -39,12 +39,12 @@ def letters(place: int) -> str:
 
 
 def rows(columns: Sequence[str], *cells: Sequence[Any]) -> pd.DataFrame:
-    """Returns a table with a categorical `run`, like tables from files."""
+    """Return a table with a categorical `run`, like tables from files."""
     return pd.DataFrame(list(cells), columns=list(columns)).astype({"run": "category"})
 
 
 def checked(figure: Figure | None) -> Figure:
-    """Draws a figure and returns it. Fails if something is outside of it or if two texts overlap."""
+    """Draw a figure and returns it. Fails if something is outside of it or if two texts overlap."""
     assert figure is not None
     figure.savefig(BytesIO(), format="svg")
     figure.draw_without_rendering()
@@ -61,7 +61,7 @@ def checked(figure: Figure | None) -> Figure:
 
 
 def _written(figure: Figure) -> Iterator[Text]:
-    """Yields every visible text; matplotlib also has labels of ticks beyond the limits."""
+    """Yield every visible text; matplotlib also has labels of ticks beyond the limits."""
     for box in figure.legends:
         yield from (box.get_title(), *box.get_texts())
     for axes in figure.axes:
@@ -80,7 +80,7 @@ def _overlap(one: Bbox, other: Bbox) -> bool:
 
 
 def panels(figure: Figure) -> list[Axes]:
-    """Returns the axes with data: no colour bars."""
+    """Return the axes with data: no colour bars."""
     return [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
 
 
@@ -89,7 +89,7 @@ def titles(figure: Figure) -> list[str]:
 
 
 def labels(figure: Figure) -> set[str]:
-    """Returns the labels of all axes."""
+    """Return the labels of all axes."""
     return {text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text}
 
 
@@ -106,7 +106,7 @@ def texts(axes: Axes) -> list[str]:
 
 
 def lines(axes: Axes, color: str) -> list[list[tuple[float, float]]]:
-    """Returns the points of each line of a colour, without NaN."""
+    """Return the points of each line of a colour, without NaN."""
     selected = [line for line in axes.lines if to_hex(line.get_color()) == color.lower()]
     return [[(x, y) for x, y in zip(*line.get_data(), strict=True) if y == y] for line in selected]
 

@@ -35,7 +35,7 @@ Words = Sequence[str | Path]
 
 
 def missing_requirement() -> str | None:
-    """Returns a sentence that names what this machine lacks to create hosts, or None."""
+    """Return a sentence that names what this machine lacks to create hosts, or None."""
     needs = "needs root and network namespaces"
     if os.geteuid() != 0:
         return f"{needs}: this is not root"
@@ -69,7 +69,7 @@ class Init:
         self.pid = child(self._process)
 
     def enter(self) -> list[str]:
-        """Returns the prefix of a command that runs inside, and is killed when its caller ends."""
+        """Return the prefix of a command that runs inside, and is killed when its caller ends."""
         return ["nsenter", "--target", str(self.pid), *NAMESPACES, "--", *DIE_WITH_PARENT]
 
     def kill(self) -> None:
@@ -159,7 +159,7 @@ class Host:
         return [*self._init.enter(), "env", "-i", "-C", str(HOME), *pairs, *map(str, words)]
 
     def _mounts(self) -> Iterator[str]:
-        """Yields the commands that mount its private folders, and the shared folders inside them."""
+        """Yield the commands that mount its private folders, and the shared folders inside them."""
         for private in PRIVATE:
             folder = self._folder / private.relative_to("/")
             folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,7 @@ class Hosts:
 
 
 def child(process: "subprocess.Popen[Any]") -> int:
-    """Returns the pid of the only child of a process."""
+    """Return the pid of the only child of a process."""
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 

@@ -38,7 +38,7 @@ def shell(
 
 
 def free_port() -> int:
-    """Returns a port that no process listens on."""
+    """Return a port that no process listens on."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         port: int = listener.getsockname()[1]
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 def clean_environment(folder: Path) -> dict[str, str]:
-    """Returns this environment without the variables of Ray and fedray, with home and teacher cache below `folder`."""
+    """Return this environment without the variables of Ray and fedray, with home and teacher cache below `folder`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FEDRAY_"))}
     return {**inherited, "PATH": PATH, "HOME": str(folder), "FEDRAY_CACHE": str(folder / "cache")}
 
@@ -60,7 +60,7 @@ def write_space(path: Path, **training: Any) -> Path:
 
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """Yields a temporary folder with a short path: Ray's sockets are below it, and their paths are limited."""
+    """Yield a temporary folder with a short path: Ray's sockets are below it, and their paths are limited."""
     folder = Path(tempfile.mkdtemp(prefix="fr", dir="/tmp"))
     try:
         yield folder
@@ -85,7 +85,7 @@ def cluster(nodes: int) -> Iterator[dict[str, str]]:
 
 
 def session_pids(leader: int) -> list[int]:
-    """Returns the process ids of a session."""
+    """Return the process ids of a session."""
     result = subprocess.run(["pgrep", "--session", str(leader)], text=True, capture_output=True, check=False)
     return [int(line) for line in result.stdout.split()]
 

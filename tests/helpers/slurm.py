@@ -57,7 +57,7 @@ wait
 
 
 def missing_requirement() -> str:
-    """Returns a sentence that names the missing requirement of Slurm, or ""."""
+    """Return a sentence that names the missing requirement of Slurm, or ""."""
     if missing := [tool for tool in PROGRAMS if shutil.which(tool) is None]:
         return f"Slurm cannot be started here: {', '.join(missing)} not found (packages slurm-wlm and munge)."
     return "" if os.geteuid() == 0 else "Slurm cannot be started here: it needs root."
@@ -81,7 +81,7 @@ class Slurm:
         return result.stdout.strip() or result.stderr.strip()
 
     def show(self, job: str) -> dict[str, str]:
-        """Returns the fields of a job: JobState, Restarts, ExitCode, ..."""
+        """Return the fields of a job: JobState, Restarts, ExitCode, ..."""
         words = self("scontrol", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
@@ -133,7 +133,7 @@ def _free_port() -> int:
 
 
 def _free_job() -> int:
-    """Returns an id for the first job, with which the port of its Ray is free."""
+    """Return an id for the first job, with which the port of its Ray is free."""
     while True:
         job = secrets.randbelow(9000) + 1000
         with socket.socket() as listener, suppress(OSError):

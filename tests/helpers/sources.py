@@ -15,7 +15,7 @@ def everything(labels: Indices) -> Indices:
 
 
 def only(*positions: int) -> Choose:
-    """Returns a function that chooses the images at these positions."""
+    """Return a function that chooses the images at these positions."""
     return lambda _: np.array(positions)
 
 
@@ -25,7 +25,7 @@ def read_all(source: str, side: Side = "train", size: int | None = None) -> Data
 
 
 def message_of(source: str, size: int | None = None) -> str:
-    """Returns the message of the SpecError that reading the source raises."""
+    """Return the message of the SpecError that reading the source raises."""
     with pytest.raises(SpecError) as caught:
         read_all(source, size=size)
     return str(caught.value)

@@ -1,4 +1,4 @@
-"""Writes result folders with metrics that a test chooses: real specs and columns, without training."""
+"""Write result folders with metrics that a test chooses: real specs and columns, without training."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,7 +48,7 @@ def write_run(
     teacher_accuracy: float | None = None,
     **sections: Any,
 ) -> Path:
-    """Writes a run with one round per accuracy and all tables, and returns its folder.
+    """Write a run with one round per accuracy and all tables, and returns its folder.
 
     An accuracy of None is a round without evaluation. `per_round` gives columns of rounds.csv: one value, or one per
     round. `sections` are sections of the spec: `training={"rounds": 9}` makes the run unfinished, `partition` replaces
@@ -90,7 +90,7 @@ def write_study(
     accuracy: Callable[[Mapping[str, Any], float, int], Sequence[float | None]] = lambda *_: (0.1, 0.3, 0.5),
     **sections: Any,
 ) -> Path:
-    """Writes a run for each strategy, α and seed, and trials.csv, as a sweep does. Returns `root`."""
+    """Write a run for each strategy, α and seed, and trials.csv, as a sweep does. Return `root`."""
     folders = []
     for strategy in strategies:
         label = ",".join(f"{key}={value}" for key, value in strategy.items())
@@ -110,7 +110,7 @@ def write_rounds(
     *,
     uses_teacher: bool = False,
 ) -> None:
-    """Writes rounds.csv. The worst class has half the accuracy, the rare classes three quarters of it."""
+    """Write rounds.csv. The worst class has half the accuracy, the rare classes three quarters of it."""
     used = {
         "teacher_outputs_used": 300,
         "teacher_forward_passes": 300,
@@ -132,7 +132,7 @@ def write_rounds(
 def write_clients(
     folder: Path, rounds: int, train_accuracy: Sequence[float], counts: Sequence[Sequence[int]] = PARTITION
 ) -> None:
-    """Writes clients.csv with equal rows in every round."""
+    """Write clients.csv with equal rows in every round."""
     rows = [
         {"round": number, "client": client, "examples": sum(held), "train_accuracy": local, "update_norm": 1.0 + client,
          "seconds": 0.5, "teacher_seconds": 0.0, "node": "here", "device": "cpu", "peak_bytes": 1 << 20}
@@ -143,7 +143,7 @@ def write_clients(
 
 
 def write_classes(folder: Path, rounds: Iterable[int], accuracy: Sequence[float | None], examples: int = 10) -> None:
-    """Writes classes.csv with equal rows in every round."""
+    """Write classes.csv with equal rows in every round."""
     rows = [
         {"round": number, "class": label, "class_name": name, "examples": examples, "test_accuracy": value}
         for number in rounds
@@ -153,7 +153,7 @@ def write_classes(folder: Path, rounds: Iterable[int], accuracy: Sequence[float 
 
 
 def write_partition(folder: Path, counts: Sequence[Sequence[int]]) -> None:
-    """Writes partition.csv from examples by client and class."""
+    """Write partition.csv from examples by client and class."""
     names = _names(len(counts[0]))
     rows = [
         {"client": client, "class": label, "class_name": names[label], "examples": examples}
@@ -165,12 +165,12 @@ def write_partition(folder: Path, counts: Sequence[Sequence[int]]) -> None:
 
 
 def write_trials(root: Path, trials: Sequence[Mapping[str, Any]]) -> None:
-    """Writes trials.csv with `trial`, `state` and, for some, `reason`."""
+    """Write trials.csv with `trial`, `state` and, for some, `reason`."""
     write_table(root / "trials.csv", ("trial", "state", "round", "reason"), [dict(trial) for trial in trials])
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Writes a table as runs do; None is an empty cell."""
+    """Write a table as runs do; None is an empty cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with CsvTable(path, columns) as table:
         table.write(rows)

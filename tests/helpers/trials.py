@@ -49,12 +49,12 @@ def run_rounds(trial: Trial, rounds: int) -> None:
 
 
 def final_weights(folder: Path) -> dict[str, bytes]:
-    """Returns the bytes of each array of a finished run."""
+    """Return the bytes of each array of a finished run."""
     return {name: array.tobytes() for name, array in load_file(folder / "model.safetensors").items()}
 
 
 def run_alone(experiment: Experiment, folder: Path) -> dict[str, bytes]:
-    """Run an experiment in this process, outside a study. Returns its final weights."""
+    """Run an experiment in this process, outside a study. Return its final weights."""
     list(Driver(experiment, folder, SerialBackend).run())
     return final_weights(folder)
 
@@ -72,14 +72,14 @@ def check_trial(trial: Trial, folder: Path) -> None:
 
 
 def modification_times(folder: Path) -> dict[str, int]:
-    """Returns the modification time of each file in the trials of a study."""
+    """Return the modification time of each file in the trials of a study."""
     trials = [path for path in folder.glob("*-*/") if path.is_dir()]
     files = [file for path in trials for file in path.rglob("*") if file.is_file() and file.name != ".lock"]
     return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
 
 
 def count_rounds(folder: Path) -> int:
-    """Returns the number of rounds in the tables of a study's trials."""
+    """Return the number of rounds in the tables of a study's trials."""
     count = 0
     for file in folder.glob("*/rounds.csv"):
         with file.open() as lines:

@@ -23,7 +23,7 @@ TOKEN = "0123456789abcdef" * 4
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Returns the keyword and arguments of each instruction of the Dockerfile."""
+    """Return the keyword and arguments of each instruction of the Dockerfile."""
     lines = re.sub(r"(?m)^\s*#.*\n", "", (FOLDER / "Dockerfile").read_text()).replace("\\\n", " ").splitlines()
     return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
 
@@ -97,7 +97,7 @@ def test_image_does_not_run_as_root_and_requires_a_token() -> None:
 
 @contextmanager
 def containers() -> Iterator[tuple[Path, Any]]:
-    """Yields a folder, and functions that run services and health checks without containers, at local addresses."""
+    """Yield a folder, and functions that run services and health checks without containers, at local addresses."""
     with ExitStack() as stack:
         folder = stack.enter_context(short_folder())
         address, port = "127.0.0.2", free_port()

@@ -20,7 +20,7 @@ MANIFESTS = {path.name: list(yaml.safe_load_all(path.read_text())) for path in s
 
 
 def field_errors(value: Any, kind: Any, at: str) -> Iterator[str]:
-    """Yields a sentence for each value that differs from the published types."""
+    """Yield a sentence for each value that differs from the published types."""
     if isinstance(kind, list):
         yield from (
             item_errors(value, kind[0], at) if isinstance(value, list) else [f"{at} must be a list, not {value!r}"]
@@ -53,7 +53,7 @@ def job() -> Any:
 
 
 def pods() -> Iterator[Any]:
-    """Yields all pod templates."""
+    """Yield all pod templates."""
     spec = job()["spec"]
     yield spec["submitterPodTemplate"]
     yield spec["rayClusterSpec"]["headGroupSpec"]["template"]
@@ -124,7 +124,7 @@ def test_volume_claims_are_shared_by_all_nodes() -> None:
 
 
 def submitted(entrypoint: str) -> str:
-    """Returns the command on the head: KubeRay passes the entrypoint to a shell, `ray job submit` joins the words."""
+    """Return the command on the head: KubeRay passes the entrypoint to a shell, `ray job submit` joins the words."""
     return subprocess.list2cmdline(shlex.split(entrypoint))
 
 

@@ -18,7 +18,7 @@ def three_nodes() -> Iterator[dict[str, str]]:
 
 
 def leader(environment: dict[str, str], node: int) -> int:
-    """Returns the session id of a node's processes."""
+    """Return the session id of a node's processes."""
     return int(Path(environment["FEDRAY_CLUSTER"], f"{node}.pid").read_text())
 
 

@@ -32,7 +32,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Returns the folder from which jobs are submitted, with a short and a long spec."""
+    """Return the folder from which jobs are submitted, with a short and a long spec."""
     for name, rounds in (("short", 3), ("long", 250)):
         (tmp_path / f"{name}.yaml").write_text(SPEC.replace("ROUNDS", str(rounds)))
     return tmp_path

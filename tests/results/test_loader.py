@@ -81,7 +81,7 @@ def test_load_results_without_runs_raises(tmp_path: Path) -> None:
 
 
 def table_of(tmp_path: Path, content: str | bytes, **options: Any) -> tuple[pd.DataFrame | None, list[str]]:
-    """Returns a table `rounds.csv` with this content, and the problems that reading it reports, without the path."""
+    """Return a table `rounds.csv` with this content, and the problems that reading it reports, without the path."""
     path, problems = tmp_path / "rounds.csv", list[str]()
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     table = read_table(path, problems, **options)

@@ -98,7 +98,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def switch_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SwitchMachine:
-    """Returns a function that switches to a machine with an empty cache."""
+    """Return a function that switches to a machine with an empty cache."""
     numbers = itertools.count()
     return lambda: monkeypatch.setenv("FEDRAY_CACHE", str(tmp_path / f"machine{next(numbers)}"))
 
@@ -282,7 +282,7 @@ def bits(folder: Path) -> dict[str, bytes]:
 
 
 def run_rounds(trial: Trial, last: int) -> Trial:
-    """Runs a trial as a sweep does, until round `last`, and leaves its working copy as a crash would."""
+    """Run a trial as a sweep does, until round `last`, and leaves its working copy as a crash would."""
     copy = trial.checkout()
     copy.start()
     rounds = Driver(copy.experiment, copy.folder.path).run()

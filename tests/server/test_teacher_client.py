@@ -50,7 +50,7 @@ class FailingWorker(Worker):
 
 
 class OverflowingWorker(Worker):
-    """Returns logits beyond the range of fp16."""
+    """Return logits beyond the range of fp16."""
 
     def handle(self, request: Request[Any]) -> WorkerResult[Any]:
         output = super().handle(request).value

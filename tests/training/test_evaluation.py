@@ -11,7 +11,7 @@ from fedray.training.evaluation import EvalCounts, count_predictions
 
 
 class PixelsAsLogits(nn.Module):
-    """Returns the image's pixels as logits."""
+    """Return the image's pixels as logits."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1)

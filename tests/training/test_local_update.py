@@ -35,7 +35,7 @@ def train(models: Any, objectives: Any, data: ClientData, training: Training, fi
 
 
 def plain_sgd(model: nn.Module, data: ClientData, loss_of: Any, first_epoch: int) -> list[float]:
-    """Momentum SGD: v = 0.9 v + (g + wd w), w -= lr v. Returns the summed loss of each batch."""
+    """Momentum SGD: v = 0.9 v + (g + wd w), w -= lr v. Return the summed loss of each batch."""
     velocity = [torch.zeros_like(p) for p in model.parameters()]
     losses = []
     for epoch in (first_epoch, first_epoch + 1):

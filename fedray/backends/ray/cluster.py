@@ -83,7 +83,7 @@ CONNECT_TIMEOUT_S = 5
 
 
 def _check_admitted(address: str) -> None:
-    """Raise SpecError where the cluster does not answer, refuses the token, or does not include this machine."""
+    """Raises SpecError where the cluster does not answer, refuses the token, or does not include this machine."""
     _check_reachable(address)
     code = TOKEN_REFUSED if _lacks_token() else _probe(address)
     if code == TOKEN_REFUSED and "RAY_AUTH_MODE" not in os.environ and not _lacks_token("token"):
@@ -112,7 +112,7 @@ def _probe(address: str) -> int:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise SpecError where no connection is possible; Ray itself would retry for minutes."""
+    """Raises SpecError where no connection is possible; Ray itself would retry for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()

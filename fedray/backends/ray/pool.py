@@ -94,7 +94,7 @@ class ActorPool:
         self.parallelism = plan.at_once
 
     def rescale(self) -> list[WorkerSlot]:
-        """Adapt the number of actors to nodes that have joined or left. Returns the new slots."""
+        """Adapt the number of actors to nodes that have joined or left. Return the new slots."""
         if self._part or self._plan is None:
             return []
         try:

@@ -55,7 +55,7 @@ class FastDepthwiseConv2d(nn.Conv2d):
 def kernel_overlap(layer: nn.Conv2d, images: Tensor) -> tuple[slice, slice] | None:
     """Return the kernel's rows and columns that overlap the image, if the output is 1x1.
 
-    Returns None if the output is larger, the kernel does not cover the image, or the input is invalid (torch's layer
+    Return None if the output is larger, the kernel does not cover the image, or the input is invalid (torch's layer
     then raises).
     """
     if isinstance(layer.padding, str) or images.dim() != 4 or images.shape[1] != layer.in_channels:

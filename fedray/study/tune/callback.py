@@ -106,7 +106,7 @@ class ProgressCallback(tune.Callback):
         self._notes, self._notes_read_at = None, time.monotonic()
 
     def _started(self, trial: TuneTrial) -> Trial:
-        """Returns our trial of Tune's, which has not started if its process was lost before."""
+        """Return our trial of Tune's, which has not started if its process was lost before."""
         if trial.trial_id not in self._trials:
             self.on_trial_start(0, [], trial)
         return self._trials[trial.trial_id]
@@ -118,7 +118,7 @@ class ProgressCallback(tune.Callback):
         self._study.write_table(list(trials.values()), self.startup_seconds)
 
     def _failure(self, ours: Trial, trial: TuneTrial) -> Outcome:
-        """Returns the outcome that the trial recorded itself, or Ray's error if its process is lost."""
+        """Return the outcome that the trial recorded itself, or Ray's error if its process is lost."""
         if ours.outcome is not None:
             return ours.outcome
         error = str(trial.get_error() or "").strip()

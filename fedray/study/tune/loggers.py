@@ -16,7 +16,7 @@ LOGGERS = {
 
 
 def logger(name: str, study: str) -> tune.Callback:
-    """Returns Tune's logger callback. Raises SpecError if its package is not installed."""
+    """Return Tune's logger callback. Raises SpecError if its package is not installed."""
     options = {"tensorboard": {}, "mlflow": {"experiment_name": study}, "wandb": {"project": study}}[name]
     package, module, kind = LOGGERS[name]
     if find_spec(package) is None:

@@ -23,12 +23,12 @@ class PendingTrials:
 
 
 def pending_trials(study: Study) -> PendingTrials:
-    """Returns the unfinished trials of the space, or the number of proposals that the search specifies."""
+    """Return the unfinished trials of the space, or the number of proposals that the search specifies."""
     return _proposed(study) if study.space.search.algorithm == "optuna" else _listed(study)
 
 
 def _listed(study: Study) -> PendingTrials:
-    """Returns the trials that the space lists.
+    """Return the trials that the space lists.
 
     A scheduler that compares trials gets the rounds of finished ones too: they run as replays.
     """

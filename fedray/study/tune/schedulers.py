@@ -10,7 +10,7 @@ from fedray.types import Row
 
 
 def scheduler(search: Search, rounds: int) -> TrialScheduler:
-    """Returns the scheduler of a search. `rounds` is the length of a trial that is not stopped early."""
+    """Return the scheduler of a search. `rounds` is the length of a trial that is not stopped early."""
     return SCHEDULERS[search.scheduler](search, rounds)
 
 

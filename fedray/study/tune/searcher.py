@@ -21,7 +21,7 @@ MAX_REPEATED_PROPOSALS = 100
 
 
 class FixedSearcher(Searcher):
-    """Returns the given configs one after another. `count` is their number."""
+    """Return the given configs one after another. `count` is their number."""
 
     def __init__(self, configs: Iterable[Row]) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class FixedSearcher(Searcher):
         self.count = len(self._configs)
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns the next trial's config. Called by Tune."""
+        """Return the next trial's config. Called by Tune."""
         return self._configs.popleft() if self._configs else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
@@ -64,7 +64,7 @@ class OptunaSearcher(FixedSearcher):
         self.count = max(len(pending), study.space.search.samples - len(ended))
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns the next trial's config, or FINISHED if Optuna proposes only existing trials. Called by Tune."""
+        """Return the next trial's config, or FINISHED if Optuna proposes only existing trials. Called by Tune."""
         for attempt in range(MAX_REPEATED_PROPOSALS):
             inner_id = self._inner_ids[trial_id] = f"{trial_id}-{attempt}"
             assignment = _from_optuna(self._study.space.axes, self._inner.suggest(inner_id))
@@ -81,7 +81,7 @@ class OptunaSearcher(FixedSearcher):
 
 
 def _optuna(study: Study, first: list[Row], evaluated: int) -> "OptunaSearch":
-    """Returns Tune's Optuna searcher.
+    """Return Tune's Optuna searcher.
 
     `evaluated`, the number of finished trials, goes into its seed: otherwise a resumed sweep would repeat proposals.
     """
@@ -112,7 +112,7 @@ def _distributions(axes: Iterable[Axis]) -> Row:
 
 
 def _from_optuna(axes: Iterable[Axis], point: Row) -> Assignment:
-    """Returns one value per axis from Optuna's point."""
+    """Return one value per axis from Optuna's point."""
 
     def value(axis: Axis) -> object:
         if axis.kind == "zip":
@@ -123,7 +123,7 @@ def _from_optuna(axes: Iterable[Axis], point: Row) -> Assignment:
 
 
 def _to_optuna(axes: Sequence[Axis], assignment: Assignment) -> Row:
-    """Returns Optuna's point from one value per axis."""
+    """Return Optuna's point from one value per axis."""
     point: Row = {}
     for axis in axes:
         value = assignment.get(axis.field, axis.values[0])  # the first value for an axis that was not active

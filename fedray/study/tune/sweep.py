@@ -45,7 +45,7 @@ NODE_CHECK_TIMEOUT_S = 60
 
 
 def sweep(study: Study, *, display: MakeDisplay | None = None, verbose: bool = False) -> list[Trial]:
-    """Run every pending trial of a study. Returns all its trials in the order of the space.
+    """Run every pending trial of a study. Return all its trials in the order of the space.
 
     The state is on disk only: if a sweep is killed, the next one resumes every trial from its last checkpoint.
     A failed trial is recorded as failed and the others continue. `display` makes the live display, none by default.
@@ -81,7 +81,7 @@ def start_shared_objects() -> SharedObjectsActor:
 def run_trials(
     study: Study, pending: PendingTrials, shared_objects: SharedObjectsActor, display: SweepDisplay, *, verbose: bool
 ) -> dict[str, float]:
-    """Run trials on Tune. Returns the seconds from the start of each to the start of its first round, by name."""
+    """Run trials on Tune. Return the seconds from the start of each to the start of its first round, by name."""
     existing = study.existing_trials()
     for trial in existing:
         if not study.is_pending(trial):
@@ -163,7 +163,7 @@ def _trainable(study: Study, part: Mapping[str, float], shared_objects: SharedOb
 
 
 def _placement_groups(study: Study, part: Mapping[str, float]) -> Callable[[Row], tune.PlacementGroupFactory]:
-    """Returns a trial's placement group by its config: an empty bundle for the driver and one per worker."""
+    """Return a trial's placement group by its config: an empty bundle for the driver and one per worker."""
 
     def placement_group(config: Row) -> tune.PlacementGroupFactory:
         experiment = study.trial_of_config(config).experiment
@@ -175,7 +175,7 @@ def _placement_groups(study: Study, part: Mapping[str, float]) -> Callable[[Row]
 
 
 def _population(study: Study) -> Row:
-    """Returns Tune's parameter space of a population: its members, and each member's value per field."""
+    """Return Tune's parameter space of a population: its members, and each member's value per field."""
     configs = {trial.name: study.tune_config(trial) for trial in study.trials() if study.is_pending(trial)}
 
     def value(field: str) -> Callable[[Any], object]:
@@ -204,7 +204,7 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _unwrapped_errors() -> Iterator[None]:
-    """Raise a callback's SpecError itself: Tune wraps it into its own error."""
+    """Raises a callback's SpecError itself: Tune wraps it into its own error."""
     try:
         yield
     except TuneError as error:

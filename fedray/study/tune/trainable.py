@@ -69,7 +69,7 @@ class FedTrainable(tune.Trainable):
         return True
 
     def step(self) -> Row:
-        """Returns the row of the next round. The last one is returned once the run is complete. Called by Tune."""
+        """Return the row of the next round. The last one is returned once the run is complete. Called by Tune."""
         try:
             row = next(self._rounds, None)
             if row is not None and row["round"] == self._last:

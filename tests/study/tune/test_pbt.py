@@ -117,7 +117,7 @@ def _lineage(trial: Trial) -> list[dict[str, str]]:
 
 
 def _run_lineage(study: Study, change: dict[str, str], folder: Path) -> bytes:
-    """Run the donor's rounds, then the receiver's, outside a study. Returns the final weights."""
+    """Run the donor's rounds, then the receiver's, outside a study. Return the final weights."""
     donor = next(trial for trial in study.trials() if trial.name == change["from"])
     receiver = study.trial({"training.lr": float(change["training.lr"])})
     driver = Driver(donor.experiment, folder, SerialBackend).run()

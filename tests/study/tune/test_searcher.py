@@ -32,7 +32,7 @@ def make_study(tmp_path: Path, space: dict[str, Any], search: dict[str, Any] | N
 
 
 def run(trial: Trial, rounds: int) -> float:
-    """Run the first rounds of a trial. Returns the last test accuracy."""
+    """Run the first rounds of a trial. Return the last test accuracy."""
     trial.start()
     driver = Driver(trial.experiment, trial.folder.path).run()
     for _ in range(rounds):
@@ -44,7 +44,7 @@ def run(trial: Trial, rounds: int) -> float:
 
 
 def suggestions(searcher: Searcher, count: int) -> list[Any]:
-    """Returns the next configs without the names of the trials."""
+    """Return the next configs without the names of the trials."""
     configs = [searcher.suggest(f"trial {number}") for number in range(count)]
     return [config if config == Searcher.FINISHED else _without_name(config) for config in configs]
 

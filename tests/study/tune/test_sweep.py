@@ -37,7 +37,7 @@ RunCommand = Callable[..., tuple[int, list[str], str]]
 
 @pytest.fixture
 def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCommand:
-    """`run_command("sweep", "study.yaml")` runs fedray in this process. Returns exit code, stdout's lines, stderr."""
+    """`run_command("sweep", "study.yaml")` runs fedray in this process. Return exit code, stdout's lines, stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, list[str], str]:

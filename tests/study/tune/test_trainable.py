@@ -46,7 +46,7 @@ def open_trial(shared_objects: Any, tmp_path: Path) -> Iterator[OpenTrial]:
 
 
 def train(trainable: Any, steps: int) -> list[tuple[int, bool]]:
-    """Returns round and `done` of the next steps."""
+    """Return round and `done` of the next steps."""
     return [(result["round"], result["done"]) for result in (trainable.train() for _ in range(steps))]
 
 
