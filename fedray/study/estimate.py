@@ -4,9 +4,9 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fedray.study.study import Study, Trial
+from fedray.types import Row
 
 
 def save(study: Study, seconds: Mapping[str, float]) -> None:
@@ -29,10 +29,10 @@ def compare_with_actual(study: Study, trials: Sequence[Trial]) -> tuple[int, flo
     return len(finished), sum(estimated[trial.name] for trial in finished), actual
 
 
-def _read(study: Study) -> dict[str, Any]:
+def _read(study: Study) -> Row:
     """Return plan.json; empty if it is missing or damaged."""
     try:
-        document: dict[str, Any] = json.loads((study.folder / "plan.json").read_text(encoding="utf-8"))
+        document: Row = json.loads((study.folder / "plan.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return document

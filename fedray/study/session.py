@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedray.backends.ray.cluster import start_ray
 from fedray.cache import cache_folder
@@ -17,8 +17,12 @@ from fedray.results.storage import storage_of
 from fedray.types import OnProgress, Progress, RoundResult, ignore_progress
 
 if TYPE_CHECKING:
-    from fedray.server.driver import MakeBackend
+    import ray
+
+    from fedray.server.driver import Driver, MakeBackend
     from fedray.server.teacher_check import TeacherAccuracy
+
+T = TypeVar("T")
 
 MAX_DRIVER_LOSSES = 3
 """Driver actors that may be lost in a row without a finished round, until the run ends."""
@@ -168,7 +172,7 @@ class DriverActor:
         from fedray.backends.ray.pool import ActorPool
 
         self._pool = ActorPool()
-        self._driver: Any = None
+        self._driver: Driver | None = None
         self._progress: Progress | None = None
 
     def run(
@@ -228,7 +232,7 @@ def _wait(pending: Any, driver: Any, on_progress: OnProgress) -> None:
             on_progress(progress)
 
 
-def _get(reference: Any) -> Any:
+def _get(reference: "ray.ObjectRef[T]") -> T:
     """Return the value of a reference. Raises SpecError and RunError as the driver raised them."""
     import ray
     from ray.exceptions import RayTaskError

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from filelock import FileLock, Timeout
 
@@ -222,7 +222,7 @@ class Study:
         writer.writerows(rows)
         self.storage.write("trials.csv", table.getvalue())
 
-    def _startup_seconds(self) -> dict[str, Any]:
+    def _startup_seconds(self) -> Row:
         """Return the column that an earlier sweep wrote, by trial."""
         try:
             with (self.folder / "trials.csv").open(newline="", encoding="utf-8") as file:

@@ -167,7 +167,7 @@ class CacheEntry:
         with self.lock:
             shutil.rmtree(self.folder)
 
-    def _stored_record(self) -> np.dtype[Any] | None:
+    def _stored_record(self) -> np.dtype[np.void] | None:
         """The dtype of a row on disk; None where `rows.bin` is missing or has the wrong size."""
         metadata = _read_metadata(self.folder / "entry.json")
         if metadata is None or metadata.get("content") != self.metadata["content"]:
@@ -177,7 +177,7 @@ class CacheEntry:
         is_complete = file.exists() and file.stat().st_size == record.itemsize * self.rows
         return record if is_complete else None
 
-    def _create_files(self, width: int, produced_by: Row) -> np.dtype[Any]:
+    def _create_files(self, width: int, produced_by: Row) -> np.dtype[np.void]:
         _create_folder(self.folder)
         record = _record_dtype(self.metadata["dtype"], width)
         with (self.folder / "rows.bin").open("wb") as file:
@@ -198,7 +198,7 @@ def _create_folder(folder: Path) -> None:
         ) from error
 
 
-def _record_dtype(dtype: str, width: int) -> np.dtype[Any]:
+def _record_dtype(dtype: str, width: int) -> np.dtype[np.void]:
     return np.dtype([("checksum", "<u4"), ("outputs", np.dtype(dtype).newbyteorder("<"), (width,))])
 
 

@@ -66,7 +66,7 @@ class DistributedSum:
         self._reducers = reducers
         self._number = number
         self._sum = ExactMean()
-        self._additions: dict[str, list[Any]] = {}
+        self._additions: dict[str, list[ray.ObjectRef[None]]] = {}
 
     def add(self, result: CallResult[object], weight: int) -> None:
         """Add the weights of one result on the node where they are."""

@@ -16,7 +16,7 @@ from fedray.backends.ray.references import first_line
 from fedray.backends.ray.shared_objects import ObjectStore
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
-from fedray.types import Weights
+from fedray.types import Row, Weights
 from fedray.workers.requests import R, Request, WeightedSum
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class WorkerActor:
         experiment: Experiment,
         train: "Dataset",
         test: "Dataset",
-        rest: dict[str, Any],
+        rest: Row,
     ) -> tuple[str, str]:
         """Create the worker that `handle` calls; return the id and the name of the node.
 
@@ -133,7 +133,7 @@ class ActorPool:
         """The resources that the pool may use, in all and by node."""
         if self._part:
             return self._part, ()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in alive_nodes()]
         return {kind: sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}, nodes
 
     def _new_slot(self) -> WorkerSlot:
@@ -147,14 +147,14 @@ class ActorPool:
         self.slots.remove(slot)
 
 
+def alive_nodes() -> Sequence[Row]:
+    """Return Ray's description of each node that is alive."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
 def node_names() -> dict[str, str]:
     """Return host name and address of each node that is alive, by node id."""
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return {
-        node["NodeID"]: f"{node['NodeManagerHostname']}, {node['NodeManagerAddress']}"
-        for node in nodes
-        if node["Alive"]
-    }
+    return {node["NodeID"]: f"{node['NodeManagerHostname']}, {node['NodeManagerAddress']}" for node in alive_nodes()}
 
 
 def cluster_resources() -> Mapping[str, float]:
