@@ -33,9 +33,9 @@ class Resources(Section):
     clients_per_actor: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Number of clients that share a Ray actor. `auto`: on GPUs one actor per client of the cohort, on CPUs one
     actor per `cpus_per_client` cores."""
-    cpus_per_client: float = Field(1.0, gt=0)
+    cpus_per_client: float = Field(1.0, gt=0, le=4096)
     """Cores reserved for a client while it trains; it uses as many threads, rounded down, and at least 1."""
-    gpus_per_client: float = Field(0.0, ge=0)
+    gpus_per_client: float = Field(0.0, ge=0, le=4096)
     """GPUs, or the share of one, reserved for a client while it trains."""
 
     @property
@@ -79,6 +79,14 @@ class Experiment(Section):
         if teacher is not None:
             _check_teacher_targets(strategy, teacher)
         return strategy
+
+    @field_validator("training")
+    @classmethod
+    def _cohort_can_reach_its_minimum(cls, training: Training, info: ValidationInfo) -> Training:
+        partition = info.data.get("partition", FromFile)
+        if hasattr(partition, "clients") and training.min_cohort > training.cohort_size(partition.clients):
+            raise ValueError(f"min_cohort must be at most {training.cohort_size(partition.clients)}, the cohort's size")
+        return training
 
     @property
     def clients(self) -> int | None:

@@ -3,19 +3,23 @@
 Annotations have the type `object` here: typing has no type for type expressions such as `int | None`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Annotated, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from fedray.config.experiment import Experiment
 from fedray.errors import nearest
+from fedray.section import Section
 
 Model: TypeAlias = type[BaseModel]
 
 CHOOSERS = ("name", "kind")
 """Fields whose value selects one of several sections."""
+MISSING = object()
+"""Stands for the value of a field that a section does not have."""
 FILE_FIELDS = ("file", "pretrained", "init", "model")
 """Fields that may name a file or folder, as `PATH`, `file:PATH` or `local-dir:PATH`."""
 
@@ -40,6 +44,48 @@ def unknown_field_hint(field: str) -> str | None:
         if part not in names:
             return nearest(part, names) or "."
     return None
+
+
+def field_value(tree: Mapping[str, object], field: str) -> object:
+    """Returns the value of a dotted field of an experiment's tree, or its default.
+
+    The tree need not be valid. Returns MISSING for a field that the section does not have or that has no default.
+    """
+    value: object = tree
+    parts = field.split(".")
+    for depth, part in enumerate(parts):
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
+        if isinstance(value, list):
+            value = dict(zip(map(str, range(len(value))), value, strict=True))
+        if not isinstance(value, Mapping):
+            return MISSING
+        value = value[part] if part in value else _default(value, parts[:depth], part)
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def accepts(field: str, value: object) -> bool:
+    """Whether a dotted field can have a value; sections, and fields of mappings and lists, are not checked."""
+    *path, name = field.split(".")
+    infos = [model.model_fields[name] for model in _sections(_annotations_at(path)) if name in model.model_fields]
+    return isinstance(value, dict) or not infos or any(_is_valid(info, value) for info in infos)
+
+
+def _is_valid(info: FieldInfo, value: object) -> bool:
+    definition: Any = (info.annotation, info)
+    try:
+        create_model("Checked", __base__=Section, value=definition).model_validate({"value": value})
+    except ValidationError:
+        return False
+    return True
+
+
+def _default(section: Mapping[str, object], path: Sequence[str], name: str) -> object:
+    """Returns the default of a field in the section at `path`, whose `name` or `kind` chooses its class."""
+    models = [model for model in _sections(_annotations_at(path)) if name in model.model_fields]
+    chosen = [m for m in models if all(section[key] in _tags(m) for key in CHOOSERS if key in section and _tags(m))]
+    info = chosen[0].model_fields[name] if chosen else None
+    return MISSING if info is None or info.is_required() else info.get_default(call_default_factory=True)
 
 
 def resolve(location: Sequence[str | int], root: Model) -> tuple[list[str], list[Model]]:

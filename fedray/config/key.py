@@ -5,6 +5,7 @@ import json
 
 from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
 from fedray.config.fields import CHOOSERS
+from fedray.config.values import canonical
 from fedray.config.yaml_files import Tree
 from fedray.section import Section
 
@@ -21,6 +22,15 @@ def trial_key(experiment: Experiment) -> str:
     fields = {name: value for name, value in set_fields_of(experiment).items() if name not in EXECUTION_SECTIONS}
     document = json.dumps({"defaults": DEFAULTS_VERSION, "fields": fields}, sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()[:8]
+
+
+def setting(experiment: Experiment) -> str:
+    """Returns a text that is equal for experiments with equal results, floats compared by 15 significant digits.
+
+    Unlike the key, it is not stored: rounding in the key would rename finished trials.
+    """
+    fields = {name: value for name, value in set_fields_of(experiment).items() if name not in EXECUTION_SECTIONS}
+    return json.dumps(canonical(fields), sort_keys=True)
 
 
 def set_fields_of(section: Section) -> Tree:

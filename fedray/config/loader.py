@@ -10,15 +10,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fedray.config import labels, space
+from fedray.config import conditions, labels, space
 from fedray.config.experiment import Experiment
-from fedray.config.fields import unknown_field_hint
-from fedray.config.key import trial_key
+from fedray.config.key import setting, trial_key
 from fedray.config.messages import explain
 from fedray.config.overrides import fix_axes, parse_overrides, set_fields
 from fedray.config.search import Search
 from fedray.config.space import Assignment, Axis
-from fedray.config.yaml_files import Tree, flatten, read_yaml
+from fedray.config.yaml_files import Tree, read_yaml
 from fedray.errors import SpecError, nearest
 
 SPACE_KEYS = ("base", "space", "search")
@@ -48,19 +47,25 @@ class Space:
     search: Search
 
     def runs(self) -> list[Run]:
-        """Returns each distinct experiment of the space once, in the order of its axes."""
-        points = space.random_points if self.search.algorithm == "random" else space.combinations
+        """Returns each distinct experiment of the space once, in the order of its axes.
+
+        Raises SpecError for more than space.MAX_TRIALS combinations.
+        """
+        points = space.random_points
+        if self.search.algorithm != "random":
+            space.check_count(self.axes, self.search.samples, str(self.path))
+            points = space.combinations
         runs: dict[str, Run] = {}
         for assignment in points(self.axes, self.search.samples, self.seed):
             run = self.run(assignment)
-            runs.setdefault(trial_key(run.experiment), run)
+            runs.setdefault(setting(run.experiment), run)
         return list(runs.values())
 
     @property
     def seed(self) -> int:
         """The seed of the base, or 0 if it is invalid, which validating the experiment reports."""
         seed = self.base.get("seed", 0)
-        return seed if isinstance(seed, int) else 0
+        return int(seed) if isinstance(seed, int) or (isinstance(seed, float) and seed.is_integer()) else 0
 
     def first(self) -> Assignment:
         """Returns the first value of each axis."""
@@ -71,7 +76,7 @@ class Space:
 
         Raises SpecError if the values do not make a valid experiment.
         """
-        active = space.active(assignment, self.axes, flatten(self.base).get)
+        active = conditions.active(assignment, self.axes, conditions.resolved_in(self.base))
         values = {axis.field: axis.values for axis in self.axes}
         label = ", ".join(
             f"{labels.short_field(field)}={labels.value_label(value, values[field])}" for field, value in active.items()
@@ -95,6 +100,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     """Read a spec file as a space; a plain experiment has no axes. Raises SpecError for an invalid file."""
     path = Path(path)
+    if not path.stem.strip("."):
+        raise SpecError(f"'{path}' must have a name before .yaml: it names the folder of results.")
     document = _as_space_file(read_yaml(path))
     if unknown := sorted(document.keys() - set(SPACE_KEYS)):
         raise SpecError(
@@ -104,7 +111,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     of_search = {field: value for field, value in values.items() if field.split(".")[0] == "search"}
     of_base = {field: value for field, value in values.items() if field not in of_search}
     axes = space.parse_axes(document.get("space") or {}, str(path))
-    _check_fields(axes, str(path))
+    conditions.check_fields(axes, str(path))
     axes = fix_axes(axes, of_base)
     search = _parse_search(set_fields({"search": document.get("search") or {}}, of_search)["search"], str(path))
     result = Space(path, set_fields(_base_of(document, path), of_base), axes, search)
@@ -136,15 +143,6 @@ def _base_of(document: Tree, path: Path) -> Tree:
     if not isinstance(base, dict):
         raise SpecError(f"{path}: base must hold sections, or name another file, not {type(base).__name__}.")
     return base
-
-
-def _check_fields(axes: Sequence[Axis], source: str) -> None:
-    """Raises SpecError if an axis or its `when` names a field that does not exist."""
-    for axis in axes:
-        named = [(axis.field, ""), *((field, f"'when' of the axis {axis.field} has an ") for field in axis.when)]
-        for field, prefix in named:
-            if (hint := unknown_field_hint(field)) is not None:
-                raise SpecError(f"{source}: {prefix}unknown field '{field}'{hint}")
 
 
 def _check_mutations(study: Space) -> None:

@@ -19,6 +19,8 @@ REQUIREMENTS = {
     "tuple_type": "must be a list",
     "dict_type": "must map names to values",
     "path_type": "must be a path",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
     "model_type": "must be a section, such as {name: ...} or {kind: ...}",
     "model_attributes_type": "must be a section, such as {name: ...} or {kind: ...}",
 }
@@ -79,7 +81,7 @@ def explain(error: ValidationError, root: Model = Experiment, prefix: Sequence[s
     problems = [_problem(details, root, prefix) for details in error.errors()]
     first = _most_specific(problems)
     field, known, kind = ".".join(first.path), first.known_fields, first.error["type"]
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         owner = f"'{'.'.join(first.path[:-1])}'" if first.path[:-1] else "an experiment"
         return f"unknown field '{field}'{nearest(first.path[-1], known)} ({owner} has {', '.join(known)})"
     if kind == "missing":

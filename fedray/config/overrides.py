@@ -3,26 +3,32 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-import yaml
-
 from fedray.config.fields import CHOOSERS, fields_of
 from fedray.config.space import Axis
 from fedray.config.yaml_files import Tree
+from fedray.config.yaml_loader import parse_yaml
 from fedray.errors import SpecError
 
 
 def parse_overrides(texts: Sequence[str]) -> Tree:
     """Returns the values by dotted field. Raises SpecError for a text that is not `section.key=value`."""
-    return dict(map(_parse_override, texts))
+    values: Tree = {}
+    for field, value in map(_parse_override, texts):
+        if field in values:
+            raise SpecError(f"'{field}' is set twice, to {values[field]!r:.60} and to {value!r:.60}.")
+        values[field] = value
+    return values
 
 
 def set_fields(tree: Tree, values: Mapping[str, object]) -> Tree:
     """Returns a copy of the tree with dotted fields set.
 
-    Setting another `name` or `kind` changes the type of a section: fields that the new type lacks are removed.
+    Setting another `name` or `kind` changes the type of a section: fields that the new type lacks are removed from it.
+    The order of `values` does not matter: whole sections are set before their fields, and types before other fields.
     """
     copy = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    for dotted, value in values.items():
+    for dotted in sorted(values, key=lambda field: (field.count("."), field.split(".")[-1] not in CHOOSERS)):
+        value = values[dotted]
         *sections, key = dotted.split(".")
         section = _section_at(copy, sections, dotted)
         if key in CHOOSERS and section.get(key) != value:
@@ -51,9 +57,9 @@ def _parse_override(text: str) -> tuple[str, object]:
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", field):
         raise SpecError(f"'{text}' is not an override; write section.key=value, such as strategy.lam=0.3.")
     try:
-        return field, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise SpecError(f"the value of '{text}' is not valid YAML.") from None
+        return field, parse_yaml(value)
+    except SpecError as error:
+        raise SpecError(f"the value of '{text:.80}' cannot be used: {error}") from None
 
 
 def _section_at(tree: Tree, sections: Sequence[str], dotted: str) -> Tree:

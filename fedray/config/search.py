@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from fedray.config.space import MAX_TRIALS
 from fedray.section import Section
 
 Metric: TypeAlias = Literal[
@@ -23,7 +24,7 @@ class Search(Section):
     algorithm: Literal["grid", "random", "optuna"] = "grid"
     """`grid`: every combination, with random axes drawn `samples` times. `random`: `samples` points, all axes
     drawn. `optuna`: `samples` points that a TPE sampler proposes from earlier results."""
-    samples: int = Field(1, ge=1)
+    samples: int = Field(1, ge=1, le=MAX_TRIALS)
     """Number of random draws."""
     scheduler: Literal["none", "asha", "median", "pbt"] = "none"
     """`asha`: successive halving. `median`: stops a trial that is worse than the median of the others. `pbt`:

@@ -9,12 +9,13 @@ strategy.mu: {grid: [0.01, 0.1], when: {strategy.name: fedprox}}    only if anot
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
+from fedray.config.values import same_value
 from fedray.errors import SpecError, nearest
 from fedray.seeding import numpy_rng
 
@@ -28,6 +29,8 @@ RANGES: Mapping[str, Draw] = {
     "randint": lambda rng, low, high: int(rng.integers(int(low), int(high) + 1)),
 }
 """Functions that draw a number between two bounds, which are included, by kind of axis."""
+MAX_TRIALS = 100_000
+"""Combinations of the values of a space, equal ones counted each time."""
 RANDOM_KINDS = ("choice", *RANGES)
 AXIS_KINDS = ("grid", "zip", *RANDOM_KINDS)
 
@@ -60,8 +63,8 @@ class Axis:
         """Whether the axis can take this value."""
         if self.kind in RANGES:
             low, high = self.bounds
-            return isinstance(value, int | float) and low <= value <= high
-        return value in self.values
+            return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        return any(same_value(value, own) for own in self.values)
 
 
 def parse_axes(space: object, source: str) -> list[Axis]:
@@ -73,7 +76,21 @@ def parse_axes(space: object, source: str) -> list[Axis]:
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{field} has {length}" for field, length in lengths.items())
         raise SpecError(f"{source}: zipped axes advance together and must be equally long, but {counts} values.")
+    _check_overlaps({axis.field for axis in axes}, source)
     return axes
+
+
+def check_count(axes: Sequence[Axis], samples: int, source: str) -> None:
+    """Raises SpecError if the axes have more than MAX_TRIALS combinations."""
+    zipped = [len(axis.values) for axis in axes if axis.kind == "zip"][:1]
+    draws = [samples] if any(axis.kind in RANDOM_KINDS for axis in axes) else []
+    count = 1
+    for factor in (*(len(axis.values) for axis in axes if axis.kind == "grid"), *zipped, *draws):
+        count *= factor
+        if count > MAX_TRIALS:  # stops early: the full product may have thousands of digits
+            raise SpecError(
+                f"{source}: the space has more than {MAX_TRIALS:,} combinations, the most that a study may have."
+            )
 
 
 def combinations(axes: Sequence[Axis], samples: int, seed: int) -> list[Assignment]:
@@ -102,7 +119,7 @@ def zip_row(axes: Sequence[Axis], assignment: Assignment) -> int | None:
     """Returns the first row of the zipped axes that agrees with the assignment, or None."""
     zipped = [axis for axis in axes if axis.kind == "zip"]
     for number, row in enumerate(zip(*(axis.values for axis in zipped), strict=True)):
-        if all(assignment.get(axis.field, value) == value for axis, value in zip(zipped, row, strict=True)):
+        if all(same_value(assignment.get(axis.field, value), value) for axis, value in zip(zipped, row, strict=True)):
             return number
     return None
 
@@ -114,28 +131,14 @@ def contains(axes: Sequence[Axis], assignment: Assignment) -> bool:
     return all(axis.kind != "zip" for axis in axes) or zip_row(axes, assignment) is not None
 
 
-def active(assignment: Assignment, axes: Sequence[Axis], lookup: Callable[[str], object]) -> Assignment:
-    """Returns the assignment without axes whose `when` does not hold; `lookup` returns the base's value of a field."""
-    conditions = {axis.field: axis.when for axis in axes}
-    fields = {field: value for field, value in assignment.items() if not conditions[field]}
-    for field, value in assignment.items():
-        when = conditions[field]
-        if when and all(_value_of(other, fields, lookup) in _as_list(allowed) for other, allowed in when.items()):
-            fields[field] = value
-    return {field: fields[field] for field in assignment if field in fields}
-
-
-def _value_of(field: str, fields: Assignment, lookup: Callable[[str], object]) -> object:
-    """Returns a field's value in the assignment, possibly within a whole section, or else in the base."""
-    if field in fields:
-        return fields[field]
-    sections = [name for name, value in fields.items() if field.startswith(f"{name}.") and isinstance(value, Mapping)]
-    if not sections:
-        return lookup(field)
-    value = fields[sections[0]]
-    for part in field.removeprefix(f"{sections[0]}.").split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+def _check_overlaps(fields: Set[str], source: str) -> None:
+    """Raises SpecError if an axis varies a section and another one a field of it."""
+    for field in sorted(fields):
+        for end in [index for index, character in enumerate(field) if character == "."]:
+            if field[:end] in fields:
+                raise SpecError(
+                    f"{source}: the axes {field[:end]} and {field} overlap; vary the whole section, or only its fields."
+                )
 
 
 def _axis(name: str, axis: object, source: str) -> Axis:
@@ -152,20 +155,29 @@ def _axis(name: str, axis: object, source: str) -> Axis:
             f"{source}: the axis {name} must be written {{{kinds[0]}: [value, ...]}} with at least one value."
         )
     if kinds[0] in RANGES:
-        _check_bounds(name, kinds[0], values, source)
+        values = _checked_bounds(name, kinds[0], values, source)
     if not isinstance(when, dict):
         raise SpecError(f"{source}: 'when' of the axis {name} must map fields to values, not {when!r}.")
     return Axis(name, kinds[0], values, when)
 
 
-def _check_bounds(name: str, kind: str, bounds: Sequence[object], source: str) -> None:
+def _checked_bounds(name: str, kind: str, bounds: Sequence[object], source: str) -> list[int | float]:
+    """Returns the bounds of a range, whole floats as int for randint. Raises SpecError for bounds without draws."""
+    start = f"{source}: {kind} of the axis {name} must"
     numbers = [bound for bound in bounds if isinstance(bound, int | float) and not isinstance(bound, bool)]
     if len(bounds) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:
-        raise SpecError(f"{source}: {kind} of the axis {name} must be [lowest, highest], not {bounds}.")
+        raise SpecError(f"{start} be [lowest, highest], not {bounds!r:.80}.")
+    if not all(math.isfinite(number) for number in (*numbers, float(numbers[1]) - float(numbers[0]))):
+        raise SpecError(f"{start} have finite bounds and a finite width, not {bounds!r:.80}.")
     if kind == "loguniform" and numbers[0] <= 0:
-        raise SpecError(f"{source}: loguniform of the axis {name} must start above 0, not at {numbers[0]}.")
-    if kind == "randint" and not all(isinstance(bound, int) for bound in bounds):
-        raise SpecError(f"{source}: randint of the axis {name} must have whole numbers, not {bounds}.")
+        raise SpecError(f"{start} start above 0, not at {numbers[0]}.")
+    if kind != "randint":
+        return numbers
+    if any(number != int(number) for number in numbers):
+        raise SpecError(f"{start} have whole numbers, not {bounds!r:.80}.")
+    if not -(2**63) <= numbers[0] < numbers[1] < 2**63:
+        raise SpecError(f"{start} have bounds from -2^63 to 2^63 - 1, not {bounds!r:.80}.")
+    return [int(number) for number in numbers]
 
 
 def _draw(axis: Axis, seed: int, sample: int) -> object:
@@ -181,7 +193,3 @@ def _choose(rng: np.random.Generator, values: Sequence[object]) -> object:
 
 def _merged(parts: Sequence[Assignment]) -> Assignment:
     return {name: value for part in parts for name, value in part.items()}
-
-
-def _as_list(allowed: object) -> list[object]:
-    return allowed if isinstance(allowed, list) else [allowed]

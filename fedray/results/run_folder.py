@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 from filelock import FileLock, Timeout
 
 from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
@@ -150,7 +149,7 @@ class RunFolder:
 
 def _first_difference(before: Row, experiment: Experiment) -> str:
     """Return `training.lr is 0.1 there and 0.01 here`; empty if both specs have the same result."""
-    old, new = flatten(before), flatten(yaml.safe_load(to_yaml(experiment)))
+    old, new = flatten(before), flatten(experiment.model_dump(mode="json"))
     for field in [*new, *(old.keys() - new.keys())]:
         if field.split(".")[0] not in EXECUTION_SECTIONS and old.get(field) != new.get(field):
             return f"{field} is {old.get(field)} there and {new.get(field)} here"

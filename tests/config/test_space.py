@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fedray.config.space import Assignment, active, combinations, contains, parse_axes, random_points, zip_row
+from fedray.config.conditions import active, resolved_in
+from fedray.config.space import Assignment, combinations, contains, parse_axes, random_points, zip_row
 from fedray.errors import SpecError
 
 
@@ -79,7 +80,7 @@ def test_axis_is_active_only_when_its_condition_holds() -> None:
         },
         "study.yaml",
     )
-    assignments = [active(assignment, axes, {"seed": 3}.get) for assignment in combinations(axes, 1, 0)]
+    assignments = [active(assignment, axes, resolved_in({"seed": 3})) for assignment in combinations(axes, 1, 0)]
     unique = {tuple(assignment.items()) for assignment in assignments}
     assert unique == {
         (("strategy.name", "fedavg"),),
@@ -88,7 +89,8 @@ def test_axis_is_active_only_when_its_condition_holds() -> None:
         (("strategy.name", "fedlpfm"), ("strategy.lam", 0.5)),
     }
     assert all(
-        "strategy.lam" not in active(assignment, axes, {"seed": 4}.get) for assignment in combinations(axes, 1, 0)
+        "strategy.lam" not in active(assignment, axes, resolved_in({"seed": 4}))
+        for assignment in combinations(axes, 1, 0)
     )
 
 

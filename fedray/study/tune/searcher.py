@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ray.tune.search import Searcher
 
 from fedray.config.space import Assignment, Axis, zip_row
+from fedray.config.values import distinct, same_value
 from fedray.errors import SpecError
 from fedray.study.study import Study, last_metrics
 from fedray.types import Row
@@ -104,7 +105,7 @@ def _distributions(axes: Iterable[Axis]) -> Row:
             return FloatDistribution(axis.values[0], axis.values[1], log=axis.kind == "loguniform")
         if axis.kind == "randint":
             return IntDistribution(axis.values[0], axis.values[1])
-        return CategoricalDistribution([json.dumps(value) for value in axis.values])
+        return CategoricalDistribution([json.dumps(value) for value in distinct(axis.values)])
 
     found = {axis.field: distribution(axis) for axis in axes if axis.kind != "zip"}
     rows = max((len(axis.values) for axis in axes if axis.kind == "zip"), default=0)
@@ -132,5 +133,7 @@ def _to_optuna(axes: Sequence[Axis], assignment: Assignment) -> Row:
         elif axis.kind in ("uniform", "loguniform", "randint"):
             point[axis.field] = value
         else:
-            point[axis.field] = json.dumps(axis.values[axis.values.index(value)])  # the file may spell 1 as 1.0 now
+            point[axis.field] = json.dumps(
+                next(own for own in axis.values if same_value(own, value))
+            )  # 1 may be 1.0 now
     return point
