@@ -11,7 +11,7 @@ MAX_INTEGER = 2**63
 
 
 def _with_strict_scalars(schema: Any, owner: type[BaseModel]) -> Any:
-    """Returns a copy of pydantic's schema in which booleans and numbers accept no other types.
+    """Return a copy of pydantic's schema in which booleans and numbers accept no other types.
 
     Keys of mappings stay as they are, because they are text in JSON; inner sections have schemas of their own.
     """
@@ -28,7 +28,7 @@ def _with_strict_scalars(schema: Any, owner: type[BaseModel]) -> Any:
 
 
 def _to_int(value: object) -> object:
-    """Returns a whole float, or an integer of NumPy, as int; other values unchanged. Raises ValueError from 2^63 on."""
+    """Return a whole float, or an integer of NumPy, as int; other values unchanged. Raises ValueError from 2^63 on."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     elif hasattr(value, "__index__") and not isinstance(value, bool):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedray.cli.options import SPEC_HELP, Overrides, Verbose
+from fedray.cli.options import SPEC_HELP, Overrides, Verbose, non_empty
 
 
 def doctor(
@@ -25,7 +25,9 @@ def doctor(
     ] = None,
     results: Annotated[
         str | None,
-        typer.Option(metavar="DIR_OR_URI", help="Results folder that the nodes must be able to use."),
+        typer.Option(
+            callback=non_empty, metavar="DIR_OR_URI", help="Results folder that the nodes must be able to use."
+        ),
     ] = None,
     verbose: Verbose = False,
 ) -> None:

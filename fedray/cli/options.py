@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
+from fedray.errors import SpecError
+
 SPEC_HELP = "YAML file: one experiment, or a base and a space of axes."
+
+
+def non_empty(value: str | None) -> str | None:
+    """Return an option's value. Raises SpecError for an empty text, such as that of an unset variable."""
+    if value is not None and not value.strip():
+        raise SpecError("--results is an empty text; name a folder or a URI, or leave the option out.")
+    return value
+
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
 Overrides = Annotated[
@@ -15,7 +25,13 @@ Overrides = Annotated[
     ),
 ]
 StudyResults = Annotated[
-    str, typer.Option("--results", metavar="DIR_OR_URI", help="Parent of the study's folder; may be s3://bucket/path.")
+    str,
+    typer.Option(
+        "--results",
+        callback=non_empty,
+        metavar="DIR_OR_URI",
+        help="Parent of the study's folder; may be s3://bucket/path.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the table at the end, no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the output of Ray and of its actors.")]

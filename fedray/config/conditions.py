@@ -3,7 +3,7 @@
 A condition compares with the resolved experiment: a field that the file leaves out has its default.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeAlias
 
@@ -15,16 +15,16 @@ from fedray.config.yaml_files import Tree
 from fedray.errors import SpecError
 
 Lookup: TypeAlias = Callable[[Assignment, str], object]
-"""Returns the value of a field in the experiment with these values of the axes."""
+"""Return the value of a field in the experiment with these values of the axes."""
 
 
 def resolved_in(base: Tree) -> Lookup:
-    """Returns the lookup of fields in a base experiment."""
+    """Return the lookup of fields in a base experiment."""
     return lambda assignment, field: field_value(set_fields(base, assignment), field)
 
 
 def active(assignment: Assignment, axes: Sequence[Axis], lookup: Lookup) -> Assignment:
-    """Returns the assignment without axes whose `when` does not hold, in its own order."""
+    """Return the assignment without axes whose `when` does not hold, in its own order."""
     fields: Assignment = {}
     for axis in _in_order(axes) if any(axis.when for axis in axes) else axes:
         if axis.field in assignment and all(_holds(lookup(fields, other), axis.when[other]) for other in axis.when):
@@ -33,19 +33,17 @@ def active(assignment: Assignment, axes: Sequence[Axis], lookup: Lookup) -> Assi
 
 
 def check_fields(axes: Sequence[Axis], source: str) -> None:
-    """Raises SpecError if an axis names a field that does not exist, or has a `when` that cannot hold."""
+    """Raise SpecError if an axis names a field that does not exist, or has a `when` that cannot hold."""
     for axis in axes:
-        named = [(axis.field, ""), *((field, f"'when' of the axis {axis.field} has an ") for field in axis.when)]
-        for field, prefix in named:
-            if (hint := unknown_field_hint(field)) is not None:
-                raise SpecError(f"{source}: {prefix}unknown field '{field}'{hint}")
-        for field, allowed in axis.when.items():
-            for value in [] if accepts(field, allowed) else _as_list(allowed) or [allowed]:
-                if not accepts(field, value):
-                    raise SpecError(
-                        f"{source}: 'when' of the axis {axis.field} has {field}: {value!r:.60}, "
-                        "a value that this field cannot have."
-                    )
+        _check_field(axis.field, f"{source}: ")
+        for field, allowed in _fields_of(axis.when):
+            _check_field(field, f"{source}: 'when' of the axis {axis.field} has an ")
+            wrong = [] if accepts(field, allowed) else [one for one in _as_list(allowed) if not accepts(field, one)]
+            if wrong or allowed == []:
+                raise SpecError(
+                    f"{source}: 'when' of the axis {axis.field} has {field}: {(wrong or [allowed])[0]!r:.60}, "
+                    "a value that this field cannot have."
+                )
     try:
         _in_order(axes)
     except CycleError as error:
@@ -53,11 +51,27 @@ def check_fields(axes: Sequence[Axis], source: str) -> None:
         raise SpecError(f"{source}: 'when' of these axes depends on itself: {path}.") from None
 
 
+def _check_field(field: str, prefix: str) -> None:
+    if (hint := unknown_field_hint(field)) is not None:
+        raise SpecError(f"{prefix}unknown field '{field}'{hint}")
+
+
+def _fields_of(when: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the fields of a condition with their allowed values, those inside sections by their dotted names."""
+    for field, allowed in when.items():
+        sections = [one for one in _as_list(allowed) if isinstance(one, Mapping)]
+        for section in sections:
+            yield from _fields_of(section, f"{prefix}{field}.")
+        if not sections:
+            yield f"{prefix}{field}", allowed
+
+
 def _in_order(axes: Sequence[Axis]) -> list[Axis]:
-    """Returns the axes, each after those that its `when` depends on. Raises CycleError."""
+    """Return the axes, each after those that its `when` depends on. Raises CycleError."""
     by_field = {axis.field: axis for axis in axes}
     sources = {
-        axis.field: [other for other in by_field if any(_decides(other, field) for field in axis.when)] for axis in axes
+        axis.field: [other for other in by_field if any(_decides(other, field) for field, _ in _fields_of(axis.when))]
+        for axis in axes
     }
     return [by_field[field] for field in TopologicalSorter(sources).static_order()]
 

@@ -95,7 +95,7 @@ class Experiment(Section):
 
 
 def _check_teacher_targets(strategy: Strategy, teacher: AnyTeacher) -> None:
-    """Raises ValueError if the teacher cannot provide the outputs that the strategy's loss reads."""
+    """Raise ValueError if the teacher cannot provide the outputs that the strategy's loss reads."""
     if strategy.proxy_view and teacher.view != "proxy":
         raise ValueError("its loss compares outputs for the same view of an image: set teacher.view: proxy")
     if strategy.mixup and teacher.mode != "online":

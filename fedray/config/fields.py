@@ -25,7 +25,7 @@ FILE_FIELDS = ("file", "pretrained", "init", "model")
 
 
 def fields_of(path: Sequence[str], chooser: str, value: object) -> list[str] | None:
-    """Returns the fields of the section at `path` if its `chooser` field is `value`; None for an unknown value."""
+    """Return the fields of the section at `path` if its `chooser` field is `value`; None for an unknown value."""
     for model in _sections(_annotations_at(path)):
         info = model.model_fields.get(chooser)
         if info is not None and value in get_args(info.annotation):
@@ -34,7 +34,7 @@ def fields_of(path: Sequence[str], chooser: str, value: object) -> list[str] | N
 
 
 def unknown_field_hint(field: str) -> str | None:
-    """Returns `; did you mean 'lam'?` or a full stop if a dotted field does not exist, else None."""
+    """Return `; did you mean 'lam'?` or a full stop if a dotted field does not exist, else None."""
     parts = field.split(".")
     for depth, part in enumerate(parts):
         annotations = _annotations_at(parts[:depth])
@@ -47,7 +47,7 @@ def unknown_field_hint(field: str) -> str | None:
 
 
 def field_value(tree: Mapping[str, object], field: str) -> object:
-    """Returns the value of a dotted field of an experiment's tree, or its default.
+    """Return the value of a dotted field of an experiment's tree, or its default.
 
     The tree need not be valid. Returns MISSING for a field that the section does not have or that has no default.
     """
@@ -56,8 +56,6 @@ def field_value(tree: Mapping[str, object], field: str) -> object:
     for depth, part in enumerate(parts):
         if isinstance(value, BaseModel):
             value = value.model_dump(mode="json")
-        if isinstance(value, list):
-            value = dict(zip(map(str, range(len(value))), value, strict=True))
         if not isinstance(value, Mapping):
             return MISSING
         value = value[part] if part in value else _default(value, parts[:depth], part)
@@ -81,7 +79,7 @@ def _is_valid(info: FieldInfo, value: object) -> bool:
 
 
 def _default(section: Mapping[str, object], path: Sequence[str], name: str) -> object:
-    """Returns the default of a field in the section at `path`, whose `name` or `kind` chooses its class."""
+    """Return the default of a field in the section at `path`, whose `name` or `kind` chooses its class."""
     models = [model for model in _sections(_annotations_at(path)) if name in model.model_fields]
     chosen = [m for m in models if all(section[key] in _tags(m) for key in CHOOSERS if key in section and _tags(m))]
     info = chosen[0].model_fields[name] if chosen else None
@@ -89,7 +87,7 @@ def _default(section: Mapping[str, object], path: Sequence[str], name: str) -> o
 
 
 def resolve(location: Sequence[str | int], root: Model) -> tuple[list[str], list[Model]]:
-    """Returns the path of a pydantic error location as the YAML has it, and the sections that may hold its last part.
+    """Return the path of a pydantic error location as the YAML has it, and the sections that may hold its last part.
 
     The location also has tags of unions (`strategy.fedlpfm.lam`) and names of their members, which the path omits.
     """
@@ -116,7 +114,7 @@ def _annotations_at(path: Sequence[str]) -> list[object]:
 
 
 def _inside(annotations: Sequence[object], part: str | int) -> list[object]:
-    """Returns the annotations of a field of a section, an index of a list or a key of a mapping."""
+    """Return the annotations of a field of a section, an index of a list or a key of a mapping."""
     fields = [m.model_fields[str(part)].annotation for m in _sections(annotations) if part in m.model_fields]
     entries = [get_args(a)[0] for a in annotations if get_origin(a) is tuple and isinstance(part, int)]
     values = [get_args(a)[1] for a in annotations if get_origin(a) is dict]
@@ -124,7 +122,7 @@ def _inside(annotations: Sequence[object], part: str | int) -> list[object]:
 
 
 def _members(annotation: object) -> list[object]:
-    """Returns the members of a union, with nested unions flattened, or else the annotation itself."""
+    """Return the members of a union, with nested unions flattened, or else the annotation itself."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -137,6 +135,6 @@ def _sections(annotations: Sequence[object]) -> list[Model]:
 
 
 def _tags(model: Model) -> list[str]:
-    """Returns the values of the section's `name` or `kind`."""
+    """Return the values of the section's `name` or `kind`."""
     infos = [model.model_fields[chooser] for chooser in CHOOSERS if chooser in model.model_fields]
     return [tag for info in infos for tag in get_args(info.annotation)]

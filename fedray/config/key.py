@@ -14,7 +14,7 @@ DEFAULTS_VERSION = 1
 
 
 def trial_key(experiment: Experiment) -> str:
-    """Returns 8 hexadecimal digits, equal for experiments with equal results.
+    """Return 8 hexadecimal digits, equal for experiments with equal results.
 
     The key omits fields with their default values, so that a new field or section leaves the keys of finished
     trials unchanged.
@@ -25,7 +25,7 @@ def trial_key(experiment: Experiment) -> str:
 
 
 def setting(experiment: Experiment) -> str:
-    """Returns a text that is equal for experiments with equal results, floats compared by 15 significant digits.
+    """Return a text that is equal for experiments with equal results, floats compared by 15 significant digits.
 
     Unlike the key, it is not stored: rounding in the key would rename finished trials.
     """
@@ -34,7 +34,7 @@ def setting(experiment: Experiment) -> str:
 
 
 def set_fields_of(section: Section) -> Tree:
-    """Returns the fields of a section, and of its inner sections, that differ from their defaults, as JSON values.
+    """Return the fields of a section, and of its inner sections, that differ from their defaults, as JSON values.
 
     Fields that choose a section's class (`name`, `kind`) are always included.
     """
@@ -47,7 +47,7 @@ def set_fields_of(section: Section) -> Tree:
 
 
 def _value(value: object, document: object) -> object:
-    """Returns the JSON value of a field, sections reduced to their set fields; `document` is the whole JSON value."""
+    """Return the JSON value of a field, sections reduced to their set fields; `document` is the whole JSON value."""
     if isinstance(value, Section):
         return set_fields_of(value)
     if isinstance(value, tuple) and isinstance(document, list):

@@ -7,6 +7,7 @@ experiment per combination of its axes' values.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -47,7 +48,7 @@ class Space:
     search: Search
 
     def runs(self) -> list[Run]:
-        """Returns each distinct experiment of the space once, in the order of its axes.
+        """Return each distinct experiment of the space once, in the order of its axes.
 
         Raises SpecError for more than space.MAX_TRIALS combinations.
         """
@@ -68,11 +69,11 @@ class Space:
         return int(seed) if isinstance(seed, int) or (isinstance(seed, float) and seed.is_integer()) else 0
 
     def first(self) -> Assignment:
-        """Returns the first value of each axis."""
+        """Return the first value of each axis."""
         return {axis.field: axis.values[0] for axis in self.axes}
 
     def run(self, assignment: Assignment) -> Run:
-        """Returns the run with these values of the axes, without those whose `when` does not hold.
+        """Return the run with these values of the axes, without those whose `when` does not hold.
 
         Raises SpecError if the values do not make a valid experiment.
         """
@@ -100,7 +101,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> list[Run]:
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     """Read a spec file as a space; a plain experiment has no axes. Raises SpecError for an invalid file."""
     path = Path(path)
-    if not path.stem.strip("."):
+    if not path.stem.strip(". ") or path.name in (".yaml", ".yml"):
         raise SpecError(f"'{path}' must have a name before .yaml: it names the folder of results.")
     document = _as_space_file(read_yaml(path))
     if unknown := sorted(document.keys() - set(SPACE_KEYS)):
@@ -110,10 +111,10 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     values = parse_overrides(overrides)
     of_search = {field: value for field, value in values.items() if field.split(".")[0] == "search"}
     of_base = {field: value for field, value in values.items() if field not in of_search}
-    axes = space.parse_axes(document.get("space") or {}, str(path))
+    axes = space.parse_axes(_section(document, "space"), str(path))
     conditions.check_fields(axes, str(path))
     axes = fix_axes(axes, of_base)
-    search = _parse_search(set_fields({"search": document.get("search") or {}}, of_search)["search"], str(path))
+    search = _parse_search(set_fields({"search": _section(document, "search")}, of_search)["search"], str(path))
     result = Space(path, set_fields(_base_of(document, path), of_base), axes, search)
     _check_mutations(result)
     return result
@@ -128,16 +129,22 @@ def parse_experiment(tree: Tree, source: str) -> Experiment:
 
 
 def _as_space_file(document: Tree) -> Tree:
-    """Returns a plain experiment as the base of a space without axes."""
+    """Return a plain experiment as the base of a space without axes."""
     if document.keys() & {"base", "space"}:
         return document
     base = {name: section for name, section in document.items() if name != "search"}
     return {"base": base, "search": document.get("search")}
 
 
+def _section(document: Tree, name: str) -> Any:
+    """Return a section of a space; empty if it is missing or null."""
+    section = document.get(name)
+    return {} if section is None else section
+
+
 def _base_of(document: Tree, path: Path) -> Tree:
-    """Returns the base experiment, read from another file if the document names one."""
-    base = document.get("base") or {}
+    """Return the base experiment, read from another file if the document names one."""
+    base = _section(document, "base")
     if isinstance(base, str):
         return read_yaml(path.parent / base)
     if not isinstance(base, dict):
@@ -146,7 +153,7 @@ def _base_of(document: Tree, path: Path) -> Tree:
 
 
 def _check_mutations(study: Space) -> None:
-    """Raises SpecError unless `mutations` has the axes' fields, all of training or strategy, and valid values."""
+    """Raise SpecError unless `mutations` has the axes' fields, all of training or strategy, and valid values."""
     mutations, source = study.search.mutations or {}, f"{study.path}: search.mutations"
     if not mutations:
         return

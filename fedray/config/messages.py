@@ -74,7 +74,7 @@ class _Problem:
 
 
 def explain(error: ValidationError, root: Model = Experiment, prefix: Sequence[str] = ()) -> str:
-    """Returns a sentence about the first invalid field: its value, the broken rule and the nearest valid name.
+    """Return a sentence about the first invalid field: its value, the broken rule and the nearest valid name.
 
     `root` is the section that was validated and `prefix` its path in the file.
     """
@@ -98,7 +98,7 @@ def _problem(details: ErrorDetails, root: Model, prefix: Sequence[str]) -> _Prob
 
 
 def _most_specific(problems: Sequence[_Problem]) -> _Problem:
-    """Returns the first problem, or the innermost one of the first field if that is a list."""
+    """Return the first problem, or the innermost one of the first field if that is a list."""
     first = problems[0]
     if not isinstance(first.error["input"], list):
         return first
@@ -120,7 +120,7 @@ def _reword(message: str) -> str:
 
 
 def _bounds(field: FieldInfo | None) -> str:
-    """Returns all bounds of a field, such as `above 0 and at most 1`; empty without bounds."""
+    """Return all bounds of a field, such as `above 0 and at most 1`; empty without bounds."""
     texts = []
     for constraint in field.metadata if field else ():
         match constraint:
@@ -136,7 +136,7 @@ def _bounds(field: FieldInfo | None) -> str:
 
 
 def _shorten(value: object) -> str:
-    """Returns the value as text; for a long section its `name` or `kind`."""
+    """Return the value as text; for a long section its `name` or `kind`."""
     text = "null" if value is None else repr(value)
     if len(text) <= MAX_VALUE_CHARACTERS:
         return text

@@ -11,7 +11,7 @@ from fedray.errors import SpecError
 
 
 def parse_overrides(texts: Sequence[str]) -> Tree:
-    """Returns the values by dotted field. Raises SpecError for a text that is not `section.key=value`."""
+    """Return the values by dotted field. Raises SpecError for a text that is not `section.key=value`."""
     values: Tree = {}
     for field, value in map(_parse_override, texts):
         if field in values:
@@ -21,7 +21,7 @@ def parse_overrides(texts: Sequence[str]) -> Tree:
 
 
 def set_fields(tree: Tree, values: Mapping[str, object]) -> Tree:
-    """Returns a copy of the tree with dotted fields set.
+    """Return a copy of the tree with dotted fields set.
 
     Setting another `name` or `kind` changes the type of a section: fields that the new type lacks are removed from it.
     The order of `values` does not matter: whole sections are set before their fields, and types before other fields.
@@ -38,7 +38,7 @@ def set_fields(tree: Tree, values: Mapping[str, object]) -> Tree:
 
 
 def fix_axes(axes: Sequence[Axis], values: Mapping[str, object]) -> list[Axis]:
-    """Returns the axes, those with an overridden field reduced to its value.
+    """Return the axes, those with an overridden field reduced to its value.
 
     Raises SpecError for a field inside a section that an axis replaces as a whole.
     """
@@ -63,7 +63,7 @@ def _parse_override(text: str) -> tuple[str, object]:
 
 
 def _section_at(tree: Tree, sections: Sequence[str], dotted: str) -> Tree:
-    """Returns the section at a path; it and its parents become copies, or empty sections if missing."""
+    """Return the section at a path; it and its parents become copies, or empty sections if missing."""
     section = tree
     for depth, name in enumerate(sections, 1):
         inner = section.get(name)

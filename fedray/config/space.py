@@ -55,7 +55,7 @@ class Axis:
         return low, high
 
     def draw(self, seed: int, sample: int) -> object:
-        """Returns a random value that depends on (seed, field, sample) alone, not on other axes."""
+        """Return a random value that depends on (seed, field, sample) alone, not on other axes."""
         rng = numpy_rng(seed, "space", self.field, sample)
         return RANGES[self.kind](rng, *self.bounds) if self.kind in RANGES else _choose(rng, self.values)
 
@@ -81,7 +81,7 @@ def parse_axes(space: object, source: str) -> list[Axis]:
 
 
 def check_count(axes: Sequence[Axis], samples: int, source: str) -> None:
-    """Raises SpecError if the axes have more than MAX_TRIALS combinations."""
+    """Raise SpecError if the axes have more than MAX_TRIALS combinations."""
     zipped = [len(axis.values) for axis in axes if axis.kind == "zip"][:1]
     draws = [samples] if any(axis.kind in RANDOM_KINDS for axis in axes) else []
     count = 1
@@ -94,7 +94,7 @@ def check_count(axes: Sequence[Axis], samples: int, source: str) -> None:
 
 
 def combinations(axes: Sequence[Axis], samples: int, seed: int) -> list[Assignment]:
-    """Returns every combination, the last axis varying fastest, once for each of `samples` random draws.
+    """Return every combination, the last axis varying fastest, once for each of `samples` random draws.
 
     A draw has the same values in every combination, so that two trials of a draw differ by the grid alone. Raising
     `samples` does not change the earlier draws.
@@ -111,12 +111,12 @@ def combinations(axes: Sequence[Axis], samples: int, seed: int) -> list[Assignme
 
 
 def random_points(axes: Sequence[Axis], samples: int, seed: int) -> list[Assignment]:
-    """Returns `samples` points with all axes drawn from their values or bounds; zipped axes are drawn together."""
+    """Return `samples` points with all axes drawn from their values or bounds; zipped axes are drawn together."""
     return [{axis.field: _draw(axis, seed, sample) for axis in axes} for sample in range(samples)]
 
 
 def zip_row(axes: Sequence[Axis], assignment: Assignment) -> int | None:
-    """Returns the first row of the zipped axes that agrees with the assignment, or None."""
+    """Return the first row of the zipped axes that agrees with the assignment, or None."""
     zipped = [axis for axis in axes if axis.kind == "zip"]
     for number, row in enumerate(zip(*(axis.values for axis in zipped), strict=True)):
         if all(same_value(assignment.get(axis.field, value), value) for axis, value in zip(zipped, row, strict=True)):
@@ -132,7 +132,7 @@ def contains(axes: Sequence[Axis], assignment: Assignment) -> bool:
 
 
 def _check_overlaps(fields: Set[str], source: str) -> None:
-    """Raises SpecError if an axis varies a section and another one a field of it."""
+    """Raise SpecError if an axis varies a section and another one a field of it."""
     for field in sorted(fields):
         for end in [index for index, character in enumerate(field) if character == "."]:
             if field[:end] in fields:
@@ -158,11 +158,11 @@ def _axis(name: str, axis: object, source: str) -> Axis:
         values = _checked_bounds(name, kinds[0], values, source)
     if not isinstance(when, dict):
         raise SpecError(f"{source}: 'when' of the axis {name} must map fields to values, not {when!r}.")
-    return Axis(name, kinds[0], values, when)
+    return Axis(name, kinds[0], values, {str(field): allowed for field, allowed in when.items()})
 
 
 def _checked_bounds(name: str, kind: str, bounds: Sequence[object], source: str) -> list[int | float]:
-    """Returns the bounds of a range, whole floats as int for randint. Raises SpecError for bounds without draws."""
+    """Return the bounds of a range, whole floats as int for randint. Raises SpecError for bounds without draws."""
     start = f"{source}: {kind} of the axis {name} must"
     numbers = [bound for bound in bounds if isinstance(bound, int | float) and not isinstance(bound, bool)]
     if len(bounds) != 2 or len(numbers) != 2 or not numbers[0] < numbers[1]:

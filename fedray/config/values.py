@@ -10,7 +10,7 @@ SIGNIFICANT_DIGITS = 15
 
 
 def canonical(value: object) -> object:
-    """Returns the value with floats rounded to 15 significant digits, tuples as lists."""
+    """Return the value with floats rounded to 15 significant digits, tuples as lists."""
     if isinstance(value, float):
         return float(f"{value:.{SIGNIFICANT_DIGITS}g}") + 0.0  # + 0.0: -0.0 becomes 0.0
     if isinstance(value, Mapping):
@@ -30,7 +30,7 @@ def same_value(left: object, right: object) -> bool:
 
 
 def distinct(values: Sequence[object]) -> list[object]:
-    """Returns the first of each group of equal values."""
+    """Return the first of each group of equal values."""
     return [value for index, value in enumerate(values) if not any(same_value(value, v) for v in values[:index])]
 
 

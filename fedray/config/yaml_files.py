@@ -26,13 +26,15 @@ def read_yaml(path: Path) -> Tree:
         document = parse_yaml(text)
     except SpecError as error:
         raise SpecError(f"{path} cannot be used: {error}") from None
-    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+    if not isinstance(document, dict):
         raise SpecError(f"{path} must hold sections such as 'data:' and 'training:', not {type(document).__name__}.")
+    if others := [key for key in document if not isinstance(key, str)]:
+        raise SpecError(f"{path} must hold sections such as 'data:' and 'training:', not {others[0]!r}.")
     return document
 
 
 def to_yaml(spec: Experiment) -> str:
-    """Returns the resolved spec with all defaults as YAML; loading it gives an equal experiment."""
+    """Return the resolved spec with all defaults as YAML; loading it gives an equal experiment."""
     return dump_yaml(spec.model_dump(mode="json"))
 
 

@@ -44,7 +44,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def parse_yaml(text: str) -> object:
-    """Returns the value of a YAML document.
+    """Return the value of a YAML document.
 
     Raises SpecError, a sentence without the name of the file, if it is invalid, has a key twice or is too large.
     """
@@ -69,12 +69,12 @@ def parse_yaml(text: str) -> object:
 
 
 def dump_yaml(value: object) -> str:
-    """Returns the value as YAML that loaders of YAML 1.1 and 1.2 read alike."""
+    """Return the value as YAML that loaders of YAML 1.1 and 1.2 read alike."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _check_nesting(text: str) -> None:
-    """Raises SpecError for lists nested too deeply, before the recursive functions of PyYAML see them."""
+    """Raise SpecError for lists nested too deeply, before the recursive functions of PyYAML see them."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -84,7 +84,7 @@ def _check_nesting(text: str) -> None:
 
 
 def _check_nodes(root: Node) -> None:
-    """Raises SpecError for keys given twice, an anchor inside itself, and aliases that expand to too much."""
+    """Raise SpecError for keys given twice, an anchor inside itself, and aliases that expand to too much."""
     sizes: dict[int, tuple[int, int]] = {}  # number of values and of levels, by id of the node; (0, 0) while it is open
 
     def visit(node: Node) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def _children(node: Node) -> Iterator[Node]:
 
 
 def _check_keys(node: MappingNode) -> None:
-    """Raises SpecError unless the keys of a mapping are scalars, and different also as text (`0` and `"0"`)."""
+    """Raise SpecError unless the keys of a mapping are scalars, and different also as text (`0` and `"0"`)."""
     lines: dict[str, int] = {}
     for key, _ in node.value:
         if not isinstance(key, ScalarNode):
@@ -128,7 +128,7 @@ def _check_keys(node: MappingNode) -> None:
 
 
 def _key_text(key: ScalarNode) -> str:
-    """Returns a text that is equal for keys of one meaning: `1`, `1.0`, `0x1` and `"1"`."""
+    """Return a text that is equal for keys of one meaning: `1`, `1.0`, `0x1` and `"1"`."""
     scalar = _Loader.yaml_constructors.get(key.tag, _unknown_tag)
     value = key.value if key.tag == f"{_CORE}merge" else scalar(None, key)
     is_whole = isinstance(value, float) and value.is_integer()
@@ -140,11 +140,11 @@ def _line(marked: Any) -> int:
 
 
 def _scalar(tag: str, pattern: re.Pattern[str], convert: Callable[[str], object]) -> Callable[[object, Node], object]:
-    """Returns a constructor of scalars that match a pattern."""
+    """Return a constructor of scalars that match a pattern."""
 
     def construct(_: object, node: Node) -> object:
         if not isinstance(node, ScalarNode) or not pattern.match(node.value):
-            raise ConstructorError(None, None, f"{node.value!r:.40} is no {tag}", node.start_mark)
+            raise ConstructorError(None, None, f"{node.value!r:.40} is not a valid {tag}", node.start_mark)
         if tag == "int" and len(node.value) > MAX_DIGITS:
             raise ConstructorError(None, None, f"an integer has more than {MAX_DIGITS} digits", node.start_mark)
         return convert(node.value)

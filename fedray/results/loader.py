@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedray.config.experiment import EXECUTION_SECTIONS
+from fedray.config.values import canonical
 from fedray.config.yaml_files import flatten, read_yaml
 from fedray.errors import SpecError
 from fedray.results.run_folder import RunFolder
@@ -125,8 +126,11 @@ def run_folders(path: str | Path) -> dict[str, Path]:
 
 
 def read_spec(folder: Path) -> Row:
-    """Return the fields of a run's spec by dotted name; a list is returned as text. Raises SpecError."""
-    fields = flatten(read_yaml(folder / "spec.yaml"))
+    """Return the fields of a run's spec by dotted name; a list is returned as text. Raises SpecError.
+
+    Floats are rounded to 15 significant digits, so that 0.1 + 0.2 and 0.3 are one setting.
+    """
+    fields = {name: canonical(value) for name, value in flatten(read_yaml(folder / "spec.yaml")).items()}
     return {name: str(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 

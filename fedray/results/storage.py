@@ -187,7 +187,9 @@ def is_uri(results: str | Path) -> bool:
 
 
 def storage_of(results: str | Path) -> Storage:
-    """Return the storage that a value of `--results` names."""
+    """Return the storage that a value of `--results` names. Raises SpecError for an empty text."""
+    if not str(results).strip():
+        raise SpecError("the folder of results is an empty text; name a folder or a URI.")
     if not is_uri(results):
         return Storage(Path(results))
     uri = str(results).rstrip("/")

@@ -51,6 +51,22 @@ import pytest
         ),
         ("resources.clients_per_actor=none", "but must be auto or a valid integer"),
         ("resources.backend=dask", "must be one of ray, serial"),
+        ("training.rounds=true", "training.rounds is True, but must be a valid integer"),
+        ("training.rounds=yes", "training.rounds is 'yes', but must be a valid integer"),
+        ("training.rounds='3'", "training.rounds is '3', but must be a valid integer"),
+        ("training.rounds=1e30", "training.rounds is 1e+30, but must be an integer below 9.22337e+18"),
+        ("training.lr=true", "training.lr is True, but must be a valid number"),
+        ("training.lr=1e999", "training.lr is inf, but must be a finite number"),
+        ("training.fast_layers=1", "training.fast_layers is 1, but must be true or false"),
+        ("training.fast_layers=yes", "training.fast_layers is 'yes', but must be true or false"),
+        ("training.min_cohort=3", "min_cohort must be at most 2, the cohort's size"),
+        ("training.min_cohort=1e9", "min_cohort must be at most 2, the cohort's size"),
+        ("training.min_cohort=2 training.participation=0.5", "min_cohort must be at most 1, the cohort's size"),
+        ("resources.cpus_per_client=3e9", "must be above 0 and at most 4096"),
+        ("resources.clients_per_actor=true", "but must be auto or a valid integer"),
+        ("seed=2020-99-99", "seed is '2020-99-99', but must be a valid integer"),
+        ("data.train=2020-01-02", "unknown source '2020-01-02'"),
+        ("data.train=3", "data.train is 3, but must be text"),
         ("seed=-1", "seed is -1, but must be at least 0"),
         ("data=digits", "data is 'digits', but must be a section"),
         ("strategy=fedavg", "strategy is 'fedavg', but must be a section, such as {name: ...}"),
@@ -79,6 +95,10 @@ def test_bad_values(run_error: Callable[..., str], overrides: str, expected: str
     [
         ("- 1\n- 2", "must hold sections"),
         ("", "must hold sections"),
+        ("1: 2", "must hold sections such as 'data:' and 'training:', not 1"),
+        ("training: {1: 2}", "unknown field 'training.1'"),
+        ("seed: 1\nseed: 2", "the key 'seed' is given twice (lines 1 and 2)"),
+        ("[" * 100_000, "more than 50 levels"),
         ("training: [", "is not valid YAML"),
         ("base: {}\nspaces: {}", "unknown key 'spaces'; a space has base, space, search; did you mean 'space'?"),
         ("base: {}\nspace: {seed: [1, 2]}", "the axis seed must be written {grid: [value, ...]}"),
@@ -112,3 +132,13 @@ def test_truncated_parquet(run_error: Callable[..., str]) -> None:
     Path("cut.parquet").write_bytes(Path("whole.parquet").read_bytes()[:-20])
     assert "'cut.parquet' cannot be read as parquet" in run_error("data.train=parquet:cut.parquet")
     assert "has no column img or image" in run_error("data.train=parquet:whole.parquet")
+
+
+@pytest.mark.parametrize("command", [["run", "spec.yaml"], ["sweep", "spec.yaml"], ["plan", "spec.yaml"], ["doctor"]])
+@pytest.mark.parametrize("value", ["", " "])
+def test_empty_results_option(command_error: Callable[..., str], command: list[str], value: str) -> None:
+    assert "--results is an empty text" in command_error(*command, "--results", value)
+
+
+def test_empty_results_folder(command_error: Callable[..., str]) -> None:
+    assert "the folder of results is an empty text" in command_error("results", "")

@@ -188,3 +188,38 @@ def test_base_can_be_another_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["quickstart", "cifar10_class_split", "cifar10_mobilenet"])
 def test_shipped_spaces_are_valid(name: str) -> None:
     assert len(load(TUNE_SPACES / f"{name}.yaml")) >= 2
+
+
+def test_equal_floats_are_one_trial(tmp_path: Path) -> None:
+    text = "base: {}\nspace: {training.lr: {grid: [0.3, 0.30000000000000004, 3e-1, 0.1]}}"
+    assert [run.label for run in load(write_spec(tmp_path, text))] == ["lr=0.3", "lr=0.1"]
+
+
+def test_numbers_with_exponents_are_numbers_everywhere(tmp_path: Path) -> None:
+    text = "base: {training: {rounds: 1e1}}\nspace: {training.lr: {loguniform: [1e-4, 1e-1]}}\nsearch: {samples: 2e0}"
+    runs = load(write_spec(tmp_path, text))
+    assert len(runs) == 2
+    assert all(run.experiment.training.rounds == 10 for run in runs)
+
+
+def test_seed_of_a_space_may_be_a_whole_float(tmp_path: Path) -> None:
+    text = "base: {seed: 7e0}\nspace: {training.lr: {uniform: [0.1, 1]}}"
+    assert read(write_spec(tmp_path, text)).seed == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base: 0\nspace: {seed: {grid: [1]}}", "base must hold sections"),
+        ("base: {}\nspace: []", "space must map fields to axes"),
+        ("search: false\nseed: 1", "search is False, but must be a section"),
+        ("space: {training.lr: {uniform: [0.1, 1]}}\nsearch: {samples: 1e12}", "samples is 1000000000000, but must be"),
+        ("space: {training.lr: {uniform: [0.1, 1]}}\nsearch: {samples: true}", "samples is True, but must be"),
+        (f"space: {{seed: {{grid: {list(range(1000))}}}, training.rounds: {{grid: {list(range(1, 1000))}}}}}",
+         "has more than 100,000 combinations"),
+    ],
+)  # fmt: skip
+def test_invalid_space_is_one_sentence(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load(write_spec(tmp_path, text))
+    assert expected in str(caught.value)

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from helpers.specs import README_EXAMPLE, SPACE, write_spec
 
 from fedray.config.loader import load
+from fedray.errors import SpecError
 
 
 def test_override_sets_a_dotted_field_to_a_yaml_value(tmp_path: Path) -> None:
@@ -39,3 +41,39 @@ def test_override_fixes_an_axis(tmp_path: Path) -> None:
     space = SPACE.replace("training:", "partition: {kind: dirichlet}, training:")
     runs = load(write_spec(tmp_path, space), ["partition.alpha=0.3"])
     assert [run.label for run in runs] == ["strategy=fedavg, alpha=0.3", "strategy=fedlpfm lam=0.5, alpha=0.3"]
+
+
+def test_overrides_do_not_depend_on_their_order(tmp_path: Path) -> None:
+    """Setting `strategy` or its name after a field of it used to drop the field."""
+    for overrides in (
+        ["strategy.mu=0.1", "strategy={name: fedprox}"],
+        ["strategy.mu=0.1", "strategy.name=fedprox"],
+        ["strategy.name=fedprox", "strategy.mu=1e-1"],
+    ):
+        (run,) = load(write_spec(tmp_path, "seed: 1"), overrides)
+        assert run.experiment.strategy.model_dump() == {"name": "fedprox", "weighting": "examples", "mu": 0.1}
+    with pytest.raises(SpecError, match=r"unknown field 'strategy\.lam'"):
+        load(write_spec(tmp_path, "seed: 1"), ["strategy.lam=0.5", "strategy.name=fedavg"])
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=" + "[" * 100_000, "it has more than 50 levels"),
+        ("seed=!!int abc", "'abc' is not a valid int"),
+        ("seed=" + "7" * 5_000, "more than 300 digits"),
+        ("training={lr: 1, lr: 2}", "the key 'lr' is given twice"),
+        ("seed=&a [*a]", "an alias stands inside its own anchor"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_invalid_override_is_one_sentence(tmp_path: Path, override: str, expected: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load(write_spec(tmp_path, "seed: 1"), [override])
+    assert expected in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+def test_field_set_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"'seed' is set twice, to 1 and to 2\."):
+        load(write_spec(tmp_path, "seed: 1"), ["seed=1", "seed=2"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedray.config.conditions import active, resolved_in
-from fedray.config.space import Assignment, combinations, contains, parse_axes, random_points, zip_row
+from fedray.config.space import Assignment, check_count, combinations, contains, parse_axes, random_points, zip_row
 from fedray.errors import SpecError
 
 
@@ -178,6 +178,15 @@ def test_zip_row_is_the_first_that_agrees() -> None:
         ({"uniform": [2, 1]}, "must be [lowest, highest], not [2, 1]"),
         ({"loguniform": [0, 1]}, "must start above 0, not at 0"),
         ({"randint": [0.5, 2]}, "must have whole numbers"),
+        ({"uniform": [0.1, math.inf]}, "must have finite bounds and a finite width, not [0.1, inf]"),
+        ({"loguniform": [0.1, math.inf]}, "must have finite bounds"),
+        ({"uniform": [-math.inf, 0]}, "must have finite bounds"),
+        ({"uniform": [-1e308, 1e308]}, "must have finite bounds and a finite width"),
+        ({"uniform": [math.nan, 1]}, "must be [lowest, highest]"),
+        ({"uniform": [False, True]}, "must be [lowest, highest]"),
+        ({"randint": [0, 10**26]}, "must have bounds from -2^63 to 2^63 - 1"),
+        ({"randint": [0, 1e26]}, "must have bounds from -2^63 to 2^63 - 1"),
+        ({"randint": [0, math.inf]}, "must have finite bounds"),
         ({"grid": [1], "when": "b"}, "must map fields to values, not 'b'"),
     ],
     ids=str,
@@ -187,3 +196,30 @@ def test_invalid_axis_is_one_sentence(axis: Any, expected: str) -> None:
         all_assignments({"a": axis})
     assert expected in str(caught.value)
     assert str(caught.value).startswith("study.yaml: ")
+
+
+def test_bounds_of_randint_may_be_whole_floats() -> None:
+    values = {assignment["a"] for assignment in all_assignments({"a": {"randint": [1e0, 2e0]}}, samples=50)}
+    assert values == {1, 2}
+    assert all(type(value) is int for value in values)
+
+
+def test_range_does_not_contain_a_boolean() -> None:
+    axes = parse_axes({"a": {"randint": [0, 3]}, "b": {"grid": [1, 0.3]}}, "study.yaml")
+    assert contains(axes, {"a": 1, "b": 0.1 + 0.2})
+    assert not contains(axes, {"a": True})
+    assert not contains(axes, {"b": True})
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {str(number): {"grid": list(range(10))} for number in range(12)},
+        {str(number): {"grid": [0, 1, 2]} for number in range(60_000)},
+        {"a": {"grid": list(range(1000))}, "b": {"uniform": [0, 1]}},
+    ],
+    ids=["1e12", "more digits than Python prints", "draws"],
+)
+def test_too_many_combinations_are_refused_before_they_are_listed(space: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"^study.yaml: the space has more than 100,000 combinations"):
+        check_count(parse_axes(space, "study.yaml"), 1000, "study.yaml")

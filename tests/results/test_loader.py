@@ -10,7 +10,7 @@ import fedray
 from fedray.config.experiment import Experiment
 from fedray.config.loader import load
 from fedray.errors import SpecError
-from fedray.results.loader import last_k, last_k_accuracy, load_results, read_rows, read_table
+from fedray.results.loader import last_k, last_k_accuracy, load_results, read_rows, read_spec, read_table
 from fedray.results.run_folder import RunFolder
 from fedray.study.session import run
 
@@ -179,3 +179,8 @@ def test_last_k_is_a_fifth_from_1_to_10() -> None:
     assert [last_k(rounds) for rounds in (0, 1, 9, 10, 49, 50, 1000)] == [1, 1, 1, 2, 9, 10, 10]
     assert last_k_accuracy([0.1] * 8 + [0.2, 0.4]) == pytest.approx(0.3)
     assert math.isnan(last_k_accuracy([]))
+
+
+def test_equal_floats_of_a_spec_are_one_setting(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("training: {lr: 0.30000000000000004, rounds: 1e1}\nresources: {backend: ray}\n")
+    assert read_spec(tmp_path) == {"training.lr": 0.3, "training.rounds": 10, "resources.backend": "ray"}
