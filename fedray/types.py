@@ -156,6 +156,8 @@ class RoundResult:
     round: int
     rounds: int
     row: Row
+    warnings: tuple[str, ...] = ()
+    """Sentences on the data of the run; only the first round after its start has any."""
 
 
 Progress: TypeAlias = TeacherProgress | Waiting

@@ -1,5 +1,6 @@
 """`fedray run`."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -39,6 +40,8 @@ def run(
                 folder = f"{results}/{planned.name}"
                 for result in session.run(planned.experiment, folder, resume=resume, on_progress=progress.update):
                     progress.update(result)
+                    for warning in result.warnings:
+                        print(f"fedray: warning: {warning}", file=sys.stderr)
                 progress.end()
     stopping = _in_background(stop_ray)
     if not sigterm.received:

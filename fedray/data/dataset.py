@@ -26,7 +26,11 @@ class Dataset:
     paths: npt.NDArray[np.str_] | None
     """[N], the path of each image; None if the source has no paths"""
     classes: tuple[str, ...]
-    """Class names; a class's label is its index."""
+    """Class names; a class's label is its index. Two classes may have equal names."""
+    named: bool = True
+    """Whether the source has class names; if not, `classes` are the labels as text."""
+    left_out: tuple[str, ...] = ()
+    """Clauses for a warning: files that were left out of the source, and classes that have no test image."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -4,15 +4,13 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from fedray.data.image_cache import cached_images
+from fedray.data.pixels import CONVERSION_VERSION, Pixels, rgb_pixels
+from fedray.data.request import reading
 from fedray.errors import SpecError
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 DECODE_CHUNK_IMAGES = 128
 """Images that a thread decodes at a time."""
@@ -27,7 +25,7 @@ def decode(blobs: Sequence[bytes], names: Sequence[str | None], field: str, size
     """
     import PIL
 
-    settings = f"Pillow {PIL.__version__}, size {size}"
+    settings = f"Pillow {PIL.__version__}, conversion {CONVERSION_VERSION}, size {size}"
     return cached_images(blobs, settings, lambda: _decode_uncached(blobs, names, field, size))
 
 
@@ -63,9 +61,9 @@ def _decode_uncached(blobs: Sequence[bytes], names: Sequence[str | None], field:
 def _decode_image(blob: bytes, name: str | None, field: str, size: int | None) -> Pixels:
     from PIL import Image, UnidentifiedImageError
 
-    try:
-        return to_square(np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), size)
-    except UnidentifiedImageError as error:
-        raise SpecError(f"{field}: the image '{name}' cannot be decoded (no known image format).") from error
-    except (OSError, TypeError, ValueError, SyntaxError) as error:  # Pillow raises any of these for damaged files
-        raise SpecError(f"{field}: the image '{name}' cannot be decoded ({error}).") from error
+    with reading(f"{field}: the image '{name}'", "cannot be decoded"):
+        try:
+            image = Image.open(io.BytesIO(blob))
+        except UnidentifiedImageError as error:  # its message is the repr of the stream
+            raise SpecError(f"{field}: the image '{name}' cannot be decoded (no known image format).") from error
+        return to_square(rgb_pixels(image), size)

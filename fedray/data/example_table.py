@@ -2,33 +2,55 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fedray.data.dataset import Dataset
+from fedray.data.request import reading
 from fedray.errors import SpecError
 from fedray.types import Indices
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Columns: TypeAlias = dict[str, np.ndarray]
 """The columns of a table by name; a parquet list column has dtype object."""
 
+TEXT_COLUMNS = ("path", "client")
+"""Columns of a CSV file whose cells stay the text that they are: `None`, `NA` and `007` are names."""
+
 
 def read_table(file: Path, field: str) -> Columns:
-    """Read a CSV or parquet file. Raises SpecError, naming `field`, if that fails or the table is empty."""
+    """Read a CSV or parquet file. In a CSV file, `path` and `client` are text.
+
+    Raises SpecError, naming `field`, if that fails or the table is empty.
+    """
     import pandas as pd
 
     path = file.expanduser()
     if not path.exists():
         raise SpecError(f"{field}: there is no file '{file}'.")
-    try:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # errors of pyarrow and pandas are ValueErrors
-        raise SpecError(f"{field}: '{file}' cannot be read as a table ({error}).") from error
+    with reading(f"{field}: '{file}'", "cannot be read as a table"):
+        frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     if not len(frame):
         raise SpecError(f"{field}: '{file}' is empty.")
+    if not frame.columns.is_unique:
+        raise SpecError(f"{field}: '{file}' has several columns {frame.columns[frame.columns.duplicated()][0]}.")
     return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def _read_csv(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    others = [name for name in pd.read_csv(path, nrows=0).columns if name not in TEXT_COLUMNS]
+    return pd.read_csv(
+        path,
+        dtype=dict.fromkeys(TEXT_COLUMNS, str),
+        keep_default_na=False,
+        na_values={name: ["", "NA", "nan", "NaN"] for name in others},
+    )
 
 
 def locate(table: Mapping[str, npt.ArrayLike], data: Dataset, source: str) -> Indices:
@@ -52,7 +74,10 @@ def _path_keys(column: npt.ArrayLike, data: Dataset, source: str) -> tuple[np.nd
         raise SpecError(
             f"{source} lists examples by path, but images of {data.name} share a path; use the column index."
         )
-    return data.paths, np.asarray(column, dtype=np.str_)
+    paths = np.asarray(column)
+    if paths.dtype.kind != "U" and not all(isinstance(path, str) for path in paths):
+        raise SpecError(f"{source} must have text in each row of its column path.")
+    return data.paths, paths.astype(np.str_)
 
 
 def _row_keys(column: npt.ArrayLike, data: Dataset, source: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.data import sources
+from fedray.data.class_names import match_classes
+from fedray.data.clients import number_clients
 from fedray.data.dataset import Dataset, channel_statistics, choose_balanced
 from fedray.data.example_table import locate, read_table
 from fedray.data.partition import AnyPartition, FromFile
+from fedray.data.request import Side
 from fedray.data.sections import Data
 from fedray.errors import SpecError
 from fedray.seeding import numpy_rng
@@ -35,8 +38,19 @@ class FederatedDataset:
     """[channels], of images scaled to 0..1"""
     std: npt.NDArray[np.float32]
     """[channels], of images scaled to 0..1"""
+    client_labels: tuple[str, ...] = ()
+    """The label of each client in its partition file; empty if clients have numbers only"""
 
-    def side(self, name: sources.Side) -> Dataset:
+    def client_label(self, client: int) -> str:
+        """Returns the label of a client in the partition file, or else its number."""
+        return self.client_labels[client] if self.client_labels else str(client)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Clauses for a warning: what was left out of the sources, and classes without a test image."""
+        return tuple(dict.fromkeys((*self.train.left_out, *self.test.left_out)))
+
+    def side(self, name: Side) -> Dataset:
         """Returns the training or the test set."""
         return self.train if name == "train" else self.test
 
@@ -54,9 +68,14 @@ ReadDatasets: TypeAlias = Callable[[Data, int], tuple[Dataset, Dataset]]
 def read_datasets(spec: Data, seed: int) -> tuple[Dataset, Dataset]:
     """Read the training and the test set; `seed` selects which examples a limit keeps.
 
-    Raises SpecError if a source cannot be read.
+    Both have the classes of the training set. Raises SpecError if a source cannot be read, or if the test set has a
+    class of its own.
     """
-    return _read(spec, "train", seed), _read(spec, "test", seed)
+    columns = [name for name in ("image_column", "label_column") if getattr(spec, name) is not None]
+    if columns and not any(source.startswith("parquet:") for source in (spec.train, spec.test)):
+        raise SpecError(f"data.{columns[0]} is set, but neither data.train nor data.test is a parquet source.")
+    train = _read(spec, "train", seed)
+    return train, match_classes(train, _read(spec, "test", seed))
 
 
 def load(spec: Data, partition: AnyPartition, seed: int, read: ReadDatasets = read_datasets) -> FederatedDataset:
@@ -65,11 +84,12 @@ def load(spec: Data, partition: AnyPartition, seed: int, read: ReadDatasets = re
     _check_compatible(train, test)
     public = choose_balanced(train.labels, round(spec.public_fraction * len(train)), seed, "public_fraction")
     private = np.setdiff1d(np.arange(len(train)), public)
-    shards = tuple(private[positions] for positions in _divide(partition, train.take(private), seed))
+    divided, labels = _divide(partition, train.take(private), seed)
+    shards = tuple(private[positions] for positions in divided)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if spec.normalize == "imagenet" else channel_statistics(train)
     if len(mean) != train.shape.channels:
         raise SpecError(f"data.normalize is 'imagenet', but the images have {train.shape.channels} channel, not 3.")
-    return FederatedDataset(train, test, shards, public, mean, std)
+    return FederatedDataset(train, test, shards, public, mean, std, labels)
 
 
 def count_clients(partition: AnyPartition) -> int:
@@ -77,38 +97,22 @@ def count_clients(partition: AnyPartition) -> int:
     if not isinstance(partition, FromFile):
         return partition.clients
     table = read_table(partition.file, "partition.file")
-    return 1 + int(max(table.get("client", [0])))
+    return len(number_clients(table["client"], f"partition.file: '{partition.file}'")[1]) if "client" in table else 1
 
 
-def _read(spec: Data, side: sources.Side, seed: int) -> Dataset:
+def _read(spec: Data, side: Side, seed: int) -> Dataset:
     limit = spec.train_limit if side == "train" else spec.test_limit
 
     def choose(labels: Indices) -> Indices:
         return np.arange(len(labels)) if limit is None else choose_balanced(labels, limit, seed, f"{side}_limit")
 
-    data = sources.read(spec.train if side == "train" else spec.test, side, choose, spec.size)
-    if data.labels.min() < 0 or data.labels.max() >= len(data.classes):
-        raise SpecError(
-            f"data.{side}: labels range from {data.labels.min()} to {data.labels.max()}, "
-            f"but there are {len(data.classes)} classes."
-        )
-    return data
+    source = spec.train if side == "train" else spec.test
+    return sources.read(source, side, choose, spec.size, spec.image_column, spec.label_column)
 
 
 def _check_compatible(train: Dataset, test: Dataset) -> None:
     if train.shape != test.shape:
         raise SpecError(f"data: train has {_describe(train)}, but test has {_describe(test)}.")
-    named = not (_has_numbered_classes(train) or _has_numbered_classes(test))
-    if named and train.classes != test.classes:
-        raise SpecError(
-            f"data: the classes of train are {', '.join(train.classes)}, but those of test are "
-            f"{', '.join(test.classes)}."
-        )
-
-
-def _has_numbered_classes(data: Dataset) -> bool:
-    """Whether the class names are numbers, as for a source without class names."""
-    return all(name.isdigit() for name in data.classes)
 
 
 def _describe(data: Dataset) -> str:
@@ -116,24 +120,25 @@ def _describe(data: Dataset) -> str:
     return f"{shape.classes} classes and {shape.channels}x{shape.size}x{shape.size} images"
 
 
-def _divide(partition: AnyPartition, data: Dataset, seed: int) -> list[Indices]:
+def _divide(partition: AnyPartition, data: Dataset, seed: int) -> tuple[list[Indices], tuple[str, ...]]:
+    """Returns each client's positions in `data`, and the clients' labels if a file names them."""
     if isinstance(partition, FromFile):
         return _divide_by_file(partition, data)
     if partition.clients > len(data):
         raise SpecError(f"partition.clients is {partition.clients}, but there are only {len(data)} training examples.")
-    return partition.split(data.labels, numpy_rng(seed, "partition"))
+    return partition.split(data.labels, numpy_rng(seed, "partition")), ()
 
 
-def _divide_by_file(spec: FromFile, data: Dataset) -> list[Indices]:
+def _divide_by_file(spec: FromFile, data: Dataset) -> tuple[list[Indices], tuple[str, ...]]:
     source = f"partition.file: '{spec.file}'"
     table = read_table(spec.file, "partition.file")
     if "client" not in table or not ("path" in table or "index" in table):
         raise SpecError(f"{source} needs the column client, and path or index; it has {', '.join(table)}.")
-    clients, positions = table["client"], locate(table, data, source)
-    if not np.issubdtype(clients.dtype, np.integer) or clients.min() < 0:
-        raise SpecError(f"{source} must number its clients 0, 1, 2, ...")
+    clients, labels = number_clients(table["client"], source)
+    positions = locate(table, data, source)
     _check_listing(positions, data, source, partial=spec.partial)
-    return [np.sort(positions[clients == client]) for client in range(int(clients.max()) + 1)]
+    order = np.lexsort((positions, clients))
+    return np.split(positions[order], np.cumsum(np.bincount(clients))[:-1]), labels
 
 
 def _check_listing(positions: Indices, data: Dataset, source: str, *, partial: bool) -> None:

@@ -181,8 +181,9 @@ class Shards(Partition):
 class FromFile(Section):
     """A given partition: a CSV or parquet file with the column `client`, and `path` or `index`.
 
-    Clients are numbered 0 to K-1. The file lists every training example once. `data.federated` reads it, because
-    locating a path needs the data set.
+    A client's label is a whole number or text, such as a user's name; clients are numbered in the order of their
+    labels. The file lists every training example once. `data.federated` reads it, because locating a path needs the
+    data set.
     """
 
     kind: Literal["file"] = "file"

@@ -14,6 +14,10 @@ class Data(Section):
     """Source of the training set."""
     test: str = "digits"
     """Source of the test set."""
+    image_column: str | None = None
+    """Column of images in parquet sources; null looks for `img` or `image`."""
+    label_column: str | None = None
+    """Column of labels in parquet sources; null looks for `label` or `fine_label`."""
     augment: Literal["none", "crop_flip"] = "none"
     """Augmentation of training images; `crop_flip` shifts by up to 4 pixels and flips left to right."""
     size: int | None = Field(None, ge=4, le=1024)

@@ -211,9 +211,11 @@ def read_table(
 
     try:
         content = path.read_bytes().rpartition(b"\n")[0] + b"\n"
-        table = pd.read_csv(
+        header = content.partition(b"\n")[0].decode(errors="replace").strip().split(",")
+        table = pd.read_csv(  # a class may be called `nan`
             io.BytesIO(content if number is None else _from_round(content, number)), encoding_errors="replace",
-            dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=["", "nan"],
+            dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False,
+            na_values={name: ["", "nan"] for name in header if name not in TEXT_COLUMNS},
         )  # fmt: skip
     except OSError as error:
         problems.append(f"'{path}' cannot be read ({error.strerror}).")

@@ -140,7 +140,8 @@ class RunFolder:
         with CsvTable(self.path / "partition.csv", PARTITION_COLUMNS) as table:
             for client, label in np.argwhere(federated.class_counts).tolist():
                 name, examples = federated.train.classes[label], int(federated.class_counts[client, label])
-                table.write([{"client": client, "class": label, "class_name": name, "examples": examples}])
+                row = {"client": client, "client_label": federated.client_label(client)}
+                table.write([row | {"class": label, "class_name": name, "examples": examples}])
 
     def tables(self, losses: Sequence[str], after_round: int) -> RunTables:
         """Open the tables that grow by round, cut after `after_round`."""

@@ -26,13 +26,13 @@ CLIENTS_COLUMNS = (
     "node", "device", "peak_bytes", "failure",
 )  # fmt: skip
 CONFUSION_COLUMNS = ("round", "class", "predicted_class", "examples")
-PARTITION_COLUMNS = ("client", "class", "class_name", "examples")
+PARTITION_COLUMNS = ("client", "client_label", "class", "class_name", "examples")
 FAULTS_COLUMNS = ("round", "time", "fault", "subject", "node", "response", "reason")
 KEY_COLUMNS = ("round", "client", "class", "predicted_class")
 """Columns of whole numbers that are never empty."""
 TEXT_COLUMNS = (
-    "class_name", "retried", "node", "device", "failure", "time", "fault", "subject", "response", "reason", "trial",
-    "state",
+    "class_name", "client_label", "retried", "node", "device", "failure", "time", "fault", "subject", "response",
+    "reason", "trial", "state",
 )  # fmt: skip
 AMOUNT_PREFIXES = ("seconds", "bytes", "teacher_", "failed_clients", "examples")
 """Columns whose names start like this are never negative or infinite."""

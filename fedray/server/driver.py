@@ -106,6 +106,7 @@ class Driver:
         `on_progress` is called while a round waits for workers or teacher outputs. Raises SpecError for a spec that
         cannot run, RunError where clients or teachers fail. The run can be resumed however it ends.
         """
+        warnings = ("; ".join(self._data.left_out) + ".",) if self._data.left_out else ()
         with self._open(on_progress) as tables:
             while (number := self._round + 1) <= self._experiment.training.rounds:
                 start, teacher_costs = time.perf_counter(), replace(self._teachers.costs)
@@ -128,7 +129,8 @@ class Driver:
                 record.round["seconds"] = round(time.perf_counter() - start, 3)
                 record.round.update(self._teacher_columns(cohort, teacher_costs, record))
                 self._commit(tables, state, record)
-                yield RoundResult(number, self._experiment.training.rounds, record.round)
+                yield RoundResult(number, self._experiment.training.rounds, record.round, warnings)
+                warnings = ()
             self._finish()
 
     def stop(self) -> int:

@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from fedray.data.dataset import Dataset
 from fedray.data.example_table import locate, read_table
+from fedray.data.request import reading
 from fedray.errors import SpecError
 from fedray.teachers.sections import Precomputed
 from fedray.types import Indices, OutputKind
@@ -40,7 +41,7 @@ class PrecomputedTeacher:
                 f"{data.name}, not for {_first_missing(data, positions)}."
             )
         outputs = np.empty((len(data), self._width(output_kind)), dtype=np.float32)
-        outputs[positions[known]] = np.stack(list(self._table[output_kind][known]))
+        outputs[positions[known]] = self._stacked(output_kind, known)
         if output_kind == "logits" and outputs.shape[1] != len(data.classes):
             raise SpecError(
                 f"teacher: '{self._file}' has logits {list(outputs.shape)}, but {data.name} needs "
@@ -49,6 +50,14 @@ class PrecomputedTeacher:
         if not np.isfinite(outputs).all():
             raise SpecError(f"teacher: '{self._file}' has {output_kind} that are not finite.")
         return outputs
+
+    def _stacked(self, output_kind: OutputKind, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
+        """Returns the rows that are known, [n, width]. Raises SpecError unless they are lists of numbers."""
+        with reading(f"teacher.file: '{self._file}'", f"has {output_kind} that are no lists of numbers"):
+            stacked = np.stack(list(self._table[output_kind][known]))
+            if stacked.ndim != 2 or stacked.dtype.kind not in "iuf":
+                raise TypeError(f"they are of type {stacked.dtype}")
+        return stacked
 
     def _width(self, output_kind: OutputKind) -> int:
         if not all(hasattr(row, "__len__") for row in self._table[output_kind]):

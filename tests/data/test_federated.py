@@ -9,7 +9,7 @@ import pytest
 from helpers.images import dataset, picture, png, write_folder, write_parquet
 
 from fedray.data.example_table import locate, read_table
-from fedray.data.federated import FederatedDataset, load
+from fedray.data.federated import FederatedDataset, count_clients, load
 from fedray.data.partition import IID, AnyPartition, Dirichlet, FromFile, Shards
 from fedray.data.sections import Data
 from fedray.errors import SpecError
@@ -112,7 +112,7 @@ class TestIncompatibleSets:
     def test_different_numbers_of_classes(self, folder: dict[str, str], tmp_path: Path) -> None:
         write_folder(tmp_path / "more", ["cat", "dog", "emu"], per_class=1)
         message = message_of(IID(clients=2), train=folder["train"], test=f"folder:{tmp_path}/more")
-        assert "train has 2 classes and 3x8x8 images, but test has 3 classes" in message
+        assert message == "data: the class 'dog' is only in data.test (more); data.train (train) has cat, emu."
 
     def test_different_class_names(self, folder: dict[str, str], tmp_path: Path) -> None:
         """With equal numbers of classes, label 1 would be an emu in one set and a fox in the other."""
@@ -205,12 +205,49 @@ class TestFromFile:
         message = message_of(spec, **folder)
         assert message.endswith(f"needs the column client, and path or index; it has {', '.join(table)}.")
 
-    @pytest.mark.parametrize("clients", [[0, 1, 2, -1, 0, 1], list("abcabc"), [0.5, 1, 1, 1, 1, 1]])
-    def test_invalid_client_numbers(
-        self, folder: dict[str, str], tmp_path: Path, suffix: str, clients: list[Any]
+    @pytest.mark.parametrize(
+        ("clients", "labels"),
+        [
+            ([30_000_000, 7, 30_000_000, 7, -1, 7], ("-1", "7", "30000000")),
+            (["Zoë", "None", "Zoë", "None", "NA", "None"], ("NA", "None", "Zoë")),
+            (["007", "7", "007", "7", "07", "7"], ("007", "07", "7")),
+            ([2.0, 10.0, 2.0, 10.0, 2.0, 10.0], ("2", "10")),
+            ([10**30, 0, 10**30, 0, 5, 0], ("0", "5", str(10**30))),
+        ],
+        ids=["large", "names", "zeros", "floats", "huge"],
+    )
+    def test_clients_of_any_label_are_numbered(
+        self, folder: dict[str, str], tmp_path: Path, suffix: str, clients: list[Any], labels: tuple[str, ...]
+    ) -> None:
+        if suffix == "parquet" and 10**30 in clients:
+            clients = list(map(str, clients))
+        spec = write({"path": PATHS, "client": clients}, tmp_path / f"split.{suffix}")
+        data = federated(spec, **folder)
+        assert data.client_labels == labels
+        assert count_clients(spec) == len(data.shards) == len(labels)
+        texts = [str(int(client)) if isinstance(client, float) else str(client) for client in clients]
+        owners = dict(zip(PATHS, texts, strict=True))
+        assert data.train.paths is not None
+        for client, shard in enumerate(data.shards):
+            assert {owners[path] for path in data.train.paths[shard]} == {data.client_label(client)}
+
+    @pytest.mark.parametrize(
+        ("clients", "message"),
+        [
+            ([0, 1, None, 1, 0, 1], "has rows without a client; the first is row 2."),
+            ([0.5, 1.0, 1.0, 1.0, 1.0, 1.0], "must have whole numbers or text in its column client."),
+        ],
+    )
+    def test_clients_without_a_plain_label_are_refused(
+        self, folder: dict[str, str], tmp_path: Path, suffix: str, clients: list[Any], message: str
     ) -> None:
         spec = write({"path": PATHS, "client": clients}, tmp_path / f"split.{suffix}")
-        assert message_of(spec, **folder).endswith("must number its clients 0, 1, 2, ...")
+        assert message_of(spec, **folder).endswith(message)
+
+    def test_paths_must_be_text(self, folder: dict[str, str], tmp_path: Path, suffix: str) -> None:
+        if suffix == "parquet":
+            spec = write({"path": [*PATHS[:5], None], "client": [0] * 6}, tmp_path / "split.parquet")
+            assert message_of(spec, **folder).endswith("must have text in each row of its column path.")
 
     def test_paths_for_a_source_without_paths(self, tmp_path: Path, suffix: str) -> None:
         spec = write({"path": PATHS, "client": [0] * 6}, tmp_path / f"split.{suffix}")
@@ -231,9 +268,9 @@ class TestReadTable:
     @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
     def test_home_is_expanded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
-        frame = pd.DataFrame({"client": [0, 1]})
+        frame = pd.DataFrame({"index": [0, 1]})
         frame.to_csv(tmp_path / name) if name.endswith("csv") else frame.to_parquet(tmp_path / name)
-        assert read_table(Path("~") / name, "partition.file")["client"].tolist() == [0, 1]
+        assert read_table(Path("~") / name, "partition.file")["index"].tolist() == [0, 1]
 
     def test_no_table(self, tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_bytes(b"not a table")

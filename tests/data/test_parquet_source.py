@@ -1,13 +1,16 @@
 """Parquet sources in the Hugging Face layout."""
 
+import json
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.images import picture, png, write_parquet
-from helpers.sources import channels_first, message_of, read_all
+from helpers.sources import channels_first, everything, message_of, read_all
 
 from fedray.data.sources import read
 from fedray.errors import SpecError
@@ -132,13 +135,170 @@ class TestParquet:
         else:
             np.testing.assert_array_equal(data.images[0], channels_first(picture(0)))
 
-    def test_text_labels_are_refused(self, tmp_path: Path) -> None:
-        file = tmp_path / "a.parquet"
-        write_parquet(file, [png(picture(0))], [0])
-        table = pq.read_table(file)
-        pq.write_table(table.set_column(1, "label", pa.array(["cat"])), file)
-        assert "label" in message_of(f"parquet:{file}")
-
     def test_empty_file_is_refused(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [], [])
         assert message_of(f"parquet:{tmp_path}/a.parquet").startswith("data.train:")
+
+
+def write_table(file: Path, *, images: Any = None, labels: Any = (0, 1), names: Any = None, **columns: Any) -> None:
+    """Write a parquet file with the columns img and label, and Hugging Face's class names for label."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if images is None:
+        images = [{"bytes": png(picture(seed)), "path": f"{seed}.png"} for seed in range(len(labels))]
+    table = pa.table({"img": images, "label": labels, **columns})
+    if names is not None:
+        features = {"features": {"label": {"names": names}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": features})})
+    pq.write_table(table, file)
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("labels", "classes", "positions", "named"),
+        [
+            (pa.array([30_000_000, 0]), ("0", "30000000"), [1, 0], False),
+            (pa.array([2**63 + 5, 7], pa.uint64()), ("7", str(2**63 + 5)), [1, 0], False),
+            (pa.array([3, 1], pa.int8()), ("1", "3"), [1, 0], False),
+            (pa.array([2.0, 10.0]), ("2", "10"), [0, 1], False),
+            (pa.array([True, False]), ("False", "True"), [1, 0], True),
+            (pa.array(["None", "NA"]), ("NA", "None"), [1, 0], True),
+            (pa.array(["cat", ""]).dictionary_encode(), ("", "cat"), [1, 0], True),
+        ],
+        ids=["large", "uint64", "int8", "floats", "booleans", "text", "categories"],
+    )
+    def test_classes_are_the_distinct_labels(
+        self, tmp_path: Path, labels: pa.Array, classes: tuple[str, ...], positions: list[int], *, named: bool
+    ) -> None:
+        write_table(tmp_path / "a.parquet", labels=labels)
+        data = read_all(f"parquet:{tmp_path}/a.parquet")
+        assert (data.classes, data.labels.tolist(), data.named) == (classes, positions, named)
+
+    @pytest.mark.parametrize("kind", [pa.bool_(), pa.float32(), pa.int16()])
+    def test_class_names_apply_to_numbers_of_any_kind(self, tmp_path: Path, kind: pa.DataType) -> None:
+        write_table(tmp_path / "a.parquet", labels=pa.array([1, 0]).cast(kind), names=["no", "yes"])
+        data = read_all(f"parquet:{tmp_path}/a.parquet")
+        assert (data.classes, data.labels.tolist()) == (("no", "yes"), [1, 0])
+
+    @pytest.mark.parametrize(
+        "labels",
+        [[0.5, 1.0], [[0], [1]], [b"a", b"b"], [datetime(2020, 1, 1), datetime(2021, 1, 1)], [float("inf"), 1.0]],
+        ids=["fractions", "lists", "bytes", "dates", "infinity"],
+    )
+    def test_labels_of_other_kinds_are_refused(self, tmp_path: Path, labels: list[Any]) -> None:
+        write_table(tmp_path / "a.parquet", labels=labels)
+        message = message_of(f"parquet:{tmp_path}/a.parquet")
+        assert message.endswith("in its column label; labels must be integers, booleans, whole numbers or text.")
+
+    @pytest.mark.parametrize("labels", [[0, None], ["cat", None], [float("nan"), 1.0], pa.nulls(2)])
+    def test_missing_labels_are_refused(self, tmp_path: Path, labels: Any) -> None:
+        write_table(tmp_path / "a.parquet", labels=labels)
+        assert "has images without a label in its column label" in message_of(f"parquet:{tmp_path}/a.parquet")
+
+    def test_text_beside_numbers_is_refused(self, tmp_path: Path) -> None:
+        write_table(tmp_path / "a.parquet", labels=[0, 1])
+        write_table(tmp_path / "b.parquet", labels=["cat", "dog"])
+        message = message_of(f"parquet:{tmp_path}/*.parquet")
+        assert message.endswith(f"the labels of '{tmp_path}/b.parquet' are text, but those of "
+                                f"'{tmp_path}/a.parquet' are numbers.")  # fmt: skip
+
+    def test_class_names_of_shards_are_matched(self, tmp_path: Path) -> None:
+        write_table(tmp_path / "a.parquet", names=["cat", "dog"])
+        write_table(tmp_path / "b.parquet", names=["dog", "emu"])
+        data = read_all(f"parquet:{tmp_path}/*.parquet")
+        assert [data.classes[label] for label in data.labels] == ["cat", "dog", "dog", "emu"]
+
+    @pytest.mark.parametrize("metadata", [b"[]", b"{", b"\xff", b'{"info": 3}', b'{"info": {"features": {"label": 3}}}',
+                                          b'{"info": {"features": {"label": {"names": 3}}}}'])  # fmt: skip
+    def test_odd_metadata_is_named(self, tmp_path: Path, metadata: bytes) -> None:
+        write_table(tmp_path / "a.parquet")
+        table = pq.read_table(tmp_path / "a.parquet").replace_schema_metadata({b"huggingface": metadata})
+        pq.write_table(table, tmp_path / "a.parquet")
+        message = message_of(f"parquet:{tmp_path}/a.parquet")
+        assert f"the Hugging Face metadata of '{tmp_path}/a.parquet'" in message
+
+
+class TestColumns:
+    def test_columns_can_be_chosen(self, tmp_path: Path) -> None:
+        images = [png(picture(seed)) for seed in range(2)]
+        write_table(tmp_path / "a.parquet", images=[b"", b""], photo=images, kind=["cat", "dog"])
+        data = read(f"parquet:{tmp_path}/a.parquet", "train", everything, None, "photo", "kind")
+        assert data.classes == ("cat", "dog")
+        np.testing.assert_array_equal(data.images, [channels_first(picture(seed)) for seed in range(2)])
+
+    def test_missing_chosen_column(self, tmp_path: Path) -> None:
+        write_table(tmp_path / "a.parquet")
+        with pytest.raises(SpecError, match=r"a.parquet' has no column kind; it has img, label\.$"):
+            read(f"parquet:{tmp_path}/a.parquet", "train", everything, None, None, "kind")
+
+    def test_images_are_bytes_or_paths_relative_to_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "pictures").mkdir()
+        for seed in range(2):
+            (tmp_path / "pictures" / f"{seed}.png").write_bytes(png(picture(seed)))
+        paths = [f"pictures/{seed}.png" for seed in range(2)]
+        cells = {
+            "bytes": [png(picture(seed)) for seed in range(2)],
+            "paths": paths,
+            "structs": [{"bytes": None, "path": path} for path in paths],
+            "only-paths": [{"path": path} for path in paths],
+        }
+        for name, images in cells.items():
+            write_table(tmp_path / f"{name}.parquet", images=images)
+            data = read_all(f"parquet:{tmp_path}/{name}.parquet")
+            np.testing.assert_array_equal(data.images, [channels_first(picture(seed)) for seed in range(2)])
+            assert (data.paths is None) == (name == "bytes")
+
+    @pytest.mark.parametrize(
+        ("image", "text"),
+        [
+            ({"bytes": None, "path": None}, "has neither bytes nor a path for the image of row 1"),
+            (None, "has neither bytes nor a path for the image of row 1"),
+            ({"bytes": None, "path": "none.png"}, "the image 'none.png', relative to"),
+            ({"bytes": None, "path": "a\0b"}, "cannot be read (embedded null byte)"),
+        ],
+        ids=["nulls", "null struct", "missing", "NUL"],
+    )
+    def test_unreadable_image_is_named(self, tmp_path: Path, image: Any, text: str) -> None:
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        cells = pa.array([{"bytes": png(picture(0)), "path": "0.png"}, image], kind)
+        write_table(tmp_path / "a.parquet", images=cells)
+        assert text in message_of(f"parquet:{tmp_path}/a.parquet")
+
+    @pytest.mark.parametrize(
+        "images", [[1, 2], [[1], [2]], [{"data": b""}] * 2, [{"bytes": "text"}] * 2, [{"bytes": [1]}] * 2]
+    )
+    def test_images_of_other_types_are_refused(self, tmp_path: Path, images: list[Any]) -> None:
+        write_table(tmp_path / "a.parquet", images=images)
+        assert "in its column img; images must be encoded bytes" in message_of(f"parquet:{tmp_path}/a.parquet")
+
+    def test_column_that_exists_twice(self, tmp_path: Path) -> None:
+        cells = pa.array([png(picture(0))])
+        table = pa.Table.from_arrays([cells, pa.array([0]), pa.array([1])], names=["img", "label", "label"])
+        pq.write_table(table, tmp_path / "a.parquet")
+        assert message_of(f"parquet:{tmp_path}/a.parquet").endswith("has several columns label.")
+
+
+class TestFiles:
+    def test_shards_may_differ_in_types_and_other_columns(self, tmp_path: Path) -> None:
+        write_table(tmp_path / "0.parquet", labels=pa.array([0, 1], pa.int64()))
+        write_table(tmp_path / "1.parquet", labels=pa.array([1, 0], pa.int32()), note=["a", "b"])
+        assert read_all(f"parquet:{tmp_path}/*.parquet").labels.tolist() == [0, 1, 1, 0]
+
+    @pytest.mark.parametrize("name", ["data[v1]/0.parquet", "data[v1]/*.parquet", "data[v1]/**/0.parquet"])
+    def test_brackets_of_a_folder_that_exists_are_literal(self, tmp_path: Path, name: str) -> None:
+        write_table(tmp_path / "data[v1]" / "0.parquet")
+        write_table(tmp_path / "data1" / "0.parquet", labels=[0, 1, 2])
+        assert len(read_all(f"parquet:{tmp_path}/{name}")) == 2
+
+    def test_two_stars_match_folders_of_any_depth(self, tmp_path: Path) -> None:
+        for name in ("a", "x/b", "x/y/c"):
+            write_table(tmp_path / f"{name}.parquet")
+        assert len(read_all(f"parquet:{tmp_path}/**/*.parquet")) == 6
+
+    def test_folders_that_match_are_noted(self, tmp_path: Path) -> None:
+        write_table(tmp_path / "a.parquet")
+        (tmp_path / "b.parquet").mkdir()
+        (note,) = read_all(f"parquet:{tmp_path}/*.parquet").left_out
+        assert note.endswith(f"folders: 1 ({tmp_path}/b.parquet)")
+
+    def test_folder_is_refused(self, tmp_path: Path) -> None:
+        assert message_of(f"parquet:{tmp_path}").endswith(f"is a folder; write parquet:{tmp_path}/*.parquet.")
