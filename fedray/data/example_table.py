@@ -29,10 +29,10 @@ def read_table(file: Path, field: str) -> Columns:
     """
     import pandas as pd
 
-    path = file.expanduser()
-    if not path.exists():
-        raise SpecError(f"{field}: there is no file '{file}'.")
     with reading(f"{field}: '{file}'", "cannot be read as a table"):
+        path = file.expanduser()
+        if not path.exists():
+            raise SpecError(f"{field}: there is no file '{file}'.")
         frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     if not len(frame):
         raise SpecError(f"{field}: '{file}' is empty.")

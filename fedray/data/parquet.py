@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BATCH_ROWS = 4096
+BYTES_TYPES = ("binary", "large_binary", "binary_view", "null")
+TEXT_TYPES = ("string", "large_string", "string_view", "null")
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,14 @@ def _check_image_type(schema: "pa.Schema", column: str, path: Path, field: str) 
 def _is_bytes(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
-    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    return bool(is_binary or pa.types.is_null(kind))
+    name = str(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    return name in BYTES_TYPES or pa.types.is_fixed_size_binary(kind)
 
 
 def _is_text(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_null(value))
+    return str(kind.value_type if pa.types.is_dictionary(kind) else kind) in TEXT_TYPES
 
 
 def _read_images(files: Sequence[TableFile], rows: Indices, field: str) -> tuple[list[bytes], list[str | None]]:

@@ -69,7 +69,7 @@ def _is_plain(kind: "pa.DataType") -> bool:
 
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     is_number = pa.types.is_integer(value) or pa.types.is_floating(value) or pa.types.is_boolean(value)
-    return bool(is_number or pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_null(value))
+    return bool(is_number or str(value) in ("string", "large_string", "string_view", "null"))
 
 
 def _is_whole(value: object) -> bool:

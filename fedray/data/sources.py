@@ -50,7 +50,8 @@ def read(
     if kind != "digits" and not argument:
         raise SpecError(f"data.{side}: '{source}' names no data set; write {kind}:NAME_OR_PATH.")
     request = ReadRequest(side, choose, size, image_column, label_column)
-    return check_names(READERS[kind](argument, request), request.field)
+    with reading(f"{request.field}: '{source}'"):
+        return check_names(READERS[kind](argument, request), request.field)
 
 
 def _digits(_: str, request: ReadRequest) -> Dataset:

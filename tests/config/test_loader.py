@@ -74,6 +74,8 @@ OTHER_VALUES: dict[str, Any] = {
     "data.test": "torchvision:MNIST",
     "data.augment": "crop_flip",
     "data.size": 16,
+    "data.image_column": "photo",
+    "data.label_column": "kind",
     "data.train_limit": 100,
     "data.test_limit": 100,
     "data.public_fraction": 0.1,

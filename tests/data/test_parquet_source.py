@@ -163,8 +163,9 @@ class TestLabels:
             (pa.array([True, False]), ("False", "True"), [1, 0], True),
             (pa.array(["None", "NA"]), ("NA", "None"), [1, 0], True),
             (pa.array(["cat", ""]).dictionary_encode(), ("", "cat"), [1, 0], True),
+            (pa.array(["cat", "b"]).cast(pa.string_view()), ("b", "cat"), [1, 0], True),
         ],
-        ids=["large", "uint64", "int8", "floats", "booleans", "text", "categories"],
+        ids=["large", "uint64", "int8", "floats", "booleans", "text", "categories", "views"],
     )
     def test_classes_are_the_distinct_labels(
         self, tmp_path: Path, labels: pa.Array, classes: tuple[str, ...], positions: list[int], *, named: bool
