@@ -1,8 +1,11 @@
-"""Paths of files in a spec, and digests of file contents."""
+"""Paths of files in a spec, digests of file contents, and atomic replacement of small files."""
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
+
+from fedray.errors import writing
 
 
 def strip_scheme(text: str) -> Path:
@@ -26,3 +29,21 @@ def _read_digest(path: Path, _size: int, _changed: int) -> str:
     """Read each version of a file once: it may be large, and the cache keys of many clients may depend on it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small file so that it is complete at any moment: the former text or the new one.
+
+    Raises RunError if it cannot be written; the former file then stays and no partial one is left behind.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with writing(path):
+        try:
+            with partial.open("w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise

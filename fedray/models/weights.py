@@ -1,6 +1,8 @@
 """Conversion between a torch module and the NumPy arrays that are sent, and checks of received arrays."""
 
 import math
+import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from fedray.errors import RunError
+from fedray.errors import RunError, writing
 from fedray.types import Weights
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 MAX_WEIGHT = 2.0**20
 """Largest absolute value of a weight that the server accepts; `ExactMean` is exact up to it."""
+
+CHECKSUM = "crc32"
+"""Name of the checksum in the metadata of a weights file."""
 
 BLOCK_SIZE = 2**16
 """Values per block of a distance: few enough for a block to stay in the processor's cache."""
@@ -93,13 +98,34 @@ class WeightsFile:
     path: Path
 
     def read(self) -> Weights:
-        """Read the weights. Raises RunError if the file cannot be read."""
+        """Return the weights. Raises RunError if the file is missing, truncated or damaged."""
         try:
-            return load_file(self.path)
+            with safe_open(self.path, "numpy") as file:
+                metadata = file.metadata() or {}
+            weights: Weights = load_file(self.path)
         except (OSError, SafetensorError) as error:
             raise RunError(f"'{self.path}' cannot be read ({error}).") from error
+        if metadata.get(CHECKSUM) != checksum(weights):
+            raise RunError(f"'{self.path}' is damaged: its contents differ from its checksum.")
+        return weights
 
-    def check(self) -> None:
-        """Raises SafetensorError or OSError if the file is truncated or missing."""
-        with safe_open(self.path, "numpy"):
-            pass
+    def write(self, weights: Weights) -> None:
+        """Write the weights with their checksum; the file is either complete or absent. Raises RunError."""
+        partial = self.path.with_suffix(".partial")
+        with writing(self.path):
+            try:
+                save_file(weights, partial, {CHECKSUM: checksum(weights)})
+            except SafetensorError as error:  # raised for a full disk
+                raise OSError(str(error)) from error
+            with partial.open("rb") as handle:
+                os.fsync(handle.fileno())
+            partial.replace(self.path)
+
+
+def checksum(weights: Weights) -> str:
+    """Return the CRC-32 of names, dtypes, shapes and values."""
+    crc = 0
+    for name, array in sorted(weights.items()):
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"

@@ -9,17 +9,13 @@ trains again. They are read only when the client trains, so they are never all i
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-
-from fedray.errors import writing
+from fedray.errors import RunError, writing
 from fedray.models.weights import WeightsFile
 from fedray.types import ServerState, Weights
 
@@ -29,7 +25,7 @@ Private: TypeAlias = Mapping[int, int]
 MAX_CHECKPOINTS = 2
 """Number of checkpoints on disk. If the newest is damaged, the one before it is loaded."""
 
-DAMAGED = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, RunError)
 """Errors that reading a damaged or incomplete checkpoint raises."""
 
 
@@ -43,7 +39,7 @@ def save_private(folder: Path, client: int, number: int, weights: Weights) -> No
     file = private_file(folder, client, number).path
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(file, weights)
+    private_file(folder, client, number).write(weights)
 
 
 def delete_unused(folder: Path, current: Private) -> None:
@@ -87,42 +83,35 @@ def commit(partial: Path) -> None:
     with writing(partial):
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-    for old in sorted(partial.parent.glob("round-*"))[:-MAX_CHECKPOINTS]:
+    for old in _committed(partial.parent)[:-MAX_CHECKPOINTS]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(partial: Path, state: ServerState, private: Private) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_weights(partial / "weights.safetensors", state.weights)
+    WeightsFile(partial / "weights.safetensors").write(state.weights)
     (partial / "state.json").write_text(json.dumps({"round": state.round, "private": dict(sorted(private.items()))}))
 
 
 def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:
     """Return the newest complete checkpoint: its state and the rounds of its private weights. None without one."""
-    for checkpoint in sorted(folder.glob("round-*"), reverse=True):
+    for checkpoint in reversed(_committed(folder)):
         with suppress(*DAMAGED):  # the checkpoint before it may be complete
             number, private = _read_state(checkpoint)
             for client, private_round in private.items():
-                private_file(folder, client, private_round).check()
-            return ServerState(number, load_file(checkpoint / "weights.safetensors")), private
+                private_file(folder, client, private_round).read()  # only to verify it
+            return ServerState(number, WeightsFile(checkpoint / "weights.safetensors").read()), private
     return None
+
+
+def _committed(folder: Path) -> list[Path]:
+    """Return the folders of committed checkpoints by round. Names are padded to five digits, so text does not sort."""
+    rounds = {checkpoint: checkpoint.name.removeprefix("round-") for checkpoint in folder.glob("round-*")}
+    return sorted((each for each, number in rounds.items() if number.isdigit()), key=lambda each: int(rounds[each]))
 
 
 def _read_state(checkpoint: Path) -> tuple[int, dict[int, int]]:
     """Return the round of a checkpoint and the rounds of its private weights, by client."""
     document = json.loads((checkpoint / "state.json").read_text())
     return document["round"], {int(client): number for client, number in dict(document["private"]).items()}
-
-
-def save_weights(file: Path, weights: Weights) -> None:
-    """Write weights so that the file is either complete or absent. Raises RunError if it cannot be written."""
-    partial = file.with_suffix(".partial")
-    with writing(file):
-        try:
-            save_file(weights, partial)
-        except SafetensorError as error:  # raised for a full disk
-            raise OSError(str(error)) from error
-        with partial.open("rb") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(file)

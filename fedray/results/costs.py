@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedray.config.experiment import Experiment
+from fedray.files import replace_text
 from fedray.results.loader import read_rows
 from fedray.types import Row
 
@@ -52,7 +53,7 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
     }
     if "private" in flops:
         document["private"] = _flops(flops["private"], trained)
-    (folder / "costs.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+    replace_text(folder / "costs.json", json.dumps(document, indent=2))
 
 
 def _flops(per_example: int, examples: float) -> Row:

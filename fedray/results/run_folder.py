@@ -22,6 +22,7 @@ from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
 from fedray.config.files import named_files
 from fedray.config.yaml_files import flatten, read_yaml, to_yaml
 from fedray.errors import SpecError
+from fedray.files import replace_text
 from fedray.results.writer import PARTITION_COLUMNS, CsvTable, RunTables
 from fedray.types import Row
 
@@ -77,6 +78,11 @@ class RunFolder:
         self.make()
         if not (self.finished or self.resumable_from):
             return
+        if not self._environment():
+            raise SpecError(
+                f"'{self.path}' holds a run whose environment.json is missing or damaged, so that it cannot be "
+                "compared with this one; choose another --results."
+            )
         self.check_format()
         self._check_spec(experiment)
         if not (self.finished or resume):
@@ -131,9 +137,9 @@ class RunFolder:
 
     def describe(self, experiment: Experiment, environment: Row) -> None:
         """Write spec.yaml and environment.json."""
-        (self.path / "spec.yaml").write_text(to_yaml(experiment), encoding="utf-8")
+        replace_text(self.path / "spec.yaml", to_yaml(experiment))
         document = {"format": FORMAT, **environment}
-        (self.path / "environment.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+        replace_text(self.path / "environment.json", json.dumps(document, indent=2))
 
     def write_partition(self, federated: "FederatedDataset") -> None:
         """Write partition.csv: the number of examples per client and class, without zeros."""

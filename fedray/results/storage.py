@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from fedray.cache import cache_folder
 from fedray.errors import RunError, SpecError
+from fedray.files import replace_text
 from fedray.results.remote import FileStats, Remote
 
 DONE_FILE = "DONE"
@@ -74,9 +75,7 @@ class Storage:
     def write(self, name: str, text: str) -> None:
         """Write a small file, complete or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{name}.partial"
-        partial.write_bytes(text.encode())
-        partial.replace(self.folder / name)
+        replace_text(self.folder / name, text)
 
     def erase(self, name: str) -> None:
         """Delete a file if it exists."""

@@ -79,8 +79,7 @@ class RunTables:
     def __init__(self, folder: Path, losses: Sequence[str], after_round: int) -> None:
         self._folder, self._losses = folder, losses
         self._open(after_round)
-        faults = folder / "faults.csv"
-        self.faults = CsvTable(faults, FAULTS_COLUMNS, sys.maxsize if faults.exists() else 0)
+        self.faults = _open_log(folder / "faults.csv")
 
     def write(self, record: "RoundRecord") -> None:
         """Append the rows of one round; the row of rounds.csv last."""
@@ -116,6 +115,16 @@ class RunTables:
     def __exit__(self, *_: object) -> None:
         self._close()
         self.faults.close()
+
+
+def _open_log(path: Path) -> CsvTable:
+    """Open faults.csv. No result depends on it, so a damaged one is set aside as faults.csv.damaged."""
+    try:
+        return CsvTable(path, FAULTS_COLUMNS, sys.maxsize if path.exists() else 0)
+    except SpecError:
+        with writing(path):
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        return CsvTable(path, FAULTS_COLUMNS)
 
 
 def write_confusion(folder: Path, model: str, rows: Iterable[Row]) -> None:

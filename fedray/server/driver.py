@@ -15,7 +15,7 @@ from fedray.config.experiment import Experiment
 from fedray.data import federated
 from fedray.data.federated import FederatedDataset, ReadDatasets, read_datasets
 from fedray.errors import LostError, RunError, SpecError
-from fedray.models.weights import check_weights, distance, nbytes
+from fedray.models.weights import WeightsFile, check_weights, distance, nbytes
 from fedray.results import checkpoint, costs, rows
 from fedray.results.costs import TeacherCosts
 from fedray.results.environment import environment
@@ -268,7 +268,7 @@ class Driver:
         models = ["proxy", "private"] if self._experiment.strategy.client_model == "private" else ["proxy"]
         flops = dict(zip(models, self._backend.collect([CountFlops(model) for model in models]), strict=True))
         costs.write(self._folder.path, self._experiment, self._teachers.costs, flops)
-        checkpoint.save_weights(self._folder.model, self._state.server.weights)
+        WeightsFile(self._folder.model).write(self._state.server.weights)
 
     def _write_checkpoint(self, state: RunState) -> Path:
         """Write a checkpoint without committing it, which `checkpoint.commit` does."""

@@ -27,6 +27,7 @@ from fedray.config.loader import Run, Space
 from fedray.config.space import Assignment, contains
 from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
+from fedray.files import replace_text
 from fedray.results.loader import last_k, last_k_accuracy, read_rows
 from fedray.results.run_folder import FORMAT, RunFolder, check_format
 from fedray.results.storage import Storage, storage_of
@@ -84,7 +85,7 @@ class Trial:
     def start(self) -> None:
         """Write the assignment and remove an earlier outcome: the trial starts, or starts again."""
         self.folder.make()
-        (self.folder.path / "assignment.json").write_text(json.dumps(self.assignment), encoding="utf-8")
+        replace_text(self.folder.path / "assignment.json", json.dumps(self.assignment))
         (self.folder.path / "outcome.json").unlink(missing_ok=True)
         self.storage.push()
 

@@ -14,7 +14,6 @@ from fedray.backends.ray.actors import RayBackend
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
 from fedray.models.weights import WeightsFile
-from fedray.results.checkpoint import save_weights
 from fedray.server.driver import MakeBackend
 from fedray.types import ClientUpdate
 from fedray.workers.requests import ClientTask, TrainClients
@@ -40,7 +39,7 @@ def check(small: Make, tmp_path: Path, make_backend: MakeBackend) -> None:
     files = [WeightsFile(tmp_path / f"{number}.safetensors") for number in range(6)]
 
     def write(number: int) -> None:
-        save_weights(files[number].path, {"w": np.full(2**16, number, np.float32)})
+        files[number].write({"w": np.full(2**16, number, np.float32)})
 
     backend = make_backend(experiment, federated.load(experiment))
     try:

@@ -141,6 +141,7 @@ def test_lost_host_does_not_change_the_weights(three_hosts: Cluster, shared: Pat
 
 
 def test_host_that_joins_later_is_used(three_hosts: Cluster, shared: Path) -> None:
+    from fedray.models.weights import WeightsFile
     from fedray.results import checkpoint
 
     three_hosts.leave(2)
@@ -155,7 +156,7 @@ def test_host_that_joins_later_is_used(three_hosts: Cluster, shared: Path) -> No
     saved = checkpoint.load(results / "checkpoint")
     assert saved is not None
     state = saved[0]
-    checkpoint.save_weights(results / "model.safetensors", state.weights)
+    WeightsFile(results / "model.safetensors").write(state.weights)
     assert read_weights(results) == read_weights(run_serially(spec, f"training.rounds={state.round}"))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fedray.errors import RunError
 from fedray.results import checkpoint
@@ -129,3 +130,47 @@ def test_written_checkpoint_is_loaded_after_commit(tmp_path: Path) -> None:
     loaded = checkpoint.load(tmp_path)
     assert loaded is not None
     assert (loaded[0].round, loaded[0].weights["w"][0, 0]) == (2, 2.0)
+
+
+def flip_bit(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("position", [-1, -9, -25])
+def test_one_flipped_bit_of_the_weights_makes_load_use_the_older_checkpoint(tmp_path: Path, position: int) -> None:
+    for number in (1, 2):
+        checkpoint.save(tmp_path, ServerState(number, weights(number)), {})
+    flip_bit(tmp_path / "round-00002" / "weights.safetensors", position)
+    loaded = checkpoint.load(tmp_path)
+    assert loaded is not None
+    assert loaded[0].round == 1
+
+
+def test_one_flipped_bit_of_private_weights_is_found(tmp_path: Path) -> None:
+    for number in (1, 2):
+        checkpoint.save_private(tmp_path, 5, number, weights(number))
+        checkpoint.save(tmp_path, ServerState(number, weights(number)), {5: number})
+    file = checkpoint.private_file(tmp_path, 5, 2)
+    flip_bit(file.path, -1)
+    with pytest.raises(RunError, match=r"00005-00002\.safetensors' is damaged: its contents differ from its checksum"):
+        file.read()
+    loaded = checkpoint.load(tmp_path)
+    assert loaded is not None
+    assert (loaded[0].round, loaded[1]) == (1, {5: 1})
+
+
+def test_weights_without_a_checksum_are_damaged(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, ServerState(1, weights(1)), {})
+    save_file(weights(1), tmp_path / "round-00001" / "weights.safetensors")
+    assert checkpoint.load(tmp_path) is None
+
+
+def test_rounds_are_ordered_as_numbers(tmp_path: Path) -> None:
+    for number in (99_998, 99_999, 100_000, 100_001):
+        checkpoint.save(tmp_path, ServerState(number, weights(1)), {})
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["round-100000", "round-100001"]
+    loaded = checkpoint.load(tmp_path)
+    assert loaded is not None
+    assert loaded[0].round == 100_001

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from fedray.results.rows import RoundRecord
 from fedray.results.writer import CsvTable, RunTables
@@ -53,3 +54,14 @@ def test_reopened_tables_keep_faults(tmp_path: Path) -> None:
     with RunTables(tmp_path, [], 0) as tables:
         tables.report(4, [LOST])
     assert rounds(tmp_path, "faults") == [1, 1, 4]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"round,time\n1,now\n", b"\x00" * 50])
+def test_damaged_log_of_faults_is_set_aside(tmp_path: Path, content: bytes) -> None:
+    with RunTables(tmp_path, [], 0) as tables:
+        tables.write(record(1))
+    (tmp_path / "faults.csv").write_bytes(content)
+    with RunTables(tmp_path, [], 1) as tables:
+        tables.report(2, [LOST])
+    assert rounds(tmp_path, "faults") == [2]
+    assert (tmp_path / "faults.csv.damaged").read_bytes() == content

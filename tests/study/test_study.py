@@ -303,3 +303,16 @@ def test_run_of_another_format_is_refused(tmp_path: Path) -> None:
     for refused in (lambda: trial.folder.check(trial.experiment, resume=True), lambda: load_results(tmp_path)):
         with pytest.raises(SpecError, match="has results in an earlier format"):
             refused()
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]"])
+def test_unfinished_run_without_its_environment_is_refused(tmp_path: Path, content: str | None) -> None:
+    """Its files would not be compared, and contents that have changed would be mixed in."""
+    trial, _ = study(tmp_path, LR).trials()
+    run(trial, rounds=1)
+    file = trial.folder.path / "environment.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SpecError, match=r"environment\.json is missing or damaged"):
+        trial.folder.check(trial.experiment, resume=True)

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+from fedray.files import replace_text
 from fedray.study.study import Trial
 
 TABLES = ("rounds.csv", "clients.csv", "classes.csv", "lineage.csv")
@@ -17,7 +18,7 @@ def save(trial: Trial, target: Path) -> None:
         if (trial.folder.path / name).exists():
             shutil.copy(trial.folder.path / name, target / name)
     shutil.copytree(trial.folder.checkpoint, target / "checkpoint", dirs_exist_ok=True)
-    (target / "origin.json").write_text(json.dumps(_origin(trial)), encoding="utf-8")
+    replace_text(target / "origin.json", json.dumps(_origin(trial)))
 
 
 def load(source: Path, trial: Trial) -> None:
