@@ -47,8 +47,8 @@ class FederatedDataset:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Clauses for a warning: what was left out of the sources, and classes without a test image."""
-        return tuple(dict.fromkeys((*self.train.left_out, *self.test.left_out)))
+        """What `left_out` says of both sets."""
+        return left_out(self.train, self.test)
 
     def side(self, name: Side) -> Dataset:
         """Returns the training or the test set."""
@@ -76,6 +76,12 @@ def read_datasets(spec: Data, seed: int) -> tuple[Dataset, Dataset]:
         raise SpecError(f"data.{columns[0]} is set, but neither data.train nor data.test is a parquet source.")
     train = _read(spec, "train", seed)
     return train, match_classes(train, _read(spec, "test", seed))
+
+
+def left_out(train: Dataset, test: Dataset) -> tuple[str, ...]:
+    """Returns a sentence on what was left out of the sources and on classes without a test image; empty without any."""
+    clauses = dict.fromkeys((*train.left_out, *test.left_out))
+    return (f"{'; '.join(clauses)}.",) if clauses else ()
 
 
 def load(spec: Data, partition: AnyPartition, seed: int, read: ReadDatasets = read_datasets) -> FederatedDataset:

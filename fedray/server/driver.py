@@ -106,7 +106,7 @@ class Driver:
         `on_progress` is called while a round waits for workers or teacher outputs. Raises SpecError for a spec that
         cannot run, RunError where clients or teachers fail. The run can be resumed however it ends.
         """
-        warnings = ("; ".join(self._data.left_out) + ".",) if self._data.left_out else ()
+        warnings = self._data.left_out
         with self._open(on_progress) as tables:
             while (number := self._round + 1) <= self._experiment.training.rounds:
                 start, teacher_costs = time.perf_counter(), replace(self._teachers.costs)

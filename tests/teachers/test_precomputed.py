@@ -107,6 +107,16 @@ def test_precomputed_in_an_experiment(file: Path) -> None:
     np.testing.assert_array_equal(logits, logits)
 
 
+@pytest.mark.parametrize(
+    "logits",
+    [[["a", "b", "c"]] * 5, [[[0.5]] * 3] * 5, [["0.5"] * 3] * 5, ["abc"] * 5, [[True, False, True]] * 5],
+    ids=["words", "nested lists", "numbers as text", "text", "booleans"],
+)
+def test_logits_that_are_no_lists_of_numbers(file: Path, logits: list[Any]) -> None:
+    message = message_of(file, path=PATHS, logits=logits)
+    assert message.startswith(f"teacher.file: '{file}' has logits that are no lists of numbers (")
+
+
 def test_missing_image(file: Path) -> None:
     message = message_of(file, path=[*PATHS[:2], "f.png", *PATHS[3:]], logits=list(LOGITS))
     assert message == f"teacher.file: '{file}' has logits for 4 of the 5 images of five, not for 'c.png'."

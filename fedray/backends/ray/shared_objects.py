@@ -25,20 +25,26 @@ class SharedObjects:
     def __init__(self) -> None:
         self._datasets: dict[tuple[Data, int | None], list[RayShared[Dataset]]] = {}
         self._notes: dict[str, str] = {}
+        self._warnings: dict[str, None] = {}
         self._targets: OrderedDict[str, tuple[RayShared[TargetArrays], int]] = OrderedDict()
 
     def datasets(self, spec: Data, seed: int) -> list[RayShared[Dataset]]:
         """Return the training and the test set, which are read at the first call."""
-        from fedray.data.federated import read_datasets
+        from fedray.data.federated import left_out, read_datasets
 
         limited = spec.train_limit is not None or spec.test_limit is not None
         key = (spec, seed if limited else None)
         if key not in self._datasets:
             datasets = read_datasets(spec, seed)
+            self._warnings.update(dict.fromkeys(left_out(*datasets)))
             for data in datasets:
                 data.image_digest  # noqa: B018  cached in the data set, so that no trial computes it again
             self._datasets[key] = [RayShared(ray.put(data)) for data in datasets]
         return self._datasets[key]
+
+    def warnings(self) -> list[str]:
+        """Return a sentence on each data set of which something was left out."""
+        return list(self._warnings)
 
     def find_targets(self, key: str) -> RayShared[TargetArrays] | None:
         """Return the targets with this digest, or None."""

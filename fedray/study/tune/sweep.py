@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,15 @@ def run_trials(
     tuner = _tuner(study, pending, shared_objects, callback)
     with display, _quiet_loggers(verbose=verbose), _unwrapped_errors():
         tuner.fit()
+    _print_warnings(shared_objects)
     return callback.startup_seconds
+
+
+def _print_warnings(shared_objects: SharedObjectsActor) -> None:
+    """Print what was left out of the study's data to stderr."""
+    with suppress(LostError):
+        for warning in ray_get(shared_objects.warnings.remote()):
+            print(f"fedray: warning: {warning}", file=sys.stderr)
 
 
 def _check_all_nodes_find(study: Study) -> None:
