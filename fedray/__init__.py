@@ -8,6 +8,8 @@ fedray.load_results("results/mine").rounds
 import importlib
 from typing import TYPE_CHECKING
 
+from fedray.import_path import move_job_folders_last
+
 if TYPE_CHECKING:
     from fedray.config.experiment import Experiment
     from fedray.config.loader import load, read
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from fedray.study.tune.sweep import sweep
 
 __all__ = ["Experiment", "RunError", "SpecError", "Study", "load", "load_results", "read", "run", "sweep"]
+
+move_job_folders_last()
 
 _MODULES = {
     "Experiment": "fedray.config.experiment",

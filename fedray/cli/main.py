@@ -10,6 +10,7 @@ import typer
 from fedray.cli import doctor, plan, report, results, run, schema, sweep, teachers
 from fedray.cli.exits import fail, resume_hint
 from fedray.errors import RunError, SpecError
+from fedray.import_path import add_working_folder
 
 # Plain-text help: rich's boxes take twice as long as everything else in `fedray --help`.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -25,6 +26,7 @@ app.add_typer(teachers.app, name="teachers")
 
 def main() -> None:
     """Run the command. A SpecError exits with 2, a RunError with 1; each prints one sentence to stderr."""
+    add_working_folder()
     try:
         app()
     except SpecError as error:

@@ -108,7 +108,9 @@ def _lacks_token(mode: str | None = None) -> bool:
 
 
 def _probe(address: str) -> int:
-    return subprocess.run([sys.executable, "-c", PROBE_SCRIPT, address], capture_output=True, check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-P", "-c", PROBE_SCRIPT, address], capture_output=True, check=False
+    ).returncode
 
 
 def _check_reachable(address: str) -> None:
