@@ -4,7 +4,6 @@
 of the package. A class of the user's, `mypackage.module:Object`, is found at the end of the path all the same.
 """
 
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 def move_working_folder_last() -> None:
     """Undo what `python -m` does: it makes the working folder the first entry of the path."""
     with suppress(FileNotFoundError):  # the folder was deleted
-        if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):
+        if not sys.flags.safe_path and sys.path[:1] in ([""], [str(Path.cwd())]):
             del sys.path[0]
     add_working_folder()
 
@@ -21,8 +20,8 @@ def move_working_folder_last() -> None:
 def add_working_folder() -> None:
     """Append the working folder to the path unless it is there."""
     with suppress(FileNotFoundError):
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
 
 
 def move_job_folders_last() -> None:
