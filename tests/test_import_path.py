@@ -50,6 +50,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_working_folder_comes_last(path: list[str], tmp_path: Path) -> None:
+    assert path[0] == str(tmp_path)
     import_path.move_working_folder_last()
     import_path.add_working_folder()
     assert sys.path == ["/library", str(tmp_path)]
