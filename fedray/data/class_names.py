@@ -45,8 +45,7 @@ def match_classes(train: Dataset, test: Dataset) -> Dataset:
     only_test = [test.classes[label] for label in np.unique(test.labels) if positions[label] < 0]
     if only_test:
         raise SpecError(
-            f"data: {_listed('class', only_test)} only in data.test ({test.name}); "
-            f"data.train ({train.name}) has {_shortened(train.classes)}."
+            f"data: {_listed('class', only_test)} only in data.test; data.train has {_shortened(train.classes)}."
         )
     matched = set(positions.tolist())
     only_train = [name for label, name in enumerate(train.classes) if label not in matched]
@@ -61,26 +60,23 @@ def match_classes(train: Dataset, test: Dataset) -> Dataset:
 
 def _positions(train: Dataset, test: Dataset) -> Indices:
     """Returns the position of each of test's classes among train's; -1 if it has none."""
-    names = _numbered(train.classes)
+    known = {key: position for position, key in enumerate(_keys(train.classes))}
     if train.named != test.named and not _are_numbers(train.classes if train.named else test.classes):
-        wanted = test.classes if train.named else tuple(map(str, range(len(test.classes))))
-        known = {str(i): i for i in range(len(train.classes))} if train.named else dict(names)
-        return np.array([known.get(name, -1) for name in wanted], dtype=np.int64)
-    return np.array([names.get(key, -1) for key in _keys(test.classes)], dtype=np.int64)
+        if not train.named:
+            return np.array([known.get((str(number), 0), -1) for number in range(len(test.classes))], dtype=np.int64)
+        numbers = [int(name) for name in test.classes]
+        return np.array([number if number < len(train.classes) else -1 for number in numbers], dtype=np.int64)
+    return np.array([known.get(key, -1) for key in _keys(test.classes)], dtype=np.int64)
 
 
-def _keys(names: Sequence[str]) -> list[str]:
-    """Returns a key for each name; equal names, such as ImageNet's two classes `crane`, get keys of their own."""
+def _keys(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Returns a key for each name: equal names, such as ImageNet's two classes `crane`, are counted."""
     seen: Counter[str] = Counter()
     keys = []
     for name in names:
-        keys.append(f"{name}\0{seen[name]}" if seen[name] else name)
+        keys.append((name, seen[name]))
         seen[name] += 1
     return keys
-
-
-def _numbered(names: Sequence[str]) -> dict[str, int]:
-    return {key: position for position, key in enumerate(_keys(names))}
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

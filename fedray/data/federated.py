@@ -81,7 +81,7 @@ def read_datasets(spec: Data, seed: int) -> tuple[Dataset, Dataset]:
 def left_out(train: Dataset, test: Dataset) -> tuple[str, ...]:
     """Returns a sentence on what was left out of the sources and on classes without a test image; empty without any."""
     clauses = dict.fromkeys((*train.left_out, *test.left_out))
-    return (f"{'; '.join(clauses)}.",) if clauses else ()
+    return (" ".join(f"{'; '.join(clauses)}.".split()),) if clauses else ()  # names may hold line breaks
 
 
 def load(spec: Data, partition: AnyPartition, seed: int, read: ReadDatasets = read_datasets) -> FederatedDataset:

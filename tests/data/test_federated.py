@@ -112,7 +112,7 @@ class TestIncompatibleSets:
     def test_different_numbers_of_classes(self, folder: dict[str, str], tmp_path: Path) -> None:
         write_folder(tmp_path / "more", ["cat", "dog", "emu"], per_class=1)
         message = message_of(IID(clients=2), train=folder["train"], test=f"folder:{tmp_path}/more")
-        assert message == "data: the class 'dog' is only in data.test (more); data.train (train) has cat, emu."
+        assert message == "data: the class 'dog' is only in data.test; data.train has cat, emu."
 
     def test_different_class_names(self, folder: dict[str, str], tmp_path: Path) -> None:
         """With equal numbers of classes, label 1 would be an emu in one set and a fox in the other."""
