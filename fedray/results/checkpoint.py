@@ -94,11 +94,16 @@ def _write(partial: Path, state: ServerState, private: Private) -> None:
     (partial / "state.json").write_text(json.dumps({"round": state.round, "private": dict(sorted(private.items()))}))
 
 
-def load(folder: Path) -> tuple[ServerState, dict[int, int]] | None:
-    """Return the newest complete checkpoint: its state and the rounds of its private weights. None without one."""
+def load(folder: Path, last_round: int | None = None) -> tuple[ServerState, dict[int, int]] | None:
+    """Return the newest complete checkpoint: its state and the rounds of its private weights. None without one.
+
+    Checkpoints after `last_round` are ignored.
+    """
     for checkpoint in reversed(_committed(folder)):
         with suppress(*DAMAGED):  # the checkpoint before it may be complete
             number, private = _read_state(checkpoint)
+            if last_round is not None and number > last_round:
+                continue
             for client, private_round in private.items():
                 private_file(folder, client, private_round).read()  # only to verify it
             return ServerState(number, WeightsFile(checkpoint / "weights.safetensors").read()), private

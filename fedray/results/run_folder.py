@@ -23,8 +23,9 @@ from fedray.config.files import named_files
 from fedray.config.yaml_files import flatten, read_yaml, to_yaml
 from fedray.errors import SpecError
 from fedray.files import replace_text
-from fedray.results.writer import PARTITION_COLUMNS, CsvTable, RunTables
-from fedray.types import Row
+from fedray.results import checkpoint
+from fedray.results.writer import PARTITION_COLUMNS, CsvTable, RunTables, last_complete_round
+from fedray.types import Row, ServerState
 
 if TYPE_CHECKING:
     from fedray.data.federated import FederatedDataset
@@ -72,6 +73,20 @@ class RunFolder:
             (self.path / ".writable").unlink()
         except OSError as error:
             raise SpecError(f"the results folder '{self.path}' cannot be written ({error.strerror}).") from error
+
+    def load_checkpoint(self) -> tuple[ServerState, dict[int, int]] | None:
+        """Return the newest checkpoint up to which all tables have their rows, as `checkpoint.load` does.
+
+        Raises SpecError if there are checkpoints, but tables lack rows before the oldest.
+        """
+        last_round = last_complete_round(self.path)
+        loaded = checkpoint.load(self.checkpoint, last_round)
+        if loaded is None and checkpoint.load(self.checkpoint) is not None:
+            raise SpecError(
+                f"the tables in '{self.path}' are complete up to round {last_round} only, and its checkpoints are of "
+                f"later rounds; delete '{self.path}' to start from scratch."
+            )
+        return loaded
 
     def check(self, experiment: Experiment, *, resume: bool) -> None:
         """Raises SpecError if the folder cannot be written, or holds another run or an unfinished one to resume."""

@@ -3,6 +3,7 @@
 import csv
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -133,12 +134,38 @@ def write_confusion(folder: Path, model: str, rows: Iterable[Row]) -> None:
         table.write(rows)
 
 
-def _rows_up_to(path: Path, columns: Sequence[str], last_round: int) -> list[list[str]]:
+def last_complete_round(folder: Path) -> int:
+    """Return the last round up to which rounds.csv, clients.csv and classes.csv have all their rows.
+
+    A power failure can cut one of the tables: a checkpoint is synchronized to disk, a table only flushed.
+    """
+    rounds = [dict(zip(ROUNDS_COLUMNS, row, strict=False)) for row in _read_rows(folder / "rounds.csv")[1:]]
+    clients, classes = (
+        Counter(row[0] for row in _read_rows(folder / name)[1:] if row) for name in ("clients.csv", "classes.csv")
+    )
+    rows_per_evaluation = max(classes.values(), default=1)
+    for number, row in enumerate(rounds, start=1):
+        cells = [row.get(column, "") for column in ("round", "clients", "failed_clients")]
+        if not all(cell.isdigit() for cell in cells):
+            return number - 1
+        found, succeeded, failed = map(int, cells)
+        evaluated = rows_per_evaluation if row.get("test_accuracy") else 0
+        if (found, succeeded + failed, evaluated) != (number, clients[cells[0]], classes[cells[0]]):
+            return number - 1
+    return len(rounds)
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """Return the header and the rows of a table, empty if it cannot be read."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            return list(csv.reader(file))
     except (OSError, ValueError, csv.Error):
-        header, rows = [], []
+        return []
+
+
+def _rows_up_to(path: Path, columns: Sequence[str], last_round: int) -> list[list[str]]:
+    header, *rows = _read_rows(path) or [[]]
     rows = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= last_round]
     is_complete = path.stem != "rounds" or [int(row[0]) for row in rows] == list(range(1, last_round + 1))
     if header != list(columns) or not is_complete:

@@ -159,8 +159,7 @@ class Driver:
                 self._describe()
                 with self._folder.tables(rows.loss_columns(self._experiment.strategy), self._round) as tables:
                     if 0 < self._round < self._experiment.training.rounds:
-                        response = f"resumed from round {self._round}"
-                        tables.report(self._round, [Fault("interrupted", "run", platform.node(), response)])
+                        tables.report(self._round, [self._interruption()])
                     try:
                         yield tables
                     finally:
@@ -170,11 +169,17 @@ class Driver:
             self._backend.close()
 
     def _restore(self) -> None:
-        """Restore the newest complete checkpoint, or start from the initial weights."""
-        state, state_rounds = checkpoint.load(self._folder.checkpoint) or (ServerState(0, self._initial.weights), {})
+        """Restore the newest checkpoint up to which all tables are complete, or start from the initial weights."""
+        state, state_rounds = self._folder.load_checkpoint() or (ServerState(0, self._initial.weights), {})
         if problem := check_weights(state.weights, self._initial.weights):
             raise SpecError(f"the checkpoint in '{self._folder.checkpoint}' does not fit this spec: {problem}")
         self._state, self._saved_round = RunState(state, state_rounds), state.round
+
+    def _interruption(self) -> Fault:
+        response, newest, reason = f"resumed from round {self._round}", self._folder.resumable_from, ""
+        if newest > self._round:
+            reason = f"the checkpoint of round {newest} is damaged, or a table lacks rows before it"
+        return Fault("interrupted", "run", platform.node(), response, reason)
 
     def _describe(self, predictions: EvalCounts | None = None) -> None:
         """Write the spec, environment and partition and, once known, the teacher's accuracy and confusion matrix."""

@@ -33,7 +33,7 @@ def test_damaged_tables(run_error: Callable[..., str], monkeypatch: pytest.Monke
     (folder / "rounds.csv").unlink()
     if damage is not None:
         (folder / "rounds.csv").write_bytes(damage)
-    assert "rounds.csv' does not hold the rounds before the checkpoint; delete" in run_error("--resume")
+    assert "are complete up to round 0 only, and its checkpoints are of later rounds; delete" in run_error("--resume")
 
 
 def test_damaged_tables_of_a_finished_run(run_error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

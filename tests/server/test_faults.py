@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
-from fedray.errors import RunError
+from fedray.errors import RunError, SpecError
 from fedray.results import checkpoint
 from fedray.results.run_folder import RunFolder
 from fedray.server.driver import Driver
@@ -132,6 +132,37 @@ class TestDisk:
         assert finish(experiment, tmp_path / "cut") == whole
         assert faults(tmp_path / "cut") == [["1", "interrupted", "run", "resumed from round 1"]]
         assert pd.read_csv(tmp_path / "cut" / "rounds.csv")["round"].tolist() == [1, 2, 3]
+
+    @pytest.mark.parametrize("name", ["rounds.csv", "clients.csv", "classes.csv"])
+    def test_a_table_that_lacks_rows_resumes_from_the_checkpoint_before(
+        self, small: Make, tmp_path: Path, name: str
+    ) -> None:
+        experiment = small(training={"rounds": 4}, teacher=None)
+        whole = finish(experiment, tmp_path / "whole")
+        rounds = Driver(experiment, tmp_path / "cut").run()
+        for _ in range(3):
+            next(rounds)
+        rounds.close()
+        table = tmp_path / "cut" / name
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))  # the last row of round 3
+        assert finish(experiment, tmp_path / "cut") == whole
+        for written in ("rounds.csv", "clients.csv", "classes.csv"):
+            numbers = [pd.read_csv(tmp_path / folder / written)["round"].tolist() for folder in ("whole", "cut")]
+            assert numbers[0] == numbers[1]
+        (row,) = pd.read_csv(tmp_path / "cut" / "faults.csv").to_dict("records")
+        assert row["response"] == "resumed from round 2"
+        assert row["reason"] == "the checkpoint of round 3 is damaged, or a table lacks rows before it"
+
+    def test_tables_that_lack_rows_before_all_checkpoints_are_refused(self, small: Make, tmp_path: Path) -> None:
+        experiment = small(training={"rounds": 4}, teacher=None)
+        rounds = Driver(experiment, tmp_path).run()
+        for _ in range(3):
+            next(rounds)
+        rounds.close()
+        table = tmp_path / "clients.csv"
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))  # one row of round 1
+        with pytest.raises(SpecError, match=r"are complete up to round 0 only, .*; delete .* to start from scratch\.$"):
+            finish(experiment, tmp_path)
 
 
 class TestDeadline:
