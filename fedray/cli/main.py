@@ -3,12 +3,14 @@
 Each command's module imports only typer at the top and the rest when it runs, so that `fedray --help` is fast.
 """
 
+import sys
 from typing import Annotated
 
 import typer
 
 from fedray.cli import doctor, plan, report, results, run, schema, sweep, teachers
 from fedray.cli.exits import fail, resume_hint
+from fedray.cli.streams import discard_output, is_write_error, prepare_streams
 from fedray.errors import RunError, SpecError
 from fedray.import_path import add_working_folder
 
@@ -26,13 +28,27 @@ app.add_typer(teachers.app, name="teachers")
 
 def main() -> None:
     """Run the command. A SpecError exits with 2, a RunError with 1; each prints one sentence to stderr."""
+    prepare_streams()
     add_working_folder()
     try:
-        app()
+        _run_app()
     except SpecError as error:
         fail(str(error), 2)
     except RunError as error:
         fail(f"{error}\n{resume_hint('--resume')}", 1)
+    except OSError as error:
+        if not is_write_error(error):
+            raise
+        discard_output()
+        fail(f"the output cannot be written ({error.strerror}).", 1)
+
+
+def _run_app() -> None:
+    """Run the command and write its last output; a full disk is noticed here at the latest."""
+    try:
+        app()
+    finally:
+        sys.stdout.flush()
 
 
 @app.callback(invoke_without_command=True)
