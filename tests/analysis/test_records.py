@@ -197,7 +197,7 @@ def test_run_with_an_unreadable_spec_is_left_out(tmp_path: Path, content: bytes,
 def test_load_without_a_readable_spec_raises(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "s" / "a")
     (folder / "spec.yaml").write_text("a: [")
-    with pytest.raises(SpecError, match=r"^no run can be read: .*spec\.yaml is not valid YAML"):
+    with pytest.raises(SpecError, match=r"^no run can be read: .*spec\.yaml cannot be used: it is not valid YAML"):
         load(tmp_path / "s")
 
 

@@ -111,7 +111,7 @@ def test_bad_losses(run_error: Callable[..., str], overrides: list[str], expecte
             "teacher={kind: zero_shot, prompts: cifar19}",
             "must be one of single, cifar18 or a list; did you mean 'cifar18'?",
         ),
-        ("teacher={kind: zero_shot, prompts: [1]}", "teacher.prompts.0 is 1, but must be a valid string"),
+        ("teacher={kind: zero_shot, prompts: [1]}", "teacher.prompts.0 is 1, but must be text"),
         (
             "teacher={kind: zero_shot, prompts: ['{} or {}']}",
             "must each have one {} for the class name; '{} or {}' has 2",
