@@ -24,7 +24,7 @@ LAYERS = [
     {"analysis"},
     {"cli"},
 ]
-"""Packages from the ground up. A package may import those below it, and those beside it in its own layer."""
+"""Packages from the ground up. A package may import those below it, and others of its own layer."""
 
 MAY_IMPORT_RAY = ("fedray.backends.ray", "fedray.study", "fedray.doctor", "fedray.cli")
 

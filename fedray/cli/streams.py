@@ -42,7 +42,7 @@ def discard_output() -> None:
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
-    """Return the replacement of characters that the encoding lacks, and the place to go on. Called by Python."""
+    """Return the replacement of characters that the encoding lacks, and the position after them. Called by Python."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

@@ -150,11 +150,10 @@ class FedTrainable(tune.Trainable):
             self._store.read_datasets, TRIAL_LOCK_TIMEOUT_S,
         )  # fmt: skip
 
-    def _make_backend(self) -> "MakeBackend":
+    def _make_backend(self) -> "MakeBackend | None":
+        """Return a backend on this process's workers, or None for the driver's own choice, the serial one."""
         if self._trial.experiment.resources.backend == "serial":
-            from fedray.backends.serial import SerialBackend
-
-            return SerialBackend
+            return None
         from fedray.backends.ray.actors import RayBackend
 
         return partial(RayBackend, pool=self._pool)
