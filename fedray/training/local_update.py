@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.sgd import sgd
 
 from fedray.losses.terms import LossInputs, evaluate_objective, uses_reference
 from fedray.models.precision import autocast
@@ -12,6 +11,7 @@ from fedray.models.projection import Projected
 from fedray.seeding import torch_rng
 from fedray.training.batches import Batch, ClientData, batches
 from fedray.training.cuda_graph import CudaGraphStep
+from fedray.training.optimizers import SGDOptimizer
 from fedray.training.sections import Training
 from fedray.types import LossTerm, loss_column
 
@@ -40,7 +40,7 @@ def learning_rate(training: Training, epoch: int) -> float:
 
 
 class Trainer:
-    """Trains one or several models on the same batches with SGD, each model on its own objective.
+    """Trains one or several models on the same batches, each model on its own objective.
 
     The logits of the other models are constants in a model's loss. A trainer is reused for one client after another.
     Its tensors and the models' parameters keep their addresses, because a CUDA graph requires it.
@@ -57,11 +57,9 @@ class Trainer:
         self.training = training
         self._models, self._objectives = models, objectives
         self._parameters = {name: list(model.parameters()) for name, model in models.items()}
-        self._all_parameters = [p for parameters in self._parameters.values() for p in parameters]
-        self._device = self._all_parameters[0].device
-        self._lr = torch.tensor(training.lr, device=self._device)
-        self._weights = [_flat(p.detach()) for p in self._all_parameters]
-        self._momenta = [torch.zeros_like(p) for p in self._weights] if training.momentum else []
+        all_parameters = [p for parameters in self._parameters.values() for p in parameters]
+        self._device = all_parameters[0].device
+        self._optimizer = SGDOptimizer(training, all_parameters)
         self._reference_params = {
             name: [torch.empty_like(p) for p in self._parameters[name]] if uses_reference(terms) else []
             for name, terms in objectives.items()
@@ -74,8 +72,7 @@ class Trainer:
         """Prepare for the next client, whose initial weights the models already hold."""
         for model in self._models.values():
             model.train()
-        for momentum in self._momenta:
-            momentum.zero_()
+        self._optimizer.reset()
         for name, references in self._reference_params.items():
             for reference, parameter in zip(references, self._parameters[name], strict=False):
                 reference.copy_(parameter.detach())
@@ -83,7 +80,7 @@ class Trainer:
 
     def start_epoch(self, lr: float) -> None:
         """Set the learning rate of the next steps, and restart the count of correct predictions."""
-        self._lr.fill_(lr)
+        self._optimizer.set_lr(lr)
         self._meter.start_epoch()
 
     def means(self, examples: int) -> dict[str, float]:
@@ -109,31 +106,7 @@ class Trainer:
             self._meter.add(inputs, values)
             losses.append(loss)
         torch.autograd.backward(losses)
-        self._descend()
-
-    def _descend(self) -> None:
-        """Take an SGD step with every parameter that has a gradient, and drop the gradients.
-
-        Calls the function behind `torch.optim.SGD`: the class imports a compiler, which costs each process two
-        seconds and 75 MB. The fused kernel copies tensors that are not contiguous, so it gets flat views;
-        gradients have the strides of their parameters.
-        """
-        training = self.training
-        gradients = {i: _flat(p.grad) for i, p in enumerate(self._all_parameters) if p.grad is not None}
-        sgd(
-            [self._weights[i] for i in gradients],
-            list(gradients.values()),
-            [self._momenta[i] if self._momenta else None for i in gradients],
-            fused=True, lr=self._lr, momentum=training.momentum, weight_decay=training.weight_decay,
-            dampening=0, nesterov=False, maximize=False,
-        )  # fmt: skip
-        for parameter in self._all_parameters:
-            parameter.grad = None
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """View a tensor without gaps as [n], in the order of its memory. The memory is shared."""
-    return tensor.as_strided((tensor.numel(),), (1,))
+        self._optimizer.step()
 
 
 class LossMeter:
