@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fedray.backends.ray.nodes import RayNode, all_nodes, on_node, this_node
 from fedray.cache import cache_folder
 from fedray.doctor import node as node_functions
 from fedray.doctor.node import AccessDict, NodeDict
@@ -28,8 +28,6 @@ INTENDED_EXITS = (1, 3, 4)
 """Ray's death reasons of nodes that a user stopped or drained."""
 
 T = TypeVar("T")
-RayNode: TypeAlias = Mapping[str, Any]
-"""An entry of `ray.nodes()`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class NodeProber:
         # By value, because a node may have another fedray, or none.
         ray.cloudpickle.register_pickle_by_value(node_functions)  # type: ignore[no-untyped-call]
         self._timeout_s = timeout_s
-        nodes: Sequence[RayNode] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = all_nodes()
         self._alive = [node for node in nodes if node["Alive"]]
         self._dead = [node for node in nodes if not node["Alive"]]
         self._names = _names(nodes)
@@ -78,7 +76,7 @@ class NodeProber:
         descriptions = self._call(node_functions.describe_node, lambda _: (files,))
         with_gpus = [node["NodeID"] for node in self._alive if node["Resources"].get("GPU")]
         gpus = self._call(node_functions.list_gpus, lambda _: (), only=with_gpus, reuse_process=False)
-        local = ray.get_runtime_context().get_node_id()
+        local = this_node()
         alive = []
         for node in sorted(self._alive, key=lambda node: (node["NodeID"] != local, self._names[node["NodeID"]])):
             node_id = node["NodeID"]
@@ -89,8 +87,7 @@ class NodeProber:
     def actor_error(self) -> str:
         """Start an actor on this node. Return why it did not start, or an empty string."""
         actor_class: Any = ray.remote(node_functions.PingActor)
-        strategy = _on_node(ray.get_runtime_context().get_node_id())
-        actor = actor_class.options(num_cpus=0, scheduling_strategy=strategy).remote()
+        actor = actor_class.options(num_cpus=0, scheduling_strategy=on_node(this_node())).remote()
         try:
             ray.get(actor.ping.remote(), timeout=self._timeout_s)
         except RayError as error:
@@ -133,7 +130,7 @@ class NodeProber:
         sent = time.time()
         task = ray.remote(num_cpus=0, max_retries=0, max_calls=0 if reuse_process else 1)(function)
         pending = {
-            task.options(scheduling_strategy=_on_node(node_id)).remote(*arguments(node_id)): node_id
+            task.options(scheduling_strategy=on_node(node_id)).remote(*arguments(node_id)): node_id
             for node_id in node_ids
         }
         responses: dict[str, _Response[T]] = {}
@@ -218,7 +215,3 @@ def _names(nodes: Sequence[RayNode]) -> dict[str, str]:
 def _reason(error: RayError) -> str:
     cause = error.cause if isinstance(error, RayTaskError) else error
     return (str(cause) or type(cause).__name__).strip().partition("\n")[0].rstrip(".")
-
-
-def _on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(node_id, soft=False)

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from fedray.config.experiment import Experiment
 from fedray.data.dataset import Dataset
-from fedray.data.federated import FederatedDataset
+from fedray.data.federated import FederatedDataset, load
 from fedray.errors import SpecError
+from fedray.server.driver import MakeBackend
 from fedray.server.teacher_client import TeacherClient
-from fedray.teachers.cache import OutputArray
+from fedray.teachers.cache import OutputArray, TeacherCache
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.published import published
 from fedray.teachers.sections import AnyMember, Precomputed, Supervised, ZeroShot, members, network_of
@@ -29,6 +31,19 @@ class TeacherAccuracy:
 
 
 def check_teachers(
+    experiment: Experiment, cache: Path, make_backend: MakeBackend, on_progress: OnProgress
+) -> list[TeacherAccuracy]:
+    """Read the data, start a backend and return the accuracy of each teacher. `cache`: the cache folder."""
+    federated = load(experiment.data, experiment.partition, experiment.seed)
+    backend = make_backend(experiment, federated)
+    try:
+        teacher_client = TeacherClient(experiment, federated, backend, TeacherCache(cache))
+        return teacher_accuracies(experiment, federated, teacher_client, on_progress)
+    finally:
+        backend.close()
+
+
+def teacher_accuracies(
     experiment: Experiment, federated: FederatedDataset, teacher_client: TeacherClient, on_progress: OnProgress
 ) -> list[TeacherAccuracy]:
     """Measure the accuracy of each teacher on the test set; of an adapted teacher, before it is adapted.

@@ -1,8 +1,7 @@
 """Runs experiments where their specs say: in this process, or under a driver actor on Ray."""
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,15 @@ from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import storage_of
-from fedray.types import OnProgress, Progress, RoundResult, ignore_progress
+from fedray.types import OnProgress, RoundResult, ignore_progress
 
 if TYPE_CHECKING:
     import ray
+    from ray.actor import ActorProxy
 
-    from fedray.server.driver import Driver, MakeBackend
+    from fedray.server.driver import MakeBackend
     from fedray.server.teacher_check import TeacherAccuracy
+    from fedray.study.driver_actor import DriverActor
 
 T = TypeVar("T")
 
@@ -39,9 +40,6 @@ STOP_TIMEOUT_S = 30
 PROGRESS_INTERVAL_S = 0.5
 """Seconds between two requests of the driver actor's progress."""
 
-ONE_AHEAD = {"num_returns": "streaming", "_generator_backpressure_num_objects": 1}
-"""The driver actor runs one round while the former one is uploaded, and not more: its checkpoint is still there."""
-
 
 def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
     """Run one experiment into a folder or URI; yield each round once it is on disk.
@@ -59,7 +57,7 @@ class Session:
     def __init__(self, *, verbose: bool = False) -> None:
         """`verbose`: show the output of Ray and its actors."""
         self._verbose = verbose
-        self._driver: Any = None
+        self._driver: ActorProxy[DriverActor] | None = None
 
     def run(
         self,
@@ -96,13 +94,13 @@ class Session:
         """Return the accuracy of each teacher of an experiment."""
         if experiment.resources.backend != "ray":
             from fedray.backends.serial import SerialBackend
+            from fedray.server.teacher_check import check_teachers
 
-            return _check_teachers(experiment, cache_folder(), SerialBackend, on_progress)
+            return check_teachers(experiment, cache_folder(), SerialBackend, on_progress)
         with self._driver_actor() as driver:
             reference = driver.check_teachers.remote(experiment, cache_folder())
             _wait(reference, driver, on_progress)
-            accuracies: list[TeacherAccuracy] = _get(reference)
-        return accuracies
+            return _get(reference)
 
     def __enter__(self) -> "Session":
         return self
@@ -127,7 +125,7 @@ class Session:
             arguments = experiment, cache_folder(), folder, sys.argv, lock_timeout
             try:
                 with self._driver_actor() as driver:
-                    rounds = driver.run.options(**ONE_AHEAD).remote(*arguments)
+                    rounds: Any = driver.run.remote(*arguments)  # a generator, which Ray types as a reference
                     while True:
                         _wait(rounds, driver, on_progress)
                         if (reference := next(rounds, None)) is None:
@@ -140,11 +138,13 @@ class Session:
                     raise RunError(f"the driver actor was lost: {error}") from None
 
     @contextmanager
-    def _driver_actor(self) -> Iterator[Any]:
+    def _driver_actor(self) -> "Iterator[ActorProxy[DriverActor]]":
         """The driver actor, which is started at the first use. An error ends it, and with it the worker actors."""
         start_ray(verbose=self._verbose)
         if self._driver is None:
-            self._driver = _start_driver()
+            from fedray.study.driver_actor import start_driver
+
+            self._driver = start_driver()
         try:
             yield self._driver
         except BaseException:
@@ -157,77 +157,20 @@ class Session:
             return
         import ray
 
+        from fedray.backends.ray.nodes import end_actor
+
         driver, self._driver = self._driver, None
         with suppress(Exception):  # the actor may be lost
             ray.get(driver.stop.remote(), timeout=STOP_TIMEOUT_S)
-        ray.kill(driver)  # this also ends the worker actors, which the driver owns
+        end_actor(driver)  # this also ends the worker actors, which the driver owns
 
 
-class DriverActor:
-    """Holds a driver and its worker actors. The actor's process imports torch; the command's does not."""
-
-    def __init__(self, folder: str) -> None:
-        """`folder` is the working directory of the command, to which paths of a spec are relative."""
-        os.chdir(folder)
-        from fedray.backends.ray.pool import ActorPool
-
-        self._pool = ActorPool()
-        self._driver: Driver | None = None
-        self._progress: Progress | None = None
-
-    def run(
-        self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str], lock_timeout: float
-    ) -> Iterator[RoundResult]:
-        """Run an experiment; yield each round."""
-        make_backend = self._start_actors(experiment)
-        from fedray.server.driver import Driver
-
-        self._driver = Driver(experiment, folder, make_backend, command, cache, lock_timeout=lock_timeout)
-        yield from self._driver.run(self._set_progress)
-
-    def stop(self) -> None:
-        """Save the last finished round."""
-        if self._driver is not None:
-            self._driver.stop()
-
-    def check_teachers(self, experiment: Experiment, cache: Path) -> "list[TeacherAccuracy]":
-        """Return the accuracy of each teacher of an experiment."""
-        return _check_teachers(experiment, cache, self._start_actors(experiment), self._set_progress)
-
-    def progress(self) -> Progress | None:
-        """Return the newest progress since the last call, if any."""
-        progress, self._progress = self._progress, None
-        return progress
-
-    def _set_progress(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def _start_actors(self, experiment: Experiment) -> "MakeBackend":
-        """Start the worker actors, which import torch while this process does; return the backend that uses them."""
-        if experiment.clients is not None:
-            self._pool.fit(experiment, experiment.clients)
-        from fedray.backends.ray.actors import RayBackend
-
-        return partial(RayBackend, pool=self._pool)
-
-
-def _start_driver() -> Any:
-    """Start the driver actor on this node, where the results and the teacher cache are."""
-    import ray
-
-    from fedray.backends.ray.node_sums import on_node, this_node
-
-    actor: Any = ray.remote(DriverActor)
-    options = actor.options(num_cpus=0, max_concurrency=3, scheduling_strategy=on_node(this_node()))
-    return options.remote(str(Path.cwd()))
-
-
-def _wait(pending: Any, driver: Any, on_progress: OnProgress) -> None:
+def _wait(pending: object, driver: "ActorProxy[DriverActor]", on_progress: OnProgress) -> None:
     """Wait for a reference, or for the next one of a generator, and report the driver's progress."""
     import ray
 
     while not ray.wait([pending], timeout=PROGRESS_INTERVAL_S)[0]:
-        progress: Progress | None = ray.get(driver.progress.remote())
+        progress = ray.get(driver.progress.remote())
         if progress is not None:
             on_progress(progress)
 
@@ -243,29 +186,13 @@ def _get(reference: "ray.ObjectRef[T]") -> T:
         raise (error.cause if isinstance(error.cause, SpecError | RunError) else error) from None
 
 
-def _check_teachers(
-    experiment: Experiment, cache: Path, make_backend: "MakeBackend", on_progress: OnProgress
-) -> "list[TeacherAccuracy]":
-    from fedray.data import federated
-    from fedray.server.teacher_check import check_teachers
-    from fedray.server.teacher_client import TeacherClient
-    from fedray.teachers.cache import TeacherCache
-
-    data = federated.load(experiment.data, experiment.partition, experiment.seed)
-    backend = make_backend(experiment, data)
-    try:
-        teacher_client = TeacherClient(experiment, data, backend, TeacherCache(cache))
-        return check_teachers(experiment, data, teacher_client, on_progress)
-    finally:
-        backend.close()
-
-
 @contextmanager
 def probing(*, verbose: bool = False) -> "Iterator[tuple[Mapping[str, float], MakeBackend]]":
     """Yield the resources of the cluster, and a factory of backends that use all of it, one after another."""
     start_ray(verbose=verbose)
     from fedray.backends.ray.actors import RayBackend
-    from fedray.backends.ray.pool import ActorPool, cluster_resources
+    from fedray.backends.ray.nodes import cluster_resources
+    from fedray.backends.ray.pool import ActorPool
 
     pool = ActorPool()
     try:

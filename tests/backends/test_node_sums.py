@@ -17,7 +17,8 @@ from fedray.aggregation.exact_mean import ExactMean
 from fedray.backends.base import CallResult
 from fedray.backends.ray import dispatch
 from fedray.backends.ray.actors import RayBackend
-from fedray.backends.ray.node_sums import NodeReducers, on_node
+from fedray.backends.ray.node_sums import NodeReducers
+from fedray.backends.ray.nodes import on_node
 from fedray.backends.ray.references import RayShared
 from fedray.config.experiment import Experiment
 from fedray.errors import LostError, RunError

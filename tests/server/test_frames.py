@@ -81,7 +81,7 @@ def test_ray_run_has_six_frames_in_the_driver_and_five_in_the_worker(
 ) -> None:
     """The actor's class runs in this process, which sees its stack."""
     from fedray.backends.ray.actors import RayBackend
-    from fedray.study.session import DriverActor
+    from fedray.study.driver_actor import DriverActor
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import from tests/
     worker = type("RecordingWorkerOfTest", (RecordingWorker,), {"file": tmp_path / "worker"})
@@ -96,7 +96,7 @@ def test_ray_run_has_six_frames_in_the_driver_and_five_in_the_worker(
     list(actor.run(experiment, tmp_path / "cache", tmp_path / "results", ["fedray"], 0))
     actor._pool.close()
     assert (tmp_path / "driver").read_text().splitlines() == [
-        "session.run",
+        "driver_actor.run",
         "driver.run",
         "cohort.train",
         "actors.run",

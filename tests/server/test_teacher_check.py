@@ -15,7 +15,7 @@ from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import SpecError
-from fedray.server.teacher_check import TeacherAccuracy, check_teachers, distinct_teachers
+from fedray.server.teacher_check import TeacherAccuracy, distinct_teachers, teacher_accuracies
 from fedray.server.teacher_client import TeacherClient
 from fedray.teachers import loading
 from fedray.teachers.cache import TeacherCache
@@ -40,7 +40,7 @@ def check(experiment: Experiment, data: FederatedDataset | None = None) -> tuple
     data = data or federated.load(experiment)
     teacher_client = TeacherClient(experiment, data, SerialBackend(experiment, data), TeacherCache())
     events = list[Any]()
-    accuracies = check_teachers(experiment, data, teacher_client, events.append)
+    accuracies = teacher_accuracies(experiment, data, teacher_client, events.append)
     assert all(event.total == 60 for event in events)
     return accuracies, teacher_client.costs.forward_passes
 

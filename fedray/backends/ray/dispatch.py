@@ -11,11 +11,12 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from fedray.backends.base import CallFailure, CallResult, LateError
-from fedray.backends.ray.pool import MAX_CALL_ATTEMPTS, ActorPool, WorkerSlot, cluster_resources, node_names
+from fedray.backends.ray.nodes import cluster_resources, node_names
+from fedray.backends.ray.pool import MAX_CALL_ATTEMPTS, ActorPool, WorkerSlot
 from fedray.backends.ray.references import RayShared, first_line, lost_error
 from fedray.errors import LostError, RunError, SpecError
-from fedray.types import Fault
-from fedray.workers.requests import R, Request
+from fedray.types import Fault, Weights
+from fedray.workers.requests import R, Request, WeightedSum
 
 NO_WORKER_TIMEOUT_S = 600.0
 """Seconds after which a run without any worker ends."""
@@ -30,8 +31,8 @@ class InFlightCall:
 
     index: int  # of the request
     slot: WorkerSlot
-    weights: Any  # reference
-    client_state: Any  # reference
+    weights: "ray.ObjectRef[WeightedSum | None]"
+    client_state: "ray.ObjectRef[Weights | None]"
 
 
 class Dispatch(Generic[R]):
@@ -51,7 +52,7 @@ class Dispatch(Generic[R]):
         self._waiting = deque(range(len(requests)))
         self._idle = [slot for slot in pool.slots if slot.node]
         self._starting = {slot.starting: slot for slot in pool.slots if not slot.node}
-        self._in_flight: dict[Any, InFlightCall] = {}
+        self._in_flight: dict[ray.ObjectRef[R], InFlightCall] = {}
         self._losses: Counter[int] = Counter()
         self._last_active = time.monotonic()
         self._submit()
@@ -83,7 +84,7 @@ class Dispatch(Generic[R]):
         preferred = self._pool.slots[request.preferred_slot % len(self._pool.slots)]
         return self._idle.index(preferred) if preferred in self._idle else 0
 
-    def _wait(self) -> Any:
+    def _wait(self) -> "ray.ObjectRef[Any] | None":
         """Wait for a result or for the start of a worker; return its reference, or None after a while.
 
         Raises RunError where there has been no worker for NO_WORKER_TIMEOUT_S.
@@ -104,10 +105,10 @@ class Dispatch(Generic[R]):
         except RayActorError as error:
             self._replace(slot, error)
 
-    def _finish(self, reference: Any, call: InFlightCall) -> CallResult[R] | CallFailure | None:
+    def _finish(self, reference: "ray.ObjectRef[R]", call: InFlightCall) -> CallResult[R] | CallFailure | None:
         """Return the result or failure of a request; None if it is retried. Raises LostError."""
         try:
-            value: R = ray.get(reference)
+            value = ray.get(reference)
         except RayActorError as error:
             return self._retry(call, error)
         except ObjectLostError as error:

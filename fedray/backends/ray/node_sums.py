@@ -1,13 +1,13 @@
 """Sums of weights on the nodes where the weights are: each node sends one sum to the driver."""
 
 from itertools import count
-from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.actor import ActorProxy
 
 from fedray.aggregation.exact_mean import ExactMean
 from fedray.backends.base import CallResult
+from fedray.backends.ray.nodes import end_actor, on_node, this_node
 from fedray.backends.ray.references import ray_get
 from fedray.errors import LostError
 from fedray.workers.requests import Shared, WeightedSum
@@ -20,12 +20,14 @@ class NodeReducer:
         self._number = -1
         self._sum = ExactMean()
 
+    @ray.method
     def add(self, number: int, weights: Shared[WeightedSum | None], weight: int) -> None:
         """Add weights to the sum with this number; a new number starts a new sum."""
         if number != self._number:
             self._number, self._sum = number, ExactMean()
         self._sum.fold(_present(weights), weight)
 
+    @ray.method
     def result(self) -> ExactMean:
         """Return the sum."""
         return self._sum
@@ -37,13 +39,13 @@ class NodeReducers:
     def __init__(self) -> None:
         self.driver_node = this_node()
         self._numbers = count()
-        self._actors: dict[str, Any] = {}
+        self._actors: dict[str, ActorProxy[NodeReducer]] = {}
 
     def new_sum(self) -> "DistributedSum":
         """Return an empty sum; former sums that were not finished are discarded."""
         return DistributedSum(self, next(self._numbers))
 
-    def on(self, node: str) -> Any:
+    def on(self, node: str) -> ActorProxy[NodeReducer]:
         """Return the reducer of a node, which is started when it is first needed."""
         if node not in self._actors:
             self._actors[node] = ray.remote(NodeReducer).options(num_cpus=0, scheduling_strategy=on_node(node)).remote()
@@ -51,7 +53,7 @@ class NodeReducers:
 
     def remove(self, node: str) -> None:
         """End the reducer of a node, or forget that it was lost."""
-        ray.kill(self._actors.pop(node))
+        end_actor(self._actors.pop(node))
 
     def close(self) -> None:
         """End all reducers."""
@@ -93,14 +95,3 @@ def _present(weights: Shared[WeightedSum | None]) -> WeightedSum:
     present = weights.get()
     assert present is not None, "only results of training are added"
     return present
-
-
-def this_node() -> str:
-    """Return the id of the node that this process runs on."""
-    node: str = ray.get_runtime_context().get_node_id()
-    return node
-
-
-def on_node(node: str) -> NodeAffinitySchedulingStrategy:
-    """Return the scheduling strategy of an actor or task that must run on a node."""
-    return NodeAffinitySchedulingStrategy(node, soft=False)

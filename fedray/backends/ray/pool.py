@@ -4,13 +4,13 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from fedray.backends.ray.node_sums import this_node
+from fedray.backends.ray.nodes import alive_nodes, this_node
 from fedray.backends.ray.placement import Plan, plan_actors
 from fedray.backends.ray.references import first_line
 from fedray.backends.ray.shared_objects import ObjectStore
@@ -64,8 +64,8 @@ class WorkerActor:
 class WorkerSlot:
     """A place in the pool: its present actor, and the node on which the actor's worker has started."""
 
-    actor: Any
-    starting: Any = None  # reference that is ready once the worker has started
+    actor: Any  # handle of a `WorkerActor`; Ray has no type for `handle`, which returns three references
+    starting: "ray.ObjectRef[tuple[str, str]]" = field(init=False)  # ready once the worker has started
     node: str = ""  # id of the node; empty until the worker has started
     node_name: str = "unknown"
     losses: int = 0  # actors that this slot has lost in a row
@@ -138,26 +138,9 @@ class ActorPool:
 
     def _new_slot(self) -> WorkerSlot:
         assert self._plan is not None, "the pool is fitted to an experiment first"
-        actor: Any = ray.remote(WorkerActor)
         reserved = {"num_cpus": self._plan.cpus_per_actor, "num_gpus": self._plan.gpus_per_actor}
-        return WorkerSlot(actor.options(**reserved).remote(str(Path.cwd())))
+        return WorkerSlot(ray.remote(WorkerActor).options(**reserved).remote(str(Path.cwd())))
 
     def _remove(self, slot: WorkerSlot) -> None:
         ray.kill(slot.actor)
         self.slots.remove(slot)
-
-
-def alive_nodes() -> Sequence[Row]:
-    """Return Ray's description of each node that is alive."""
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-def node_names() -> dict[str, str]:
-    """Return host name and address of each node that is alive, by node id."""
-    return {node["NodeID"]: f"{node['NodeManagerHostname']}, {node['NodeManagerAddress']}" for node in alive_nodes()}
-
-
-def cluster_resources() -> Mapping[str, float]:
-    """Return the resources of all nodes together: `CPU`, `GPU` and others."""
-    resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources

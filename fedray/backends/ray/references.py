@@ -1,7 +1,8 @@
 """Values in Ray's object store, and errors of Ray as fedray's own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar, overload
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
@@ -19,11 +20,14 @@ class RayShared(Generic[T]):
 
     def get(self) -> T:
         """Return the value. Raises LostError where it was lost with its node or with the process that owns it."""
-        value: T = ray_get(self.reference)
-        return value
+        return ray_get(self.reference)
 
 
-def ray_get(references: Any) -> Any:
+@overload
+def ray_get(references: "ray.ObjectRef[T]") -> T: ...
+@overload
+def ray_get(references: "Sequence[ray.ObjectRef[T]]") -> list[T]: ...
+def ray_get(references: "ray.ObjectRef[T] | Sequence[ray.ObjectRef[T]]") -> T | list[T]:
     """Return the value of a reference, or of each in a list. Raises LostError where one was lost with its node."""
     try:
         return ray.get(references)

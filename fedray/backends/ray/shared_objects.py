@@ -4,7 +4,7 @@ from collections import OrderedDict
 from typing import Any, TypeAlias, TypeVar
 
 import ray
-from ray.actor import ActorHandle
+from ray.actor import ActorProxy
 from ray.exceptions import RayTaskError
 
 from fedray.backends.ray.references import RayShared
@@ -28,6 +28,7 @@ class SharedObjects:
         self._warnings: dict[str, None] = {}
         self._targets: OrderedDict[str, tuple[RayShared[TargetArrays], int]] = OrderedDict()
 
+    @ray.method
     def datasets(self, spec: Data, seed: int) -> list[RayShared[Dataset]]:
         """Return the training and the test set, which are read at the first call."""
         from fedray.data.federated import left_out, read_datasets
@@ -42,10 +43,12 @@ class SharedObjects:
             self._datasets[key] = [RayShared(ray.put(data)) for data in datasets]
         return self._datasets[key]
 
+    @ray.method
     def warnings(self) -> list[str]:
         """Return a sentence on each data set of which something was left out."""
         return list(self._warnings)
 
+    @ray.method
     def find_targets(self, key: str) -> RayShared[TargetArrays] | None:
         """Return the targets with this digest, or None."""
         if key not in self._targets:
@@ -53,6 +56,7 @@ class SharedObjects:
         self._targets.move_to_end(key)
         return self._targets[key][0]
 
+    @ray.method
     def store_targets(self, key: str, targets: TargetArrays) -> RayShared[TargetArrays]:
         """Store targets, and drop the least recently used ones beyond SHARED_TARGETS_BYTES."""
         self._targets[key] = (RayShared(ray.put(targets)), sum(array.nbytes for array in targets.values()))
@@ -60,21 +64,24 @@ class SharedObjects:
             self._targets.popitem(last=False)
         return self._targets[key][0]
 
+    @ray.method
     def note(self, trial: str, text: str) -> None:
         """Set the progress message of a trial that waits for its next round."""
         self._notes[trial] = text
 
+    @ray.method
     def notes(self) -> dict[str, str]:
         """Return the progress messages since the last call, by trial."""
         notes, self._notes = self._notes, {}
         return notes
 
+    @ray.method
     def counts(self) -> dict[str, int]:
         """Return the number of data sets and of targets."""
         return {"datasets": 2 * len(self._datasets), "targets": len(self._targets)}
 
 
-SharedObjectsActor: TypeAlias = "ActorHandle[SharedObjects]"
+SharedObjectsActor: TypeAlias = ActorProxy[SharedObjects]
 
 
 class ObjectStore:
@@ -92,8 +99,7 @@ class ObjectStore:
 class StudyObjectStore(ObjectStore):
     """The object store as a trial uses it: an object that another trial has stored is not stored again."""
 
-    def __init__(self, shared_objects: Any) -> None:
-        """`shared_objects`: a handle to the actor `SharedObjects`."""
+    def __init__(self, shared_objects: SharedObjectsActor) -> None:
         self._shared_objects = shared_objects
         self._datasets: dict[int, tuple[Dataset, RayShared[Any]]] = {}  # by id(); the value keeps the id taken
 
@@ -112,5 +118,5 @@ class StudyObjectStore(ObjectStore):
 
     def put_targets(self, targets: TargetArrays) -> RayShared[TargetArrays]:
         key = digest(*(targets[output_kind] for output_kind in sorted(targets)))
-        found: RayShared[TargetArrays] | None = ray.get(self._shared_objects.find_targets.remote(key))
+        found = ray.get(self._shared_objects.find_targets.remote(key))
         return found or ray.get(self._shared_objects.store_targets.remote(key, targets))

@@ -56,7 +56,7 @@ class OptunaSearcher(FixedSearcher):
         points = [(trial, _to_optuna(axes, trial.assignment)) for trial in study.existing_trials()]
         pending = [point for trial, point in points if study.is_pending(trial)]
         ended = [(point, last_metrics(trial.history())) for trial, point in points if not study.is_pending(trial)]
-        self._inner: Any = _optuna(study, pending, len(ended))
+        self._inner = _optuna(study, pending, len(ended))
         for point, metrics in ended:
             value = metrics[study.space.search.metric]
             self._inner.add_evaluated_point(point, value, error=value != value)  # NaN differs from itself
@@ -68,7 +68,9 @@ class OptunaSearcher(FixedSearcher):
         """Return the next trial's config, or FINISHED if Optuna proposes only existing trials. Called by Tune."""
         for attempt in range(MAX_REPEATED_PROPOSALS):
             inner_id = self._inner_ids[trial_id] = f"{trial_id}-{attempt}"
-            assignment = _from_optuna(self._study.space.axes, self._inner.suggest(inner_id))
+            point = self._inner.suggest(inner_id)
+            assert point is not None, "only a searcher with a limit of its own returns None"
+            assignment = _from_optuna(self._study.space.axes, point)
             trial = self._study.trial(assignment)
             if trial.name not in self._proposed:
                 self._proposed.add(trial.name)

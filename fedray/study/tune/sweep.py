@@ -9,16 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.error import TuneError
 
 from fedray.backends.ray.cluster import start_ray
-from fedray.backends.ray.node_sums import on_node, this_node
+from fedray.backends.ray.nodes import cluster_resources, node_names, on_node, this_node
 from fedray.backends.ray.placement import plan_actors, portion
-from fedray.backends.ray.pool import cluster_resources, node_names
 from fedray.backends.ray.references import ray_get
 from fedray.backends.ray.shared_objects import SharedObjects, SharedObjectsActor
 from fedray.cache import cache_folder
@@ -73,9 +71,8 @@ def sweep(study: Study, *, display: MakeDisplay | None = None, verbose: bool = F
 
 def start_shared_objects() -> SharedObjectsActor:
     """Start the actor that holds data shared by trials, on this node: its loss ends the sweep anyway."""
-    actor: Any = ray.remote(SharedObjects)
-    handle: SharedObjectsActor = actor.options(num_cpus=0, scheduling_strategy=on_node(this_node())).remote()
-    return handle
+    options = {"num_cpus": 0, "scheduling_strategy": on_node(this_node())}
+    return ray.remote(SharedObjects).options(**options).remote()
 
 
 def run_trials(
@@ -107,11 +104,15 @@ def _check_all_nodes_find(study: Study) -> None:
     """Raises SpecError if a node of the cluster does not find the study's folder."""
     if study.storage.is_shared:
         return
-    exists: Any = ray.remote(lambda path: Path(path).exists())
+
+    def exists(path: str) -> bool:
+        return Path(path).exists()
+
+    task = ray.remote(exists)
     described = str((study.folder / "study.json").absolute())
     nodes = {node: name for node, name in node_names().items() if node != this_node()}
     calls = {
-        exists.options(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node)).remote(described): node
+        task.options(num_cpus=0, max_retries=0, scheduling_strategy=on_node(node)).remote(described): node
         for node in nodes
     }
     done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=NODE_CHECK_TIMEOUT_S) if calls else ([], [])
@@ -164,10 +165,11 @@ def _tuner(
     )
 
 
-def _trainable(study: Study, part: Mapping[str, float], shared_objects: SharedObjectsActor) -> Any:
+def _trainable(study: Study, part: Mapping[str, float], shared_objects: SharedObjectsActor) -> type[FedTrainable]:
     absolute = Study(study.space, storage_of(study.results).location)  # actors run in another folder
     context = StudyContext(absolute, part, shared_objects, cache_folder(), sys.argv, str(Path.cwd()))
-    return tune.with_parameters(FedTrainable, context=context)
+    trainable: type[FedTrainable] = tune.with_parameters(FedTrainable, context=context)
+    return trainable
 
 
 def _placement_groups(study: Study, part: Mapping[str, float]) -> Callable[[Row], tune.PlacementGroupFactory]:
@@ -186,8 +188,8 @@ def _population(study: Study) -> Row:
     """Return Tune's parameter space of a population: its members, and each member's value per field."""
     configs = {trial.name: study.tune_config(trial) for trial in study.trials() if study.is_pending(trial)}
 
-    def value(field: str) -> Callable[[Any], object]:
-        return lambda spec: configs[spec.config["trial"]][field]
+    def value(field: str) -> Callable[[Row], object]:
+        return lambda spec: configs[spec["config"]["trial"]][field]
 
     fields = [axis.field for axis in study.space.axes]
     return {"trial": tune.grid_search(list(configs))} | {field: tune.sample_from(value(field)) for field in fields}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray import tune
 
@@ -89,10 +89,10 @@ class FedTrainable(tune.Trainable):
         """Save a population's member for others to copy. Called by Tune."""
         pbt.save(self._trial, Path(checkpoint_dir))
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
+    def load_checkpoint(self, checkpoint: object) -> None:
         """Continue from a copy of a member, another one or this one. Called by Tune."""
         self._rounds.close()
-        pbt.load(Path(checkpoint), self._trial)
+        pbt.load(Path(str(checkpoint)), self._trial)
         self._history = self._trial.history()
         self._rounds = self._run(replay=False)
 

@@ -1,0 +1,79 @@
+"""The driver actor: a process with the driver of one experiment after another, and the worker actors."""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ray
+from ray.actor import ActorProxy
+
+from fedray.backends.ray.nodes import on_node, this_node
+from fedray.config.experiment import Experiment
+from fedray.types import Progress, RoundResult
+
+if TYPE_CHECKING:
+    from fedray.server.driver import Driver, MakeBackend
+    from fedray.server.teacher_check import TeacherAccuracy
+
+
+class DriverActor:
+    """Holds a driver and its worker actors. The actor's process imports torch; the command's does not."""
+
+    def __init__(self, folder: str) -> None:
+        """`folder` is the working directory of the command, to which paths of a spec are relative."""
+        os.chdir(folder)
+        from fedray.backends.ray.pool import ActorPool
+
+        self._pool = ActorPool()
+        self._driver: Driver | None = None
+        self._progress: Progress | None = None
+
+    # One round runs while the former one is uploaded, and not more: its checkpoint is still there.
+    @ray.method(num_returns="streaming", _generator_backpressure_num_objects=1)
+    def run(
+        self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str], lock_timeout: float
+    ) -> Iterator[RoundResult]:
+        """Run an experiment; yield each round."""
+        make_backend = self._start_actors(experiment)
+        from fedray.server.driver import Driver
+
+        self._driver = Driver(experiment, folder, make_backend, command, cache, lock_timeout=lock_timeout)
+        yield from self._driver.run(self._set_progress)
+
+    @ray.method
+    def stop(self) -> None:
+        """Save the last finished round."""
+        if self._driver is not None:
+            self._driver.stop()
+
+    @ray.method
+    def check_teachers(self, experiment: Experiment, cache: Path) -> "list[TeacherAccuracy]":
+        """Return the accuracy of each teacher of an experiment."""
+        from fedray.server.teacher_check import check_teachers
+
+        return check_teachers(experiment, cache, self._start_actors(experiment), self._set_progress)
+
+    @ray.method
+    def progress(self) -> Progress | None:
+        """Return the newest progress since the last call, if any."""
+        progress, self._progress = self._progress, None
+        return progress
+
+    def _set_progress(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def _start_actors(self, experiment: Experiment) -> "MakeBackend":
+        """Start the worker actors, which import torch while this process does; return the backend that uses them."""
+        if experiment.clients is not None:
+            self._pool.fit(experiment, experiment.clients)
+        from fedray.backends.ray.actors import RayBackend
+
+        return partial(RayBackend, pool=self._pool)
+
+
+def start_driver() -> ActorProxy[DriverActor]:
+    """Start the driver actor on this node, where the results and the teacher cache are."""
+    options = {"num_cpus": 0, "max_concurrency": 3, "scheduling_strategy": on_node(this_node())}
+    return ray.remote(DriverActor).options(**options).remote(str(Path.cwd()))
