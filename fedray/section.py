@@ -1,13 +1,17 @@
 """The base class of all sections of a spec."""
 
 import operator
-from typing import Any
+from types import FunctionType
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_before_validator_function
 
 MAX_INTEGER = 2**63
+CHOOSERS = ("name", "kind")
+"""Fields whose value selects one of several sections."""
 
 
 def _with_strict_scalars(schema: Any, owner: type[BaseModel]) -> Any:
@@ -52,3 +56,30 @@ class Section(BaseModel):
         """Called by pydantic to build the validator of the class."""
         schema: CoreSchema = _with_strict_scalars(handler(source), cls)
         return schema
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Called by pydantic: a class that inherits the field `name` or `kind` has its reference as the value."""
+        reference: Any = reference_to(cls)
+        own_name: Any = Literal[reference]
+        inherited = [chooser for chooser in CHOOSERS if chooser in cls.model_fields and _inherits(cls, chooser)]
+        for chooser in inherited:
+            cls.model_fields[chooser] = FieldInfo(annotation=own_name, default=reference)
+            cls.model_rebuild(force=True)
+
+
+def chosen_name(section: type[Section], chooser: str) -> str:
+    """Return the value of the field `name` or `kind` by which a spec chooses a class."""
+    return str(section.model_fields[chooser].default)
+
+
+def reference_to(found: type[object] | FunctionType) -> str:
+    """Return `package.module:Object` of a class or function."""
+    return f"{found.__module__}:{found.__qualname__}"
+
+
+def _inherits(section: type[BaseModel], field: str) -> bool:
+    """Whether a class has a field as its base class defines it."""
+    parents = [base for base in section.__bases__ if issubclass(base, BaseModel) and field in base.model_fields]
+    annotation = section.model_fields[field].annotation
+    return any(parent.model_fields[field].annotation == annotation for parent in parents)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"types", "errors", "seeding", "section", "cache", "files", "import_path"},
+    {"types", "errors", "seeding", "section", "cache", "files", "import_path", "registry"},
     {"losses", "models", "aggregation"},
     {"data"},
     {"training"},

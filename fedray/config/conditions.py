@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeAlias
 
-from fedray.config.fields import CHOOSERS, accepts, field_value, unknown_field_hint
+from fedray.config.fields import accepts, field_value, unknown_field_hint
 from fedray.config.overrides import set_fields
 from fedray.config.space import Assignment, Axis
 from fedray.config.values import includes
 from fedray.config.yaml_files import Tree
 from fedray.errors import SpecError
+from fedray.section import CHOOSERS
 
 Lookup: TypeAlias = Callable[[Assignment, str], object]
 """Return the value of a field in the experiment with these values of the axes."""

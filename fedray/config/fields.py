@@ -3,7 +3,8 @@
 Annotations have the type `object` here: typing has no type for type expressions such as `int | None`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import UnionType
 from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 
@@ -11,13 +12,12 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from fedray.config.experiment import Experiment
-from fedray.errors import nearest
-from fedray.section import Section
+from fedray.errors import SpecError, nearest
+from fedray.registry import Registry
+from fedray.section import CHOOSERS, Section
 
 Model: TypeAlias = type[BaseModel]
 
-CHOOSERS = ("name", "kind")
-"""Fields whose value selects one of several sections."""
 MISSING = object()
 """Stands for the value of a field that a section does not have."""
 FILE_FIELDS = ("file", "pretrained", "init", "model")
@@ -26,11 +26,31 @@ FILE_FIELDS = ("file", "pretrained", "init", "model")
 
 def fields_of(path: Sequence[str], chooser: str, value: object) -> list[str] | None:
     """Return the fields of the section at `path` if its `chooser` field is `value`; None for an unknown value."""
+    _import_class(path, value)
     for model in _sections(_annotations_at(path)):
         info = model.model_fields.get(chooser)
         if info is not None and value in get_args(info.annotation):
             return list(model.model_fields)
     return None
+
+
+def import_classes(tree: Mapping[str, object]) -> None:
+    """Import the classes from outside the package that a tree of dotted or nested fields names.
+
+    Afterwards their fields exist for the functions of this module. Names that cannot be resolved are ignored here.
+    """
+    for field, value in tree.items():
+        *path, name = field.split(".")
+        if name in CHOOSERS:
+            _import_class(path, value)
+        if isinstance(value, Mapping):
+            import_classes({f"{field}.{key}": part for key, part in value.items()})
+
+
+def _import_class(path: Sequence[str], name: object) -> None:
+    for registry in _registries_at(path):
+        with suppress(SpecError):
+            registry.resolve(str(name))
 
 
 def unknown_field_hint(field: str) -> str | None:
@@ -115,19 +135,39 @@ def _annotations_at(path: Sequence[str]) -> list[object]:
 
 def _inside(annotations: Sequence[object], part: str | int) -> list[object]:
     """Return the annotations of a field of a section, an index of a list or a key of a mapping."""
-    fields = [m.model_fields[str(part)].annotation for m in _sections(annotations) if part in m.model_fields]
+    fields = [_annotation(m.model_fields[str(part)]) for m in _sections(annotations) if part in m.model_fields]
     entries = [get_args(a)[0] for a in annotations if get_origin(a) is tuple and isinstance(part, int)]
     values = [get_args(a)[1] for a in annotations if get_origin(a) is dict]
     return [member for annotation in (*fields, *entries, *values) for member in _members(annotation)]
 
 
+def _annotation(info: FieldInfo) -> object:
+    """Return the type of a field, together with its registry if it has one."""
+    registries = [part for part in info.metadata if isinstance(part, Registry)]
+    return Annotated[info.annotation, registries[0]] if registries else info.annotation
+
+
 def _members(annotation: object) -> list[object]:
-    """Return the members of a union, with nested unions flattened, or else the annotation itself."""
+    """Return the members of a union or the classes of a registry, nested ones flattened, or else the annotation."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        first, *metadata = get_args(annotation)
+        registries = [part for part in metadata if isinstance(part, Registry)]
+        return [found for part in registries for found in part.classes] or _members(first)
     if get_origin(annotation) in (Union, UnionType):
         return [member for part in get_args(annotation) for member in _members(part)]
     return [annotation]
+
+
+def _registries_at(path: Sequence[str]) -> Iterator[Registry[Section]]:
+    """Yield the registries of the field at `path`, those inside a union included."""
+    *sections, field = path or ("",)
+    models = [model for model in _sections(_annotations_at(sections)) if field in model.model_fields]
+    annotations = [_annotation(model.model_fields[field]) for model in models]
+    for annotation in annotations:  # grows by the members of unions
+        if get_origin(annotation) is Annotated:
+            yield from (part for part in get_args(annotation)[1:] if isinstance(part, Registry))
+        elif get_origin(annotation) in (Union, UnionType):
+            annotations.extend(get_args(annotation))
 
 
 def _sections(annotations: Sequence[object]) -> list[Model]:

@@ -4,10 +4,9 @@ import hashlib
 import json
 
 from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
-from fedray.config.fields import CHOOSERS
 from fedray.config.values import canonical
 from fedray.config.yaml_files import Tree
-from fedray.section import Section
+from fedray.section import CHOOSERS, Section
 
 DEFAULTS_VERSION = 1
 """Raise it when a default changes, because a key omits fields with their default values."""

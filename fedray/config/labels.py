@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedray.config.fields import CHOOSERS, FILE_FIELDS
+from fedray.config.fields import FILE_FIELDS
+from fedray.section import CHOOSERS
 
 MAX_LABEL_CHARACTERS = 100
 FILE_SUFFIXES = (".parquet", ".csv", ".safetensors", ".pt", ".pth", ".bin")

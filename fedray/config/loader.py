@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from fedray.config import conditions, labels, space
 from fedray.config.experiment import Experiment
+from fedray.config.fields import import_classes
 from fedray.config.key import setting, trial_key
 from fedray.config.messages import explain
 from fedray.config.overrides import fix_axes, parse_overrides, set_fields
@@ -112,10 +113,13 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Space:
     of_search = {field: value for field, value in values.items() if field.split(".")[0] == "search"}
     of_base = {field: value for field, value in values.items() if field not in of_search}
     axes = space.parse_axes(_section(document, "space"), str(path))
+    base = set_fields(_base_of(document, path), of_base)
+    for tree in (base, *({axis.field: value} for axis in axes for value in axis.values)):
+        import_classes(tree)
     conditions.check_fields(axes, str(path))
     axes = fix_axes(axes, of_base)
     search = _parse_search(set_fields({"search": _section(document, "search")}, of_search)["search"], str(path))
-    result = Space(path, set_fields(_base_of(document, path), of_base), axes, search)
+    result = Space(path, base, axes, search)
     _check_mutations(result)
     return result
 

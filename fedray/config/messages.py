@@ -10,8 +10,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedray.config.experiment import Experiment
-from fedray.config.fields import CHOOSERS, Model, resolve
+from fedray.config.fields import Model, resolve
 from fedray.errors import nearest
+from fedray.section import CHOOSERS
 
 MAX_VALUE_CHARACTERS = 60
 """Longer values are shortened in a message."""
@@ -25,6 +26,7 @@ REQUIREMENTS = {
     "model_attributes_type": "must be a section, such as {name: ...} or {kind: ...}",
 }
 """Sentences for error types whose pydantic message names Python types."""
+CHOICE_ERRORS = ("union_tag_invalid", "reference")
 NAME_ERRORS = ("literal_error", "union_tag_invalid")
 BOUND_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
@@ -45,7 +47,7 @@ class _Problem:
     @property
     def value(self) -> object:
         """The invalid value; for an unknown kind of section, its `name` or `kind`."""
-        return self.error["ctx"]["tag"] if self.error["type"] == "union_tag_invalid" else self.error["input"]
+        return self.error["ctx"]["tag"] if self.error["type"] in CHOICE_ERRORS else self.error["input"]
 
     @property
     def allowed_names(self) -> list[str]:
@@ -61,6 +63,8 @@ class _Problem:
         kind = self.error["type"]
         if kind == "value_error":
             return str(self.error["ctx"]["error"])
+        if kind == "reference":
+            return str(self.error["ctx"]["reason"]).removesuffix(".")
         if kind in NAME_ERRORS:
             one_of = "one of " if len(self.allowed_names) > 1 else ""
             return f"must be {one_of}{', '.join(self.allowed_names)}"

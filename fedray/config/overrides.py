@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedray.config.fields import CHOOSERS, fields_of
+from fedray.config.fields import fields_of
 from fedray.config.space import Axis
 from fedray.config.yaml_files import Tree
 from fedray.config.yaml_loader import parse_yaml
 from fedray.errors import SpecError
+from fedray.section import CHOOSERS
 
 
 def parse_overrides(texts: Sequence[str]) -> Tree:

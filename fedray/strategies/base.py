@@ -16,7 +16,7 @@ class Strategy(Section):
     """Name in tables and figures; empty: the same as `name`."""
     color: ClassVar[str] = "#7A7A7A"
     """Colour in figures, as a hexadecimal RGB value."""
-    name: str
+    name: str = ""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of an update in the server's mean: proportional to its client's `examples` (n_i / n), or `uniform`."""
 
