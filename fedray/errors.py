@@ -9,6 +9,9 @@ from pathlib import Path
 class SpecError(ValueError):
     """The spec, or a file that it names, is invalid. The message is one sentence."""
 
+    warnings: tuple[str, ...] = ()
+    """Sentences on the data that was read before the error."""
+
     def __init__(self, message: str) -> None:
         line = " ".join(message.split())  # a quoted message of a library may have several lines
         super().__init__(line if line.endswith((".", "?")) else f"{line}.")

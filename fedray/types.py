@@ -134,6 +134,16 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """A sentence on the data or the spec of a run that its user should read."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class TeacherProgress:
     """Progress of the teacher outputs that a round waits for."""
 
@@ -157,10 +167,10 @@ class RoundResult:
     rounds: int
     row: Row
     warnings: tuple[str, ...] = ()
-    """Sentences on the data of the run; only the first round after its start has any."""
+    """Sentences on the data of the run, with the first round after its start, and on its loss."""
 
 
-Progress: TypeAlias = TeacherProgress | Waiting
+Progress: TypeAlias = TeacherProgress | Waiting | Notice
 OnProgress: TypeAlias = Callable[[Progress], None]
 """Called with the progress of work that the caller waits for."""
 

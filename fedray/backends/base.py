@@ -1,11 +1,12 @@
 """The interface of a backend: a set of workers, and a way to spread requests over them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from fedray.aggregation.exact_mean import ExactMean
+from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.types import Fault, TargetArrays, Weights
 from fedray.workers.requests import R, R_co, Request, Shared, WeightedSum
@@ -96,6 +97,10 @@ class Backend(ABC):
     def collect(self, requests: Sequence[Request[R]]) -> list[R]:
         """Run requests; return their values in the order of the requests. Raises the first error of a worker."""
         return values_in_order(self.run(requests))
+
+
+MakeBackend: TypeAlias = Callable[[Experiment, FederatedDataset], Backend]
+"""Makes the backend of an experiment."""
 
 
 def values_in_order(results: Iterable[CallResult[R] | CallFailure]) -> list[R]:

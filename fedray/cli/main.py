@@ -33,6 +33,8 @@ def main() -> None:
     try:
         _run_app()
     except SpecError as error:
+        for warning in error.warnings:
+            print(f"fedray: warning: {warning}", file=sys.stderr)
         fail(str(error), 2)
     except RunError as error:
         fail(f"{error}\n{resume_hint('--resume')}", 1)

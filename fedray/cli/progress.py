@@ -1,5 +1,6 @@
 """Progress of `fedray run`: one live line per running experiment."""
 
+import sys
 import time
 
 from rich.console import Console
@@ -7,7 +8,7 @@ from rich.live import Live
 from rich.text import Text
 
 from fedray.cli.tables import duration
-from fedray.types import Event, RoundResult, TeacherProgress, Waiting
+from fedray.types import Event, Notice, RoundResult, TeacherProgress, Waiting
 
 
 class RunProgress:
@@ -21,6 +22,7 @@ class RunProgress:
         self._shown_at = float("-inf")
         self._teacher_start: tuple[float, int] | None = None  # time and count of the first outputs of a query
         self._accuracy = ""
+        self._warned: set[str] = set()
 
     def __enter__(self) -> "RunProgress":
         if self._console.is_terminal:
@@ -38,13 +40,23 @@ class RunProgress:
 
     def update(self, event: Event) -> None:
         """Show a finished round, or the event that the run waits for."""
-        if isinstance(event, TeacherProgress):
+        if isinstance(event, Notice):
+            self._warn(event.text)
+        elif isinstance(event, TeacherProgress):
             self._show_teacher(event)
         elif isinstance(event, Waiting):
             self._show(f"{self._label}: {event}")
         else:
             self._round_ends.append(time.monotonic())
             self._show(self._round_line(event))
+            for warning in event.warnings:
+                self._warn(warning)
+
+    def _warn(self, warning: str) -> None:
+        """Print a warning to stderr, once."""
+        if warning not in self._warned:
+            self._warned.add(warning)
+            print(f"fedray: warning: {warning}", file=sys.stderr)
 
     def _show_teacher(self, event: TeacherProgress) -> None:
         """Show each event on a terminal, else one every 10 s (60 s while waiting for another run) and the last."""

@@ -1,6 +1,5 @@
 """`fedray run`."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -40,8 +39,6 @@ def run(
                 folder = f"{results}/{planned.name}"
                 for result in session.run(planned.experiment, folder, resume=resume, on_progress=progress.update):
                     progress.update(result)
-                    for warning in result.warnings:
-                        print(f"fedray: warning: {warning}", file=sys.stderr)
                 progress.end()
     stopping = _in_background(stop_ray)
     if not sigterm.received:
@@ -63,4 +60,6 @@ def _errors_labelled(label: str) -> Iterator[None]:
     try:
         yield
     except (SpecError, RunError) as error:
-        raise (type(error)(f"{label}: {error}") if label else error) from None
+        labelled = type(error)(f"{label}: {error}" if label else str(error))
+        labelled.__dict__.update(error.__dict__)  # warnings
+        raise labelled from None

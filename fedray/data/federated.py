@@ -1,6 +1,7 @@
 """The data of one run: training and test set, each client's share, and normalisation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -75,18 +76,38 @@ def read_datasets(spec: Data, seed: int) -> tuple[Dataset, Dataset]:
     if columns and not any(source.startswith("parquet:") for source in (spec.train, spec.test)):
         raise SpecError(f"data.{columns[0]} is set, but neither data.train nor data.test is a parquet source.")
     train = _read(spec, "train", seed)
-    return train, match_classes(train, _read(spec, "test", seed))
+    with _warnings_of(train):
+        test = _read(spec, "test", seed)
+    with _warnings_of(train, test):
+        return train, match_classes(train, test)
 
 
-def left_out(train: Dataset, test: Dataset) -> tuple[str, ...]:
+@contextmanager
+def _warnings_of(*datasets: Dataset) -> Iterator[None]:
+    """Adds the files that were left out of the data to a SpecError, whose cause they may be."""
+    try:
+        yield
+    except SpecError as error:
+        error.warnings = left_out(*datasets)
+        raise
+
+
+def left_out(*datasets: Dataset) -> tuple[str, ...]:
     """Returns a sentence on what was left out of the sources and on classes without a test image; empty without any."""
-    clauses = dict.fromkeys((*train.left_out, *test.left_out))
+    clauses = dict.fromkeys(clause for data in datasets for clause in data.left_out)
     return (" ".join(f"{'; '.join(clauses)}.".split()),) if clauses else ()  # names may hold line breaks
 
 
 def load(spec: Data, partition: AnyPartition, seed: int, read: ReadDatasets = read_datasets) -> FederatedDataset:
     """Read both sets and divide the training set among the clients. Raises SpecError if either fails."""
     train, test = read(spec, seed)
+    with _warnings_of(train, test):
+        return _divide_among_clients(spec, partition, seed, train, test)
+
+
+def _divide_among_clients(
+    spec: Data, partition: AnyPartition, seed: int, train: Dataset, test: Dataset
+) -> FederatedDataset:
     _check_compatible(train, test)
     public = choose_balanced(train.labels, round(spec.public_fraction * len(train)), seed, "public_fraction")
     private = np.setdiff1d(np.arange(len(train)), public)

@@ -4,25 +4,28 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
 
-from fedray.backends.base import Backend, CallFailure, CallResult, values_in_order
+from fedray.backends.base import CallFailure, CallResult, MakeBackend, values_in_order
+from fedray.backends.choice import backend_of
 from fedray.config.experiment import Experiment
 from fedray.data import federated
-from fedray.data.federated import FederatedDataset, ReadDatasets, read_datasets
+from fedray.data.federated import ReadDatasets, read_datasets
 from fedray.errors import LostError, RunError, SpecError
 from fedray.models.weights import WeightsFile, check_weights, distance, nbytes
 from fedray.results import checkpoint, costs, rows
 from fedray.results.costs import TeacherCosts
 from fedray.results.environment import environment
+from fedray.results.loader import read_rows
 from fedray.results.run_folder import RunFolder
 from fedray.results.writer import RunTables, write_confusion
 from fedray.server import teacher_targets
 from fedray.server.cohort import CohortResult, CohortTrainer, draw_cohort
+from fedray.server.loss_monitor import LossMonitor
+from fedray.server.smallest_batch import check_smallest_batch
 from fedray.server.teacher_client import TeacherClient
 from fedray.teachers.cache import TeacherCache
 from fedray.training import malloc
@@ -30,6 +33,7 @@ from fedray.training.evaluation import EvalCounts
 from fedray.types import (
     Fault,
     InitialState,
+    Notice,
     OnProgress,
     RoundResult,
     Row,
@@ -46,8 +50,6 @@ EVAL_CHUNK_IMAGES = 1000
 
 MAX_NODE_LOSSES = 3
 """Number of consecutive node losses in one round after which the run ends."""
-
-MakeBackend: TypeAlias = Callable[[Experiment, FederatedDataset], Backend]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Driver:
         self._lock_timeout = lock_timeout
         data = federated.load(experiment.data, experiment.partition, experiment.seed, read)
         teacher_targets.check_assignment(experiment, data)
-        self._backend = (make_backend or _backend_of(experiment))(experiment, data)
+        self._backend = (make_backend or backend_of(experiment))(experiment, data)
         self._data = self._backend.federated
         del data  # the workers' copy of the images is in shared memory
         malloc.trim()
@@ -97,6 +99,8 @@ class Driver:
         self._written: Path  # a checkpoint that is not committed yet
         self._saved_round = 0
         self._node_losses = 0
+        self._losses = LossMonitor(len(self._data.train.classes), read_rows(folder / "faults.csv"))
+        self._warnings = list[str]()  # since the last round
         self._is_stopped = self._is_described = False
         self._committing = threading.Lock()
 
@@ -106,7 +110,6 @@ class Driver:
         `on_progress` is called while a round waits for workers or teacher outputs. Raises SpecError for a spec that
         cannot run, RunError where clients or teachers fail. The run can be resumed however it ends.
         """
-        warnings = self._data.left_out
         with self._open(on_progress) as tables:
             while (number := self._round + 1) <= self._experiment.training.rounds:
                 start, teacher_costs = time.perf_counter(), replace(self._teachers.costs)
@@ -129,8 +132,8 @@ class Driver:
                 record.round["seconds"] = round(time.perf_counter() - start, 3)
                 record.round.update(self._teacher_columns(cohort, teacher_costs, record))
                 self._commit(tables, state, record)
-                yield RoundResult(number, self._experiment.training.rounds, record.round, warnings)
-                warnings = ()
+                yield RoundResult(number, self._experiment.training.rounds, record.round, tuple(self._warnings))
+                self._warnings.clear()
             self._finish()
 
     def stop(self) -> int:
@@ -154,8 +157,11 @@ class Driver:
             with self._folder.lock(self._lock_timeout):
                 for text in self._backend.ready():  # start-up is not counted in the first round's seconds
                     on_progress(Waiting(text))
+                self._warn(self._data.left_out, on_progress)
                 (self._initial,) = self._backend.collect([Initialize()])
                 self._restore()
+                weights = self._share(self._state.server)
+                self._warn(check_smallest_batch(self._experiment, self._data, self._backend, weights), on_progress)
                 self._describe()
                 with self._folder.tables(rows.loss_columns(self._experiment.strategy), self._round) as tables:
                     if 0 < self._round < self._experiment.training.rounds:
@@ -174,6 +180,11 @@ class Driver:
         if problem := check_weights(state.weights, self._initial.weights):
             raise SpecError(f"the checkpoint in '{self._folder.checkpoint}' does not fit this spec: {problem}")
         self._state, self._saved_round = RunState(state, state_rounds), state.round
+
+    def _warn(self, sentences: Sequence[str], on_progress: OnProgress) -> None:
+        self._warnings += sentences
+        for sentence in sentences:
+            on_progress(Notice(sentence))
 
     def _interruption(self) -> Fault:
         response, newest, reason = f"resumed from round {self._round}", self._folder.resumable_from, ""
@@ -243,7 +254,9 @@ class Driver:
 
     def _commit(self, tables: RunTables, state: RunState, record: rows.RoundRecord) -> None:
         """Finish a round: write its rows and commit its checkpoint."""
-        faults, self._backend.faults = [*self._backend.faults, *record.faults], []
+        diverged = self._losses.check(record)
+        self._warnings += [fault.reason for fault in diverged]
+        faults, self._backend.faults = [*self._backend.faults, *record.faults, *diverged], []
         retried = sorted(fault.subject for fault in faults if fault.response == "retried")
         record.round["retried"] = ", ".join(retried)
         with self._committing:
@@ -281,13 +294,3 @@ class Driver:
 
     def _is_due(self, every: int, number: int) -> bool:
         return number % every == 0 or number == self._experiment.training.rounds
-
-
-def _backend_of(experiment: Experiment) -> MakeBackend:
-    if experiment.resources.backend == "serial":
-        from fedray.backends.serial import SerialBackend
-
-        return SerialBackend
-    from fedray.backends.ray.actors import RayBackend
-
-    return RayBackend

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
+from fedray.backends.base import MakeBackend
 from fedray.config.experiment import Experiment
 from fedray.data.dataset import Dataset
 from fedray.data.federated import FederatedDataset, load
 from fedray.errors import SpecError
-from fedray.server.driver import MakeBackend
 from fedray.server.teacher_client import TeacherClient
 from fedray.teachers.cache import OutputArray, TeacherCache
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.published import published
 from fedray.teachers.sections import AnyMember, Precomputed, Supervised, ZeroShot, members, network_of
-from fedray.types import OnProgress, TeacherQuery
+from fedray.types import Notice, OnProgress, TeacherQuery
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ def check_teachers(
 ) -> list[TeacherAccuracy]:
     """Read the data, start a backend and return the accuracy of each teacher. `cache`: the cache folder."""
     federated = load(experiment.data, experiment.partition, experiment.seed)
+    for sentence in federated.left_out:
+        on_progress(Notice(sentence))
     backend = make_backend(experiment, federated)
     try:
         teacher_client = TeacherClient(experiment, federated, backend, TeacherCache(cache))

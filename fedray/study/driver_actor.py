@@ -11,10 +11,11 @@ from ray.actor import ActorProxy
 
 from fedray.backends.ray.nodes import on_node, this_node
 from fedray.config.experiment import Experiment
-from fedray.types import Progress, RoundResult
+from fedray.types import Notice, Progress, RoundResult
 
 if TYPE_CHECKING:
-    from fedray.server.driver import Driver, MakeBackend
+    from fedray.backends.base import MakeBackend
+    from fedray.server.driver import Driver
     from fedray.server.teacher_check import TeacherAccuracy
 
 
@@ -28,7 +29,7 @@ class DriverActor:
 
         self._pool = ActorPool()
         self._driver: Driver | None = None
-        self._progress: Progress | None = None
+        self._progress: list[Progress] = []  # notices since the last call of `progress`, and the newest of the rest
 
     # One round runs while the former one is uploaded, and not more: its checkpoint is still there.
     @ray.method(num_returns="streaming", _generator_backpressure_num_objects=1)
@@ -56,13 +57,13 @@ class DriverActor:
         return check_teachers(experiment, cache, self._start_actors(experiment), self._set_progress)
 
     @ray.method
-    def progress(self) -> Progress | None:
-        """Return the newest progress since the last call, if any."""
-        progress, self._progress = self._progress, None
+    def progress(self) -> Sequence[Progress]:
+        """Return all notices and the newest other progress since the last call."""
+        progress, self._progress = self._progress, []
         return progress
 
     def _set_progress(self, progress: Progress) -> None:
-        self._progress = progress
+        self._progress = [*(each for each in self._progress if isinstance(each, Notice)), progress]
 
     def _start_actors(self, experiment: Experiment) -> "MakeBackend":
         """Start the worker actors, which import torch while this process does; return the backend that uses them."""

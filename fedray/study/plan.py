@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fedray.backends.base import MakeBackend
 from fedray.backends.ray.placement import Plan, plan_actors, portion
 from fedray.config.experiment import Experiment
 from fedray.data import federated
 from fedray.data.dataset import Dataset
 from fedray.data.federated import FederatedDataset
 from fedray.data.sections import Data
-from fedray.study.probe import MakeBackend, StepTiming, TeacherTiming, measure, measure_teachers
+from fedray.study.probe import StepTiming, TeacherTiming, measure, measure_teachers
 from fedray.study.study import Study, Trial
 from fedray.study.workload import QueryCounter, Workload, workload
 from fedray.teachers.cache import TeacherCache

@@ -2,16 +2,15 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from fedray.aggregation.exact_mean import ExactMean
-from fedray.backends.base import Backend
+from fedray.backends.base import Backend, MakeBackend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import RunError
@@ -31,8 +30,6 @@ from fedray.types import (
 )
 from fedray.workers.client_models import initial_model
 from fedray.workers.requests import ClientTask, Evaluate, QueryTeacher, R, Request, Shared, TrainClients
-
-MakeBackend: TypeAlias = Callable[[Experiment, FederatedDataset], Backend]
 
 FEW_BATCHES, MORE_BATCHES = 2, 8
 """Batches per client in two runs: the difference of their durations gives the duration of a step."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import ray
     from ray.actor import ActorProxy
 
-    from fedray.server.driver import MakeBackend
+    from fedray.backends.base import MakeBackend
     from fedray.server.teacher_check import TeacherAccuracy
     from fedray.study.driver_actor import DriverActor
 
@@ -100,6 +100,7 @@ class Session:
         with self._driver_actor() as driver:
             reference = driver.check_teachers.remote(experiment, cache_folder())
             _wait(reference, driver, on_progress)
+            _report_progress(driver, on_progress)  # since the last call
             return _get(reference)
 
     def __enter__(self) -> "Session":
@@ -125,9 +126,13 @@ class Session:
             arguments = experiment, cache_folder(), folder, sys.argv, lock_timeout
             try:
                 with self._driver_actor() as driver:
+                    is_started = False
                     rounds: Any = driver.run.remote(*arguments)  # a generator, which Ray types as a reference
                     while True:
                         _wait(rounds, driver, on_progress)
+                        if not is_started:  # the warnings of a run that may have failed before its first round
+                            _report_progress(driver, on_progress)
+                            is_started = True
                         if (reference := next(rounds, None)) is None:
                             return
                         yield _get(reference)
@@ -170,9 +175,14 @@ def _wait(pending: object, driver: "ActorProxy[DriverActor]", on_progress: OnPro
     import ray
 
     while not ray.wait([pending], timeout=PROGRESS_INTERVAL_S)[0]:
-        progress = ray.get(driver.progress.remote())
-        if progress is not None:
-            on_progress(progress)
+        _report_progress(driver, on_progress)
+
+
+def _report_progress(driver: "ActorProxy[DriverActor]", on_progress: OnProgress) -> None:
+    import ray
+
+    for progress in ray.get(driver.progress.remote()):
+        on_progress(progress)
 
 
 def _get(reference: "ray.ObjectRef[T]") -> T:

@@ -113,6 +113,20 @@ class TrainClients(Request[Sequence[Outcome]]):
 
 
 @dataclass(frozen=True)
+class TryBatch(Request[str]):
+    """Train a copy of the global model on a client's first `examples`; the result is the reason of a failure, or ""."""
+
+    client: int
+    examples: int
+    weights: Shared[Weights]
+
+    @property
+    def subject(self) -> str:
+        """`first batch of client 3`."""
+        return f"first batch of client {self.client}"
+
+
+@dataclass(frozen=True)
 class Evaluate(Request[EvalCounts]):
     """Count the proxy's predictions for a range of the test images."""
 

@@ -26,7 +26,7 @@ from fedray.teachers.targets import CachedTargets, OnlineTargets
 from fedray.training.batches import ClientData, Normalization
 from fedray.training.evaluation import EvalCounts, count_predictions
 from fedray.training.local_update import Trainer, local_update
-from fedray.types import ClientFailure, ClientUpdate, InitialState, Outcome, TargetArrays, Weights
+from fedray.types import ClientFailure, ClientUpdate, Indices, InitialState, Outcome, TargetArrays, Weights
 from fedray.workers.client_models import ClientModels, Targets, initial_model
 from fedray.workers.device import claim_device
 from fedray.workers.requests import (
@@ -38,8 +38,10 @@ from fedray.workers.requests import (
     R,
     Request,
     TrainClients,
+    TryBatch,
     WorkerResult,
 )
+from fedray.workers.try_batch import placeholder_targets, try_batch
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Worker:
                 result = WorkerResult(self._evaluate(request))
             case QueryTeacher(query, rows, features):
                 result = WorkerResult(self._teachers.compute(query, rows, features))
+            case TryBatch():
+                result = WorkerResult(self._try_batch(request))
             case Initialize():
                 result = WorkerResult(self._initialize())
             case CountFlops(model):
@@ -87,7 +91,7 @@ class Worker:
         start = time.perf_counter()
         reader = self._targets(task, targets)
         trainer = self._models.load(task.client, weights, task.read_state(), reader)
-        return PreparedClient(trainer, self._client_data(task.client, reader), reader, start)
+        return PreparedClient(trainer, self._client_data(self._federated.shards[task.client], reader), reader, start)
 
     def trained_weights(self, task: ClientTask) -> Weights:  # noqa: ARG002  a test's worker corrupts some clients'
         """Return the proxy's weights that the client sends to the server."""
@@ -153,8 +157,7 @@ class Worker:
         assert targets is not None, "cached outputs arrive with the task"
         return CachedTargets(targets, self._first_epoch(task), self._device)
 
-    def _client_data(self, client: int, targets: Targets) -> ClientData:
-        examples = self._federated.shards[client]
+    def _client_data(self, examples: Indices, targets: Targets) -> ClientData:
         return ClientData.of(
             self._federated.train.take(examples),
             examples,
@@ -164,6 +167,13 @@ class Worker:
             crop_flip=self._experiment.data.augment == "crop_flip",
             mixup=self._experiment.strategy.mixup,
         )
+
+    def _try_batch(self, request: TryBatch) -> str:
+        kinds, classes = sorted(self._experiment.strategy.required_outputs), len(self._federated.train.classes)
+        targets = placeholder_targets(kinds, request.examples, classes, self._device)
+        examples = self._federated.shards[request.client][: request.examples]
+        data = self._client_data(examples, targets)
+        return try_batch(request, self._experiment, self._federated, data, targets)
 
     def _first_epoch(self, task: ClientTask) -> int:
         """The number of the round's first local epoch, counted over all rounds."""

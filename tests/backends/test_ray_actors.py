@@ -12,11 +12,12 @@ from helpers import federated, workers
 from ray import cloudpickle
 from safetensors.numpy import load_file
 
+from fedray.backends.base import MakeBackend
 from fedray.backends.ray.actors import RayBackend
 from fedray.backends.ray.pool import ActorPool
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError
-from fedray.server.driver import Driver, MakeBackend
+from fedray.server.driver import Driver
 from fedray.workers.worker import Worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

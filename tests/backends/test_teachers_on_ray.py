@@ -10,11 +10,12 @@ import pytest
 from pydantic import TypeAdapter
 from safetensors.numpy import load_file
 
+from fedray.backends.base import MakeBackend
 from fedray.backends.ray.actors import RayBackend
 from fedray.backends.ray.pool import ActorPool
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
-from fedray.server.driver import Driver, MakeBackend
+from fedray.server.driver import Driver
 from fedray.teachers.cache import TeacherCache
 from fedray.teachers.sections import AnyTeacher
 

@@ -9,12 +9,11 @@ import pytest
 from helpers import federated, workers
 from ray import cloudpickle
 
-from fedray.backends.base import CallResult
+from fedray.backends.base import CallResult, MakeBackend
 from fedray.backends.ray.actors import RayBackend
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
 from fedray.models.weights import WeightsFile
-from fedray.server.driver import MakeBackend
 from fedray.types import ClientUpdate
 from fedray.workers.requests import ClientTask, TrainClients
 

@@ -30,15 +30,16 @@ def frames(last: str) -> list[str]:
     """fedray's functions on the stack, from the outermost one to the function `last`."""
     stack = [frame for frame in traceback.extract_stack() if frame.filename.startswith(PACKAGE)]
     names = [f"{Path(frame.filename).stem}.{frame.name}" for frame in stack]
-    return names[: names.index(last) + 1] if last in names else []
+    is_tried = "try_batch.try_batch" in names  # the check before training takes a step, too
+    return names[: names.index(last) + 1] if last in names and not is_tried else []
 
 
 def recorded(function: Callable[..., Any], last: str, file: Path) -> Callable[..., Any]:
     """Return a function that also writes its stack to a file, the first time that it is called."""
 
     def call(*arguments: Any, **options: Any) -> Any:
-        if not file.exists():
-            file.write_text("\n".join(frames(last)))
+        if not file.exists() and (stack := frames(last)):
+            file.write_text("\n".join(stack))
         return function(*arguments, **options)
 
     return call

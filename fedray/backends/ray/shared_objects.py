@@ -1,6 +1,7 @@
 """Data sets and targets that the trials of a study share: each is in the object store once per node."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import ray
@@ -36,16 +37,25 @@ class SharedObjects:
         limited = spec.train_limit is not None or spec.test_limit is not None
         key = (spec, seed if limited else None)
         if key not in self._datasets:
-            datasets = read_datasets(spec, seed)
-            self._warnings.update(dict.fromkeys(left_out(*datasets)))
+            try:
+                datasets = read_datasets(spec, seed)
+            except SpecError as error:
+                self.warn(error.warnings)
+                raise
+            self.warn(left_out(*datasets))
             for data in datasets:
                 data.image_digest  # noqa: B018  cached in the data set, so that no trial computes it again
             self._datasets[key] = [RayShared(ray.put(data)) for data in datasets]
         return self._datasets[key]
 
     @ray.method
+    def warn(self, sentences: Sequence[str]) -> None:
+        """Add sentences that the sweep prints at its end, each once."""
+        self._warnings.update(dict.fromkeys(sentences))
+
+    @ray.method
     def warnings(self) -> list[str]:
-        """Return a sentence on each data set of which something was left out."""
+        """Return the sentences on the data and the specs of the study."""
         return list(self._warnings)
 
     @ray.method

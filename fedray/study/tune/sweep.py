@@ -87,14 +87,16 @@ def run_trials(
     study.describe(sys.argv)
     _check_all_nodes_find(study)
     tuner = _tuner(study, pending, shared_objects, callback)
-    with display, _quiet_loggers(verbose=verbose), _unwrapped_errors():
-        tuner.fit()
-    _print_warnings(shared_objects)
+    try:
+        with display, _quiet_loggers(verbose=verbose), _unwrapped_errors():
+            tuner.fit()
+    finally:
+        _print_warnings(shared_objects)
     return callback.startup_seconds
 
 
 def _print_warnings(shared_objects: SharedObjectsActor) -> None:
-    """Print what was left out of the study's data to stderr."""
+    """Print to stderr what was left out of the study's data, and warnings about its specs."""
     with suppress(LostError):
         for warning in ray_get(shared_objects.warnings.remote()):
             print(f"fedray: warning: {warning}", file=sys.stderr)

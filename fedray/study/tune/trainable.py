@@ -18,10 +18,11 @@ from fedray.backends.ray.shared_objects import SharedObjectsActor, StudyObjectSt
 from fedray.errors import SpecError
 from fedray.study.study import Outcome, Study, Trial, last_metrics
 from fedray.study.tune import pbt
-from fedray.types import Progress, Row, TeacherProgress
+from fedray.types import Notice, Progress, Row, TeacherProgress
 
 if TYPE_CHECKING:
-    from fedray.server.driver import Driver, MakeBackend
+    from fedray.backends.base import MakeBackend
+    from fedray.server.driver import Driver
 
 TRIAL_LOCK_TIMEOUT_S = 60
 """Time that an earlier process of the trial, which was killed, has to release the folder."""
@@ -134,7 +135,10 @@ class FedTrainable(tune.Trainable):
         trial.storage.push()
 
     def _note(self, event: Progress) -> None:
-        """Send the trial's activity to the display, at most once a second."""
+        """Send the trial's activity to the display, at most once a second; keep notices for the end of the sweep."""
+        if isinstance(event, Notice):
+            self._context.shared_objects.warn.remote([event.text])
+            return
         now = time.monotonic()
         is_last = isinstance(event, TeacherProgress) and event.done == event.total
         if now - self._noted_at > NOTE_INTERVAL_S or is_last:

@@ -1,0 +1,82 @@
+"""One training step before training begins, which finds models that cannot train on the data."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from fedray.config.experiment import Experiment
+from fedray.data.federated import FederatedDataset
+from fedray.errors import LostError, SpecError
+from fedray.seeding import torch_rng
+from fedray.teachers.targets import CachedTargets
+from fedray.training.batches import ClientData
+from fedray.training.local_update import local_update
+from fedray.types import OutputKind, TargetArrays
+from fedray.workers.client_models import ClientModels, Targets
+from fedray.workers.requests import TryBatch
+
+FEATURE_WIDTH = 16
+"""Width of the placeholder features: teachers run only after this check."""
+
+
+def placeholder_targets(
+    kinds: Sequence[OutputKind], examples: int, classes: int, device: torch.device
+) -> CachedTargets | None:
+    """Return zeros of the shape of a client's targets; None if the loss reads none."""
+    width = {"logits": classes, "features": FEATURE_WIDTH}
+    arrays: TargetArrays = {kind: np.zeros((1, examples, width[kind]), np.float32) for kind in kinds}
+    return CachedTargets(arrays, 0, device) if arrays else None
+
+
+def try_batch(
+    request: TryBatch, experiment: Experiment, federated: FederatedDataset, data: ClientData, targets: Targets
+) -> str:
+    """Train new models on `data`, a single batch; return the reason why that fails, or an empty text.
+
+    Neither the worker's models nor torch's global generators change. A lack of memory is no reason: it need not last.
+    """
+    training = experiment.training.model_copy(update={"local_epochs": 1})
+    once = experiment.model_copy(update={"training": training})
+    with torch_rng(data.device, experiment.seed, "try batch"):
+        models = ClientModels(once, federated.train.shape, data.device)
+        try:
+            trainer = models.load(request.client, request.weights.get(), None, targets)
+            local_update(trainer, data, first_epoch=0, seed=experiment.seed, client=request.client)
+        except SpecError as error:
+            return str(error)
+        except LostError:
+            raise
+        except Exception as error:  # a model may raise anything
+            if "memory" in f"{type(error).__name__} {error}".lower() or "CUDA error" in str(error):
+                return ""
+            failing = _failing_model(models, experiment, data)
+            return f"{failing}, {_cause(error, failing, experiment, federated, request)}."
+    return ""
+
+
+def _failing_model(models: ClientModels, experiment: Experiment, data: ClientData) -> str:
+    """Return field and value of the model whose forward pass fails, the private one or else the proxy."""
+    for name in experiment.strategy.active_objectives():
+        try:
+            models.model(name).train()(data.normalize(data.images))
+        except Exception:  # the same that the step has raised
+            return f"{'proxy' if name == 'proxy' else 'strategy.private'}.name is '{models.spec(name).name}'"
+    return f"proxy.name is '{experiment.proxy.name}'"
+
+
+def _cause(error: Exception, model: str, experiment: Experiment, federated: FederatedDataset, request: TryBatch) -> str:
+    """Return a clause with the reason, and with the remedies where they are known."""
+    if "more than 1 value per channel" not in str(error):
+        shape, images = federated.train.shape, "1 image" if request.examples == 1 else f"{request.examples} images"
+        reason = str(error).strip().partition("\n")[0][:300].rstrip(".")
+        size = f"{shape.channels}x{shape.size}x{shape.size}"
+        return f"which cannot be trained on {images} of {size} ({type(error).__name__}: {reason})"
+    norm = "choose a model without BatchNorm" if "timm:" in model else f"set {model.partition('.name')[0]}.norm: group"
+    client = federated.client_label(request.client)
+    remedy = (
+        "training.batch_size is 1; raise it"
+        if experiment.training.batch_size == 1
+        else f"client {client} has one example; give each client two or more"
+    )
+    return f"whose BatchNorm layers cannot train on a batch of one example, and {remedy}, or {norm}"
