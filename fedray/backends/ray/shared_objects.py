@@ -40,9 +40,9 @@ class SharedObjects:
             try:
                 datasets = read_datasets(spec, seed)
             except SpecError as error:
-                self.warn(error.warnings)
+                self._warnings |= dict.fromkeys(error.warnings)
                 raise
-            self.warn(left_out(*datasets))
+            self._warnings |= dict.fromkeys(left_out(*datasets))
             for data in datasets:
                 data.image_digest  # noqa: B018  cached in the data set, so that no trial computes it again
             self._datasets[key] = [RayShared(ray.put(data)) for data in datasets]
@@ -51,7 +51,7 @@ class SharedObjects:
     @ray.method
     def warn(self, sentences: Sequence[str]) -> None:
         """Add sentences that the sweep prints at its end, each once."""
-        self._warnings.update(dict.fromkeys(sentences))
+        self._warnings |= dict.fromkeys(sentences)
 
     @ray.method
     def warnings(self) -> list[str]:
