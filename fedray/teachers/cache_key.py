@@ -8,6 +8,7 @@ import importlib.util
 from importlib.metadata import version
 from pathlib import Path
 
+from fedray.code_hash import FITTING_CODE, code_hash
 from fedray.data.dataset import digest
 from fedray.data.federated import FederatedDataset
 from fedray.files import file_digest, strip_scheme
@@ -20,10 +21,10 @@ def cache_content(
 ) -> Row:
     """Return everything that can change the outputs of a query.
 
-    `seed` and `threads` count for teachers that fedray fits itself.
+    `seed`, `threads` and the code that fits count for teachers that fedray fits itself.
     """
     member = members(teacher)[query.member]
-    fitting = {"seed": seed, "threads": threads, "torch": version("torch"), "fedray": version("fedray")}
+    fitting = {"seed": seed, "threads": threads, "torch": version("torch"), "code": code_hash(FITTING_CODE)}
     client: Row = {}
     if query.client is not None:
         client = _client_content(query.client, federated) | fitting

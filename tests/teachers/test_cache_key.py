@@ -1,5 +1,9 @@
 """A cache key changes with everything that could change the outputs, and with nothing else."""
 
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +14,7 @@ import pytest
 from helpers import federated
 from pydantic import TypeAdapter
 
+import fedray
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.teachers.cache import TeacherCache
@@ -244,6 +249,41 @@ class TestSupervised:
         first = key_of(experiment)
         weights.write_bytes(b"other")
         assert key_of(experiment) != first
+
+
+KEYS_SCRIPT = """
+import json, sys
+from fedray.config.experiment import Experiment
+from fedray.data import federated
+from fedray.teachers.cache import TeacherCache
+from fedray.teachers.cache_key import cache_content
+from fedray.types import TeacherQuery
+
+for text, client in json.loads(sys.argv[1]):
+    spec = Experiment.model_validate(text)
+    data = federated.load(spec.data, spec.partition, spec.seed)
+    content = cache_content(TeacherQuery(0, "logits", client=client), spec.teacher, data, seed=0, threads=1)
+    print(TeacherCache().entry(content, 1).key)
+"""
+
+
+def test_an_edited_loss_changes_the_keys_of_fitted_teachers_only(make: Make, tmp_path: Path) -> None:
+    """An edited training loop must not get the outputs of the teacher that the former one fitted."""
+    shutil.copytree(Path(fedray.__file__).parent, tmp_path / "fedray", ignore=shutil.ignore_patterns("__pycache__"))
+    teachers = {"supervised": (STAND_IN, None), "adapted": (TUNED, 1), "classifier": (TIMM, None)}
+    specs = [(make(teacher=teacher).model_dump(mode="json"), client) for teacher, client in teachers.values()]
+
+    def keys() -> dict[str, str]:
+        command = [sys.executable, "-c", KEYS_SCRIPT, json.dumps(specs)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return dict(zip(teachers, done.stdout.split(), strict=True))
+
+    first = keys()
+    file = tmp_path / "fedray" / "losses" / "functional.py"
+    file.write_text("# a comment\n" + file.read_text())
+    assert keys() == first
+    file.write_text(file.read_text() + "\nSCALE = 2\n")
+    assert {name for name, key in keys().items() if key != first[name]} == {"supervised", "adapted"}
 
 
 class TestAdapted:

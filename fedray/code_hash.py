@@ -1,0 +1,193 @@
+"""The hash of code that decides numbers: what Python executes, without comments, docstrings and layout.
+
+A run records the hash of fedray's numeric packages and of the user's classes, and a teacher that fedray fits has one in
+its cache key. So an edited loss is noticed, and a corrected comment is not.
+"""
+
+import ast
+import hashlib
+import inspect
+import linecache
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import FunctionType
+
+ROOT = Path(__file__).parent
+
+NUMERIC_CODE = (
+    "seeding", "losses", "models", "aggregation", "data", "training", "teachers", "strategies", "results.rows",
+    "workers", "backends", "server",
+)  # fmt: skip
+"""Packages and modules of fedray that decide the numbers of a run."""
+
+FITTING_CODE = (
+    "seeding", "losses", "models", "data.views", "training", "teachers.adapted", "teachers.classifier",
+    "teachers.pool", "teachers.supervised", "teachers.teacher", "teachers.zero_shot",
+)  # fmt: skip
+"""Packages and modules of fedray that decide the outputs of a teacher that fedray fits itself."""
+
+IGNORED_FIELDS = frozenset({"ctx", "type_comment", "type_ignores"})
+
+
+class NoSourceError(LookupError):
+    """A user's object has no source text, such as a class that was typed at Python's prompt."""
+
+    def __init__(self, user_object: object) -> None:
+        super().__init__(f"{user_object} has no source text")
+
+
+def code_hash(packages: Sequence[str] = NUMERIC_CODE, user_objects: Iterable[object] = ()) -> str:
+    """Return the SHA-256, in hex, of packages of fedray, and of the user's objects with the modules that they import.
+
+    `user_objects` are classes or functions. Of the modules that they import, those of fedray, of the standard library
+    and of other installed packages do not count. Raises NoSourceError for an object without source text.
+    """
+    parts = [(name, _package_hash(name)) for name in packages]
+    parts += sorted({part for user_object in user_objects for part in _user_parts(user_object)})
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def source_hash(text: str) -> str:
+    """Return the SHA-256, in hex, of a Python source: equal for sources that differ in comments, docstrings and layout.
+
+    Raises SyntaxError.
+    """
+    tokens: list[str] = []
+    _append_tokens(ast.parse(text), tokens)
+    return hashlib.sha256("\n".join(tokens).encode()).hexdigest()
+
+
+def _append_tokens(node: object, tokens: list[str]) -> None:
+    """Append the types and values of a syntax tree in order; empty fields are left out, as Python versions add some."""
+    if isinstance(node, ast.AST):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return  # a docstring, of a module, class, function or field
+        tokens.append(type(node).__name__)
+        for name, value in ast.iter_fields(node):
+            if value is not None and value != [] and name not in IGNORED_FIELDS:
+                tokens.append(name)
+                _append_tokens(value, tokens)
+    elif isinstance(node, list):
+        for part in node:
+            _append_tokens(part, tokens)
+        tokens.append("end")
+    else:
+        tokens.append(repr(node))
+
+
+@cache
+def _package_hash(name: str) -> str:
+    """Return the hash of a package or module of fedray, given by its dotted name, as it is on disk."""
+    base = ROOT.joinpath(*name.split("."))
+    files = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
+    hashes = [(file.relative_to(ROOT).as_posix(), source_hash(file.read_text(encoding="utf-8"))) for file in files]
+    return hashlib.sha256(repr(hashes).encode()).hexdigest()
+
+
+def _user_parts(user_object: object) -> set[tuple[str, str]]:
+    """Return name and hash of the source that defines an object, and of the user's modules that it imports."""
+    definition = _definition(user_object)
+    module, file = definition.__module__, _source_file(definition)
+    if Path(file).is_relative_to(ROOT):
+        return set()
+    text = "".join(linecache.getlines(file))
+    if not text:
+        raise NoSourceError(definition)
+    parts = {(module, source_hash(text))}
+    top, pending, seen = module.partition(".")[0], [*_imported(text, module, file), *_parents(module)], {module}
+    while pending:
+        name = pending.pop()
+        if name in seen or (path := _module_file(name, top)) is None:
+            continue
+        seen.add(name)
+        text = path.read_text(encoding="utf-8")
+        parts.add((name, source_hash(text)))
+        pending += [*_imported(text, name, str(path)), *_parents(name)]
+    return parts
+
+
+def _definition(user_object: object) -> type | FunctionType:
+    """Return the class or function of an object: the class of an instance, the function in a partial one."""
+    while isinstance(user_object, partial):
+        user_object = user_object.func
+    if isinstance(user_object, FunctionType):
+        user_object = inspect.unwrap(user_object)
+    return user_object if isinstance(user_object, type | FunctionType) else type(user_object)
+
+
+def _source_file(definition: type | FunctionType) -> str:
+    """Return the name under which `linecache` finds the source of a class or function: a path, or a notebook's cell.
+
+    Raises NoSourceError.
+    """
+    if definition.__module__ != "__main__":
+        with suppress(OSError, TypeError):
+            return inspect.getsourcefile(definition) or inspect.getfile(definition)
+    for method in vars(definition).values() if isinstance(definition, type) else [definition]:
+        function = _function(method)  # its code names the script or cell, also in another process
+        if function and function.__module__ == "__main__" and linecache.getlines(function.__code__.co_filename):
+            return function.__code__.co_filename
+    raise NoSourceError(definition)
+
+
+def _function(method: object) -> FunctionType | None:
+    if isinstance(method, property):
+        method = method.fget
+    elif isinstance(method, classmethod | staticmethod):
+        method = method.__func__
+    return method if isinstance(method, FunctionType) else None
+
+
+def _imported(text: str, module: str, file: str) -> Iterator[str]:
+    """Yield the dotted names that a module may import, also inside functions."""
+    package = module if Path(file).stem == "__init__" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            name = ".".join(filter(None, (above, node.module)))
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def _parents(name: str) -> list[str]:
+    """Return the packages around a module, which Python imports before it."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _module_file(name: str, own_package: str) -> Path | None:
+    """Return the source of a module of the user's; None for other modules, and for names that are no modules.
+
+    A module is the user's if it is in the package of the object, or not installed.
+    """
+    top = name.partition(".")[0]
+    file = _origin(top)
+    if top != own_package and (file is None or not _is_users(file)):
+        return None
+    file = _origin(name)
+    return file if file is not None and file.suffix == ".py" and not file.is_relative_to(ROOT) else None
+
+
+def _origin(name: str) -> Path | None:
+    with suppress(ImportError, ValueError, AttributeError):
+        module = sys.modules.get(name)
+        spec = (module and module.__spec__) or find_spec(name)
+        places = [*(spec.submodule_search_locations or ())] if spec else []
+        if spec and spec.has_location and spec.origin:
+            return Path(spec.origin)
+        return Path(places[0]) if places else None  # a package without __init__.py
+    return None
+
+
+def _is_users(file: Path) -> bool:
+    """Whether a file is neither fedray's, nor in the standard library, nor in a folder of installed packages."""
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    library = Path(sysconfig.get_path("stdlib"))
+    return not installed and not file.is_relative_to(library) and not file.is_relative_to(ROOT)
