@@ -19,8 +19,8 @@ from fedray.code_hash import FITTING_CODE, NUMERIC_CODE, NoSourceError, code_has
 PACKAGE = Path(module.__file__).parent
 
 WITHOUT_NUMBERS = {
-    "cache", "cli", "code_hash", "config", "doctor", "errors", "files", "import_path", "registry", "results", "section", "study",
-    "types", "__init__", "__main__",
+    "cache", "cli", "code_hash", "config", "doctor", "errors", "files", "import_path", "registry", "results", "section",
+    "study", "types", "__init__", "__main__",
 }  # fmt: skip
 """Packages and modules that decide no number: they read specs, store results, print, and start processes."""
 
