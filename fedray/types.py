@@ -26,15 +26,23 @@ MemoryFormat: TypeAlias = Literal["channels_last", "contiguous"]
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One summand of an objective, `weight * loss`; `loss` is a name in `losses.terms.TERMS`."""
+    """One summand of an objective, `weight * loss`; `loss` is a name in `losses.terms.TERMS`, or that of a function."""
 
     loss: str
     weight: float = 1.0
     options: Mapping[str, float | str] = field(default_factory=dict)
+    function: Callable[..., Any] | None = None
+    """Returns the loss, a scalar tensor, of `LossInputs` and the options; None for a built-in loss."""
+    output_kind: OutputKind | None = None
+    """The kind of teacher output that the function reads, if any."""
 
 
 def loss_column(model: str, term: str) -> str:
-    """Return the column of a term's mean: `loss_kd` for the proxy, `loss_private_kd` for a private model."""
+    """Return the column of a term's mean: `loss_kd` for the proxy, `loss_private_kd` for a private model.
+
+    A term that is named after a class `package.module:Class` has the column `loss_Class`.
+    """
+    term = term.rpartition(":")[2]
     return f"loss_{term}" if model == "proxy" else f"loss_{model}_{term}"
 
 

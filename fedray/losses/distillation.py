@@ -1,22 +1,51 @@
 """The spec sections of distillation losses: each has a name and the parameters of its function.
 
 To add a loss: a pure function `(student, teacher, labels, *, temperature, ...)` in `functional.py`, its line in
-`terms.DISTILLATIONS`, and a section in this file, listed in `AnyDistillation`. With `output_kind = "features"` the
-function receives the proxy's projected features and the teacher's features instead of logits.
+`terms.DISTILLATIONS`, and a section in this file, listed in `LOSSES`. With `output_kind = "features"` the
+function receives the proxy's projected features and the teacher's features instead of logits. A loss outside the
+package is a section with the method `compute`.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from fedray.registry import Registry
 from fedray.section import Section
+from fedray.types import LossTerm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedray.losses.terms import LossInputs
 
 
 class Distillation(Section):
     """A loss between the outputs of proxy and teacher for the same batch."""
 
     output_kind: ClassVar[Literal["logits", "features"]] = "logits"
-    name: str
+    name: str = ""
+
+    def term(self, weight: float, temperature: float) -> LossTerm:
+        """Return the loss term with a weight and a temperature."""
+        if type(self).compute is Distillation.compute:
+            return LossTerm(self.name, weight, {"temperature": temperature, **self.options})
+        return LossTerm(self.name, weight, {"temperature": temperature}, self._of_inputs, self.output_kind)
+
+    def compute(self, student: "Tensor", teacher: "Tensor", labels: "Tensor", temperature: float) -> "Tensor":
+        """Return the loss of a batch, a scalar. A class outside the package defines this method.
+
+        `student` and `teacher` are float32 logits [B, C], or features [B, d]; `labels` are int64 [B]. The teacher's
+        outputs have no gradient.
+        """
+        from fedray.losses.terms import DISTILLATIONS
+
+        return DISTILLATIONS[self.name](student, teacher, labels, temperature=temperature, **self.options)
+
+    def _of_inputs(self, inputs: "LossInputs", temperature: float) -> "Tensor":
+        student = inputs.model_logits if self.output_kind == "logits" else inputs.projected
+        assert student is not None, "a loss on features has a projection"
+        return self.compute(student, inputs.targets[self.output_kind].detach(), inputs.labels, temperature)
 
     @property
     def options(self) -> dict[str, float | str]:
@@ -107,9 +136,12 @@ class FeatureMSE(Distillation):
     name: Literal["feature_mse"] = "feature_mse"
 
 
-AnyDistillation = Annotated[
-    KD | LSKD | DKD | DIST | RLD | MSE | FunctionMatching | Cosine | FeatureMSE, Field(discriminator="name")
-]
+LOSSES: Registry[Distillation] = Registry(
+    Distillation, "fedray.losses", (KD, LSKD, DKD, DIST, RLD, MSE, FunctionMatching, Cosine, FeatureMSE)
+)
+"""The built-in distillation losses by name, and those of other packages."""
 
-REQUIRED_OUTPUT = {loss.model_fields["name"].default: loss.output_kind for loss in Distillation.__subclasses__()}
+AnyDistillation = Annotated[Distillation, LOSSES]
+
+REQUIRED_OUTPUT = {name: loss.output_kind for name, loss in LOSSES.items()}
 """The kind of teacher output that each distillation loss needs, by the loss's name."""

@@ -1,6 +1,7 @@
 """An objective is a weighted sum of loss terms, computed from the `LossInputs` of one batch.
 
-To add a loss: a pure function in `functional.py`, and one line in `TERMS` that passes it its inputs.
+To add a loss: a pure function in `functional.py`, and one line in `TERMS` that passes it its inputs. A strategy outside
+the package gives its `LossTerm` the function itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,11 +69,11 @@ TERMS: Mapping[str, Callable[..., Tensor]] = {
 
 def uses_reference(terms: Sequence[LossTerm]) -> bool:
     """Whether a term needs the parameters from the start of the round."""
-    return any(term.loss == "proximal" for term in terms)
+    return any(term.loss == "proximal" or term.function is not None for term in terms)
 
 
 def evaluate_objective(terms: Sequence[LossTerm], inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the objective's value for one batch, and each term's value before its weight, without gradient."""
-    values = {term.loss: TERMS[term.loss](inputs, **term.options) for term in terms}
+    values = {term.loss: (term.function or TERMS[term.loss])(inputs, **term.options) for term in terms}
     total = sum((term.weight * values[term.loss] for term in terms[1:]), terms[0].weight * values[terms[0].loss])
     return total, {name: value.detach() for name, value in values.items()}

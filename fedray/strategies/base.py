@@ -35,8 +35,9 @@ class Strategy(Section):
     @property
     def required_outputs(self) -> frozenset[OutputKind]:
         """The kinds of teacher output that the active loss terms need; empty if no teacher is needed."""
-        losses = {term.loss for terms in self.active_objectives().values() for term in terms}
-        return frozenset(REQUIRED_OUTPUT[loss] for loss in losses & REQUIRED_OUTPUT.keys())
+        terms = [term for terms in self.active_objectives().values() for term in terms]
+        kinds = (term.output_kind or REQUIRED_OUTPUT.get(term.loss) for term in terms)
+        return frozenset(kind for kind in kinds if kind is not None)
 
     @property
     def needs_teacher(self) -> bool:

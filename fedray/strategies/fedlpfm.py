@@ -57,5 +57,5 @@ class FedLPFM(Strategy):
     def objectives(self) -> dict[str, list[LossTerm]]:
         """Cross-entropy and the distillation loss for the proxy."""
         label_weight = 1 - self.lam if self.balance == "convex" else 1.0
-        distillation = LossTerm(self.loss.name, self.lam, {"temperature": self.temperature, **self.loss.options})
+        distillation = self.loss.term(self.lam, self.temperature)
         return {"proxy": [LossTerm("cross_entropy", label_weight), distillation]}
