@@ -48,6 +48,12 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def __len__(self) -> int:
         return len(self._built_in)
 
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:  # typing hashes the metadata of annotations
+        return id(self)
+
     @property
     def classes(self) -> list[type[T]]:
         """The built-in classes, and those that this process has resolved."""
@@ -62,11 +68,14 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         """Return the class with a built-in name, a reference or an entry point. Raises SpecError without a subject."""
         if name in self._built_in:
             return self._built_in[name]
-        if REFERENCE.fullmatch(name):
-            return self._checked(load_object(name))
-        if name not in self._references:
+        reference = self.reference(name)
+        if reference is None:
             raise SpecError(f"must be one of {', '.join(self.names)}{nearest(name, self.names)}")
-        return self._checked(load_object(self._references[name]))
+        return self._checked(load_object(reference))
+
+    def reference(self, name: str) -> str | None:
+        """Return the reference that a name is, or that an entry point with this name has, if any."""
+        return name if REFERENCE.fullmatch(name) else self._references.get(name)
 
     @property
     def _references(self) -> dict[str, str]:
@@ -74,12 +83,13 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return {point.name: point.value for point in entry_points(group=self.group)}
 
     def _checked(self, found: object) -> type[T]:
-        """Return a class that is not built in. Raises SpecError, without a subject, if it cannot be used."""
+        """Return a class. Raises SpecError, without a subject, if it cannot be that of a section."""
+        built_in = [cls for cls in self._built_in.values() if cls is found]
+        if built_in:
+            return built_in[0]
         if not (isinstance(found, type) and issubclass(found, self.base)):
             raise SpecError(f"must be a subclass of {self.base.__module__}.{self.base.__name__}")
         name = chosen_name(found, self.chooser)
-        if self._built_in.get(name) is found:
-            return found
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
             raise SpecError(f"must define {', '.join(missing)}")
         if name != reference_to(found) and self._references.get(name) != reference_to(found):
@@ -89,21 +99,23 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def _validate(self, value: object) -> object:
         """Return the section that a mapping describes, or the given instance."""
-        if isinstance(value, self.base):
+        if isinstance(value, (self.base, *self._built_in.values())):
             self._class_of(type(value))
             return value
         if not isinstance(value, Mapping):
             raise PydanticKnownError("model_attributes_type")
         if self.chooser not in value:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": f"'{self.chooser}'"})
-        found = self._class_of(value[self.chooser])
+        return self._section(self._class_of(value[self.chooser]), value)
+
+    def _section(self, found: type[T], value: Mapping[str, object]) -> object:
+        """Return the section of a class with the fields of a mapping."""
         name = chosen_name(found, self.chooser)  # of a class that an entry point names, its reference
         return _validator(found, name, self.chooser).validate_python({**value, self.chooser: name})
 
     def _class_of(self, choice: object) -> type[T]:
         """Return the class with a name, or the given class; an error is one of pydantic."""
-        is_name = not isinstance(choice, type) and not REFERENCE.fullmatch(str(choice))
-        if is_name and str(choice) not in self._built_in and str(choice) not in self._references:
+        if not isinstance(choice, type) and str(choice) not in self._built_in and self.reference(str(choice)) is None:
             names = ", ".join(f"'{name}'" for name in self.names)
             context = {"discriminator": f"'{self.chooser}'", "tag": str(choice), "expected_tags": names}
             raise PydanticKnownError("union_tag_invalid", context)
@@ -115,8 +127,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Called by pydantic to build the validator of a field."""
-        built_in: Any = Annotated[Union[tuple(self._built_in.values())], Field(discriminator=self.chooser)]  # noqa: UP007
-        schema = handler.generate_schema(built_in)
+        built_in: Any = Union[tuple(self._built_in.values())]  # noqa: UP007
+        choice: Any = Annotated[built_in, Field(discriminator=self.chooser)] if len(self) > 1 else built_in
+        schema = handler.generate_schema(choice)
         return core_schema.no_info_plain_validator_function(self._validate, json_schema_input_schema=schema)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

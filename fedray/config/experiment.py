@@ -6,7 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from fedray.data.partition import AnyPartition, Dirichlet, FromFile
 from fedray.data.sections import Data
-from fedray.models.proxies import Proxy
+from fedray.models.proxies import AnyProxy, Proxy
 from fedray.section import Section
 from fedray.strategies import AnyStrategy
 from fedray.strategies.base import Strategy
@@ -51,7 +51,7 @@ class Experiment(Section):
     """Root of all random choices of the run."""
     data: Data = Data()
     partition: AnyPartition = Dirichlet()
-    proxy: Proxy = Proxy()
+    proxy: AnyProxy = Proxy()
     teacher: AnyTeacher | None = None
     strategy: AnyStrategy = Field(FedAvg(), validate_default=True)
     training: Training = Training()

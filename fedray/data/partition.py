@@ -1,7 +1,7 @@
 """Partitions of the training examples among clients: disjoint, exhaustive, seeded.
 
 Each kind is a section of the spec that splits an array of labels. To add a kind, write a class with a
-`kind` and a `split` method and add it to `AnyPartition`.
+`kind` and a `split` method and add it to `PARTITIONS`.
 """
 
 from abc import abstractmethod
@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from fedray.errors import SpecError
+from fedray.registry import Registry
 from fedray.section import Section
 from fedray.types import Indices
 
@@ -24,7 +25,7 @@ Rng = np.random.Generator
 class Partition(Section):
     """A rule that divides examples among clients."""
 
-    kind: str
+    kind: str = ""
     clients: int = Field(10, ge=1)
     """Number of clients."""
 
@@ -193,9 +194,12 @@ class FromFile(Section):
     """Whether the file may leave out training examples; no client holds these."""
 
 
-AnyPartition = Annotated[
-    IID | Dirichlet | DirichletPerClient | ClassSplit | Shards | FromFile, Field(discriminator="kind")
-]
+PARTITIONS: Registry[Partition | FromFile] = Registry(
+    Partition, "fedray.partitions", (IID, Dirichlet, DirichletPerClient, ClassSplit, Shards, FromFile), chooser="kind"
+)
+"""The built-in partitions by kind, and those of other packages."""
+
+AnyPartition = Annotated[Partition | FromFile, PARTITIONS]
 
 
 def _sorted(shards: list[Indices]) -> list[Indices]:

@@ -1,29 +1,37 @@
 """Proxy models: the section `proxy` of a spec, and construction of the model.
 
 To add a model: a builder `(proxy, shape) -> nn.Module`, and its line in `BUILDERS`. Builders import their library when
-they are called, so that no process waits for a library that the spec does not use.
+they are called, so that no process waits for a library that the spec does not use. A model outside the package is a
+function of its shape, `package.module:build`, or a subclass of `Proxy` with fields of its own and `build`.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from types import FunctionType
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from fedray.errors import SpecError, nearest
-from fedray.section import Section
+from fedray.registry import REFERENCE, Registry, load_object
+from fedray.section import Section, reference_to
 from fedray.types import ImageShape
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+Factory: TypeAlias = Callable[[ImageShape], "nn.Module"]
+"""A function outside the package that builds a model with random weights from torch's global generators."""
+
+
 class Proxy(Section):
     """The small model that clients train and exchange."""
 
     name: str = "cnn"
-    """`cnn`, `resnet18`, `mobilenet_v2`, `efficientnet_b0`, or `timm:NAME` for a model of timm."""
+    """`cnn`, `resnet18`, `mobilenet_v2`, `efficientnet_b0`, `timm:NAME` for a model of timm, or
+    `package.module:Object` for a function or class outside the package."""
     stem: Literal["imagenet", "cifar"] | None = None
     """`cifar` leaves out the first two downsamplings, so that 32x32 images end as 4x4 pixels instead of 1x1.
     null for the model's default."""
@@ -33,10 +41,13 @@ class Proxy(Section):
     """Initial weights: `random`, `pretrained` or `pretrained:TAG` (a tag of torchvision or timm), or `file:PATH`
     (safetensors)."""
 
+    _factory: Factory | None = PrivateAttr(None)
+    """The function, if it was given as an object that cannot be imported by its name."""
+
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if name not in BUILDERS and not name.startswith("timm:"):
+        if name not in BUILDERS and not name.startswith("timm:") and not REFERENCE.fullmatch(name):
             raise ValueError(f"must be one of {', '.join(BUILDERS)} or timm:NAME{nearest(name, BUILDERS)}")
         return name
 
@@ -46,14 +57,19 @@ class Proxy(Section):
         kind, _, tag = self.init.partition(":")
         return (tag or "DEFAULT") if kind == "pretrained" else None
 
+    def build(self, shape: ImageShape) -> "nn.Module":
+        """Build the model. A class outside the package defines this method. Raises SpecError."""
+        if self.name in BUILDERS:
+            return BUILDERS[self.name](self, shape)
+        return _timm(self, shape) if self.name.startswith("timm:") else _from_factory(self, shape)
+
 
 def build(proxy: Proxy, shape: ImageShape) -> "nn.Module":
     """Build the model with its initial weights; random weights are drawn from torch's global generators.
 
     Raises SpecError if the model does not exist, does not support the options, or has no such weights.
     """
-    builder = _timm if proxy.name.startswith("timm:") else BUILDERS[proxy.name]
-    model = builder(proxy, shape)
+    model = proxy.build(shape)
     if proxy.init.startswith("file:"):
         _load_file(model, proxy.init.removeprefix("file:"))
     return model
@@ -103,6 +119,60 @@ BUILDERS: Mapping[str, Callable[[Proxy, ImageShape], "nn.Module"]] = {
     "mobilenet_v2": _mobilenet_v2,
     "efficientnet_b0": _efficientnet_b0,
 }
+
+
+class Proxies(Registry[Proxy]):
+    """`Proxy` for built-in models, timm's and functions, and subclasses of it from outside the package."""
+
+    def resolve(self, name: str) -> type[Proxy]:
+        """Return the class of the section of a model. Raises SpecError without a subject."""
+        reference = None if name in BUILDERS or name.startswith("timm:") else self.reference(name)
+        if reference is None or isinstance(load_object(reference), FunctionType):
+            return Proxy
+        return super().resolve(reference)
+
+    def _validate(self, value: object) -> object:
+        if isinstance(value, FunctionType):
+            return _of_function(value)
+        if isinstance(value, Mapping) and str(value.get("name", "cnn")) in BUILDERS:
+            return Proxy.model_validate(value)
+        return super()._validate(value)
+
+    def _class_of(self, choice: object) -> type[Proxy]:
+        is_unknown = isinstance(choice, str) and (choice.startswith("timm:") or self.reference(choice) is None)
+        return Proxy if is_unknown else super()._class_of(choice)
+
+    def _section(self, found: type[Proxy], value: Mapping[str, object]) -> object:
+        if found is not Proxy:
+            return super()._section(found, value)
+        name = value["name"]
+        return Proxy.model_validate({**value, "name": self._references.get(str(name), name)})
+
+
+PROXIES = Proxies(Proxy, "fedray.proxies", (Proxy,))
+
+AnyProxy = Annotated[Proxy, PROXIES]
+
+
+def _of_function(factory: Factory) -> Proxy:
+    assert isinstance(factory, FunctionType)
+    name = reference_to(factory)
+    proxy = Proxy.model_construct(name=name)
+    if not REFERENCE.fullmatch(name) or name.startswith("__main__:"):
+        proxy._factory = factory
+    return proxy
+
+
+def _from_factory(proxy: Proxy, shape: ImageShape) -> "nn.Module":
+    from torch import nn
+
+    factory = proxy._factory or load_object(proxy.name)
+    if proxy.stem is not None or proxy.norm is not None or proxy.tag is not None:
+        raise SpecError(f"proxy: stem, norm and pretrained weights cannot be set for {proxy.name}; leave them out.")
+    model = factory(shape) if isinstance(factory, FunctionType) else None
+    if not isinstance(model, nn.Module):
+        raise SpecError(f"proxy.name: '{proxy.name}' must be a function that returns a torch.nn.Module.")
+    return model
 
 
 def _torchvision(proxy: Proxy, shape: ImageShape) -> "nn.Module":

@@ -15,7 +15,7 @@ from fedray.server.teacher_client import TeacherClient
 from fedray.teachers.cache import OutputArray, TeacherCache
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.published import published
-from fedray.teachers.sections import AnyMember, Precomputed, Supervised, ZeroShot, members, network_of
+from fedray.teachers.sections import AnyMember, Precomputed, Supervised, TeacherSection, ZeroShot, members, network_of
 from fedray.types import Notice, OnProgress, TeacherQuery
 
 
@@ -97,7 +97,7 @@ def _name(member: AnyMember) -> str:
     match network := network_of(member):
         case Precomputed():
             return f"{network.kind} {network.file}"
-        case Supervised():
+        case Supervised() | TeacherSection():
             return network.kind
         case _:
             return " ".join(filter(None, [network.kind, network.model, network.pretrained]))

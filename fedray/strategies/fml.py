@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fedray.models.proxies import Proxy
+from fedray.models.proxies import AnyProxy
 from fedray.strategies.base import Strategy
 from fedray.types import LossTerm
 
@@ -26,7 +26,7 @@ class FML(Strategy):
     """Weight α of the cross-entropy in the private model's objective."""
     beta: float = Field(0.5, ge=0, le=1)
     """Weight β of the cross-entropy in the proxy's objective."""
-    private: Proxy | None = None
+    private: AnyProxy | None = None
     """The private model, as in the `proxy` section; null for the same architecture as the proxy."""
 
     def objectives(self) -> dict[str, list[LossTerm]]:

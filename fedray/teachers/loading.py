@@ -3,7 +3,7 @@
 import torch
 
 from fedray.data.federated import FederatedDataset
-from fedray.teachers.sections import Adapted, AnyMember, Classifier, Supervised, ZeroShot
+from fedray.teachers.sections import Adapted, AnyMember, Classifier, Supervised, TeacherSection, ZeroShot
 from fedray.teachers.teacher import Teacher
 
 
@@ -40,5 +40,7 @@ def load(
             assert client is not None, "an adapted teacher belongs to a client"
             base, examples = base or load(member.backbone, federated, seed, device), federated.shards[client]
             return adapted.adapt(member, base, federated.train.take(examples), examples, seed, client)
+        case TeacherSection():
+            return member.load(federated, seed, device)
         case _:
             raise TypeError(f"a {member.kind} teacher is read from a table, not loaded")

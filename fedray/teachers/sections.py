@@ -1,15 +1,27 @@
-"""The `teacher` sections of a spec. A new kind needs a section in `AnyMember` and a case in `teachers.loading.load`."""
+"""The `teacher` sections of a spec.
 
+To add a kind: a section in `NETWORKS`, or in `MEMBERS` if it is not one network, and a case in
+`teachers.loading.load`. A teacher outside the package is a subclass of `TeacherSection`.
+"""
+
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from fedray.models.proxies import Proxy
+from fedray.models.proxies import AnyProxy, Proxy
+from fedray.registry import Registry
 from fedray.section import Section
 from fedray.seeding import numpy_rng
 from fedray.types import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedray.data.federated import FederatedDataset
+    from fedray.teachers.teacher import Teacher
 
 SINGLE_PROMPT = ("a photo of a {}.",)
 CIFAR18_PROMPTS = tuple(
@@ -45,11 +57,21 @@ class ImageTeacher(ServingOptions):
     """Use faster layers for the teacher, as `training.fast_layers` does for the proxy."""
 
 
+class TeacherSection(ImageTeacher):
+    """A network from outside the package; a subclass defines its fields and `load`."""
+
+    kind: str = ""
+
+    @abstractmethod
+    def load(self, data: "FederatedDataset", seed: int, device: "torch.device") -> "Teacher":
+        """Return the frozen teacher on a device. Its outputs depend on the arguments and on the section alone."""
+
+
 class Supervised(ImageTeacher):
     """A stand-in for a foundation model: a network that is fitted once, on the public split."""
 
     kind: Literal["supervised"] = "supervised"
-    model: Proxy = Proxy()
+    model: AnyProxy = Proxy()
     """The network to fit, as in the `proxy` section."""
     epochs: int = Field(30, ge=1)
     """Epochs over the public split."""
@@ -119,14 +141,17 @@ def _check_options_are_default(teacher: "AnyMember") -> "AnyMember":
 
 MemberSection = AfterValidator(_check_options_are_default)
 
-AnyImageTeacher = Annotated[Supervised | ZeroShot | Classifier, Field(discriminator="kind")]
+Network: TypeAlias = Supervised | ZeroShot | Classifier | TeacherSection
+NETWORKS: Registry[Network] = Registry(
+    TeacherSection, "fedray.teachers", (Supervised, ZeroShot, Classifier), chooser="kind"
+)
 
 
 class Adapted(ServingOptions):
     """A network that is fitted further on each client's own examples before round 1, as in the Fed-LPFM paper."""
 
     kind: Literal["adapted"] = "adapted"
-    backbone: Annotated[AnyImageTeacher, MemberSection]
+    backbone: Annotated[Network, NETWORKS, MemberSection]
     """The teacher to start from."""
     method: Literal["linear_probe", "fine_tune"] = "linear_probe"
     """`linear_probe` fits a linear head on frozen features, `fine_tune` the head and the image encoder."""
@@ -163,7 +188,11 @@ class Precomputed(Section):
         return value
 
 
-AnyMember = Annotated[Supervised | ZeroShot | Classifier | Adapted | Precomputed, Field(discriminator="kind")]
+Member: TypeAlias = Network | Adapted | Precomputed
+MEMBERS: Registry[Member] = Registry(
+    TeacherSection, "fedray.teachers", (*NETWORKS.values(), Adapted, Precomputed), chooser="kind"
+)
+AnyMember = Annotated[Member, MEMBERS]
 
 
 TeacherAssignment: TypeAlias = Literal["all", "consistent", "random"] | tuple[int | tuple[int, ...], ...]
@@ -217,9 +246,12 @@ class Ensemble(ServingOptions):
         return tuple(sorted(_as_tuple(self.assignment[client])))
 
 
-AnyTeacher = Annotated[
-    Supervised | ZeroShot | Classifier | Adapted | Precomputed | Ensemble, Field(discriminator="kind")
-]
+TEACHERS: Registry[Member | Ensemble] = Registry(
+    TeacherSection, "fedray.teachers", (*MEMBERS.values(), Ensemble), chooser="kind"
+)
+"""The built-in teachers by kind, and those of other packages."""
+
+AnyTeacher = Annotated[Member | Ensemble, TEACHERS]
 
 
 def members(teacher: AnyTeacher | None) -> tuple[AnyMember, ...]:
@@ -234,7 +266,7 @@ def members_of(teacher: AnyTeacher | None, client: int, seed: int) -> tuple[int,
     return teacher.members_of(client, seed) if isinstance(teacher, Ensemble) else (0,)
 
 
-def network_of(member: AnyMember) -> Supervised | ZeroShot | Classifier | Precomputed:
+def network_of(member: AnyMember) -> Network | Precomputed:
     """Return the backbone of an adapted teacher; any other teacher itself."""
     return member.backbone if isinstance(member, Adapted) else member
 
