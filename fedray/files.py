@@ -2,10 +2,18 @@
 
 import hashlib
 import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 from fedray.errors import writing
+
+STALE_AFTER_S = 3600
+"""Age of a partial file from which it is taken as that of a process that has ended."""
 
 
 def strip_scheme(text: str) -> Path:
@@ -36,14 +44,58 @@ def replace_text(path: Path, text: str) -> None:
 
     Raises RunError if it cannot be written; the former file then stays and no partial one is left behind.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with writing(path):
-        try:
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+    with writing(path), replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+@contextmanager
+def replacing(path: Path, owner: str = "") -> Iterator[Path]:
+    """Yield the path of a partial file, which replaces `path` once the context has written it.
+
+    After an error the partial file is deleted. `owner` is part of its name: without one, only one process may write
+    the file at a time, and replaces the partial file of an earlier process.
+    """
+    partial = path.with_name(f"{path.name}{owner}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def this_process() -> str:
+    """Return `.HOST-PID`, the owner of a partial file that other processes may write at the same time."""
+    return f".{_host()}-{os.getpid()}"
+
+
+def remove_stale_partials(folder: Path) -> None:
+    """Delete the partial files below a folder whose processes have ended; on other hosts, those older than an hour.
+
+    A cache loses nothing if a living process loses its file.
+    """
+    with suppress(OSError):
+        for partial in folder.rglob("*.partial"):
+            with suppress(OSError):
+                if _is_stale(partial):
+                    partial.unlink()
+
+
+def _host() -> str:
+    return platform.node().replace(".", "_")
+
+
+def _is_stale(partial: Path) -> bool:
+    if time.time() - partial.stat().st_mtime > STALE_AFTER_S:
+        return True
+    host, _, process = partial.stem.rpartition(".")[2].rpartition("-")
+    if host not in ("", _host()) or not process.isdigit() or sys.platform == "win32":
+        return False
+    try:
+        os.getpgid(int(process))
+    except (ProcessLookupError, OverflowError):
+        return True
+    return False

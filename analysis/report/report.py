@@ -15,6 +15,7 @@ from analysis.report.table import ReportTable
 from analysis.report.tables import report_tables
 from analysis.text import MAX_ITEMS
 from fedray.errors import SpecError
+from fedray.files import replacing
 
 MAX_ROUNDS = 1_000_000
 REPORT_SUFFIXES = (".svg", ".png", ".csv", ".md", ".tex")
@@ -49,7 +50,8 @@ def write_report(
     folder = out or Path("reports") / "+".join(dict.fromkeys(_folder_name(study) for study in loaded.runs["study"]))
     try:
         report = _write_files(data, folder, target, shlex.join(command))
-        report.page.write_text(page.render(report), encoding="utf-8")
+        with replacing(report.page) as partial:
+            partial.write_text(page.render(report), encoding="utf-8")
     except OSError as error:
         raise SpecError(f"the report cannot be written to '{folder}' ({error.strerror or error}).") from error
     return report

@@ -19,6 +19,7 @@ def results(
     """Print each setting's metrics over its seeds. A cell is mean ± standard deviation, in percent."""
     from analysis.summary import over_seeds
     from fedray.cli.results_table import print_over_seeds
+    from fedray.files import replacing, this_process
     from fedray.results.loader import load_results
 
     files = write or []
@@ -28,6 +29,7 @@ def results(
     for file in files:
         table = over_seeds(load_results(folder))
         try:
-            table.to_csv(file, index=False) if file.suffix == ".csv" else table.to_parquet(file)
+            with replacing(file, this_process()) as partial:
+                table.to_csv(partial, index=False) if file.suffix == ".csv" else table.to_parquet(partial)
         except OSError as error:
-            raise SpecError(f"--write: '{file}' cannot be written ({error}).") from error
+            raise SpecError(f"--write: '{file}' cannot be written ({error.strerror or error}).") from error

@@ -18,15 +18,18 @@ SMALL_IMAGE_BYTES = 2**13
 """Mean size of an encoded image up to which several threads are no faster than one, because of the GIL."""
 
 
-def decode(blobs: Sequence[bytes], names: Sequence[str | None], field: str, size: int | None) -> Pixels:
+def decode(
+    blobs: Sequence[bytes], names: Sequence[str | None], field: str, size: int | None, notes: list[str]
+) -> Pixels:
     """Decode images (JPEG, PNG ...) to uint8 [N, 3, size, size], from the cache if possible.
 
+    A clause on damaged files of the cache is appended to `notes`.
     Raises SpecError, starting with `field` and naming the image, if one is damaged or not square and `size` is None.
     """
     import PIL
 
     settings = f"Pillow {PIL.__version__}, conversion {CONVERSION_VERSION}, size {size}"
-    return cached_images(blobs, settings, lambda: _decode_uncached(blobs, names, field, size))
+    return cached_images(blobs, settings, lambda: _decode_uncached(blobs, names, field, size), notes.append)
 
 
 def to_square(image: Pixels, size: int | None) -> Pixels:

@@ -27,17 +27,17 @@ def read_folder(argument: str, request: ReadRequest) -> Dataset:
         if not folders:
             raise SpecError(f"{request.field}: '{source}' is not a folder with one folder of images per class.")
         images_of = {name: images for name in folders if (images := _images(root, name, left_out))}
-    notes = left_out.notes(request.field, source)
+    notes = [*left_out.notes(request.field, source)]
     if not images_of:
         raise SpecError(f"{request.field}: '{source}' has no images{f' ({notes[0]})' if notes else ''}.")
     labels = np.repeat(np.arange(len(images_of)), [len(images) for images in images_of.values()])
     rows = request.choose(labels)
     files = [path for images in images_of.values() for path in images]
     paths = [files[row] for row in rows]
-    pixels = decode([_read_file(root, path, request.field) for path in paths], paths, request.field, request.size)
-    return Dataset(
-        root.name, pixels, labels[rows], rows, np.array(paths, dtype=np.str_), tuple(images_of), left_out=notes
-    )
+    blobs = [_read_file(root, path, request.field) for path in paths]
+    pixels = decode(blobs, paths, request.field, request.size, notes)
+    names = np.array(paths, dtype=np.str_)
+    return Dataset(root.name, pixels, labels[rows], rows, names, tuple(images_of), left_out=tuple(notes))
 
 
 def _class_folders(root: Path, left_out: LeftOut) -> list[str]:

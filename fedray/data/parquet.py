@@ -45,15 +45,16 @@ def read_parquet(argument: str, request: ReadRequest) -> Dataset:
     rows = request.choose(labels)
     blobs, paths = _read_images(files, rows, request.field)
     names = [path or f"row {row}" for path, row in zip(paths, rows, strict=True)]
+    notes = [*left_out.notes(request.field, f"parquet:{argument}")]
     return Dataset(
         Path(argument).name,
-        decode(blobs, names, request.field, request.size),
+        decode(blobs, names, request.field, request.size, notes),
         labels[rows],
         rows,
         None if None in paths else np.array(paths, dtype=np.str_),
         classes,
         named=named,
-        left_out=left_out.notes(request.field, f"parquet:{argument}"),
+        left_out=tuple(notes),
     )
 
 

@@ -1,7 +1,6 @@
 """Conversion between a torch module and the NumPy arrays that are sent, and checks of received arrays."""
 
 import math
-import os
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from fedray.errors import RunError, writing
+from fedray.files import replacing
 from fedray.types import Weights
 
 if TYPE_CHECKING:
@@ -111,15 +111,16 @@ class WeightsFile:
 
     def write(self, weights: Weights) -> None:
         """Write the weights with their checksum; the file is either complete or absent. Raises RunError."""
-        partial = self.path.with_suffix(".partial")
-        with writing(self.path):
-            try:
-                save_file(weights, partial, {CHECKSUM: checksum(weights)})
-            except SafetensorError as error:  # raised for a full disk
-                raise OSError(str(error)) from error
-            with partial.open("rb") as handle:
-                os.fsync(handle.fileno())
-            partial.replace(self.path)
+        with writing(self.path), replacing(self.path) as partial:
+            save_weights(partial, weights)
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Write arrays with their checksum into a file that `WeightsFile` reads. Raises OSError."""
+    try:
+        save_file(weights, path, {CHECKSUM: checksum(weights)})
+    except SafetensorError as error:  # raised for a full disk
+        raise OSError(str(error)) from error
 
 
 def checksum(weights: Weights) -> str:

@@ -18,8 +18,8 @@ from typing import ClassVar
 from filelock import FileLock
 
 from fedray.cache import cache_folder
-from fedray.errors import RunError, SpecError
-from fedray.files import replace_text
+from fedray.errors import RunError, SpecError, writing
+from fedray.files import remove_stale_partials, replace_text
 from fedray.results.remote import FileStats, Remote
 
 DONE_FILE = "DONE"
@@ -74,7 +74,8 @@ class Storage:
 
     def write(self, name: str, text: str) -> None:
         """Write a small file, complete or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         replace_text(self.folder / name, text)
 
     def erase(self, name: str) -> None:
@@ -110,6 +111,7 @@ class RemoteMirror(Storage):
     def pull(self, exclude: str = "") -> None:
         """Download changed files and delete those that the URI lacks. Raises SpecError if the URI cannot be reached."""
         with self.remote.errors_as(SpecError), self._lock():
+            remove_stale_partials(self.folder)
             local, remote = self._local_files(), self._remote_files()
             for name in local.keys() - remote.keys():
                 (self.folder / name).unlink()

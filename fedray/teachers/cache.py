@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from fedray.cache import cache_folder
 from fedray.errors import SpecError, nearest
+from fedray.files import remove_stale_partials, replacing, this_process
 from fedray.types import Indices, Row
 
 OutputArray: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -52,6 +53,7 @@ class TeacherCache:
         """Return all readable entries, most recently used first. Raises SpecError if the folder cannot be created."""
         if not self.folder.is_dir():
             _create_folder(self.folder)
+        remove_stale_partials(self.folder)
         files = self.folder.glob("*/entry.json")
         entries = [CacheEntry(file.parent, metadata) for file in files if (metadata := _read_metadata(file))]
         return sorted(entries, key=lambda entry: -entry.last_used)
@@ -183,9 +185,9 @@ class CacheEntry:
         with (self.folder / "rows.bin").open("wb") as file:
             file.truncate(record.itemsize * self.rows)  # a sparse file: it grows on disk as rows are written
         metadata = {**self.metadata, "width": width, "produced_by": produced_by}
-        partial = self.folder / "entry.partial"
-        partial.write_text(json.dumps(metadata, indent=2, ensure_ascii=False))
-        partial.replace(self.folder / "entry.json")
+        remove_stale_partials(self.folder)
+        with replacing(self.folder / "entry.json", this_process()) as partial:
+            partial.write_text(json.dumps(metadata, indent=2, ensure_ascii=False), encoding="utf-8")
         return record
 
 

@@ -24,7 +24,7 @@ def encoded(image: Image.Image, format_name: str = "PNG", **options: Any) -> byt
 
 def decoded(content: bytes) -> np.ndarray:
     """Returns the pixels [H, W, 3] of an image file."""
-    return decode([content], ["a.png"], "data.train", None)[0].transpose(1, 2, 0)
+    return decode([content], ["a.png"], "data.train", None, [])[0].transpose(1, 2, 0)
 
 
 def message_of(content: bytes) -> str:

@@ -3,8 +3,11 @@
 import json
 import multiprocessing
 import os
+import platform
 import re
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -352,3 +355,19 @@ def test_parallel_writers_leave_a_complete_entry(entry: CacheEntry) -> None:
     np.testing.assert_array_equal(outputs, OUTPUTS)
     assert entry.count_valid() == ROWS
     assert {path.name for path in entry.folder.iterdir()} == {"entry.json", "rows.bin"}
+
+
+def test_partial_files_of_ended_processes_are_removed() -> None:
+    """A killed process leaves its partial metadata; a living one keeps its own."""
+    host = platform.node().replace(".", "_")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    cache = TeacherCache()
+    entry = cache.entry({"teacher": "a"}, 4)
+    entry.write(np.arange(4), np.ones((4, 2), np.float32), {})
+    left, living = (entry.folder / f"entry.json.{host}-{process}.partial" for process in (ended.pid, os.getpid()))
+    left.touch()
+    living.touch()
+    assert [found.key for found in cache.entries()] == [entry.key]
+    assert not left.exists()
+    assert living.exists()

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+from fedray.errors import writing
 from fedray.files import replace_text
 from fedray.study.study import Trial
 
@@ -41,7 +42,7 @@ def _origin(trial: Trial) -> dict[str, object]:
 def _append_lineage(trial: Trial, origin: str) -> None:
     file = trial.folder.path / "lineage.csv"
     has_header = file.exists()
-    with file.open("a", newline="", encoding="utf-8") as handle:
+    with writing(file), file.open("a", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         if not has_header:
             writer.writerow(["after_round", "from", *trial.assignment])
