@@ -27,7 +27,7 @@ SPEC: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 1200, "test_limit": 60, "size": 32},
     "partition": {"kind": "iid"},
     "proxy": {"name": "cnn"},
-    "training": {"batch_size": 16, "lr": 0.05},
+    "training": {"batch_size": 16, "optimizer": {"lr": 0.05}},
     "evaluation": {"every": 1},
     "resources": {"cpus_per_client": 1},
 }

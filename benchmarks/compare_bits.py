@@ -25,7 +25,7 @@ BASE: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 300, "test_limit": 100, "public_fraction": 0.2},
     "partition": {"kind": "dirichlet", "alpha": 0.3, "clients": 6, "min_examples": 4},
     "proxy": {"name": "cnn", "norm": "batch"},
-    "training": {"rounds": 3, "batch_size": 16, "lr": 0.05, "participation": 0.5, "local_epochs": 2},
+    "training": {"rounds": 3, "batch_size": 16, "optimizer": {"lr": 0.05}, "participation": 0.5, "local_epochs": 2},
 }
 STAND_IN = {"kind": "supervised", "epochs": 2}
 CROPPED = {"data": {**BASE["data"], "augment": "crop_flip"}}
@@ -48,7 +48,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "resnet18 crop_flip": {
         "strategy": {"name": "fedavg"},
         "proxy": {"name": "resnet18", "stem": "cifar"},
-        "training": {"rounds": 1, "batch_size": 32, "lr": 0.05, "participation": 0.5},
+        "training": {"rounds": 1, "batch_size": 32, "optimizer": {"lr": 0.05}, "participation": 0.5},
         **CROPPED,
     },
 }
@@ -95,6 +95,9 @@ def digest(tree: Path, scratch: Path, backend: str, changes: Mapping[str, Any]) 
     spec = {**BASE, **changes, "resources": {"backend": backend}}
     if teacher := spec.get("teacher"):
         spec["teacher"] = teacher if _knows(tree, "cached") else _in_former_words(teacher)
+    if not _knows(tree, "optimizer"):  # a commit before that section
+        spec["training"] = {**spec["training"], **spec["training"]["optimizer"]}
+        del spec["training"]["optimizer"]
     folder = Path(tempfile.mkdtemp(dir=scratch))
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     _fedray(tree, folder, "run", "spec.yaml", "--results", "results", "--quiet")

@@ -115,7 +115,7 @@ def fedray_epoch(
     data = ClientData(images, labels, np.arange(len(images)), normalize, crop_flip=True)
     model = use_fast_layers(keep_head_float32(make_model(name, training.memory_format), CLASSES))
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training, graph=graph)
-    return lambda: local_update(trainer, data, first_epoch=0, seed=0, client=0)
+    return lambda: local_update(trainer, data, number=1, seed=0, client=0)
 
 
 def bare_epoch(name: str, images: torch.Tensor, labels: torch.Tensor) -> Epoch:

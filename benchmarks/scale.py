@@ -94,7 +94,7 @@ def spec(digits: Path, clients: int, options: argparse.Namespace) -> Experiment:
         {
             "data": {"train": f"parquet:{digits}", "test": f"parquet:{digits}", "test_limit": 100, "size": 4},
             "partition": {"kind": "iid", "clients": clients},
-            "training": {"rounds": options.rounds, "batch_size": 50, "lr": 0.001},
+            "training": {"rounds": options.rounds, "batch_size": 50, "optimizer": {"lr": 0.001}},
             "strategy": {"name": options.strategy},
             "resources": {"clients_per_actor": clients},
         }

@@ -26,7 +26,7 @@ from fedray.server.driver import Driver
 SPEC: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits"},
     "proxy": {"name": "cnn"},
-    "training": {"batch_size": 1, "lr": 0.01},
+    "training": {"batch_size": 1, "optimizer": {"lr": 0.01}},
     "evaluation": {"every": 1000},
     "checkpoint": {"every": 1000},
 }

@@ -29,7 +29,7 @@ from fedray.models.precision import autocast, memory_format
 from fedray.training import malloc
 from fedray.training.batches import ClientData, Normalization
 from fedray.training.local_update import Trainer, local_update
-from fedray.training.sections import Training
+from fedray.training.sections import SGD, Training
 from fedray.types import LossTerm
 
 CPU = torch.device("cpu")
@@ -121,9 +121,9 @@ def bare_epoch(model: Any, images: torch.Tensor, labels: torch.Tensor, training:
     model.train()
 
     def epoch() -> None:
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
-        )
+        sgd = training.optimizer
+        assert isinstance(sgd, SGD)
+        optimizer = torch.optim.SGD(model.parameters(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
         total = 0.0
         for batch in torch.randperm(len(images)).split(BATCH):
             pictures = images[batch].contiguous(memory_format=memory_format(training.memory_format))
@@ -143,7 +143,7 @@ def fedray_epoch(model: Any, images: torch.Tensor, labels: torch.Tensor, trainin
     use_fast_layers(keep_head_float32(model, CLASSES))
     data = ClientData(images, labels, np.arange(len(images)), Normalization(MEAN, STD))
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
-    return lambda: local_update(trainer, data, first_epoch=0, seed=0, client=0)
+    return lambda: local_update(trainer, data, number=1, seed=0, client=0)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {
     "partition": {"kind": "dirichlet", "alpha": 0.5, "clients": 4, "min_examples": 5},
     "proxy": {"name": "cnn", "norm": "batch"},
     "teacher": {"kind": "supervised", "epochs": 2},
-    "training": {"rounds": 3, "batch_size": 16, "lr": 0.05},
+    "training": {"rounds": 3, "batch_size": 16, "optimizer": {"lr": 0.05}},
     "evaluation": {"batch_size": 25},
     "resources": {"backend": "serial"},
 }

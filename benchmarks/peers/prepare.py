@@ -42,7 +42,7 @@ def arrays(experiment: Experiment, data: FederatedDataset) -> dict[str, Any]:
         "classes": len(data.train.classes),
         "batch_size": training.batch_size,
         "evaluation_batch": experiment.evaluation.batch_size,
-        "sgd": {name: getattr(training, name) for name in ("lr", "momentum", "weight_decay")},
+        "sgd": {name: getattr(training.optimizer, name) for name in ("lr", "momentum", "weight_decay")},
     }
     weights = get_weights(initial_model(experiment.proxy, data.train.shape, experiment.seed, "proxy"))
     return {

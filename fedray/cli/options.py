@@ -21,7 +21,9 @@ SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help=SPEC_HELP)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="SECTION.KEY=VALUE", help="Override a field, for example training.lr=0.05.", show_default=False
+        metavar="SECTION.KEY=VALUE",
+        help="Override a field, for example training.optimizer.lr=0.05.",
+        show_default=False,
     ),
 ]
 StudyResults = Annotated[

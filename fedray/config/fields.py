@@ -20,6 +20,14 @@ Model: TypeAlias = type[BaseModel]
 
 MISSING = object()
 """Stands for the value of a field that a section does not have."""
+MOVED_FIELDS = {
+    "training.lr": "training.optimizer.lr",
+    "training.momentum": "training.optimizer.momentum",
+    "training.weight_decay": "training.optimizer.weight_decay",
+    "training.decay_every": "training.schedule: {name: step, every: ROUNDS}",
+    "training.decay_factor": "training.schedule: {name: step, every: ROUNDS, gamma: ...}",
+}
+"""Fields of former versions, and their present names."""
 FILE_FIELDS = ("file", "pretrained", "init", "model")
 """Fields that may name a file or folder, as `PATH`, `file:PATH` or `local-dir:PATH`."""
 
@@ -53,8 +61,15 @@ def _import_class(path: Sequence[str], name: object) -> None:
             registry.resolve(str(name))
 
 
+def moved_field_hint(field: str) -> str:
+    """Return `; it is now training.optimizer.lr` for a field of former versions, else an empty text."""
+    return f"; it is now {MOVED_FIELDS[field]}" if field in MOVED_FIELDS else ""
+
+
 def unknown_field_hint(field: str) -> str | None:
     """Return `; did you mean 'lam'?` or a full stop if a dotted field does not exist, else None."""
+    if field in MOVED_FIELDS:
+        return f"{moved_field_hint(field)}."
     parts = field.split(".")
     for depth, part in enumerate(parts):
         annotations = _annotations_at(parts[:depth])

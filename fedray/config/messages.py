@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from fedray.config.experiment import Experiment
-from fedray.config.fields import Model, resolve
+from fedray.config.fields import Model, moved_field_hint, resolve
 from fedray.errors import nearest
 from fedray.section import CHOOSERS
 
@@ -86,6 +86,8 @@ def explain(error: ValidationError, root: Model = Experiment, prefix: Sequence[s
     first = _most_specific(problems)
     field, known, kind = ".".join(first.path), first.known_fields, first.error["type"]
     if kind in ("extra_forbidden", "invalid_key"):
+        if moved := moved_field_hint(field):
+            return f"unknown field '{field}'{moved}"
         owner = f"'{'.'.join(first.path[:-1])}'" if first.path[:-1] else "an experiment"
         return f"unknown field '{field}'{nearest(first.path[-1], known)} ({owner} has {', '.join(known)})"
     if kind == "missing":

@@ -47,7 +47,9 @@ class Search(Section):
     @classmethod
     def _belong_to_pbt(cls, value: Mapping[str, tuple[float, ...]] | None, info: ValidationInfo) -> object:
         if bool(value) != (info.data.get("scheduler") == "pbt"):
-            raise ValueError("must be set for pbt, such as {training.lr: [0.1, 0.01]}, and for no other scheduler")
+            raise ValueError(
+                "must be set for pbt, such as {training.optimizer.lr: [0.1, 0.01]}, and for no other scheduler"
+            )
         return value
 
     @property

@@ -31,7 +31,7 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
     """
     rounds, clients = read_rows(folder / "rounds.csv"), read_rows(folder / "clients.csv")
     used, passes = _sum(rounds, "teacher_outputs_used"), _sum(rounds, "teacher_forward_passes")
-    trained = _sum(clients, "examples") * experiment.training.local_epochs
+    trained = sum(experiment.training.trained_examples(int(row["examples"])) for row in clients if "examples" in row)
     proxy_peak = int(max((row.get("peak_bytes", 0) for row in clients), default=0))
     document = {
         "teacher": {
@@ -45,7 +45,7 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
             "entries": costs.produced_by,
         },
         "proxy": {
-            "examples_trained": int(trained),
+            "examples_trained": trained,
             **_flops(flops["proxy"], trained),
             "seconds": round(_sum(clients, "seconds") - _sum(clients, "teacher_seconds"), 3),
             "peak_bytes": proxy_peak,
@@ -56,8 +56,8 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
     replace_text(folder / "costs.json", json.dumps(document, indent=2))
 
 
-def _flops(per_example: int, examples: float) -> Row:
-    return {"flops_per_example": per_example, "flops": int(per_example * examples)}
+def _flops(per_example: int, examples: int) -> Row:
+    return {"flops_per_example": per_example, "flops": per_example * examples}
 
 
 def _sum(rows: list[Row], column: str) -> float:

@@ -170,7 +170,7 @@ class RunFolder:
 
 
 def _first_difference(before: Row, experiment: Experiment) -> str:
-    """Return `training.lr is 0.1 there and 0.01 here`; empty if both specs have the same result."""
+    """Return `training.optimizer.lr is 0.1 there and 0.01 here`; empty if both specs have the same result."""
     old, new = flatten(before), flatten(experiment.model_dump(mode="json"))
     for field in [*new, *(old.keys() - new.keys())]:
         if field.split(".")[0] not in EXECUTION_SECTIONS and old.get(field) != new.get(field):

@@ -48,9 +48,10 @@ class RoundQueries:
         """Return the rows that a round's targets are for: views of the cohort, or the images of all clients."""
         if not self.augmented:
             return {client: shard for client, shard in enumerate(self._shards) if len(shard)}
-        epochs = self._experiment.training.local_epochs
-        numbers = range((number - 1) * epochs, number * epochs)
-        return {client: self._view_rows(client, numbers) for client in cohort}
+        training = self._experiment.training
+        return {
+            client: self._view_rows(client, training.epochs(number, len(self._shards[client]))) for client in cohort
+        }
 
     def plain_rows(self, clients: Sequence[int]) -> ClientRows:
         """Return the rows of the clients' unaugmented images among the views."""
@@ -88,8 +89,10 @@ class RoundQueries:
         """Return how many outputs a round's steps read: the forward passes that it would take without a cache."""
         if not self.output_kinds:
             return 0
-        examples = (len(self._shards[client]) * len(self.members_of(client)) for client in cohort)
-        return sum(examples) * self._experiment.training.local_epochs
+        training = self._experiment.training
+        return sum(
+            training.trained_examples(len(self._shards[client])) * len(self.members_of(client)) for client in cohort
+        )
 
     def _needs_plain_rows(self, client: int) -> bool:
         """Whether an ensemble or a probe is fitted to outputs of the client's unaugmented images."""

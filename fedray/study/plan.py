@@ -122,6 +122,7 @@ def _step_kind(experiment: Experiment) -> Hashable:
         frozenset((model, term.loss) for model, terms in strategy.objectives().items() for term in terms),
         strategy.required_outputs,
         experiment.teacher if _is_online(experiment) else None,
+        (training.optimizer.name, training.clip_norm is None),
         (training.batch_size, training.memory_format, training.precision, training.fast_layers),
         experiment.resources,
     )
@@ -136,6 +137,7 @@ def _query_kind(experiment: Experiment) -> Hashable:
         experiment.teacher,
         experiment.seed,
         (training.rounds, training.local_epochs, training.participation),
+        (training.local_steps, training.batch_size) if training.local_steps else None,
         frozenset(experiment.strategy.required_outputs),
     )
 

@@ -71,7 +71,7 @@ class TeacherTiming:
 
 def measure(experiment: Experiment, data: FederatedDataset, make_backend: MakeBackend, actors: int) -> StepTiming:
     """Time a few batches of training on all actors at the same time. Raises the errors of the clients."""
-    training = experiment.training.model_copy(update={"local_epochs": 1})
+    training = experiment.training.model_copy(update={"local_epochs": 1, "local_steps": None})
     experiment = experiment.model_copy(update={"training": training})
     clients = sorted(range(len(data.shards)), key=lambda client: -len(data.shards[client]))[:actors]
     proxy = experiment.proxy.model_copy(update={"init": "random"})

@@ -13,7 +13,7 @@ from fedray.teachers.sections import Adapted
 from fedray.teachers.teacher import Teacher, frozen
 from fedray.training.batches import ClientData
 from fedray.training.local_update import Trainer, local_update
-from fedray.training.sections import Training
+from fedray.training.sections import SGD, Training
 from fedray.types import Indices, LossTerm
 
 
@@ -70,13 +70,11 @@ def _fit(spec: Adapted, model: nn.Module, data: ClientData, seed: int, client: i
     training = Training(
         local_epochs=spec.epochs,
         batch_size=spec.batch_size,
-        lr=spec.lr,
-        momentum=spec.momentum,
-        weight_decay=spec.weight_decay,
+        optimizer=SGD(lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay),
         memory_format="contiguous",
     )
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
-    local_update(trainer, data, first_epoch=0, seed=seed, client=client)
+    local_update(trainer, data, number=1, seed=seed, client=client)
 
 
 def _unchanged(images: Tensor) -> Tensor:

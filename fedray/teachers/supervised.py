@@ -13,7 +13,7 @@ from fedray.teachers.sections import Supervised
 from fedray.teachers.teacher import Teacher, frozen
 from fedray.training.batches import ClientData, Normalization
 from fedray.training.local_update import Trainer, local_update
-from fedray.training.sections import Training
+from fedray.training.sections import SGD, Training
 from fedray.types import LossTerm
 
 
@@ -25,9 +25,9 @@ def load(spec: Supervised, federated: FederatedDataset, seed: int, device: torch
     with torch_rng(device, seed, "teacher"):
         model = proxies.build(spec.model, federated.train.shape).to(device)
     public = federated.train.take(federated.public)
-    training = Training(local_epochs=spec.epochs, batch_size=spec.batch_size, lr=spec.lr)
+    training = Training(local_epochs=spec.epochs, batch_size=spec.batch_size, optimizer=SGD(lr=spec.lr))
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
     data = ClientData.of(public, federated.public, normalize, device)
-    local_update(trainer, data, first_epoch=0, seed=seed, client=-1)
+    local_update(trainer, data, number=1, seed=seed, client=-1)
     backbone, head = heads.split_head(frozen(model, fast_layers=spec.fast_layers), federated.train.shape.classes)
     return Teacher("the stand-in", normalize, backbone, head, device, spec.batch_size, spec.precision)

@@ -1,6 +1,7 @@
 """Local training: the only SGD loop in fedray, used for clients and for teachers that are fitted."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -11,32 +12,28 @@ from fedray.models.projection import Projected
 from fedray.seeding import torch_rng
 from fedray.training.batches import Batch, ClientData, batches
 from fedray.training.cuda_graph import CudaGraphStep
-from fedray.training.optimizers import SGDOptimizer
+from fedray.training.optimizers import make_optimizer
 from fedray.training.sections import Training
 from fedray.types import LossTerm, loss_column
 
 
-def local_update(trainer: "Trainer", data: ClientData, *, first_epoch: int, seed: int, client: int) -> dict[str, float]:
-    """Train the trainer's models in place for `training.local_epochs` epochs on one client's examples.
+def local_update(trainer: "Trainer", data: ClientData, *, number: int, seed: int, client: int) -> dict[str, float]:
+    """Train the trainer's models in place on one client's examples, for the epochs or steps of round `number`.
 
-    Momentum starts at zero. Return the mean of each loss term over all epochs' examples (`loss_kd`;
-    `loss_private_kd` for the private model), and `train_accuracy`: the proxy's accuracy on the batches of the last
-    epoch, before each step.
+    The optimizer's moments start at zero. Return the mean of each loss term over the examples of all steps
+    (`loss_kd`; `loss_private_kd` for the private model), and `train_accuracy`: the proxy's accuracy on the batches of
+    the last epoch, before each step.
     """
-    training = trainer.training
-    trainer.reset()
-    with torch_rng(data.device, seed, "dropout", client, first_epoch):
-        for epoch in range(first_epoch, first_epoch + training.local_epochs):
-            trainer.start_epoch(learning_rate(training, epoch))
-            for batch in batches(data, training, seed=seed, client=client, epoch=epoch):
+    training, epochs = trainer.training, trainer.training.epochs(number, len(data))
+    trainer.reset(training.learning_rate(number))
+    steps_left = training.steps(len(data))
+    with torch_rng(data.device, seed, "dropout", client, epochs.start):
+        for epoch in epochs:
+            trainer.start_epoch()
+            for batch in islice(batches(data, training, seed=seed, client=client, epoch=epoch), steps_left):
                 trainer.step(batch)
+            steps_left -= training.steps_per_epoch(len(data))
     return trainer.means(len(data))
-
-
-def learning_rate(training: Training, epoch: int) -> float:
-    """Return lr · decay_factor^(epoch // decay_every), `epoch` being counted over all rounds."""
-    steps = epoch // training.decay_every if training.decay_every else 0
-    return training.lr * training.decay_factor**steps
 
 
 class Trainer:
@@ -59,7 +56,7 @@ class Trainer:
         self._parameters = {name: list(model.parameters()) for name, model in models.items()}
         all_parameters = [p for parameters in self._parameters.values() for p in parameters]
         self._device = all_parameters[0].device
-        self._optimizer = SGDOptimizer(training, all_parameters)
+        self._optimizer = make_optimizer(training.optimizer, all_parameters)
         self._reference_params = {
             name: [torch.empty_like(p) for p in self._parameters[name]] if uses_reference(terms) else []
             for name, terms in objectives.items()
@@ -68,24 +65,24 @@ class Trainer:
         use_graph = graph and self._device.type == "cuda"
         self.step: Callable[[Batch], None] = CudaGraphStep(self._step, training.batch_size) if use_graph else self._step
 
-    def reset(self) -> None:
-        """Prepare for the next client, whose initial weights the models already hold."""
+    def reset(self, lr: float) -> None:
+        """Prepare for the next client, whose initial weights the models already hold, and its learning rate."""
         for model in self._models.values():
             model.train()
-        self._optimizer.reset()
+        self._optimizer.reset(lr)
         for name, references in self._reference_params.items():
             for reference, parameter in zip(references, self._parameters[name], strict=False):
                 reference.copy_(parameter.detach())
         self._meter.reset()
 
-    def start_epoch(self, lr: float) -> None:
-        """Set the learning rate of the next steps, and restart the count of correct predictions."""
-        self._optimizer.set_lr(lr)
+    def start_epoch(self) -> None:
+        """Restart the count of correct predictions."""
         self._meter.start_epoch()
 
     def means(self, examples: int) -> dict[str, float]:
-        """Return the metrics since `reset`, for epochs of this number of examples."""
-        return self._meter.means(examples, self.training.local_epochs)
+        """Return the metrics since `reset`, for a client with this number of examples."""
+        trained = self.training.trained_examples(examples)
+        return self._meter.means(trained, in_last_epoch=(trained - 1) % examples + 1)
 
     def _step(self, batch: Batch) -> None:
         with autocast(self._device, self.training.precision):
@@ -106,6 +103,9 @@ class Trainer:
             self._meter.add(inputs, values)
             losses.append(loss)
         torch.autograd.backward(losses)
+        if self.training.clip_norm is not None:
+            for parameters in self._parameters.values():
+                nn.utils.clip_grad_norm_(parameters, self.training.clip_norm)
         self._optimizer.step()
 
 
@@ -133,8 +133,8 @@ class LossMeter:
         if inputs.model == "proxy":
             self._correct.add_((inputs.model_logits.detach().argmax(1) == inputs.labels).sum())
 
-    def means(self, examples: int, epochs: int) -> dict[str, float]:
-        """Return the mean of each loss term over all epochs, and the accuracy in the last epoch."""
+    def means(self, examples: int, in_last_epoch: int) -> dict[str, float]:
+        """Return the mean of each loss term over all examples of the steps, and the accuracy in the last epoch."""
         *totals, correct = torch.stack([*self._sums.values(), self._correct]).tolist()
-        means = {name: total / (examples * epochs) for name, total in zip(self._sums, totals, strict=True)}
-        return means | {"train_accuracy": correct / examples}
+        means = {name: total / examples for name, total in zip(self._sums, totals, strict=True)}
+        return means | {"train_accuracy": correct / in_last_epoch}

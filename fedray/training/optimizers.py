@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from fedray.training.sections import Training
+from fedray.training.sections import SGD, Adam, AdamW, AnyOptimizer
 
 
 class LocalOptimizer(ABC):
@@ -19,17 +20,16 @@ class LocalOptimizer(ABC):
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = list(parameters)
+        self._parameters = parameters
         self._weights = [_flat(p.detach()) for p in parameters]
         self._lr = torch.zeros((), device=self._weights[0].device)
+        self._moments: list[Tensor] = []  # all tensors that a step changes, apart from the weights
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of the next steps."""
+    def reset(self, lr: float) -> None:
+        """Set the learning rate of the next steps, and the moments to zero."""
         self._lr.fill_(lr)
-
-    @abstractmethod
-    def reset(self) -> None:
-        """Set the moments to zero."""
+        for moment in self._moments:
+            moment.zero_()
 
     def step(self) -> None:
         """Take a step with every parameter that has a gradient, and drop the gradients."""
@@ -38,32 +38,62 @@ class LocalOptimizer(ABC):
         for parameter in self._parameters:
             parameter.grad = None
 
+    def _new_moments(self, shape: tuple[int, ...] | None = None) -> list[Tensor]:
+        """Return zeros for each parameter, of its size or of one shape, which `reset` sets to zero."""
+        moments = [w.new_zeros(w.shape if shape is None else shape) for w in self._weights]
+        self._moments += moments
+        return moments
+
     @abstractmethod
     def _descend(self, indices: Sequence[int], gradients: list[Tensor]) -> None:
         """Change the weights at these indices along their gradients."""
 
 
 class SGDOptimizer(LocalOptimizer):
-    """SGD with momentum: v = m v + (g + wd w), w -= lr v."""
+    """SGD, with momentum or without."""
 
-    def __init__(self, training: Training, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, spec: SGD, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__(parameters)
-        self._training = training
-        self._momenta = [torch.zeros_like(w) for w in self._weights] if training.momentum else []
-
-    def reset(self) -> None:
-        """Set the momentum to zero."""
-        for momentum in self._momenta:
-            momentum.zero_()
+        self._spec = spec
+        self._momenta = self._new_moments() if spec.momentum else []
 
     def _descend(self, indices: Sequence[int], gradients: list[Tensor]) -> None:
         sgd(
             [self._weights[i] for i in indices],
             gradients,
             [self._momenta[i] if self._momenta else None for i in indices],
-            fused=True, lr=self._lr, momentum=self._training.momentum, weight_decay=self._training.weight_decay,
-            dampening=0, nesterov=False, maximize=False,
+            fused=True, lr=self._lr, momentum=self._spec.momentum, weight_decay=self._spec.weight_decay,
+            dampening=0, nesterov=self._spec.nesterov, maximize=False,
         )  # fmt: skip
+
+
+class AdamOptimizer(LocalOptimizer):
+    """Adam, or AdamW with its decoupled weight decay."""
+
+    def __init__(self, spec: Adam | AdamW, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self._spec = spec
+        self._means, self._mean_squares = self._new_moments(), self._new_moments()
+        self._steps = self._new_moments(())
+
+    def _descend(self, indices: Sequence[int], gradients: list[Tensor]) -> None:
+        spec = self._spec
+        adam(
+            [self._weights[i] for i in indices],
+            gradients,
+            [self._means[i] for i in indices],
+            [self._mean_squares[i] for i in indices],
+            [],
+            [self._steps[i] for i in indices],
+            fused=True, lr=self._lr, beta1=spec.betas[0], beta2=spec.betas[1], eps=spec.eps,
+            weight_decay=spec.weight_decay, decoupled_weight_decay=isinstance(spec, AdamW),
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
+def make_optimizer(spec: AnyOptimizer, parameters: Sequence[nn.Parameter]) -> LocalOptimizer:
+    """Return the optimizer of a section for these parameters."""
+    return SGDOptimizer(spec, parameters) if isinstance(spec, SGD) else AdamOptimizer(spec, parameters)
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -105,9 +105,7 @@ class Worker:
             targets = task.targets.get() if task.targets else None  # LostError: the whole round is retried
             try:
                 client = self.prepare(task, weights, targets)
-                metrics = local_update(
-                    client.trainer, client.data, first_epoch=self._first_epoch(task), seed=seed, client=task.client
-                )
+                metrics = local_update(client.trainer, client.data, number=task.round, seed=seed, client=task.client)
                 trained = self._checked_weights(task, weights)
                 update = self._update(task, client, metrics, distance(trained, weights, self._parameter_names()))
             except Exception as error:  # any error of a client is reported with the client's id
@@ -177,7 +175,7 @@ class Worker:
 
     def _first_epoch(self, task: ClientTask) -> int:
         """The number of the round's first local epoch, counted over all rounds."""
-        return (task.round - 1) * self._experiment.training.local_epochs
+        return self._experiment.training.epochs(task.round, len(self._federated.shards[task.client])).start
 
     def _parameter_names(self) -> list[str]:
         return parameter_names(self._models.model("proxy"))

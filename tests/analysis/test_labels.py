@@ -57,13 +57,13 @@ def test_settings_contain_the_fields_that_vary(tmp_path: Path) -> None:
     assert settings(tmp_path / "c", *specs) == ["Fed-LPFM, kd", "Fed-LPFM, dkd"]
     specs = [{"proxy": {"name": "cnn"}}, {"proxy": {"name": "resnet18", "norm": "group"}}]
     assert settings(tmp_path / "d", *specs) == ["FedAvg, cnn", "FedAvg, resnet18, norm group"]
-    specs = [{"training": {"rounds": 3, "lr": lr}} for lr in (0.1, 0.05)]
+    specs = [{"training": {"rounds": 3, "optimizer": {"lr": lr}}} for lr in (0.1, 0.05)]
     assert settings(tmp_path / "e", *specs) == ["FedAvg, lr 0.1", "FedAvg, lr 0.05"]
 
 
 def test_settings_contain_fields_that_vary_within_an_algorithm(tmp_path: Path) -> None:
     """A learning rate that depends on the algorithm only is omitted."""
-    specs = [{"strategy": {"name": name}, "training": {"rounds": 3, "lr": lr}}
+    specs = [{"strategy": {"name": name}, "training": {"rounds": 3, "optimizer": {"lr": lr}}}
              for name, lr in (("fedavg", 0.1), ("fedprox", 0.01))]  # fmt: skip
     assert settings(tmp_path, *specs) == ["FedAvg, lr 0.1", "FedProx, lr 0.01"]
 
@@ -91,8 +91,8 @@ def test_settings_of_equal_private_models_are_equal(tmp_path: Path) -> None:
 
 
 def test_settings_distinguish_null_from_a_value(tmp_path: Path) -> None:
-    specs = [{"training": {"rounds": 3, "decay_every": every}} for every in (None, 2)]
-    assert settings(tmp_path, *specs) == ["FedAvg", "FedAvg, decay_every 2"]
+    specs = [{"training": {"rounds": 3, "clip_norm": norm}} for norm in (None, 2.0)]
+    assert settings(tmp_path, *specs) == ["FedAvg", "FedAvg, clip_norm 2"]
 
 
 def test_families_contain_the_teacher_if_there_are_several(tmp_path: Path) -> None:

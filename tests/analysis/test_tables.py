@@ -223,7 +223,7 @@ def test_baseline_has_one_setting_for_all_conditions(tmp_path: Path) -> None:
 
 def test_comparison_pairs_runs_of_the_same_training(tmp_path: Path) -> None:
     for lr, base, ours in ((0.1, 0.3, 0.5), (0.01, 0.6, 0.7)):
-        training = {"rounds": 1, "lr": lr}
+        training = {"rounds": 1, "optimizer": {"lr": lr}}
         write_run(tmp_path / "s" / f"a{lr}", accuracy=[base], training=training)
         write_run(tmp_path / "s" / f"b{lr}", accuracy=[ours], training=training, strategy=LPFM)
     table = rows(comparison(read(tmp_path / "s")[0]))

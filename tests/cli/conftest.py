@@ -43,7 +43,7 @@ def command_error(
 
 @pytest.fixture
 def run_error(command_error: Callable[..., str]) -> Callable[..., str]:
-    """`run_error("training.lr=-1")` returns the message of `fedray run spec.yaml training.lr=-1`."""
+    """`run_error("training.optimizer.lr=-1")` returns the message of `fedray run spec.yaml ...`."""
 
     def run(*arguments: str) -> str:
         chosen = arguments if "spec.yaml" in arguments or "--" in arguments else ("spec.yaml", *arguments)

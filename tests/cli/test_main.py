@@ -16,7 +16,7 @@ SPEC = """
 base:
   data: {train: digits, test: digits, train_limit: 200, test_limit: 60}
   partition: {kind: iid, clients: 3}
-  training: {rounds: 2, batch_size: 16, lr: 0.05}
+  training: {rounds: 2, batch_size: 16, optimizer: {lr: 0.05}}
   resources: {backend: BACKEND}
 space:
   strategy: {grid: [{name: fedavg}, {name: fedprox, mu: 0.1}]}
@@ -166,8 +166,8 @@ def test_ctrl_c_saves_rounds_and_prints_how_to_resume(tmp_path: Path) -> None:
 
 def test_failed_run_names_the_client_and_prints_how_to_resume(tmp_path: Path) -> None:
     write(tmp_path, "serial")
-    result = fedray("run", "study.yaml", "training.lr=1e9", cwd=tmp_path, check=False)
+    result = fedray("run", "study.yaml", "training.optimizer.lr=1e9", cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert "fedray: strategy=fedavg: client 0 failed in round 1 on node" in result.stderr
     assert "its update was rejected" in result.stderr
-    assert "resume with: fedray run study.yaml training.lr=1e9 --resume" in result.stderr
+    assert "resume with: fedray run study.yaml training.optimizer.lr=1e9 --resume" in result.stderr

@@ -28,7 +28,7 @@ SPEC: dict[str, Any] = {
     "partition": {"kind": "dirichlet", "alpha": 0.5, "clients": 6, "min_examples": 5},
     "proxy": {"name": "cnn", "norm": "batch"},
     "teacher": {"kind": "supervised", "epochs": 2},
-    "training": {"rounds": 12, "batch_size": 16, "lr": 0.05},
+    "training": {"rounds": 12, "batch_size": 16, "optimizer": {"lr": 0.05}},
     "resources": {"cpus_per_client": 1},
 }
 NODES = {"host1", "host2", "host3"}

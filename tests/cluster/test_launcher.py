@@ -30,7 +30,7 @@ SPEC = """
 data: {train: digits, test: digits, train_limit: 400, test_limit: 60}
 partition: {kind: iid, clients: 6}
 proxy: {name: cnn}
-training: {rounds: 4, batch_size: 16, lr: 0.05}
+training: {rounds: 4, batch_size: 16, optimizer: {lr: 0.05}}
 """
 SSHD = """
 HostKey /root/host_key

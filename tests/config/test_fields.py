@@ -13,14 +13,15 @@ from fedray.errors import SpecError
     ("text", "expected"),
     [
         ("space: {strategy.nmae: {grid: [fedavg]}}", "unknown field 'strategy.nmae'; did you mean 'name'?"),
-        ("space: {trainig.lr: {grid: [1]}}", "unknown field 'trainig.lr'; did you mean 'training'?"),
+        ("space: {trainig.rounds: {grid: [1]}}", "unknown field 'trainig.rounds'; did you mean 'training'?"),
         (
             "space: {strategy.mu: {grid: [1], when: {strategy.nam: fedprox}}}",
             "'when' of the axis strategy.mu has an unknown field 'strategy.nam'; did you mean 'name'?",
         ),
         (
-            "space: {training.lr: {grid: [1, 2]}}\nsearch: {scheduler: pbt, mutations: {training.lr: [1, -5]}}",
-            "search.mutations: training.lr is -5.0, but must be above 0.",
+            "space: {training.optimizer.lr: {grid: [1, 2]}}\n"
+            "search: {scheduler: pbt, mutations: {training.optimizer.lr: [1, -5]}}",
+            "search.mutations: training.optimizer.lr is -5.0, but must be above 0.",
         ),
         (
             "space: {seed: {grid: [1, 2]}}\nsearch: {scheduler: pbt, mutations: {seed: [1, 2]}}",

@@ -31,8 +31,10 @@ class LaterExperiment(Experiment):
 
 def test_only_fields_that_differ_from_their_defaults_are_set() -> None:
     assert set_fields_of(parse()) == {}
-    assert set_fields_of(parse(training={"lr": 0.01, "batch_size": 64})) == {}
-    assert set_fields_of(parse(training={"lr": 0.5})) == {"training": {"lr": 0.5}}
+    assert set_fields_of(parse(training={"optimizer": {"lr": 0.01}, "batch_size": 64})) == {}
+    assert set_fields_of(parse(training={"optimizer": {"lr": 0.5}})) == {
+        "training": {"optimizer": {"name": "sgd", "lr": 0.5}}
+    }
 
 
 def test_class_of_a_section_is_always_set() -> None:
@@ -46,8 +48,8 @@ def test_experiments_with_other_results_have_other_keys() -> None:
     changes: list[dict[str, Any]] = [
         {},
         {"seed": 1},
-        {"training": {"lr": 0.5}},
-        {"training": {"momentum": 0.5}},
+        {"training": {"optimizer": {"lr": 0.5}}},
+        {"training": {"optimizer": {"momentum": 0.5}}},
         {"strategy": {"name": "fedprox"}},
         {"strategy": {"name": "fml"}},
         {"strategy": {"name": "fedprox", "mu": 0.5}},
@@ -64,7 +66,7 @@ def test_execution_does_not_change_the_key() -> None:
 
 
 def test_new_section_with_its_defaults_does_not_change_keys() -> None:
-    sections = {"training": {"lr": 0.5}, "strategy": {"name": "fedprox"}}
+    sections = {"training": {"optimizer": {"lr": 0.5}}, "strategy": {"name": "fedprox"}}
     assert trial_key(LaterExperiment.model_validate(sections)) == trial_key(parse(**sections))
     windy = LaterExperiment.model_validate({**sections, "weather": {"wind": 2}})
     assert trial_key(windy) != trial_key(parse(**sections))

@@ -22,7 +22,7 @@ CLIP = {"kind": "zero_shot", "pretrained": "openai"}
 @pytest.mark.parametrize(
     ("axis", "values", "expected"),
     [
-        ("training.lr", [0.1 + 0.2, 1e-5, 1.0], ["lr=0.3", "lr=1e-05", "lr=1.0"]),
+        ("training.optimizer.lr", [0.1 + 0.2, 1e-5, 1.0], ["lr=0.3", "lr=1e-05", "lr=1.0"]),
         ("seed", [1, 2], ["seed=1", "seed=2"]),
         ("strategy.name", ["fedavg", "fml"], ["strategy=fedavg", "strategy=fml"]),
         ("teacher", [None, {"kind": "supervised"}], ["teacher=None", "teacher=supervised"]),
@@ -65,7 +65,9 @@ def test_runs_with_long_equal_labels_have_distinct_names(tmp_path: Path) -> None
 def test_name_of_a_run_has_its_label_and_its_trial_key(tmp_path: Path) -> None:
     strategies = "[{name: fedavg}, {name: fedprox, mu: 0.1}]"
     runs = load(
-        write_spec(tmp_path, f"base: {{}}\nspace: {{strategy: {{grid: {strategies}}}, training.lr: {{grid: [0.1]}}}}")
+        write_spec(
+            tmp_path, f"base: {{}}\nspace: {{strategy: {{grid: {strategies}}}, training.optimizer.lr: {{grid: [0.1]}}}}"
+        )
     )
     assert [run.name for run in runs] == [
         f"study/strategy=fedavg,lr=0.1-{trial_key(runs[0].experiment)}",

@@ -13,6 +13,7 @@ from fedray.config.loader import Space, load, parse_experiment, read
 from fedray.config.search import Search
 from fedray.config.yaml_files import flatten, to_yaml
 from fedray.errors import SpecError
+from fedray.training.schedules import StepSchedule
 
 TUNE_SPACES = Path(__file__).parents[2] / "tune_spaces"
 
@@ -20,7 +21,7 @@ TUNE_SPACES = Path(__file__).parents[2] / "tune_spaces"
 def test_readme_example_is_an_experiment(tmp_path: Path) -> None:
     (run,) = load(write_spec(tmp_path, README_EXAMPLE))
     assert run.name == "study"
-    assert run.experiment.training.decay_every == 200
+    assert run.experiment.training.schedule == StepSchedule(every=200)
     assert run.experiment.teacher is not None
     assert run.experiment.strategy.needs_teacher
 
@@ -55,11 +56,13 @@ space:
 
 
 def test_random_values_derive_from_the_seed_of_the_base(tmp_path: Path) -> None:
-    text = "base: {seed: 5}\nspace: {training.lr: {loguniform: [0.001, 0.1]}}\nsearch: {samples: 3}"
-    drawn = [run.experiment.training.lr for run in load(write_spec(tmp_path, text))]
+    text = "base: {seed: 5}\nspace: {training.optimizer.lr: {loguniform: [0.001, 0.1]}}\nsearch: {samples: 3}"
+    drawn = [run.experiment.training.optimizer.lr for run in load(write_spec(tmp_path, text))]
     assert len(set(drawn)) == 3
     assert all(0.001 <= lr <= 0.1 for lr in drawn)
-    assert [run.experiment.training.lr for run in load(write_spec(tmp_path, text.replace("3", "2")))] == drawn[:2]
+    assert [
+        run.experiment.training.optimizer.lr for run in load(write_spec(tmp_path, text.replace("3", "2")))
+    ] == drawn[:2]
 
 
 @pytest.mark.parametrize("samples", ["0", "two", "1.5"])
@@ -93,12 +96,16 @@ OTHER_VALUES: dict[str, Any] = {
     "strategy.weighting": "uniform",
     "training.rounds": 11,
     "training.local_epochs": 2,
+    "training.local_steps": 7,
     "training.batch_size": 63,
-    "training.lr": 0.02,
-    "training.momentum": 0.8,
-    "training.weight_decay": 0.0,
-    "training.decay_every": 5,
-    "training.decay_factor": 0.5,
+    "training.optimizer.name": "adam",
+    "training.optimizer.lr": 0.02,
+    "training.optimizer.momentum": 0.8,
+    "training.optimizer.nesterov": True,
+    "training.optimizer.weight_decay": 0.0,
+    "training.schedule.name": "cosine",
+    "training.schedule.warm_up": 3,
+    "training.clip_norm": 2.0,
     "training.participation": 0.5,
     "training.memory_format": "contiguous",
     "training.precision": "bfloat16",
@@ -120,7 +127,8 @@ def test_key_depends_on_every_field_that_decides_the_result(tmp_path: Path) -> N
 
     fields = flatten(Experiment().model_dump(mode="json"))
     assert set(OTHER_VALUES) == {field for field in fields if field.split(".")[0] not in EXECUTION_SECTIONS}
-    changed = [key_with(f"{field}={json.dumps(value)}") for field, value in OTHER_VALUES.items()]
+    also = {"training.local_steps": ["training.local_epochs=null"]}
+    changed = [key_with(f"{field}={json.dumps(value)}", *also.get(field, [])) for field, value in OTHER_VALUES.items()]
     assert len({key_with(), *changed}) == 1 + len(OTHER_VALUES)
     for field in ("resources.backend=serial", "resources.clients_per_actor=3", "resources.cpus_per_client=2",
                   "resources.gpus_per_client=0.1", "checkpoint.every=5"):  # fmt: skip
@@ -130,7 +138,7 @@ def test_key_depends_on_every_field_that_decides_the_result(tmp_path: Path) -> N
 def test_key_does_not_depend_on_the_notation_of_the_spec(tmp_path: Path) -> None:
     (plain,) = load(write_spec(tmp_path, "{}"))
     (whole,) = load(write_spec(tmp_path, to_yaml(plain.experiment)))
-    (other,) = load(write_spec(tmp_path, "training: {rounds: 10, lr: 1.0e-2}\nseed: 0"))
+    (other,) = load(write_spec(tmp_path, "training: {rounds: 10, optimizer: {lr: 1.0e-2}}\nseed: 0"))
     assert trial_key(plain.experiment) == trial_key(whole.experiment) == trial_key(other.experiment)
     assert len(trial_key(plain.experiment)) == 8
     assert set(trial_key(plain.experiment)) <= set("0123456789abcdef")
@@ -149,7 +157,7 @@ def test_plain_experiment_is_a_space_without_axes(tmp_path: Path) -> None:
 
 RANDOM_SEARCH = """
 base: {seed: 4}
-space: {training.lr: {grid: [0.1, 0.2]}, training.momentum: {uniform: [0.5, 0.9]}}
+space: {training.optimizer.lr: {grid: [0.1, 0.2]}, training.optimizer.momentum: {uniform: [0.5, 0.9]}}
 search: {metric: test_loss, algorithm: random, samples: 5}
 """
 
@@ -158,12 +166,15 @@ search: {metric: test_loss, algorithm: random, samples: 5}
     ("base", "seed"), [("{}", 0), ("{seed: 7}", 7), ("{seed: abc}", 0), ("{seed: [1]}", 0), ("{seed: null}", 0)]
 )
 def test_seed_of_a_space_is_the_seed_of_the_base(tmp_path: Path, base: str, seed: int) -> None:
-    assert read(write_spec(tmp_path, f"base: {base}\nspace: {{training.lr: {{uniform: [0.1, 1]}}}}")).seed == seed
+    assert (
+        read(write_spec(tmp_path, f"base: {base}\nspace: {{training.optimizer.lr: {{uniform: [0.1, 1]}}}}")).seed
+        == seed
+    )
 
 
 def test_invalid_seed_of_a_space_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"with lr=0\.1: seed is 'abc', but must be"):
-        load(write_spec(tmp_path, "base: {seed: abc}\nspace: {training.lr: {grid: [0.1]}}"))
+        load(write_spec(tmp_path, "base: {seed: abc}\nspace: {training.optimizer.lr: {grid: [0.1]}}"))
 
 
 def test_run_of_an_assignment_equals_the_run_of_the_space(tmp_path: Path) -> None:
@@ -173,8 +184,8 @@ def test_run_of_an_assignment_equals_the_run_of_the_space(tmp_path: Path) -> Non
 
 
 def test_message_starts_with_the_source_of_the_experiment() -> None:
-    with pytest.raises(SpecError, match=r"^here: training.lr is -1, but must be above 0\.$"):
-        parse_experiment({"training": {"lr": -1}}, "here")
+    with pytest.raises(SpecError, match=r"^here: training.optimizer.lr is -1, but must be above 0\.$"):
+        parse_experiment({"training": {"optimizer": {"lr": -1}}}, "here")
 
 
 def test_equal_experiments_run_once(tmp_path: Path) -> None:
@@ -193,19 +204,20 @@ def test_shipped_spaces_are_valid(name: str) -> None:
 
 
 def test_equal_floats_are_one_trial(tmp_path: Path) -> None:
-    text = "base: {}\nspace: {training.lr: {grid: [0.3, 0.30000000000000004, 3e-1, 0.1]}}"
+    text = "base: {}\nspace: {training.optimizer.lr: {grid: [0.3, 0.30000000000000004, 3e-1, 0.1]}}"
     assert [run.label for run in load(write_spec(tmp_path, text))] == ["lr=0.3", "lr=0.1"]
 
 
 def test_numbers_with_exponents_are_numbers_everywhere(tmp_path: Path) -> None:
-    text = "base: {training: {rounds: 1e1}}\nspace: {training.lr: {loguniform: [1e-4, 1e-1]}}\nsearch: {samples: 2e0}"
+    axes = "{training.optimizer.lr: {loguniform: [1e-4, 1e-1]}}"
+    text = f"base: {{training: {{rounds: 1e1}}}}\nspace: {axes}\nsearch: {{samples: 2e0}}"
     runs = load(write_spec(tmp_path, text))
     assert len(runs) == 2
     assert all(run.experiment.training.rounds == 10 for run in runs)
 
 
 def test_seed_of_a_space_may_be_a_whole_float(tmp_path: Path) -> None:
-    text = "base: {seed: 7e0}\nspace: {training.lr: {uniform: [0.1, 1]}}"
+    text = "base: {seed: 7e0}\nspace: {training.optimizer.lr: {uniform: [0.1, 1]}}"
     assert read(write_spec(tmp_path, text)).seed == 7
 
 
@@ -215,8 +227,8 @@ def test_seed_of_a_space_may_be_a_whole_float(tmp_path: Path) -> None:
         ("base: 0\nspace: {seed: {grid: [1]}}", "base must hold sections"),
         ("base: {}\nspace: []", "space must map fields to axes"),
         ("search: false\nseed: 1", "search is False, but must be a section"),
-        ("space: {training.lr: {uniform: [0.1, 1]}}\nsearch: {samples: 1e12}", "samples is 1000000000000, but must be"),
-        ("space: {training.lr: {uniform: [0.1, 1]}}\nsearch: {samples: true}", "samples is True, but must be"),
+        ("space: {seed: {grid: [1]}}\nsearch: {samples: 1e12}", "samples is 1000000000000, but must be"),
+        ("space: {seed: {grid: [1]}}\nsearch: {samples: true}", "samples is True, but must be"),
         (f"space: {{seed: {{grid: {list(range(1000))}}}, training.rounds: {{grid: {list(range(1, 1000))}}}}}",
          "has more than 100,000 combinations"),
     ],

@@ -12,9 +12,9 @@ from fedray.errors import SpecError
 def test_override_sets_a_dotted_field_to_a_yaml_value(tmp_path: Path) -> None:
     (run,) = load(
         write_spec(tmp_path, README_EXAMPLE),
-        ["strategy.lam=0.25", "seed=7", "training.lr=1e-3", "data.train_limit=null"],
+        ["strategy.lam=0.25", "seed=7", "training.optimizer.lr=1e-3", "data.train_limit=null"],
     )
-    assert (run.experiment.seed, run.experiment.training.lr) == (7, 0.001)
+    assert (run.experiment.seed, run.experiment.training.optimizer.lr) == (7, 0.001)
     assert run.experiment.strategy.model_dump()["lam"] == 0.25
 
 
@@ -62,7 +62,7 @@ def test_overrides_do_not_depend_on_their_order(tmp_path: Path) -> None:
         ("seed=" + "[" * 100_000, "it has more than 50 levels"),
         ("seed=!!int abc", "'abc' is not a valid int"),
         ("seed=" + "7" * 5_000, "more than 300 digits"),
-        ("training={lr: 1, lr: 2}", "the key 'lr' is given twice"),
+        ("training={optimizer: {lr: 1, lr: 2}}", "the key 'lr' is given twice"),
         ("seed=&a [*a]", "an alias stands inside its own anchor"),
     ],
     ids=lambda text: text[:12],

@@ -31,7 +31,7 @@ def test_schema_and_loader_agree(tmp_path: Path) -> None:
         {"seeed": 1},
         {"base": {"seeed": 1}, "space": {}},
         {"space": {"seed": [1]}},
-        {"training": {"lr": -1}},
+        {"training": {"optimizer": {"lr": -1}}},
         {"strategy": {"name": "fedsgd"}},
         {"teacher": {"kind": "ensemble", "teachers": [{"kind": "zero_shot"}]}},
         {"teacher": {"kind": "adapted", "backbone": {"kind": "precomputed", "file": "x"}}},

@@ -12,7 +12,7 @@ from fedray.errors import SpecError
 
 RANDOM_SEARCH = """
 base: {seed: 4}
-space: {training.lr: {grid: [0.1, 0.2]}, training.momentum: {uniform: [0.5, 0.9]}}
+space: {training.optimizer.lr: {grid: [0.1, 0.2]}, training.optimizer.momentum: {uniform: [0.5, 0.9]}}
 search: {metric: test_loss, algorithm: random, samples: 5}
 """
 
@@ -25,18 +25,18 @@ def test_search_section_and_its_overrides(tmp_path: Path) -> None:
         metric="test_loss", algorithm="random", samples=5, scheduler="asha", grace=2, log_to=()
     )
     assert [(axis.field, axis.kind) for axis in space.axes] == [
-        ("training.lr", "grid"),
-        ("training.momentum", "uniform"),
+        ("training.optimizer.lr", "grid"),
+        ("training.optimizer.momentum", "uniform"),
     ]
-    assert space.first() == {"training.lr": 0.1, "training.momentum": 0.5}
+    assert space.first() == {"training.optimizer.lr": 0.1, "training.optimizer.momentum": 0.5}
     runs = space.runs()
     assert len(runs) == 5  # points, not combinations
-    assert {run.experiment.training.lr for run in runs} <= {0.1, 0.2}
-    assert len({run.experiment.training.momentum for run in runs}) == 5
+    assert {run.experiment.training.optimizer.lr for run in runs} <= {0.1, 0.2}
+    assert len({run.experiment.training.optimizer.momentum for run in runs}) == 5
     assert {run.experiment.seed for run in runs} == {5}
     on_grid = read(write_spec(tmp_path, RANDOM_SEARCH), ["search.algorithm=grid"])
     assert len(on_grid.runs()) == 10
-    assert len(read(write_spec(tmp_path, RANDOM_SEARCH), ["training.lr=0.3"]).runs()) == 5
+    assert len(read(write_spec(tmp_path, RANDOM_SEARCH), ["training.optimizer.lr=0.3"]).runs()) == 5
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,14 @@ def test_direction_of_a_metric(search: dict[str, Any], direction: str) -> None:
         ("retries: -1", "search.retries is -1, but must be at least 0"),
         ("max_concurrent: 0", "search.max_concurrent is 0, but must be auto or at least 1"),
         ("scheduler: pbt", "search.mutations is null, but must be set for pbt, such as"),
-        ("mutations: {training.lr: [0.1, 0.01]}", "search.mutations is {'training.lr': [0.1, 0.01]}, but must be set"),
-        ("scheduler: pbt, mutations: {training.lr: [0.1]}", "search.mutations.training.lr is [0.1], but must have at"),
+        (
+            "mutations: {training.optimizer.lr: [0.1, 0.01]}",
+            "search.mutations is {'training.optimizer.lr': [0.1, 0.01]}, but must be set",
+        ),
+        (
+            "scheduler: pbt, mutations: {training.optimizer.lr: [0.1]}",
+            "search.mutations.training.optimizer.lr is [0.1], but must have at",
+        ),
         ("log_to: [tensorbord]", "search.log_to.0 is 'tensorbord', but must be one of tensorboard, mlflow, wandb; did"),
         ("log_to: wandb", "search.log_to is 'wandb', but must be a list"),
     ],

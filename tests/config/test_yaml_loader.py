@@ -47,7 +47,7 @@ def test_key_given_twice_is_refused(text: str) -> None:
 
 
 def test_section_given_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
-    path = write_spec(tmp_path, "training: {rounds: 2}\nseed: 1\ntraining: {lr: 0.1}\n")
+    path = write_spec(tmp_path, "training: {rounds: 2}\nseed: 1\ntraining: {batch_size: 8}\n")
     with pytest.raises(SpecError, match=r"study\.yaml cannot be used: the key 'training' is given twice .* 1 and 3\)"):
         load(path)
 

@@ -48,6 +48,6 @@ def test_tables_of_a_plain_experiment_are_read_on_this_node_only(tmp_path: Path)
 
 
 def test_optuna_requires_as_many_trials_as_it_proposes(tmp_path: Path) -> None:
-    text = "base: {}\nspace: {training.lr: {uniform: [0.01, 0.1]}}\nsearch: {algorithm: optuna, samples: 3}"
+    text = "base: {}\nspace: {training.optimizer.lr: {uniform: [0.01, 0.1]}}\nsearch: {algorithm: optuna, samples: 3}"
     (tmp_path / "search.yaml").write_text(text)
     assert requirements(tmp_path / "search.yaml").max_trials == 3

@@ -24,7 +24,7 @@ SPACE: dict[str, Any] = {
         "partition": {"kind": "iid", "clients": 2},
         "proxy": {"name": "cnn", "norm": "batch"},
         "teacher": {"kind": "supervised", "epochs": 2},
-        "training": {"rounds": 2, "batch_size": 16, "lr": 0.05},
+        "training": {"rounds": 2, "batch_size": 16, "optimizer": {"lr": 0.05}},
     },
     "space": {"strategy.name": {"grid": ["fedavg", "fedlpfm"]}},
 }

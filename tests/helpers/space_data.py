@@ -104,7 +104,8 @@ def shrunk(experiment: Experiment) -> Experiment:
         "size": None if data["train"] == "digits" else 16,
     }
     # A higher rate makes a MobileNetV2 diverge on this little data.
-    tree["training"] |= {"rounds": 2, "local_epochs": 1, "batch_size": 16, "lr": min(tree["training"]["lr"], 0.001)}
+    tree["training"] |= {"rounds": 2, "local_epochs": 1, "batch_size": 16}
+    tree["training"]["optimizer"] = {"name": "sgd", "lr": 0.001}
     tree["resources"] = {"backend": "serial"}
     if tree["proxy"]["stem"] == "cifar":
         tree["proxy"] = {"name": "cnn"}

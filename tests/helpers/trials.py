@@ -17,7 +17,7 @@ from fedray.study.study import Study, Trial
 BASE: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 100, "test_limit": 40},
     "partition": {"kind": "iid", "clients": 3},
-    "training": {"rounds": 3, "batch_size": 16, "lr": 0.05},
+    "training": {"rounds": 3, "batch_size": 16, "optimizer": {"lr": 0.05}},
     "resources": {"backend": "serial"},
 }
 """The experiment of a study, without its axes."""

@@ -18,7 +18,7 @@ SCRIPT = next(script for script in SCRIPTS if script.name == "fedray.sbatch")
 SPEC = """
 data: {train: digits, test: digits, train_limit: 200, test_limit: 60}
 partition: {kind: iid, clients: 3}
-training: {rounds: ROUNDS, batch_size: 16, lr: 0.05}
+training: {rounds: ROUNDS, batch_size: 16, optimizer: {lr: 0.05}}
 """
 
 on_slurm = pytest.mark.skipif(bool(missing_requirement()), reason=missing_requirement())

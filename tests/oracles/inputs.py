@@ -12,16 +12,16 @@ from fedray.seeding import numpy_rng, torch_rng
 
 SEED, ROUNDS, COHORT = 5, 2, 3
 LOCAL_EPOCHS, BATCH, MOMENTUM, WEIGHT_DECAY = 2, 16, 0.9, 0.01
-LEARNING_RATES = (0.05, 0.05, 0.05, 0.025)
-"""Learning rate of each local epoch, counted over all rounds: halved after three epochs."""
+LEARNING_RATES = (0.05, 0.025)
+"""Learning rate of each round: halved after the first."""
 SPEC = {
     "seed": SEED,
     "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 20},
     "partition": {"kind": "dirichlet", "alpha": 0.3, "clients": 5, "min_examples": 4},
     "training": {
         "rounds": ROUNDS, "participation": COHORT / 5, "local_epochs": LOCAL_EPOCHS, "batch_size": BATCH,
-        "lr": LEARNING_RATES[0], "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY,
-        "decay_every": 3, "decay_factor": 0.5,
+        "optimizer": {"lr": LEARNING_RATES[0], "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY},
+        "schedule": {"name": "step", "every": 1, "gamma": 0.5},
     },
     "resources": {"backend": "serial"},
 }  # fmt: skip
@@ -45,7 +45,7 @@ class Client:
             if len(parts) > 1 and len(parts[-1]) == 1:
                 parts[-2:] = [torch.cat(parts[-2:])]
             for part in parts:
-                yield LEARNING_RATES[epoch], part
+                yield LEARNING_RATES[number - 1], part
 
 
 def clients_of(data: FederatedDataset) -> list[Client]:

@@ -47,8 +47,8 @@ def test_unfinished_run_needs_resume(small: Make, tmp_path: Path) -> None:
 def test_resume_allows_other_resources_only(small: Make, tmp_path: Path) -> None:
     next(run(small(), tmp_path / "run"))
     RunFolder(tmp_path / "run").check(small(resources={"clients_per_actor": 2}, checkpoint={"every": 3}), resume=True)
-    with pytest.raises(SpecError, match=r"another spec \(training.lr is 0.05 there and 0.01 here\)"):
-        RunFolder(tmp_path / "run").check(small(training={"lr": 0.01}), resume=True)
+    with pytest.raises(SpecError, match=r"another spec \(training.optimizer.lr is 0.05 there and 0.01 here\)"):
+        RunFolder(tmp_path / "run").check(small(training={"optimizer": {"lr": 0.01}}), resume=True)
 
 
 def test_load_results_has_typed_columns_of_varied_fields(small: Make, tmp_path: Path) -> None:
@@ -182,5 +182,7 @@ def test_last_k_is_a_fifth_from_1_to_10() -> None:
 
 
 def test_equal_floats_of_a_spec_are_one_setting(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text("training: {lr: 0.30000000000000004, rounds: 1e1}\nresources: {backend: ray}\n")
-    assert read_spec(tmp_path) == {"training.lr": 0.3, "training.rounds": 10, "resources.backend": "ray"}
+    (tmp_path / "spec.yaml").write_text(
+        "training: {optimizer: {lr: 0.30000000000000004}, rounds: 1e1}\nresources: {backend: ray}\n"
+    )
+    assert read_spec(tmp_path) == {"training.optimizer.lr": 0.3, "training.rounds": 10, "resources.backend": "ray"}

@@ -34,7 +34,7 @@ from fedray.study.study import Outcome, Study, Trial
 BASE: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 100, "test_limit": 40},
     "partition": {"kind": "iid", "clients": 2},
-    "training": {"rounds": 3, "batch_size": 16, "lr": 0.05},
+    "training": {"rounds": 3, "batch_size": 16, "optimizer": {"lr": 0.05}},
     "resources": {"backend": "serial"},
 }
 SwitchMachine = Callable[[], None]

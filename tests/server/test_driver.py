@@ -96,9 +96,12 @@ def test_results_depend_on_the_seed(small: Make, tmp_path: Path) -> None:
 def test_a_single_client_is_plain_sgd(small: Make, tmp_path: Path) -> None:
     """The mean of one client is its weights, so two rounds of one epoch equal one round of two."""
     partition = {"kind": "iid", "clients": 1}
-    finish(small(partition=partition, training={"rounds": 1, "momentum": 0.0}), tmp_path / "one")
-    finish(small(partition=partition, training={"rounds": 2, "momentum": 0.0}), tmp_path / "two")
-    finish(small(partition=partition, training={"rounds": 1, "local_epochs": 2, "momentum": 0.0}), tmp_path / "epochs")
+    finish(small(partition=partition, training={"rounds": 1, "optimizer": {"momentum": 0.0}}), tmp_path / "one")
+    finish(small(partition=partition, training={"rounds": 2, "optimizer": {"momentum": 0.0}}), tmp_path / "two")
+    finish(
+        small(partition=partition, training={"rounds": 1, "local_epochs": 2, "optimizer": {"momentum": 0.0}}),
+        tmp_path / "epochs",
+    )
     assert weights_of(tmp_path / "two") == weights_of(tmp_path / "epochs")
     assert weights_of(tmp_path / "two") != weights_of(tmp_path / "one")
 
@@ -208,7 +211,7 @@ def sections_for(loss: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("loss", sorted(DISTILLATIONS))
 def test_fedlpfm_trains_with_every_distillation(small: Make, tmp_path: Path, loss: str) -> None:
-    finish(small(**sections_for(loss), training={"rounds": 3, "lr": 0.02}), tmp_path)
+    finish(small(**sections_for(loss), training={"rounds": 3, "optimizer": {"lr": 0.02}}), tmp_path)
     values = table(tmp_path, "clients.csv").groupby("round")[f"loss_{loss}"].mean()
     assert np.isfinite(values).all()
     assert values[3] < values[1]

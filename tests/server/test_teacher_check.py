@@ -98,7 +98,7 @@ def test_a_table_for_neither_data_set_is_refused(make: Make, tmp_path: Path) -> 
 
 def test_each_combination_of_teacher_and_data_is_measured_once(make: Make, small: Make) -> None:
     first = make(STAND_IN)
-    same = make(STAND_IN, strategy={"name": "fedlpfm", "lam": 0.9}, training={"lr": 0.5})
+    same = make(STAND_IN, strategy={"name": "fedlpfm", "lam": 0.9}, training={"optimizer": {"lr": 0.5}})
     other = make(OTHER)
     distinct = distinct_teachers([first, same, other, first, small(teacher=None)])
     assert [(spec.teacher, spec.data) for spec in distinct] == [(spec.teacher, spec.data) for spec in (first, other)]

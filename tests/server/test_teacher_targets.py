@@ -194,7 +194,7 @@ class TestComputedOnce:
     def test_trials_with_one_teacher_share_its_outputs(self, make: Make, tmp_path: Path) -> None:
         first = finish(make(), tmp_path / "first")
         finish(make(strategy={"lam": 0.1, "temperature": 5.0}), tmp_path / "lam")
-        finish(make(training={"lr": 0.01, "rounds": 3}), tmp_path / "lr")
+        finish(make(training={"optimizer": {"lr": 0.01}, "rounds": 3}), tmp_path / "lr")
         assert bits(finish(make(), tmp_path / "again")) == bits(first)
         assert [passes(tmp_path / name) for name in ("first", "lam", "lr", "again")] == [CLIENT_EXAMPLES, 0, 0, 0]
 

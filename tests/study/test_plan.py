@@ -28,7 +28,7 @@ base:
   partition: {kind: iid, clients: 4}
   teacher: {kind: supervised, epochs: 1}
   strategy: {name: fedlpfm}
-  training: {rounds: 2, batch_size: 10, lr: 0.05}
+  training: {rounds: 2, batch_size: 10, optimizer: {lr: 0.05}}
   resources: {backend: serial}
 space:
   strategy.lam: {grid: [0.25, 0.5, 1.0]}

@@ -20,10 +20,10 @@ from fedray.study.study import Outcome, Study, Trial, last_metrics
 BASE: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 100, "test_limit": 20},
     "partition": {"kind": "iid", "clients": 2},
-    "training": {"rounds": 3, "batch_size": 16, "lr": 0.05},
+    "training": {"rounds": 3, "batch_size": 16, "optimizer": {"lr": 0.05}},
     "resources": {"backend": "serial"},
 }
-LR = {"training.lr": {"grid": [0.05, 0.1]}}
+LR = {"training.optimizer.lr": {"grid": [0.05, 0.1]}}
 SEEDS = {"seed": {"grid": [0, 1, 2, 3, 4, 5]}}
 
 
@@ -122,9 +122,11 @@ def test_existing_trials_are_points_of_the_current_space(tmp_path: Path) -> None
     strategies = {"strategy.name": {"grid": ["fedavg", "fedprox"]}}
     assert labels({**LR, **strategies}) == ["lr=0.05, strategy=fedavg", "lr=0.1, strategy=fedavg"]  # those of seed 0
     assert labels(LR, seed=1) == ["lr=0.05", "lr=0.1"]
-    assert labels({"training.lr": {"grid": [0.1, 0.2]}}) == ["lr=0.1"]
-    assert labels({"training.lr": {"uniform": [0.01, 0.07]}, "seed": {"randint": [1, 9]}}) == ["lr=0.05, seed=1"]
-    zipped = labels({"training.lr": {"zip": [0.05, 0.1]}, "seed": {"zip": [1, 0]}})
+    assert labels({"training.optimizer.lr": {"grid": [0.1, 0.2]}}) == ["lr=0.1"]
+    assert labels({"training.optimizer.lr": {"uniform": [0.01, 0.07]}, "seed": {"randint": [1, 9]}}) == [
+        "lr=0.05, seed=1"
+    ]
+    zipped = labels({"training.optimizer.lr": {"zip": [0.05, 0.1]}, "seed": {"zip": [1, 0]}})
     assert zipped == [
         "lr=0.05, seed=1",
         "lr=0.1, seed=0",
@@ -144,12 +146,16 @@ def test_trials_that_the_space_no_longer_allows_are_ignored(tmp_path: Path) -> N
 
 
 def test_proposed_trials_are_found_on_disk(tmp_path: Path) -> None:
-    proposed = {"training.lr": {"uniform": [0.01, 0.1]}}
+    proposed = {"training.optimizer.lr": {"uniform": [0.01, 0.1]}}
     space = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3})
     assert space.trials() == space.existing_trials() == []
-    run(space.trial({"training.lr": 0.03}), rounds=1)
+    run(space.trial({"training.optimizer.lr": 0.03}), rounds=1)
     (trial,) = study(tmp_path, proposed, {"algorithm": "optuna", "samples": 3}).existing_trials()
-    assert (trial.assignment, trial.round, trial.experiment.training.lr) == ({"training.lr": 0.03}, 1, 0.03)
+    assert (trial.assignment, trial.round, trial.experiment.training.optimizer.lr) == (
+        {"training.optimizer.lr": 0.03},
+        1,
+        0.03,
+    )
 
 
 def test_history_ends_at_the_last_checkpoint(tmp_path: Path) -> None:
@@ -203,7 +209,7 @@ def test_table_has_a_row_per_trial(tmp_path: Path) -> None:
     rows = table(found)
     assert rows.index.tolist() == [trial.name for trial in (finished, started, failed, pending)]
     assert rows["strategy.name"].tolist() == ["fedavg", "fedavg", "fedprox", "fedprox"]
-    assert rows["training.lr"].tolist() == [0.05, 0.1, 0.05, 0.1]
+    assert rows["training.optimizer.lr"].tolist() == [0.05, 0.1, 0.05, 0.1]
     assert rows["strategy.mu"].isna().tolist() == [True, True, False, False]
     assert rows["state"].tolist() == ["finished", "started", "failed", "pending"]
     assert rows["round"].tolist() == [3, 2, 0, 0]
@@ -264,7 +270,10 @@ def test_second_sweep_of_a_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_study_json_shows_that_a_node_finds_the_folder(tmp_path: Path) -> None:
-    found = study(tmp_path, {"training.lr": {"grid": [0.05]}, "seed": {"zip": [1, 2], "when": {"training.lr": 0.05}}})
+    found = study(
+        tmp_path,
+        {"training.optimizer.lr": {"grid": [0.05]}, "seed": {"zip": [1, 2], "when": {"training.optimizer.lr": 0.05}}},
+    )
     with pytest.raises(SpecError) as caught:
         found.check_shared()
     assert str(caught.value) == (
@@ -277,8 +286,8 @@ def test_study_json_shows_that_a_node_finds_the_folder(tmp_path: Path) -> None:
     assert written["command"] == ["fedray", "sweep", "study.yaml"]
     assert written["base"] == BASE
     assert written["space"] == {
-        "training.lr": {"grid": [0.05], "when": {}},
-        "seed": {"zip": [1, 2], "when": {"training.lr": 0.05}},
+        "training.optimizer.lr": {"grid": [0.05], "when": {}},
+        "seed": {"zip": [1, 2], "when": {"training.optimizer.lr": 0.05}},
     }
     assert written["search"]["algorithm"] == "grid"
 

@@ -59,7 +59,7 @@ def query_for(kind: str) -> TeacherQuery:
     "other",
     [
         {"strategy": {"name": "fedlpfm", "lam": 0.9}},
-        {"training": {"lr": 0.3, "rounds": 7, "local_epochs": 2, "participation": 0.5}},
+        {"training": {"optimizer": {"lr": 0.3}, "rounds": 7, "local_epochs": 2, "participation": 0.5}},
         {"proxy": {"norm": "group"}},
         {"evaluation": {"every": 2}},
         {"resources": {"clients_per_actor": 2}},

@@ -14,8 +14,9 @@ from fedray.models.precision import memory_format
 from fedray.models.projection import Projected
 from fedray.seeding import numpy_rng
 from fedray.training.batches import ClientData
-from fedray.training.local_update import Trainer, learning_rate, local_update
-from fedray.training.sections import Training
+from fedray.training.local_update import Trainer, local_update
+from fedray.training.schedules import StepSchedule
+from fedray.training.sections import SGD, Training
 from fedray.types import LossTerm
 
 
@@ -25,22 +26,25 @@ def make_model(seed: int = 0) -> nn.Sequential:
 
 
 TRAINING = Training(
-    local_epochs=2, batch_size=5, lr=0.1, momentum=0.9, weight_decay=0.01, decay_every=4, decay_factor=0.5
+    local_epochs=2,
+    batch_size=5,
+    optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=0.01),
+    schedule=StepSchedule(every=1, gamma=0.5),
 )
 
 
-def train(models: Any, objectives: Any, data: ClientData, training: Training, first_epoch: int) -> dict[str, float]:
+def train(models: Any, objectives: Any, data: ClientData, training: Training, number: int) -> dict[str, float]:
     trainer = Trainer(models, objectives, training)
-    return local_update(trainer, data, first_epoch=first_epoch, seed=7, client=3)
+    return local_update(trainer, data, number=number, seed=7, client=3)
 
 
-def plain_sgd(model: nn.Module, data: ClientData, loss_of: Any, first_epoch: int) -> list[float]:
+def plain_sgd(model: nn.Module, data: ClientData, loss_of: Any, number: int) -> list[float]:
     """Momentum SGD: v = 0.9 v + (g + wd w), w -= lr v. Return the summed loss of each batch."""
     velocity = [torch.zeros_like(p) for p in model.parameters()]
     losses = []
-    for epoch in (first_epoch, first_epoch + 1):
+    lr = 0.1 * 0.5 ** (number - 1)
+    for epoch in (2 * number - 2, 2 * number - 1):
         order = numpy_rng(7, "order", 3, epoch).permutation(N)
-        lr = 0.1 * 0.5 ** (epoch // 4)
         for start in range(0, N, 5):
             batch = order[start : start + 5]
             x = (data.images[batch].float() / 255 - 0.5) / 0.25
@@ -56,8 +60,8 @@ def plain_sgd(model: nn.Module, data: ClientData, loss_of: Any, first_epoch: int
 
 def test_cross_entropy_agrees_with_plain_sgd() -> None:
     data, ours, plain = make_client_data(), make_model(), make_model()
-    metrics = train({"proxy": ours}, {"proxy": [LossTerm("cross_entropy")]}, data, TRAINING, first_epoch=3)
-    losses = plain_sgd(plain, data, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
+    metrics = train({"proxy": ours}, {"proxy": [LossTerm("cross_entropy")]}, data, TRAINING, number=2)
+    losses = plain_sgd(plain, data, lambda z, y, _: nn.functional.cross_entropy(z, y), number=2)
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
     assert metrics["loss_cross_entropy"] == pytest.approx(sum(losses) / (2 * N), rel=1e-5)
@@ -71,8 +75,8 @@ def test_distillation_agrees_with_plain_sgd() -> None:
         return 0.7 * -torch.log_softmax(z, 1)[range(len(y)), y].mean() + 0.3 * 4 * (p * (p / q).log()).sum(1).mean()
 
     terms = [LossTerm("cross_entropy", 0.7), LossTerm("kd", 0.3, {"temperature": 2.0})]
-    train({"proxy": ours}, {"proxy": terms}, data, TRAINING, first_epoch=0)
-    plain_sgd(plain, data, loss_of, first_epoch=0)
+    train({"proxy": ours}, {"proxy": terms}, data, TRAINING, number=1)
+    plain_sgd(plain, data, loss_of, number=1)
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -119,8 +123,8 @@ def test_feature_losses_agree_with_plain_sgd(name: str, distance: Any) -> None:
         return 0.6 * supervised + 0.4 * distance(projected, TEACHER_OUTPUTS["features"][batch])
 
     terms = [LossTerm("cross_entropy", 0.6), LossTerm(name, 0.4, {"temperature": 1.0})]
-    metrics = train({"proxy": ours}, {"proxy": terms}, data, TRAINING, first_epoch=3)
-    losses = plain_sgd(plain, data, loss_of, first_epoch=3)
+    metrics = train({"proxy": ours}, {"proxy": terms}, data, TRAINING, number=2)
+    losses = plain_sgd(plain, data, loss_of, number=2)
     assert torch.allclose(ours.projection.weight, plain.projection.weight, atol=1e-5)
     assert not torch.allclose(ours.projection.weight, start, atol=1e-2)
     for a, b in zip(ours.proxy.parameters(), plain.layers.parameters(), strict=True):
@@ -135,8 +139,8 @@ def test_mutual_learning_agrees_with_two_separate_backward_passes() -> None:
         "proxy": [LossTerm("cross_entropy", 0.4), LossTerm("mutual", 0.6)],
         "private": [LossTerm("cross_entropy", 0.5), LossTerm("mutual", 0.5)],
     }
-    training = Training(local_epochs=1, batch_size=5, lr=0.1, momentum=0.0, weight_decay=0.0)
-    train(pair, objectives, data, training, first_epoch=0)
+    training = Training(local_epochs=1, batch_size=5, optimizer=SGD(lr=0.1, momentum=0.0, weight_decay=0.0))
+    train(pair, objectives, data, training, number=1)
 
     meme, local = make_model(0), make_model(1)
     for batch in np.split(numpy_rng(7, "order", 3, 0).permutation(N), range(5, N, 5)):
@@ -162,27 +166,18 @@ def test_larger_mu_keeps_weights_nearer_to_the_start() -> None:
     for mu in (0.0, 1.0, 10.0):
         model = make_model()
         terms = [LossTerm("cross_entropy"), LossTerm("proximal", mu)]
-        training = Training(local_epochs=5, batch_size=5, lr=0.05)
-        train({"proxy": model}, {"proxy": terms}, make_client_data(), training, first_epoch=0)
+        training = Training(local_epochs=5, batch_size=5, optimizer=SGD(lr=0.05))
+        train({"proxy": model}, {"proxy": terms}, make_client_data(), training, number=1)
         distances.append(sum(((p - q) ** 2).sum().item() for p, q in zip(model.parameters(), start, strict=True)))
     assert distances[0] > distances[1] > distances[2]
 
 
 def test_train_accuracy_is_that_of_the_last_epoch() -> None:
     data, model = make_client_data(), make_model()
-    training = Training(local_epochs=3, batch_size=5, lr=1e-12, weight_decay=0)
-    metrics = train({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, data, training, first_epoch=0)
+    training = Training(local_epochs=3, batch_size=5, optimizer=SGD(lr=1e-12, weight_decay=0))
+    metrics = train({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, data, training, number=1)
     predictions = model((data.images.float() / 255 - 0.5) / 0.25).argmax(1)
     assert metrics["train_accuracy"] == pytest.approx((predictions == data.labels).float().mean().item())
-
-
-@pytest.mark.parametrize(
-    ("epoch", "expected"), [(0, 0.1), (199, 0.1), (200, 0.01), (399, 0.01), (400, 0.001), (599, 0.001)]
-)
-def test_learning_rate_decays_with_epochs_of_all_rounds(epoch: int, expected: float) -> None:
-    training = Training(lr=0.1, decay_every=200, decay_factor=0.1)
-    assert learning_rate(training, epoch) == pytest.approx(expected)
-    assert learning_rate(Training(lr=0.1), epoch) == 0.1
 
 
 def test_dropout_depends_on_seed_client_and_epoch_only() -> None:
@@ -190,7 +185,7 @@ def test_dropout_depends_on_seed_client_and_epoch_only() -> None:
         model = nn.Sequential(make_model(), nn.Dropout(0.5))
         torch.manual_seed(global_seed)
         trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, TRAINING)
-        local_update(trainer, make_client_data(), first_epoch=0, seed=7, client=client)
+        local_update(trainer, make_client_data(), number=1, seed=7, client=client)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     assert torch.equal(trained(1, client=3), trained(2, client=3))
@@ -206,12 +201,12 @@ def flat(model: nn.Module) -> torch.Tensor:
 
 def test_trainer_keeps_nothing_of_the_client_before() -> None:
     fresh, used, data = make_model(), make_model(), make_client_data()
-    expected = train({"proxy": fresh}, TERMS, data, TRAINING, first_epoch=0)
+    expected = train({"proxy": fresh}, TERMS, data, TRAINING, number=1)
     trainer = Trainer({"proxy": used}, TERMS, TRAINING)
-    local_update(trainer, data, first_epoch=6, seed=1, client=5)
+    local_update(trainer, data, number=4, seed=1, client=5)
     assert not torch.allclose(flat(used), flat(make_model()), atol=1e-2)
     used.load_state_dict(make_model().state_dict())
-    assert local_update(trainer, data, first_epoch=0, seed=7, client=3) == expected
+    assert local_update(trainer, data, number=1, seed=7, client=3) == expected
     assert torch.equal(flat(used), flat(fresh))
 
 
@@ -224,7 +219,7 @@ def test_bfloat16_rounds_factors_but_not_weights_and_losses() -> None:
     data, ours, plain = make_client_data(), make_model(), make_model()
     terms = {"proxy": [LossTerm("cross_entropy")]}
     bfloat16 = TRAINING.model_copy(update={"precision": "bfloat16"})
-    metrics = train({"proxy": ours}, terms, data, bfloat16, first_epoch=3)
+    metrics = train({"proxy": ours}, terms, data, bfloat16, number=2)
     assert all(p.dtype == torch.float32 for p in ours.parameters())
 
     class Rounded(nn.Module):
@@ -242,12 +237,12 @@ def test_bfloat16_rounds_factors_but_not_weights_and_losses() -> None:
                 x = x.relu() if index == 1 else x
             return x
 
-    losses = plain_sgd(Rounded(), data, lambda z, y, _: nn.functional.cross_entropy(z, y), first_epoch=3)
+    losses = plain_sgd(Rounded(), data, lambda z, y, _: nn.functional.cross_entropy(z, y), number=2)
     moved = (flat(plain) - flat(make_model())).norm()
     assert (flat(ours) - flat(plain)).norm() < 0.02 * moved
     assert metrics["loss_cross_entropy"] == pytest.approx(sum(losses) / (2 * N), rel=2e-3)
     exact = make_model()
-    train({"proxy": exact}, terms, data, TRAINING, first_epoch=3)
+    train({"proxy": exact}, terms, data, TRAINING, number=2)
     assert (flat(ours) - flat(exact)).norm() > (flat(ours) - flat(plain)).norm()
 
 
@@ -256,8 +251,8 @@ def test_memory_formats_agree(precision: str, tolerance: float) -> None:
     def train_with(layout: Any) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         model = SmallCNN(1, 6, CLASSES, nn.BatchNorm2d).to(memory_format=memory_format(layout))
-        start, change = flat(model), {"lr": 0.01, "precision": precision, "memory_format": layout}
-        train({"proxy": model}, TERMS, make_client_data(), TRAINING.model_copy(update=change), first_epoch=0)
+        start, change = flat(model), {"optimizer": SGD(lr=0.01), "precision": precision, "memory_format": layout}
+        train({"proxy": model}, TERMS, make_client_data(), TRAINING.model_copy(update=change), number=1)
         kernel: Any = model.features[4].weight
         assert kernel.is_contiguous(memory_format=memory_format(layout))
         return start, flat(model)
@@ -282,7 +277,7 @@ def test_cuda_graph_changes_no_bit(precision: str) -> None:
         for client in (1, 2):
             model.load_state_dict(start)
             data = make_client_data(RecordingTargets(), crop_flip=True, device=cuda)
-            results += [local_update(trainer, data, first_epoch=0, seed=7, client=client), flat(model)]
+            results += [local_update(trainer, data, number=1, seed=7, client=client), flat(model)]
         return results
 
     for eager, graphed in zip(trained(graph=False), trained(graph=True), strict=True):

@@ -46,8 +46,8 @@ def flat(update: Weights) -> np.ndarray:
 def test_both_values_train_to_the_same_weights(small: Make, name: str) -> None:
     """Up to rounding, which batch normalisation of few examples amplifies."""
     spec = {"proxy": {"name": name}, "data": {"train_limit": 60}}
-    fast, fast_classes = train(small(**spec, training={"lr": 1e-3}))
-    plain, classes = train(small(**spec, training={"lr": 1e-3, "fast_layers": False}))
+    fast, fast_classes = train(small(**spec, training={"optimizer": {"lr": 1e-3}}))
+    plain, classes = train(small(**spec, training={"optimizer": {"lr": 1e-3}, "fast_layers": False}))
     assert any(FAST in c.__module__ for c in fast_classes)
     assert not any(FAST in c.__module__ for c in classes)
     assert Float32Linear in classes & fast_classes

@@ -25,8 +25,8 @@ def space(folder: Path, rounds: int = 6, **search: Any) -> Space:
             "training": {"rounds": rounds, "batch_size": 16},
             "resources": {"backend": "serial"},
         },
-        "space": {"training.lr": {"grid": RATES}},
-        "search": {"scheduler": "pbt", "grace": 2, "mutations": {"training.lr": RATES}, **search},
+        "space": {"training.optimizer.lr": {"grid": RATES}},
+        "search": {"scheduler": "pbt", "grace": 2, "mutations": {"training.optimizer.lr": RATES}, **search},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(document))
     return read(folder / "study.yaml")
@@ -57,7 +57,7 @@ def test_member_copies_weights_and_rounds_of_another(tmp_path: Path) -> None:
     assert [row["round"] for row in table(receiver.folder.path / "rounds.csv")] == ["1", "2", "3", "4"]
     assert table(receiver.folder.path / "rounds.csv") == table(donor.folder.path / "rounds.csv")[:4]
     assert table(receiver.folder.path / "lineage.csv") == [
-        {"after_round": "4", "from": donor.name, "training.lr": "0.001"}
+        {"after_round": "4", "from": donor.name, "training.optimizer.lr": "0.001"}
     ]
 
 
@@ -74,16 +74,22 @@ def test_loading_its_own_state_adds_no_lineage(tmp_path: Path) -> None:
 def test_member_resumes_with_its_current_values(tmp_path: Path) -> None:
     study = Study(space(tmp_path), tmp_path / "results")
     first, second, *_ = study.trials()
-    config = {**study.tune_config(first), "training.lr": 0.05}
+    config = {**study.tune_config(first), "training.optimizer.lr": 0.05}
     member = study.trial_of_config(config, first.name)
-    assert (member.name, member.experiment.training.lr, member.folder.path) == (first.name, 0.05, first.folder.path)
+    assert (member.name, member.experiment.training.optimizer.lr, member.folder.path) == (
+        first.name,
+        0.05,
+        first.folder.path,
+    )
     member.start()
     resumed = Study(space(tmp_path), tmp_path / "results")
     assert resumed.tune_config(resumed.trials()[0]) == config
-    assert resumed.tune_config(second) == {"trial": second.name, "training.lr": 0.001}
+    assert resumed.tune_config(second) == {"trial": second.name, "training.optimizer.lr": 0.001}
 
 
-@pytest.mark.parametrize("mutations", [{"training.momentum": [0.1, 0.9]}, {"training.lr": RATES, "seed": [1, 2]}])
+@pytest.mark.parametrize(
+    "mutations", [{"training.optimizer.momentum": [0.1, 0.9]}, {"training.optimizer.lr": RATES, "seed": [1, 2]}]
+)
 def test_mutations_must_name_the_axes_of_the_space(tmp_path: Path, mutations: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=r"search\.mutations and the space must name the same fields"):
         space(tmp_path, mutations=mutations)
@@ -119,7 +125,7 @@ def _lineage(trial: Trial) -> list[dict[str, str]]:
 def _run_lineage(study: Study, change: dict[str, str], folder: Path) -> bytes:
     """Run the donor's rounds, then the receiver's, outside a study. Return the final weights."""
     donor = next(trial for trial in study.trials() if trial.name == change["from"])
-    receiver = study.trial({"training.lr": float(change["training.lr"])})
+    receiver = study.trial({"training.optimizer.lr": float(change["training.optimizer.lr"])})
     driver = Driver(donor.experiment, folder, SerialBackend).run()
     for _ in range(int(change["after_round"])):
         next(driver)

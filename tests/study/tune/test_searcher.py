@@ -17,10 +17,10 @@ from fedray.study.tune.searcher import FixedSearcher, OptunaSearcher
 BASE: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 60, "test_limit": 20},
     "partition": {"kind": "iid", "clients": 2},
-    "training": {"rounds": 2, "batch_size": 16, "lr": 0.05},
+    "training": {"rounds": 2, "batch_size": 16, "optimizer": {"lr": 0.05}},
     "resources": {"backend": "serial"},
 }
-SIX = {"seed": {"grid": [0, 1, 2]}, "training.lr": {"choice": [0.05, 0.1]}}
+SIX = {"seed": {"grid": [0, 1, 2]}, "training.optimizer.lr": {"choice": [0.05, 0.1]}}
 
 
 def make_study(tmp_path: Path, space: dict[str, Any], search: dict[str, Any] | None = None, **base: Any) -> Study:
@@ -84,8 +84,8 @@ class TestProposals:
             tmp_path,
             {
                 "strategy": {"grid": strategies},
-                "training.lr": {"loguniform": [0.001, 0.1]},
-                "training.momentum": {"uniform": [0, 0.9]},
+                "training.optimizer.lr": {"loguniform": [0.001, 0.1]},
+                "training.optimizer.momentum": {"uniform": [0, 0.9]},
                 "training.local_epochs": {"randint": [1, 3]},
                 "training.batch_size": {"choice": [8, 16]},
                 "data.train_limit": {"zip": [60, 60, 80]},
@@ -100,10 +100,12 @@ class TestProposals:
         assert len({trial.name for trial in trials}) == 40
         assert all(assignment["strategy"] in strategies for assignment in proposed)
         assert {spec.strategy.name for spec in specs} == {"fedavg", "fedprox"}
-        assert all(0.001 <= spec.training.lr <= 0.1 for spec in specs)
-        assert min(spec.training.lr for spec in specs) < 0.01 < max(spec.training.lr for spec in specs)
-        assert all(0 <= spec.training.momentum <= 0.9 for spec in specs)
-        assert len({spec.training.momentum for spec in specs}) == 40
+        assert all(0.001 <= spec.training.optimizer.lr <= 0.1 for spec in specs)
+        assert (
+            min(spec.training.optimizer.lr for spec in specs) < 0.01 < max(spec.training.optimizer.lr for spec in specs)
+        )
+        assert all(0 <= spec.training.optimizer.momentum <= 0.9 for spec in specs)
+        assert len({spec.training.optimizer.momentum for spec in specs}) == 40
         assert {assignment["training.local_epochs"] for assignment in proposed} == {1, 2, 3}
         assert {assignment["training.batch_size"] for assignment in proposed} == {8, 16}
         assert {(spec.data.train_limit, spec.data.test_limit) for spec in specs} == {(60, 20), (60, 30), (80, 20)}
@@ -117,7 +119,7 @@ class TestProposals:
         searcher = OptunaSearcher(make_study(tmp_path, SIX))
         assert searcher.count == 50
         proposed = suggestions(searcher, 8)
-        assert sorted((assignment["seed"], assignment["training.lr"]) for assignment in proposed[:6]) == [
+        assert sorted((assignment["seed"], assignment["training.optimizer.lr"]) for assignment in proposed[:6]) == [
             (seed, lr) for seed in (0, 1, 2) for lr in (0.05, 0.1)
         ]
         assert proposed[6:] == [Searcher.FINISHED, Searcher.FINISHED]
@@ -137,7 +139,7 @@ class TestProposals:
     def test_ended_trials_are_not_proposed(self, tmp_path: Path) -> None:
         study = make_study(tmp_path, SIX, {"scheduler": "asha"})
         finished, stopped, started = (
-            study.trial({"seed": seed, "training.lr": lr}) for seed, lr in ((2, 0.1), (1, 0.05), (0, 0.1))
+            study.trial({"seed": seed, "training.optimizer.lr": lr}) for seed, lr in ((2, 0.1), (1, 0.05), (0, 0.1))
         )
         run(finished, 2)
         run(stopped, 1)
@@ -145,36 +147,40 @@ class TestProposals:
         run(started, 1)
         proposed = suggestions(OptunaSearcher(make_study(tmp_path, SIX, {"scheduler": "asha"})), 5)
         assert proposed[0] == started.assignment  # started trials come first
-        assert sorted((assignment["seed"], assignment["training.lr"]) for assignment in proposed[:4]) == [
+        assert sorted((assignment["seed"], assignment["training.optimizer.lr"]) for assignment in proposed[:4]) == [
             (0, 0.05), (0, 0.1), (1, 0.1), (2, 0.05),
         ]  # fmt: skip
         assert proposed[4] == Searcher.FINISHED
 
     def test_rows_of_zipped_axes_are_told_apart(self, tmp_path: Path) -> None:
-        zipped = {"seed": {"zip": [0, 1, 1]}, "training.lr": {"zip": [0.05, 0.1, 0.05]}}
-        run(make_study(tmp_path, zipped).trial({"seed": 1, "training.lr": 0.05}), 1)
-        run(make_study(tmp_path, zipped).trial({"seed": 0, "training.lr": 0.05}), 2)
+        zipped = {"seed": {"zip": [0, 1, 1]}, "training.optimizer.lr": {"zip": [0.05, 0.1, 0.05]}}
+        run(make_study(tmp_path, zipped).trial({"seed": 1, "training.optimizer.lr": 0.05}), 1)
+        run(make_study(tmp_path, zipped).trial({"seed": 0, "training.optimizer.lr": 0.05}), 2)
         proposed = suggestions(OptunaSearcher(make_study(tmp_path, zipped)), 3)
-        assert proposed == [{"seed": 1, "training.lr": 0.05}, {"seed": 1, "training.lr": 0.1}, Searcher.FINISHED]
+        assert proposed == [
+            {"seed": 1, "training.optimizer.lr": 0.05},
+            {"seed": 1, "training.optimizer.lr": 0.1},
+            Searcher.FINISHED,
+        ]
 
     def test_changed_space_still_matches_trials_on_disk(self, tmp_path: Path) -> None:
         """The value 1 becomes 1.0, and an axis is added: the trial on disk still belongs to the study."""
-        first = make_study(tmp_path, {"training.lr": {"grid": [1, 2]}})
-        run(first.trial({"training.lr": 1}), 1)
-        lrs = {"training.lr": {"grid": [1.0, 2.0, 3.0]}}
+        first = make_study(tmp_path, {"training.optimizer.lr": {"grid": [1, 2]}})
+        run(first.trial({"training.optimizer.lr": 1}), 1)
+        lrs = {"training.optimizer.lr": {"grid": [1.0, 2.0, 3.0]}}
         extended = OptunaSearcher(make_study(tmp_path, {**lrs, "seed": {"grid": [5, 0]}}))
-        assert suggestions(extended, 1) == [{"training.lr": 1.0, "seed": 0}]
-        fewer = OptunaSearcher(make_study(tmp_path, {"training.lr": {"grid": [2.0, 3.0]}}))
-        assert sorted(assignment["training.lr"] for assignment in suggestions(fewer, 2)) == [2.0, 3.0]
+        assert suggestions(extended, 1) == [{"training.optimizer.lr": 1.0, "seed": 0}]
+        fewer = OptunaSearcher(make_study(tmp_path, {"training.optimizer.lr": {"grid": [2.0, 3.0]}}))
+        assert sorted(assignment["training.optimizer.lr"] for assignment in suggestions(fewer, 2)) == [2.0, 3.0]
 
     def test_optuna_gets_the_results_of_finished_trials(self, tmp_path: Path, optuna: Any) -> None:
-        lrs = {"training.lr": {"uniform": [0.01, 0.1]}, "strategy": {"grid": [{"name": "fedavg"}]}}
+        lrs = {"training.optimizer.lr": {"uniform": [0.01, 0.1]}, "strategy": {"grid": [{"name": "fedavg"}]}}
         study = make_study(tmp_path, lrs)
-        assignments = [{"training.lr": lr, "strategy": {"name": "fedavg"}} for lr in (0.02, 0.04, 0.08)]
-        accuracy = {assignment["training.lr"]: run(study.trial(assignment), 2) for assignment in assignments}
+        assignments = [{"training.optimizer.lr": lr, "strategy": {"name": "fedavg"}} for lr in (0.02, 0.04, 0.08)]
+        accuracy = {assignment["training.optimizer.lr"]: run(study.trial(assignment), 2) for assignment in assignments}
         searcher = OptunaSearcher(make_study(tmp_path, lrs, {"samples": 5}))
         optuna_trials = searcher._inner._ot_study.trials
-        assert {trial.params["training.lr"]: trial.value for trial in optuna_trials} == accuracy
+        assert {trial.params["training.optimizer.lr"]: trial.value for trial in optuna_trials} == accuracy
         assert {trial.state for trial in optuna_trials} == {optuna.trial.TrialState.COMPLETE}
         assert searcher.count == 2
         assert searcher._inner._ot_study.direction == optuna.study.StudyDirection.MAXIMIZE
@@ -183,7 +189,7 @@ class TestProposals:
         def current() -> Study:
             return make_study(tmp_path, SIX, {"scheduler": "asha", "metric": "test_loss"}, evaluation={"every": 2})
 
-        stopped = current().trial({"seed": 1, "training.lr": 0.1})
+        stopped = current().trial({"seed": 1, "training.optimizer.lr": 0.1})
         run(stopped, 1)
         stopped.record_outcome(Outcome("stopped", 1, "asha"))
         searcher = OptunaSearcher(current())
@@ -197,11 +203,11 @@ class TestProposals:
         """One trial is finished; the two started ones are finished whatever the number of samples."""
         study = make_study(tmp_path, SIX)
         for number, rounds in enumerate((2, 1, 1)):
-            run(study.trial({"seed": number, "training.lr": 0.1}), rounds)
+            run(study.trial({"seed": number, "training.optimizer.lr": 0.1}), rounds)
         assert OptunaSearcher(make_study(tmp_path, SIX, {"samples": samples})).count == pending
 
     def test_proposals_depend_on_the_seed_and_finished_trials_only(self, tmp_path: Path) -> None:
-        lrs = {"training.lr": {"uniform": [0.01, 0.1]}}
+        lrs = {"training.optimizer.lr": {"uniform": [0.01, 0.1]}}
         first = suggestions(OptunaSearcher(make_study(tmp_path, lrs)), 3)
         assert suggestions(OptunaSearcher(make_study(tmp_path, lrs)), 3) == first
         assert suggestions(OptunaSearcher(make_study(tmp_path, lrs, seed=1)), 3) != first

@@ -56,7 +56,7 @@ class TestOnRay:
     def test_complete_sweep(self, run_command: RunCommand, tmp_path: Path) -> None:
         """Two trials finish, one lacks its data, and the weights of one overflow. A second sweep runs no trial."""
         axes = {
-            "training.lr": {"zip": [0.05, 0.1, 0.05, 1e9]},
+            "training.optimizer.lr": {"zip": [0.05, 0.1, 0.05, 1e9]},
             "data.train": {"zip": ["digits", "digits", "parquet:nowhere.parquet", "digits"]},
         }
         write_space(tmp_path, axes)
@@ -96,7 +96,7 @@ class TestOnRay:
         assert events >= {first.name, second.name}
 
         before, described = modification_times(study.folder), (study.folder / "study.json").stat().st_mtime_ns
-        write_space(tmp_path, {"training.lr": {"grid": [0.1, 0.05]}})
+        write_space(tmp_path, {"training.optimizer.lr": {"grid": [0.1, 0.05]}})
         code, lines, error = run_command("sweep", "study.yaml")
         assert (code, error) == (0, "")
         assert lines[-1] == "2 trials: 2 finished; tables: results/study"
@@ -107,7 +107,7 @@ class TestOnRay:
     @pytest.mark.slow
     def test_asha_stops_worse_trials_and_they_stay_stopped(self, tmp_path: Path) -> None:
         """A learning rate of 1e-6 learns nothing, so ASHA stops it at the first comparison."""
-        lrs = {"training.lr": {"grid": [0.1, 1e-6]}}
+        lrs = {"training.optimizer.lr": {"grid": [0.1, 1e-6]}}
         asha = {"scheduler": "asha", "grace": 1, "reduction": 2, "metric": "test_loss"}
         good, bad = sweep(make_study(tmp_path, lrs, asha))
         assert (good.state, bad.state, bad.round) == ("finished", "stopped", 1)
@@ -123,7 +123,7 @@ class TestOnRay:
         assert modification_times(folder) == before
         assert (folder / "study.json").stat().st_mtime_ns == described
 
-        more = {"training.lr": {"grid": [0.1, 1e-6, 0.05, 1e-7]}}
+        more = {"training.optimizer.lr": {"grid": [0.1, 1e-6, 0.05, 1e-7]}}
         median = {"scheduler": "median", "grace": 2, "metric": "test_loss"}
         _, bad, new, worst = sweep(make_study(tmp_path, more, median))  # retries the second one, which ASHA stopped
         for trial in (bad, new):
@@ -150,14 +150,14 @@ class TestOnRay:
             },  # relative to Ray's folder
             "training": {"rounds": 2, "batch_size": 16},
         }
-        lrs = {"training.lr": {"loguniform": [0.01, 0.2]}}
+        lrs = {"training.optimizer.lr": {"loguniform": [0.01, 0.2]}}
         search = {"algorithm": "optuna", "samples": 4}
         first = sweep(make_study(tmp_path, lrs, search, **base))
         folder = first[0].folder.path.parent
         before = modification_times(folder)
         table = pd.read_csv(folder / "trials.csv").set_index("trial")
         assert [trial.state for trial in first] == ["finished"] * 4
-        assert len(table) == len({trial.experiment.training.lr for trial in first}) == 4
+        assert len(table) == len({trial.experiment.training.optimizer.lr for trial in first}) == 4
         repeated = sweep(make_study(tmp_path, lrs, search, **base))
         assert len(repeated) == 4
         assert modification_times(folder) == before
@@ -179,7 +179,7 @@ class TestOnRay:
             data={**BASE["data"], "public_fraction": 0.2},
             strategy={"name": "fedlpfm"},
             teacher={"kind": "supervised", "epochs": 2},
-            training={"rounds": 8, "batch_size": 8, "lr": 0.05, "local_epochs": 2},
+            training={"rounds": 8, "batch_size": 8, "optimizer": {"lr": 0.05}, "local_epochs": 2},
             resources={"backend": "ray", "clients_per_actor": 3},
         )
         killed: list[int] = []
@@ -238,7 +238,7 @@ class TestOnRay:
         ),
         ("search.scheduler=pbt", ": search.mutations is null, but must be set for pbt, such as"),
         ("search.max_concurrent=none", ": search.max_concurrent is 'none', but must be auto or"),
-        ("training.lr=-1", " with seed=0: training.lr is -1, but must be above 0."),
+        ("training.optimizer.lr=-1", " with seed=0: training.optimizer.lr is -1, but must be above 0."),
     ],
 )
 def test_invalid_study_gives_a_one_line_error(
@@ -299,9 +299,9 @@ def test_dry_run_lists_remaining_trials_and_writes_nothing(tmp_path: Path) -> No
 
 
 def test_dry_run_of_an_optuna_study_lists_existing_trials(run_command: RunCommand, tmp_path: Path) -> None:
-    axes = {"training.lr": {"uniform": [0.01, 0.1]}}
+    axes = {"training.optimizer.lr": {"uniform": [0.01, 0.1]}}
     search = {"algorithm": "optuna", "samples": 7}
-    run_rounds(make_study(tmp_path, axes, search).trial({"training.lr": 0.03125}), 1)
+    run_rounds(make_study(tmp_path, axes, search).trial({"training.optimizer.lr": 0.03125}), 1)
     code, lines, _ = run_command("sweep", "study.yaml", "--dry-run")
     assert code == 0
     assert lines[1].split() == ["lr=0.03125", "started", "1/3", "run"]
@@ -322,8 +322,8 @@ def start_sweep(folder: Path, *overrides: str) -> subprocess.Popen[str]:
 def test_sweep_resumes_after_interrupt_kill_and_sigterm(run_command: RunCommand, tmp_path: Path) -> None:
     """Three sweeps end by Ctrl-C, SIGKILL and SIGTERM; the fourth finishes the study on another Ray."""
     asha = {"scheduler": "asha", "grace": 30}  # too late to stop a trial
-    training = {"rounds": 30, "batch_size": 8, "lr": 0.05, "local_epochs": 2}
-    write_space(tmp_path, {"training.momentum": {"grid": [0.9, 0.0]}}, asha, training=training)
+    training = {"rounds": 30, "batch_size": 8, "optimizer": {"lr": 0.05}, "local_epochs": 2}
+    write_space(tmp_path, {"training.optimizer.momentum": {"grid": [0.9, 0.0]}}, asha, training=training)
     study = Study(read(tmp_path / "study.yaml"), Path("results"))  # relative: the fixture changed the folder
     first, second = study.trials()
 

@@ -111,7 +111,7 @@ def test_invalid_trial_is_rejected(open_trial: OpenTrial, tmp_path: Path) -> Non
 
 
 def test_failed_trial_records_its_traceback(open_trial: OpenTrial, tmp_path: Path) -> None:
-    study = make_study(tmp_path, {"training.lr": {"grid": [1e9]}})
+    study = make_study(tmp_path, {"training.optimizer.lr": {"grid": [1e9]}})
     study.describe(["fedray"])
     (trial,) = study.trials()
     with pytest.raises(RunError, match="client 0 failed in round 1"):
