@@ -29,7 +29,15 @@ class LossMonitor:
             return []
         self._is_reported = True
         subject, reason = found
-        return [Fault(FAULT, subject, "", "reported", f"{reason}; lower training.lr, or check the data and the loss.")]
+        return [
+            Fault(
+                FAULT,
+                subject,
+                "",
+                "reported",
+                f"{reason}; lower training.optimizer.lr, or check the data and the loss.",
+            )
+        ]
 
     def _not_finite(self, record: RoundRecord) -> tuple[str, str] | None:
         number = record.round["round"]

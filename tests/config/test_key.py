@@ -73,7 +73,7 @@ def test_new_section_with_its_defaults_does_not_change_keys() -> None:
 
 
 def defaults() -> dict[str, Any]:
-    """Every default of the spec, `Training.lr: 0.01`, read from its JSON schema."""
+    """Every default of the spec, `SGD.lr: 0.01`, read from its JSON schema."""
     schema = Experiment.model_json_schema()
     classes = {"Experiment": schema, **schema["$defs"]}
     return {

@@ -30,7 +30,7 @@ def test_loss_that_is_not_finite_is_reported_in_its_round_and_once(value: float)
     assert second == [
         Fault(
             "loss diverged", "test_loss", "", "reported",
-            f"test_loss of round 2 is {value}; lower training.lr, or check the data and the loss.",
+            f"test_loss of round 2 is {value}; lower training.optimizer.lr, or check the data and the loss.",
         )
     ]  # fmt: skip
 
