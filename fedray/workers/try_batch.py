@@ -42,7 +42,7 @@ def try_batch(
         models = ClientModels(once, federated.train.shape, data.device)
         try:
             trainer = models.load(request.client, request.weights.get(), None, targets)
-            local_update(trainer, data, first_epoch=0, seed=experiment.seed, client=request.client)
+            local_update(trainer, data, number=1, seed=experiment.seed, client=request.client)
         except SpecError as error:
             return str(error)
         except LostError:
