@@ -36,7 +36,7 @@ def try_batch(
 
     Neither the worker's models nor torch's global generators change. A lack of memory is no reason: it need not last.
     """
-    training = experiment.training.model_copy(update={"local_epochs": 1})
+    training = experiment.training.model_copy(update={"local_epochs": 1, "local_steps": None})
     once = experiment.model_copy(update={"training": training})
     with torch_rng(data.device, experiment.seed, "try batch"):
         models = ClientModels(once, federated.train.shape, data.device)
