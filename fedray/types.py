@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Weights: TypeAlias = dict[str, npt.NDArray[Any]]
+Weights: TypeAlias = dict[str, npt.NDArray[np.generic]]
 """A model's parameters and buffers by their `state_dict` names, C-contiguous."""
 
 TargetArrays: TypeAlias = dict[str, npt.NDArray[np.float32]]

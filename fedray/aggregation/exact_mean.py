@@ -1,14 +1,15 @@
 """A weighted mean of weights whose bits do not depend on the order of addition."""
 
 import math
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fedray.types import Weights
 
-Array: TypeAlias = npt.NDArray[Any]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 UNITS = 2.0**44
 """Each product weight · x is rounded to a multiple of 1 / UNITS. The rounding error is at most 2⁻⁴⁵ per client, before
@@ -76,9 +77,10 @@ class ExactSum:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self._bound = 0.0  # no value of the sum is larger
-        self._units: tuple[Array, ...] = (np.zeros(math.prod(shape), np.int64),)  # or (coarse, fine), float64
+        self._units: tuple[Integers] | tuple[Floats, Floats]  # units, or (coarse, fine)
+        self._units = (np.zeros(math.prod(shape), np.int64),)
 
-    def add(self, array: Array, weight: int) -> None:
+    def add(self, array: npt.NDArray[np.generic], weight: int) -> None:
         """Add `weight` times the array."""
         self._raise_bound(weight * max(-float(array.min()), float(array.max())) if array.size else 0.0)
         values, sums = array.reshape(-1), self._units
@@ -99,17 +101,19 @@ class ExactSum:
     def merge(self, other: "ExactSum") -> None:
         """Add another sum of the same shape."""
         self._raise_bound(other._bound)
-        other_units = other._units if len(self._units) == 1 else other._split()
-        for units, addend in zip(self._units, other_units, strict=True):
+        if len(self._units) == 1 and len(other._units) == 1:
+            np.add(self._units[0], other._units[0], out=self._units[0])
+            return
+        for units, addend in zip(self._split(), other._split(), strict=True):
             units += addend
 
-    def divide(self, total: int, dtype: np.dtype[Any]) -> Array:
+    def divide(self, total: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
         """Return the sum divided by `total`, in the given dtype."""
         quotient = self._units[0].astype(np.float64) if len(self._units) == 1 else self._join()
         quotient /= UNITS
         quotient /= total
         quotient += 0.0  # turns -0 into 0
-        rounded: Array = np.rint(quotient) if np.issubdtype(dtype, np.integer) else quotient
+        rounded = np.rint(quotient) if np.issubdtype(dtype, np.integer) else quotient
         return rounded.astype(dtype).reshape(self.shape)
 
     def _raise_bound(self, extent: float) -> None:
@@ -117,7 +121,7 @@ class ExactSum:
         if self._bound >= INT64_LIMIT:
             self._units = self._split()
 
-    def _split(self) -> tuple[Array, ...]:
+    def _split(self) -> tuple[Floats, Floats]:
         """Return the sum as (coarse, fine)."""
         if len(self._units) == 2:
             return self._units
@@ -125,7 +129,6 @@ class ExactSum:
         coarse = (units + 2**35) >> 36
         return coarse.astype(np.float64), (units - (coarse << 36)).astype(np.float64)
 
-    def _join(self) -> Array:
-        coarse, fine = self._units
-        units: Array = (coarse + fine / COARSE_UNITS) * COARSE_UNITS
-        return units
+    def _join(self) -> Floats:
+        coarse, fine = self._split()
+        return (coarse + fine / COARSE_UNITS) * COARSE_UNITS

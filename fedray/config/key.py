@@ -37,11 +37,11 @@ def set_fields_of(section: Section) -> Tree:
 
     Fields that choose a section's class (`name`, `kind`) are always included.
     """
-    document, fields = section.model_dump(mode="json"), type(section).model_fields
+    document, values = section.model_dump(mode="json"), dict(section)
     return {
-        name: _value(getattr(section, name), document[name])
-        for name, field in fields.items()
-        if name in CHOOSERS or getattr(section, name) != field.get_default(call_default_factory=True)
+        name: _value(values[name], document[name])
+        for name, field in type(section).model_fields.items()
+        if name in CHOOSERS or values[name] != field.get_default(call_default_factory=True)
     }
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,10 +11,12 @@ from fedray.data.dataset import Dataset
 from fedray.errors import SpecError
 from fedray.types import Indices
 
+Label = TypeVar("Label", int, str)
 
-def number_labels(values: Sequence[int] | Sequence[str]) -> tuple[Indices, tuple[str, ...]]:
+
+def number_labels(values: Sequence[Label]) -> tuple[Indices, tuple[str, ...]]:
     """Returns each value's class (int64 [N]) and the names of the classes: the distinct values in their order."""
-    distinct: list[int] | list[str] = sorted(set(values))  # type: ignore[type-var,assignment]
+    distinct = sorted(set(values))
     number = {value: position for position, value in enumerate(distinct)}
     return np.array([number[value] for value in values], dtype=np.int64), tuple(map(str, distinct))
 

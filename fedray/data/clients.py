@@ -27,7 +27,7 @@ def number_clients(column: npt.NDArray[np.generic], source: str) -> tuple[Indice
     whole, texts = _whole_numbers(values), [value for value in values if isinstance(value, str)]
     if whole is None and (len(texts) < len(values) or all(map(_is_decimal, texts))):
         raise SpecError(f"{source} must have whole numbers or text in its column client.")
-    return number_labels(whole if whole is not None else texts)
+    return number_labels(texts) if whole is None else number_labels(whole)
 
 
 def _whole_numbers(values: Sequence[object]) -> list[int] | None:

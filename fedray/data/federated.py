@@ -72,7 +72,8 @@ def read_datasets(spec: Data, seed: int) -> tuple[Dataset, Dataset]:
     Both have the classes of the training set. Raises SpecError if a source cannot be read, or if the test set has a
     class of its own.
     """
-    columns = [name for name in ("image_column", "label_column") if getattr(spec, name) is not None]
+    values = {"image_column": spec.image_column, "label_column": spec.label_column}
+    columns = [name for name, value in values.items() if value is not None]
     if columns and not any(source.startswith("parquet:") for source in (spec.train, spec.test)):
         raise SpecError(f"data.{columns[0]} is set, but neither data.train nor data.test is a parquet source.")
     train = _read(spec, "train", seed)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LabelColumn: TypeAlias = tuple[Path, "pq.ParquetFile", str]
 """The path of a file, the opened file and the name of its label column."""
 Classes: TypeAlias = tuple[str, ...]
+Label: TypeAlias = bool | int | float | str
 
 
 def read_labels(columns: Sequence[LabelColumn], field: str) -> tuple[Indices, Classes, bool]:
@@ -40,7 +41,7 @@ def read_labels(columns: Sequence[LabelColumn], field: str) -> tuple[Indices, Cl
     names = [_class_names(path, file, column, field) for path, file, column in columns]
     if any(names):
         return *_with_names(values, names, field), True
-    numbers = [int(value) for part in values for value in part]  # type: ignore[call-overload]
+    numbers = [int(value) for part in values for value in part]
     if min(numbers) < 0:
         raise SpecError(f"{field}: labels must not be negative; the smallest is {min(numbers)}.")
     if {*kinds} == {"boolean"}:
@@ -48,11 +49,11 @@ def read_labels(columns: Sequence[LabelColumn], field: str) -> tuple[Indices, Cl
     return *number_labels(numbers), False
 
 
-def _values(path: Path, file: "pq.ParquetFile", column: str, field: str) -> list[object]:
+def _values(path: Path, file: "pq.ParquetFile", column: str, field: str) -> list[Label]:
     """Returns the labels of one file, through a list: pyarrow's conversion to NumPy imports pandas."""
     kind = file.schema_arrow.field(column).type
     with reading(f"{field}: '{path}'", "cannot be read as parquet"):
-        values: list[object] = file.read(columns=[column]).column(0).to_pylist()
+        values: list[Label] = file.read(columns=[column]).column(0).to_pylist()
     missing = next((row for row, value in enumerate(values) if value is None or value != value), None)
     if missing is not None:
         raise SpecError(f"{field}: '{path}' has images without a label in its column {column}; the first is {missing}.")
@@ -82,7 +83,7 @@ def _kind(values: Sequence[object]) -> str:
     return "boolean" if isinstance(values[0], bool) else "number"
 
 
-def _with_names(values: Sequence[Sequence[object]], names: Sequence[Classes], field: str) -> tuple[Indices, Classes]:
+def _with_names(values: Sequence[Sequence[Label]], names: Sequence[Classes], field: str) -> tuple[Indices, Classes]:
     """Returns labels and classes of files of which some have class names; the others' labels are positions in these.
 
     Files with different names are matched by name, if no file has two classes of one name.
@@ -91,7 +92,7 @@ def _with_names(values: Sequence[Sequence[object]], names: Sequence[Classes], fi
     classes = list(first)
     labels = []
     for part, own in zip(values, names, strict=True):
-        numbers = [int(value) for value in part]  # type: ignore[call-overload]
+        numbers = [int(value) for value in part]
         if numbers:
             check_labels(numbers, own or first, field)
         if own and own != first:

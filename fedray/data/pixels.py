@@ -60,7 +60,9 @@ def _to_8_bits(image: "Image.Image") -> "Image.Image":
 
 def _bits(image: "Image.Image") -> int:
     """Returns the bits of a 16-bit mode: those that TIFF states, such as 12, or else 16."""
-    stated = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE_TAG, 16)
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    stated = image.tag_v2.get(BITS_PER_SAMPLE_TAG, 16) if isinstance(image, TiffImageFile) else 16
     bits = stated[0] if isinstance(stated, tuple) else stated
     return bits if isinstance(bits, int) and 8 < bits <= 16 else 16
 

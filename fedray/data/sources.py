@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -95,15 +95,15 @@ def _load_torchvision(argument: str, request: ReadRequest) -> "VisionDataset":
     """Returns torchvision's data set, which is downloaded if it is missing."""
     from torchvision import datasets
 
-    known = [name for name in datasets.__all__ if inspect.isclass(getattr(datasets, name))]
+    members = vars(datasets)
+    known = [name for name in datasets.__all__ if inspect.isclass(members[name])]
     if argument not in known:
         raise SpecError(f"{request.field}: torchvision has no data set '{argument}'{nearest(argument, known)}")
-    constructor = getattr(datasets, argument)
-    has_train = "train" in inspect.signature(constructor).parameters
-    options: dict[str, Any] = {"train": request.side == "train"} if has_train else {"split": request.side}
+    has_train = "train" in inspect.signature(members[argument]).parameters
+    options = {"train": request.side == "train"} if has_train else {"split": request.side}
     root = Path(os.environ.get("FEDRAY_DATA", "~/.cache/fedray/data")).expanduser()
     with reading(f"{request.field}: torchvision", f"could not load {argument} from {root}"):
-        data: VisionDataset = constructor(str(root / argument), download=True, **options)
+        data: VisionDataset = members[argument](str(root / argument), download=True, **options)
     return data
 
 

@@ -1,10 +1,10 @@
 """Counting floating-point operations with torch's formulas."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedray.models import proxies
@@ -39,9 +39,15 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the ba
 
         super().__init__()  # type: ignore[no-untyped-call]
         self.total: int = 0
-        self._formulas: Mapping[Any, Callable[..., int]] = flop_registry
+        self._formulas: Mapping[object, Callable[..., int]] = flop_registry
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         if formula := self._formulas.get(func.overloadpacket):
             self.total += formula(*args, **(kwargs or {}), out_val=out)

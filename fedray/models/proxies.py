@@ -208,7 +208,7 @@ def _timm(proxy: Proxy, shape: ImageShape) -> "nn.Module":
     has_fixed_size = config is not None and config.fixed_input_size
     full_name = f"{name}.{proxy.tag}" if proxy.tag not in (None, "DEFAULT") else name
     try:
-        return timm.create_model(  # type: ignore[no-any-return]
+        model: nn.Module = timm.create_model(
             full_name,
             pretrained=proxy.tag is not None,
             num_classes=shape.classes,
@@ -217,6 +217,7 @@ def _timm(proxy: Proxy, shape: ImageShape) -> "nn.Module":
         )
     except (OSError, RuntimeError) as error:
         raise SpecError(f"proxy.init: timm could not load '{proxy.init}' for {name} ({error}).") from error
+    return model
 
 
 def _norm_layer(norm: str) -> Callable[[int], "nn.Module"]:

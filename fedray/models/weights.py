@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -80,10 +80,10 @@ def distance(weights: Weights, other: Weights, names: Iterable[str]) -> float:
     return math.sqrt(math.fsum(_squares(weights[name].ravel(), other[name].ravel()) for name in names))
 
 
-def _squares(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+def _squares(first: npt.NDArray[np.generic], second: npt.NDArray[np.generic]) -> float:
     """Return the squared distance of [n] and [n], summed in float64."""
     blocks = (slice(start, start + BLOCK_SIZE) for start in range(0, first.size, BLOCK_SIZE))
-    return math.fsum(np.square(first[block] - second[block], dtype=np.float64).sum() for block in blocks)
+    return math.fsum(np.square(np.subtract(first[block], second[block]), dtype=np.float64).sum() for block in blocks)
 
 
 def nbytes(weights: Weights) -> int:

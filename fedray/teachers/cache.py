@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from fedray.errors import SpecError, nearest
 from fedray.files import remove_stale_partials, replacing, this_process
 from fedray.types import Indices, Row
 
-OutputArray: TypeAlias = npt.NDArray[np.floating[Any]]
+OutputArray: TypeAlias = npt.NDArray[np.floating]
 """[rows, width]: a teacher's logits or features."""
 
 CHUNK_ROWS = 10_000

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -17,13 +17,29 @@ from fedray.teachers.teacher import Teacher, frozen
 from fedray.teachers.zero_shot import Prepare
 
 
+class TimmModel(Protocol):
+    """The methods of timm's models that a teacher uses."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return logits."""
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return the output of the last block."""
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool) -> Tensor:
+        """Return logits, or if `pre_logits` the features before the last layer, [B, d]."""
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer."""
+
+
 def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Teacher:
     """Load a model. With a `class_map`, a class's probability is the sum over the model's outputs mapped to it.
 
     Raises SpecError where timm has no such model or weights, or the map does not cover the data's classes.
     """
     _check_class_names(spec.class_map or {}, classes)
-    model: Any = frozen(_create(spec), fast_layers=spec.fast_layers)
+    model: TimmModel = frozen(_create(spec), fast_layers=spec.fast_layers)
     backbone, head = _Backbone(model), model.get_classifier()
     config = timm.data.resolve_data_config({}, model=model)
     if not isinstance(head, nn.Linear) or not _is_head(head, backbone, config["input_size"]):
@@ -56,14 +72,13 @@ def _is_head(head: nn.Module, backbone: "_Backbone", size: Sequence[int]) -> boo
 
 
 class _Backbone(nn.Module):
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: TimmModel) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features before the head: float [B, 3, R, R] -> [B, d]."""
-        features: Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
-        return features
+        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
 
 
 def _create(spec: Classifier) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from fedray.models.flops import count_flops
 from fedray.models.precision import autocast
 from fedray.types import Precision
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 ImageOutputs: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 """`logits` [N, classes] and `features` [N, d], float32."""
 
@@ -78,7 +79,8 @@ class Teacher:
             return count_flops(lambda: self.head(self.backbone(prepared)))
 
 
-def frozen(module: nn.Module, *, fast_layers: bool = False) -> nn.Module:
+def frozen(module: AnyModule, *, fast_layers: bool = False) -> AnyModule:
     """Put the module into eval mode without gradients, with faster layers if `fast_layers` is set, and return it."""
-    module = use_fast_layers(module) if fast_layers else module
+    if fast_layers:
+        use_fast_layers(module)
     return module.eval().requires_grad_(False)

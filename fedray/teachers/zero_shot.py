@@ -1,9 +1,9 @@
 """CLIP-like models of open_clip: an image's logits are its similarities to the prompts of each class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,18 @@ from torch import Tensor, nn
 from fedray.errors import SpecError, nearest
 from fedray.teachers.sections import ZeroShot
 from fedray.teachers.teacher import Teacher, frozen
+
+Transform: TypeAlias = Callable[[Image.Image], Tensor]
+Tokenizer: TypeAlias = Callable[[Sequence[str]], Tensor]
+
+
+class ClipModel(Protocol):
+    """The attributes of open_clip's models that a teacher uses."""
+
+    logit_scale: Tensor
+
+    def encode_image(self, image: Tensor, normalize: bool) -> Tensor:
+        """Return the embeddings of images, [B, d]."""
 
 
 def load(spec: ZeroShot, classes: tuple[str, ...], device: torch.device) -> Teacher:
@@ -43,20 +55,19 @@ def load(spec: ZeroShot, classes: tuple[str, ...], device: torch.device) -> Teac
 class ImageTower(nn.Module):
     """The image encoder of an open_clip model."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: ClipModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings of length 1: float [B, 3, R, R] -> [B, d]."""
-        embeddings: Tensor = self.model.encode_image(images, normalize=True)
-        return embeddings
+        return self.model.encode_image(images, normalize=True)
 
 
 class Prepare:
     """Applies a library's transform of one PIL image to a batch."""
 
-    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, transform: Transform) -> None:
         self._transform = transform
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -65,7 +76,7 @@ class Prepare:
         return torch.stack(prepared).to(images.device)
 
 
-def _load(spec: ZeroShot, device: torch.device) -> tuple[Any, Callable[[Image.Image], torch.Tensor], Any]:
+def _load(spec: ZeroShot, device: torch.device) -> tuple[ClipModel, Transform, Tokenizer]:
     _check_model_and_tag(spec)
     try:
         model, transform = open_clip.create_model_from_pretrained(

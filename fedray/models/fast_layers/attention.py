@@ -1,8 +1,5 @@
 """Self-attention under autocast, without copies of its weights."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
@@ -15,19 +12,30 @@ class FastAttention(nn.MultiheadAttention):
     weights. That takes two thirds of a ViT-B/32's time on a processor that is fast in bfloat16.
     """
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, **options: Any) -> Any:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Float [B, N, E] three times -> ([B, N, E], None). Other calls go to torch's layer."""
         is_self_attention = query is key is value and query.dim() == 3
         fast = is_self_attention and not self.training and torch.is_autocast_enabled(query.device.type)
-        if not fast or arguments or not self._supports(options):
-            return super().forward(query, key, value, *arguments, **options)
+        has_mask = key_padding_mask is not None or attn_mask is not None or is_causal
+        if not fast or has_mask or need_weights or not self._is_plain():
+            return super().forward(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
         shape = (*query.shape[:2], 3, self.num_heads, self.head_dim)
         projections = linear(query, self.in_proj_weight, self.in_proj_bias).view(shape).permute(2, 0, 3, 1, 4)
         return self.out_proj(scaled_dot_product_attention(*projections).transpose(1, 2).flatten(2)), None
 
-    def _supports(self, options: Mapping[str, Any]) -> bool:
-        """Whether the call has no mask and wants no attention weights, and the layer adds no keys or values."""
-        is_set = any(option is not None and option is not False for option in options.values())
+    def _is_plain(self) -> bool:
+        """Whether the layer adds no keys or values, and has one matrix for all three projections."""
         adds_rows = self.bias_k is not None or self.add_zero_attn
-        no_weights = options.get("need_weights") is False  # torch's default is True
-        return no_weights and not is_set and not adds_rows and self.batch_first and self._qkv_same_embed_dim
+        return not adds_rows and self.batch_first and self._qkv_same_embed_dim

@@ -4,7 +4,8 @@ On 32x32 images, four convolutions of a ResNet18 with the ImageNet stem have a 1
 weights. Only the centre of a 3x3 kernel meets a single padded pixel, so a matrix product of a ninth the size is enough.
 """
 
-from typing import Any
+from types import EllipsisType
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,13 @@ def kernel_overlap(layer: nn.Conv2d, images: Tensor) -> tuple[slice, slice] | No
     return rows, columns
 
 
+class _SliceContext(Protocol):
+    """Attributes of the context that `forward` sets for `backward`."""
+
+    weight: Tensor
+    index: tuple[EllipsisType, slice, slice]
+
+
 class _KernelSlice(torch.autograd.Function):
     """Kernels [O, C, K, K] -> [O, rows * columns * C].
 
@@ -74,12 +82,12 @@ class _KernelSlice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context: Any, weight: Tensor, rows: slice, columns: slice) -> Tensor:
+    def forward(context: _SliceContext, weight: Tensor, rows: slice, columns: slice) -> Tensor:
         context.weight, context.index = weight, (..., rows, columns)
         return weight[context.index].movedim(1, -1).flatten(1)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(context: _SliceContext, *gradients: Tensor) -> tuple[Tensor, None, None]:
         weight_gradient = torch.zeros_like(context.weight)
         part = weight_gradient[context.index].movedim(1, -1)
         part.copy_(gradients[0].view(part.shape))

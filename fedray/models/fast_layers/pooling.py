@@ -1,9 +1,8 @@
 """2x2 max-pooling, bitwise equal to torch's, whose CPU kernel is slow because it is not vectorised."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 
 def is_2x2(layer: nn.MaxPool2d) -> bool:
@@ -33,7 +32,7 @@ class _MaxPool2x2Function(torch.autograd.Function):
     """Maximum over column pairs, then over row pairs; several times as fast as torch."""
 
     @staticmethod
-    def forward(context: Any, images: Tensor) -> Tensor:
+    def forward(context: BackwardCFunction, images: Tensor) -> Tensor:
         left, right = images[..., ::2], images[..., 1::2]
         columns = torch.maximum(left, right)
         upper, lower = columns[:, :, ::2], columns[:, :, 1::2]
@@ -42,8 +41,9 @@ class _MaxPool2x2Function(torch.autograd.Function):
         return torch.maximum(upper, lower)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        right_minus_left, lower_minus_upper = context.saved_tensors
+    def backward(context: BackwardCFunction, *gradients: Tensor) -> Tensor:
+        saved: tuple[Tensor, ...] = context.saved_tensors
+        right_minus_left, lower_minus_upper = saved
         columns = torch.empty_like(right_minus_left)
         _route(gradients[0], lower_minus_upper, columns[:, :, ::2], columns[:, :, 1::2])
         images = columns.new_empty(*columns.shape[:3], 2 * columns.shape[3])
