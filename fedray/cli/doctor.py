@@ -8,27 +8,24 @@ import typer
 
 from fedray.cli.options import SPEC_HELP, Overrides, Verbose, non_empty
 
+OptionalSpec = Annotated[Path | None, typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False)]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Ray cluster to check. Default: RAY_ADDRESS, or this machine.", show_default=False
+    ),
+]
+Results = Annotated[
+    str | None,
+    typer.Option(callback=non_empty, metavar="DIR_OR_URI", help="Results folder that the nodes must be able to use."),
+]
+
 
 def doctor(
-    spec: Annotated[
-        Path | None,
-        typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False),
-    ] = None,
+    spec: OptionalSpec = None,
     overrides: Overrides = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Ray cluster to check. Default: RAY_ADDRESS, or this machine.",
-            show_default=False,
-        ),
-    ] = None,
-    results: Annotated[
-        str | None,
-        typer.Option(
-            callback=non_empty, metavar="DIR_OR_URI", help="Results folder that the nodes must be able to use."
-        ),
-    ] = None,
+    address: Address = None,
+    results: Results = None,
     verbose: Verbose = False,
 ) -> None:
     """Check a Ray cluster before anything runs on it. Exits with 1 if an error must be fixed."""

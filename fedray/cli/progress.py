@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -11,7 +12,23 @@ from fedray.cli.tables import duration
 from fedray.types import Event, Notice, RoundResult, TeacherProgress, Waiting
 
 
-class RunProgress:
+class LiveDisplay:
+    """A display that is rewritten while it is entered, if stdout is a terminal."""
+
+    _console: Console
+    _live: Live
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+
+class RunProgress(LiveDisplay):
     """Prints a run's progress: a line that is rewritten on a terminal, else one line per round."""
 
     def __init__(self, label: str, *, quiet: bool) -> None:
@@ -23,15 +40,6 @@ class RunProgress:
         self._teacher_start: tuple[float, int] | None = None  # time and count of the first outputs of a query
         self._accuracy = ""
         self._warned: set[str] = set()
-
-    def __enter__(self) -> "RunProgress":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
 
     def end(self) -> None:
         """Print one line if the run had no round left to do."""

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fedray.cli.progress import LiveDisplay
 from fedray.cli.tables import duration
 from fedray.config.search import Search
 from fedray.study.tune.display import SweepDisplay, SweepSize
@@ -36,7 +37,7 @@ class TrialProgress:
         return int(self.last_row.get("round", 0))
 
 
-class SweepProgress(SweepDisplay):
+class SweepProgress(LiveDisplay, SweepDisplay):
     """A table that is rewritten on a terminal; else one line per ended trial and one status line every 30 s."""
 
     def __init__(
@@ -60,15 +61,6 @@ class SweepProgress(SweepDisplay):
         self._live = Live(
             get_renderable=self.render, console=self._console, refresh_per_second=2, redirect_stdout=False
         )
-
-    def __enter__(self) -> "SweepProgress":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
 
     def known(self, label: str, metrics: Row) -> None:
         """Compare a trial that an earlier sweep finished with the best one."""

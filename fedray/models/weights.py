@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from fedray.errors import RunError, writing
 from fedray.files import replacing
@@ -102,7 +102,7 @@ class WeightsFile:
         try:
             with safe_open(self.path, "numpy") as file:
                 metadata = file.metadata() or {}
-            weights: Weights = load_file(self.path)
+                weights: Weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
         except (OSError, SafetensorError) as error:
             raise RunError(f"'{self.path}' cannot be read ({error}).") from error
         if metadata.get(CHECKSUM) != checksum(weights):
