@@ -9,6 +9,12 @@ from analysis.text import part_of, shortened
 from fedray.results.loader import last_k
 
 
+def averaged_rounds(k: "pd.Series[int]") -> str:
+    """Return the number of averaged rounds of all runs: `10`, or `2 to 10` if it differs between runs."""
+    least, most = int(k.min()), int(k.max())
+    return str(most) if least == most else f"{least} to {most}"
+
+
 def comparable(named: pd.DataFrame, rounds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """Return the runs that can be compared, their evaluated rounds, and sentences about runs that are left out.
 

@@ -38,12 +38,12 @@ class _Label:
     color: str
 
 
-def pareto(table: pd.DataFrame) -> "Figure | None":
+def pareto(table: pd.DataFrame, k: "pd.Series[int]") -> "Figure | None":
     """Return a figure with a panel per cost that differs between settings: accuracy by cost, and the Pareto front.
 
     `table` is the result of `tables.costs`: `setting`, `condition`, `last` (a share) and any of `client_flops`,
     `teacher_flops`, `bytes`, `seconds`. Points are means over the conditions that most settings share; a setting that
-    lacks one of these, or a cost, is left out.
+    lacks one of these, or a cost, is left out. `k`: the number of averaged rounds of each run.
     """
     points, conditions = _averaged(table)
     costs = {cost: points[[cost, "last"]].dropna() for cost in COSTS if cost in points}
@@ -54,7 +54,7 @@ def pareto(table: pd.DataFrame) -> "Figure | None":
         panels = style.panels(figure, [""] * len(drawn), MAX_COLUMNS, sharey=True)
         for axes, cost in zip(panels, drawn, strict=True):
             _draw(axes, cost, costs[cost])
-            axes.set_ylabel(style.ACCURACY if axes.get_subplotspec().is_first_col() else "")  # type: ignore[union-attr]
+            axes.set_ylabel(style.accuracy_label(k) if axes.get_subplotspec().is_first_col() else "")  # type: ignore[union-attr]
         algorithms = sorted(set(map(_algorithm, points.index)), key=lambda name: [*style.COLORS, name].index(name))
         styles = {name: {"color": style.color(name), "linestyle": "", "marker": "o"} for name in algorithms}
         line = any(len(front_of(costs[cost], cost)) > 1 for cost in drawn)

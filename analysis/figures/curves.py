@@ -61,7 +61,7 @@ def heterogeneity(named: pd.DataFrame) -> "Figure | None":
         alphas = sorted(runs["partition.alpha"].unique())
         axes.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
         axes.minorticks_off()
-        style.label_outer([axes], "Dirichlet α (smaller: more heterogeneous clients)", style.ACCURACY)
+        style.label_outer([axes], "Dirichlet α (smaller: more heterogeneous clients)", style.accuracy_label(runs["k"]))
         style.label_ends(axes, ends)
         return figure
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis.outcomes import averaged_rounds
 from fedray.strategies import STRATEGIES
 from fedray.strategies.base import Strategy
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -26,7 +28,6 @@ TEXT_COLOR = "#202124"
 FAINT_COLOR = "#9aa0a6"
 NEUTRAL_COLOR = OTHER_COLORS[1]
 """Marks that belong to no algorithm, such as bubbles of examples."""
-ACCURACY = "mean accuracy, last k rounds (%)"
 SETTINGS = {
     "svg.fonttype": "none", "svg.hashsalt": "fedray", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
@@ -107,6 +108,11 @@ def short(name: str) -> str:
     """Return a name on one line; a long one without its middle."""
     name = " ".join(name.split())
     return name if len(name) <= MAX_TICK_CHARACTERS else f"{name[: MAX_TICK_CHARACTERS - 9]}…{name[-8:]}"
+
+
+def accuracy_label(k: "pd.Series[int]") -> str:
+    """Return the label of an axis of `last`, from the number of averaged rounds of each run."""
+    return f"mean accuracy, last {averaged_rounds(k)} rounds (%)"
 
 
 def label_outer(axes: Sequence["Axes"], x: str, y: str) -> None:

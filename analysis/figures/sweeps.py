@@ -38,7 +38,7 @@ def lambda_curves(named: pd.DataFrame) -> "Figure | None":
                 axes.errorbar(points.index, points["mean"], yerr=std, capsize=2, markersize=4, **styles[family])
             _draw_fedavg(axes, named, condition)
             _label_lambdas(axes, sorted(swept["strategy.lam"].unique()))
-        style.label_outer(panels, LAMBDA, style.ACCURACY)
+        style.label_outer(panels, LAMBDA, style.accuracy_label(named["k"]))
         fedavg = {"FedAvg": {"color": style.color("FedAvg"), "linestyle": style.DASHES[1]}}
         drawn = {family: styles[family] for family in present(shown["family"])}
         share_legend(figure, drawn | (fedavg if "FedAvg" in set(named["algorithm"]) else {}), note)
@@ -77,7 +77,7 @@ def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
             image = axes.imshow(grid, cmap=colormap, vmin=lowest, vmax=largest, aspect="auto")
             _write_cells(axes, grid, number, image)
         style.label_outer(figure.axes, LAMBDA, "condition")
-        label = "difference to FedAvg (points)" if has_fedavg else style.ACCURACY
+        label = "difference to FedAvg (points)" if has_fedavg else style.accuracy_label(named["k"])
         figure.colorbar(image, ax=figure.axes, label=label, shrink=0.9, aspect=30, pad=0.02)
         return figure
 
@@ -188,6 +188,6 @@ def _contrast(runs: pd.DataFrame, compared: str, within: str) -> "Figure | None"
             marker, color = style.MARKERS[index % 6], style.OTHER_COLORS[index % 4]
             axes.plot(means[value], rows, linestyle="", marker=marker, color=color, label=value)
         axes.set_yticks(rows, [" · ".join(map(str, key)) for key in means.index])
-        axes.set_xlabel(style.ACCURACY)
+        axes.set_xlabel(style.accuracy_label(runs["k"]))
         figure.legend(loc="outside upper left", ncols=4, fontsize=8)
         return figure

@@ -8,7 +8,7 @@ from itertools import product
 import pandas as pd
 
 from analysis.labels import name_runs
-from analysis.outcomes import comparable, outcomes, spent, until
+from analysis.outcomes import averaged_rounds, comparable, outcomes, spent, until
 from analysis.records import Records
 from analysis.tables import best_of_families
 from analysis.text import MAX_ITEMS, part_of, shortened
@@ -48,8 +48,7 @@ class ReportData:
     @property
     def k(self) -> str:
         """Number of averaged rounds: `10`, or `2 to 10` if it differs between runs."""
-        least, most = int(self.named["k"].min()), int(self.named["k"].max())
-        return str(most) if least == most else f"{least} to {most}"
+        return averaged_rounds(self.named["k"])
 
     @property
     def problems(self) -> list[str]:

@@ -57,7 +57,7 @@ def _candidates(data: ReportData) -> Iterator[Candidate]:
         f"Mean accuracy of the last {data.k} rounds by the cost of a run. The line is the Pareto front: no other "
         "setting is cheaper and more accurate. "
         "Seconds depend on the machine and on its load.",
-        costs.pareto(tables.costs(named)), named,
+        costs.pareto(tables.costs(named), named["k"]), named,
     )  # fmt: skip
 
 

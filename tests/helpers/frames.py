@@ -17,7 +17,7 @@ from analysis.labels import name_runs
 
 
 def named(*runs: Mapping[str, Any]) -> pd.DataFrame:
-    """Return labelled runs `a`, `b`, ... with `strategy`, `seed`, `alpha`, `lam`, `teacher` and `last`."""
+    """Return labelled runs `a`, `b`, ... with `strategy`, `seed`, `alpha`, `lam`, `teacher`, `last` and `k`."""
     rows = [
         {
             "seed": run.get("seed", 0),
@@ -31,7 +31,7 @@ def named(*runs: Mapping[str, Any]) -> pd.DataFrame:
     ]
     names = [letters(place) for place in range(len(runs))]
     table = name_runs(pd.DataFrame(rows, index=pd.Index(names, name="run")))
-    return table.assign(last=[run.get("last", 0.5) for run in runs])
+    return table.assign(last=[run.get("last", 0.5) for run in runs], k=[run.get("k", 5) for run in runs])
 
 
 def letters(place: int) -> str:

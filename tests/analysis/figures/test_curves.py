@@ -81,6 +81,12 @@ def by_alpha(**changes: object) -> pd.DataFrame:
     return named(*runs)
 
 
+def test_the_axis_has_the_numbers_of_averaged_rounds() -> None:
+    """Runs of different length average different numbers of rounds."""
+    figure = checked(heterogeneity(pd.concat([by_alpha(k=2), by_alpha(k=10)])))
+    assert "mean accuracy, last 2 to 10 rounds (%)" in labels(figure)
+
+
 def test_heterogeneity_draws_mean_and_std_by_alpha() -> None:
     figure = checked(heterogeneity(by_alpha()))
     (axes,) = panels(figure)
@@ -91,7 +97,7 @@ def test_heterogeneity_draws_mean_and_std_by_alpha() -> None:
     deviation = 100 * np.std([0.1, 0.3], ddof=1)
     assert bars[0][0][:, 1] == pytest.approx([20 - deviation, 20 + deviation])
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.01", "1"]
-    assert labels(figure) == {"Dirichlet α (smaller: more heterogeneous clients)", "mean accuracy, last k rounds (%)"}
+    assert labels(figure) == {"Dirichlet α (smaller: more heterogeneous clients)", "mean accuracy, last 5 rounds (%)"}
     assert sorted(texts(axes)) == ["FedAvg", "FedProx"]
     assert {text.get_text(): text.get_color() for text in axes.texts} == {k: COLORS[k] for k in ("FedAvg", "FedProx")}
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from analysis.figures.style import COLORS
 from analysis.figures.sweeps import lambda_curves, lambda_heatmap, one_or_random, zero_shot_or_tuned
 
-ACCURACY = "mean accuracy, last k rounds (%)"
+ACCURACY = "mean accuracy, last 5 rounds (%)"
 
 
 def distilled(lam: float, last: float, alpha: float = 0.1, teacher: str = "RN50", seed: int = 0) -> dict[str, Any]:
