@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.images import picture
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from fedray.data.decoding import decode
 from fedray.data.pixels import DEEP_MODES, DIRECT_MODES, PREMULTIPLIED_MODES, rgb_pixels
@@ -50,9 +51,10 @@ class TestDeep:
         np.testing.assert_array_equal(rgb_pixels(Image.frombytes(mode, (8, 8), raw)), gray(RAMP >> 8))
 
     def test_tiff_of_12_bits_uses_their_range(self) -> None:
-        image = Image.fromarray(RAMP >> 4)
+        image = Image.open(io.BytesIO(encoded(Image.fromarray(RAMP >> 4), "TIFF")))
+        assert isinstance(image, TiffImageFile)
         image.load()
-        image.tag_v2 = {258: (12,)}  # type: ignore[attr-defined]
+        image.tag_v2[258] = (12,)  # Pillow writes no TIFF of 12 bits
         np.testing.assert_array_equal(rgb_pixels(image), gray(RAMP >> 8))
 
     @pytest.mark.parametrize(
