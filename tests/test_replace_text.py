@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from fedray.errors import RunError
-from fedray.files import replace_text, replacing
+from fedray.files import replace_text
 
 
 def test_text_is_replaced(tmp_path: Path) -> None:
@@ -39,14 +38,3 @@ def test_full_disk_leaves_the_former_text_and_no_partial_file(tmp_path: Path) ->
     assert "spec.yaml' cannot be written (File too large)." in done.stderr
     assert file.read_text() == "former"
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
-
-
-def test_bytes_of_an_interrupted_write_do_not_replace_the_former_ones(tmp_path: Path) -> None:
-    file = tmp_path / "rows.bin"
-    with replacing(file) as stream:
-        stream.write(b"former")
-    with suppress(OSError), replacing(file) as stream:
-        stream.write(b"new")
-        raise OSError
-    assert file.read_bytes() == b"former"
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.bin"]

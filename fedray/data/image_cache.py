@@ -46,7 +46,7 @@ def cached_images(
     if images.nbytes <= MAX_FILE_BYTES:
         with suppress(OSError):
             _store(file, images)
-    return images
+    return images.astype(np.uint8, copy=False)  # has this type, which mypy does not see
 
 
 def _hash(blobs: Sequence[bytes], settings: str) -> str:
@@ -77,7 +77,7 @@ def _read(file: Path, count: int, report: Callable[[str], None]) -> Images | Non
         return None
     with suppress(OSError):  # another user owns the file
         os.utime(file)
-    return images
+    return images.astype(np.uint8, copy=False)  # has this type, which mypy does not see
 
 
 def _store(file: Path, images: Images) -> None:
