@@ -46,7 +46,7 @@ def cached_images(
     if images.nbytes <= MAX_FILE_BYTES:
         with suppress(OSError):
             _store(file, images)
-    return images.astype(np.uint8, copy=False)  # has this type, which mypy does not see
+    return images
 
 
 def _hash(blobs: Sequence[bytes], settings: str) -> str:
