@@ -1,5 +1,6 @@
 """fedray's errors, and helpers for their messages."""
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -43,3 +44,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     spellings = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), spellings, n=1, cutoff=0.5)
     return f"; did you mean '{spellings[close[0]]}'?" if close else ""
+
+
+def system_sentence(error: OSError) -> str:
+    """Return an error of the operating system as a sentence with the file, if there is one, and its remedy."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; raise the limit with ulimit -n 4096."
+    reason = error.strerror or type(error).__name__
+    return f"'{error.filename}' cannot be used ({reason})." if error.filename else f"the system reports: {reason}."

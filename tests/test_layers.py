@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"types", "errors", "seeding", "section", "cache", "files", "import_path", "registry", "code_hash"},
+    {"types", "errors", "seeding", "section", "cache", "files", "locks", "import_path", "registry", "code_hash"},
     {"losses", "models", "aggregation"},
     {"data"},
     {"training"},

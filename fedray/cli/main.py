@@ -3,6 +3,7 @@
 Each command's module imports only typer at the top and the rest when it runs, so that `fedray --help` is fast.
 """
 
+import errno
 import sys
 from typing import Annotated
 
@@ -11,8 +12,14 @@ import typer
 from fedray.cli import doctor, plan, report, results, run, schema, sweep, teachers
 from fedray.cli.exits import fail, resume_hint
 from fedray.cli.streams import discard_output, is_write_error, prepare_streams
-from fedray.errors import RunError, SpecError
+from fedray.errors import RunError, SpecError, system_sentence
 from fedray.import_path import add_working_folder
+
+CHANGEABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT,
+)  # fmt: skip
+"""Errors of the operating system whose cause the user can change: folders, permissions, limits, space."""
 
 # Plain-text help: rich's boxes take twice as long as everything else in `fedray --help`.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -27,7 +34,10 @@ app.add_typer(teachers.app, name="teachers")
 
 
 def main() -> None:
-    """Run the command. A SpecError exits with 2, a RunError with 1; each prints one sentence to stderr."""
+    """Run the command. A SpecError exits with 2, a RunError with 1; each prints one sentence to stderr.
+
+    An error of the operating system that no other code has named exits with 2 if the user can change its cause.
+    """
     prepare_streams()
     add_working_folder()
     try:
@@ -39,10 +49,12 @@ def main() -> None:
     except RunError as error:
         fail(f"{error}\n{resume_hint('--resume')}", 1)
     except OSError as error:
-        if not is_write_error(error):
-            raise
-        discard_output()
-        fail(f"the output cannot be written ({error.strerror}).", 1)
+        if is_write_error(error):
+            discard_output()
+            fail(f"the output cannot be written ({error.strerror}).", 1)
+        fail(system_sentence(error), 2 if error.errno in CHANGEABLE else 1)
+    except MemoryError:
+        fail("the machine has too little memory for this.", 1)
 
 
 def _run_app() -> None:

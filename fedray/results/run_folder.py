@@ -11,18 +11,19 @@ model.safetensors   the final proxy; it marks the run as finished
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
 from fedray.config.files import named_files
 from fedray.config.yaml_files import flatten, read_yaml, to_yaml
 from fedray.errors import SpecError
 from fedray.files import replace_text
+from fedray.locks import RESULTS_REMEDY, locked
 from fedray.results import checkpoint
 from fedray.results.writer import PARTITION_COLUMNS, CsvTable, RunTables, last_complete_round
 from fedray.types import Row, ServerState
@@ -138,17 +139,14 @@ class RunFolder:
         `timeout_s`: seconds that an earlier process has to release it, as the actors of a killed process take a
         while to end. Raises SpecError after that.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=timeout_s)
-        except Timeout:
-            raise SpecError(
-                f"'{self.path}' is being written by another run; wait for it, or choose another --results."
-            ) from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / ".lock", timeout_s, RESULTS_REMEDY))
+            except Timeout:
+                raise SpecError(
+                    f"'{self.path}' is being written by another run; wait for it, or choose another --results."
+                ) from None
             yield
-        finally:
-            lock.release()
 
     def describe(self, experiment: Experiment, environment: Row) -> None:
         """Write spec.yaml and environment.json."""

@@ -8,18 +8,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
-from filelock import FileLock
-
-from fedray.cache import cache_folder
+from fedray.cache import cache_folder, make_cache_folder
 from fedray.errors import RunError, SpecError, writing
 from fedray.files import remove_stale_partials, replace_text
+from fedray.locks import CACHE_REMEDY, locked
 from fedray.results.remote import FileStats, Remote
 
 DONE_FILE = "DONE"
@@ -110,7 +109,7 @@ class RemoteMirror(Storage):
 
     def pull(self, exclude: str = "") -> None:
         """Download changed files and delete those that the URI lacks. Raises SpecError if the URI cannot be reached."""
-        with self.remote.errors_as(SpecError), self._lock():
+        with self._lock(), self.remote.errors_as(SpecError):
             remove_stale_partials(self.folder)
             local, remote = self._local_files(), self._remote_files()
             for name in local.keys() - remote.keys():
@@ -120,13 +119,13 @@ class RemoteMirror(Storage):
 
     def write(self, name: str, text: str) -> None:
         """Write a file locally and to the URI. Raises SpecError if the URI cannot be reached."""
-        with self.remote.errors_as(SpecError), self._lock():
+        with self._lock(), self.remote.errors_as(SpecError):
             super().write(name, text)
             self.remote.upload(self.folder / name, name)
 
     def erase(self, name: str) -> None:
         """Delete a file locally and at the URI. Raises SpecError if the URI cannot be reached."""
-        with self.remote.errors_as(SpecError), self._lock():
+        with self._lock(), self.remote.errors_as(SpecError):
             super().erase(name)
             self.remote.delete(name)
 
@@ -147,10 +146,10 @@ class RemoteMirror(Storage):
     def _remote_files(self) -> FileStats:
         return {name: stats for name, stats in self.remote.list_files().items() if _is_synced(name)}
 
-    def _lock(self) -> FileLock:
+    def _lock(self) -> AbstractContextManager[None]:
         """Return the lock that serializes commands on the same mirror."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / ".lock")
+        make_cache_folder(self.root)
+        return locked(self.root / ".lock", -1, CACHE_REMEDY)
 
 
 class WorkingCopy(RemoteMirror):

@@ -154,16 +154,14 @@ def cache_entry(
 @contextmanager
 def _locked(entry: CacheEntry, on_progress: OnProgress) -> Iterator[None]:
     """Hold the entry's lock, once no other process computes its rows."""
-    while True:
-        try:
-            entry.lock.acquire(timeout=LOCK_POLL_S)
-            break
-        except Timeout:
-            on_progress(TeacherProgress(0, 0, waiting=True))
-    try:
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(entry.lock(LOCK_POLL_S))
+                break
+            except Timeout:
+                on_progress(TeacherProgress(0, 0, waiting=True))
         yield
-    finally:
-        entry.lock.release()
 
 
 def _error_of(failure: CallFailure) -> Exception:

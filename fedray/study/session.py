@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedray.backends.ray.cluster import start_ray
+from fedray.backends.ray.own_ray import protect
 from fedray.cache import cache_folder
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
@@ -119,6 +120,7 @@ class Session:
 
     def _rounds_on_ray(self, experiment: Experiment, folder: Path, on_progress: OnProgress) -> Iterator[RoundResult]:
         """Yield the rounds of a driver actor. If the actor is lost, another one resumes from the last checkpoint."""
+        protect()
         from ray.exceptions import RayActorError
 
         losses, lock_timeout = 0, 0

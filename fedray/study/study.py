@@ -14,13 +14,13 @@ import json
 import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from fedray.config.experiment import Experiment
 from fedray.config.loader import Run, Space
@@ -28,6 +28,7 @@ from fedray.config.space import Assignment, contains
 from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
 from fedray.files import replace_text
+from fedray.locks import RESULTS_REMEDY, locked
 from fedray.results.loader import last_k, last_k_accuracy, read_rows
 from fedray.results.run_folder import FORMAT, RunFolder, check_format
 from fedray.results.storage import Storage, storage_of
@@ -183,17 +184,14 @@ class Study:
     def lock(self) -> Iterator[None]:
         """Hold the study's lock. Raises SpecError if another sweep holds it."""
         RunFolder(self.folder).make()
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise SpecError(
-                f"'{self.storage}' is being written by another sweep; wait for it, or choose another --results."
-            ) from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / ".lock", 0, RESULTS_REMEDY))
+            except Timeout:
+                raise SpecError(
+                    f"'{self.storage}' is being written by another sweep; wait for it, or choose another --results."
+                ) from None
             yield
-        finally:
-            lock.release()
 
     def describe(self, command: Sequence[str]) -> None:
         """Write study.json: the format, and the space as this sweep reads it."""

@@ -15,19 +15,18 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
-from fedray.cache import cache_folder
+from fedray.cache import cache_folder, make_cache_folder
 from fedray.errors import SpecError, nearest
 from fedray.files import remove_stale_partials, replacing, this_process
+from fedray.locks import CACHE_REMEDY, locked
 from fedray.types import Indices, Row
 
 OutputArray: TypeAlias = npt.NDArray[np.floating]
@@ -52,7 +51,7 @@ class TeacherCache:
     def entries(self) -> list["CacheEntry"]:
         """Return all readable entries, most recently used first. Raises SpecError if the folder cannot be created."""
         if not self.folder.is_dir():
-            _create_folder(self.folder)
+            make_cache_folder(self.folder)
         remove_stale_partials(self.folder)
         files = self.folder.glob("*/entry.json")
         entries = [CacheEntry(file.parent, metadata) for file in files if (metadata := _read_metadata(file))]
@@ -106,11 +105,13 @@ class CacheEntry:
         stats = [file.stat() for file in self.folder.iterdir()]
         return sum(stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size for stat in stats)  # Windows
 
-    @cached_property
-    def lock(self) -> FileLock:
-        """Held while rows are computed, so that no other process computes the same rows."""
-        _create_folder(self.folder.parent)
-        return FileLock(self.folder.with_suffix(".lock"))
+    def lock(self, timeout_s: float = -1) -> AbstractContextManager[None]:
+        """Return the lock under which rows are computed, so that no other process computes the same rows.
+
+        A negative timeout waits without end. Entering it raises filelock.Timeout if another process holds it.
+        """
+        make_cache_folder(self.folder.parent)
+        return locked(self.folder.with_suffix(".lock"), timeout_s, CACHE_REMEDY)
 
     def read(self, rows: Indices) -> tuple[OutputArray | None, npt.NDArray[np.bool_]]:
         """Return the outputs of k rows, [k, width], and whether each is valid. None where nothing was written.
@@ -166,7 +167,7 @@ class CacheEntry:
 
     def remove(self) -> None:
         """Delete the entry, once no process computes its rows."""
-        with self.lock:
+        with self.lock():
             shutil.rmtree(self.folder)
 
     def _stored_record(self) -> np.dtype[np.void] | None:
@@ -180,7 +181,7 @@ class CacheEntry:
         return record if is_complete else None
 
     def _create_files(self, width: int, produced_by: Row) -> np.dtype[np.void]:
-        _create_folder(self.folder)
+        make_cache_folder(self.folder)
         record = _record_dtype(self.metadata["dtype"], width)
         with (self.folder / "rows.bin").open("wb") as file:
             file.truncate(record.itemsize * self.rows)  # a sparse file: it grows on disk as rows are written
@@ -189,15 +190,6 @@ class CacheEntry:
         with replacing(self.folder / "entry.json", this_process()) as partial:
             partial.write_text(json.dumps(metadata, indent=2, ensure_ascii=False), encoding="utf-8")
         return record
-
-
-def _create_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpecError(
-            f"the teacher cache {folder} cannot be created ({error.strerror}); set FEDRAY_CACHE to a writable folder."
-        ) from error
 
 
 def _record_dtype(dtype: str, width: int) -> np.dtype[np.void]:

@@ -311,7 +311,7 @@ def test_a_folder_that_cannot_be_created_is_a_spec_error(tmp_path: Path) -> None
     entry = TeacherCache(tmp_path / "file" / "cache").entry(CONTENT, ROWS)
     message = "cannot be created .*Not a directory.*; set FEDRAY_CACHE to a writable folder"
     with pytest.raises(SpecError, match=message):
-        entry.lock.acquire()
+        entry.lock()
     with pytest.raises(SpecError, match=message):
         entry.write(ALL, OUTPUTS, PRODUCED_BY)
     assert entry.read(ALL)[0] is None
@@ -333,7 +333,7 @@ def _write(index: int, barrier: Any) -> None:
     barrier.wait(60)
     for _ in range(20):
         for rows in np.array_split(rng.permutation(own_rows), 5):
-            with entry.lock:
+            with entry.lock():
                 entry.write(rows, OUTPUTS[rows], PRODUCED_BY | {"index": index})
             outputs, valid = entry.read(rows)
             assert outputs is not None
