@@ -5,6 +5,7 @@ Each command's module imports only typer at the top and the rest when it runs, s
 
 import errno
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,15 +40,16 @@ def main() -> None:
     An error of the operating system that no other code has named exits with 2 if the user can change its cause.
     """
     prepare_streams()
-    add_working_folder()
     try:
+        _check_working_folder()
+        add_working_folder()
         _run_app()
     except SpecError as error:
         for warning in error.warnings:
             print(f"fedray: warning: {warning}", file=sys.stderr)
         fail(str(error), 2)
     except RunError as error:
-        fail(f"{error}\n{resume_hint('--resume')}", 1)
+        fail("\n".join([str(error), *_hint()]), 1)
     except OSError as error:
         if is_write_error(error):
             discard_output()
@@ -55,6 +57,19 @@ def main() -> None:
         fail(system_sentence(error), 2 if error.errno in CHANGEABLE else 1)
     except MemoryError:
         fail("the machine has too little memory for this.", 1)
+
+
+def _check_working_folder() -> None:
+    """Raise SpecError if the working folder was deleted: neither Ray nor PyTorch starts there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise SpecError(f"the working folder cannot be used ({error.strerror}); change into another one.") from error
+
+
+def _hint() -> list[str]:
+    """Return the sentence with the command that resumes this one, if this one saves rounds."""
+    return {"run": [resume_hint("--resume")], "sweep": [resume_hint()]}.get("".join(sys.argv[1:2]), [])
 
 
 def _run_app() -> None:

@@ -27,6 +27,7 @@ def start_ray(*, verbose: bool = False) -> None:
     if ray.is_initialized():
         return
     if address != "local":
+        os.environ["RAY_ADDRESS"] = address  # without spaces, because Ray reads it too
         address = checked_address(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     _init(address, verbose=verbose)

@@ -32,7 +32,9 @@ def start_error(error: Exception, address: str) -> SpecError | RunError:
 
 def open_files_limit() -> int:
     """Return the number of files that a process may have open."""
-    import resource  # not on Windows
+    if sys.platform == "win32":
+        return sys.maxsize
+    import resource
 
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
