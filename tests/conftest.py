@@ -24,10 +24,14 @@ SMALL: dict[str, Any] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send all tests that start Ray to the same pytest-xdist worker: they share one Ray, or need all cores."""
+    """Send all tests that start Ray to the same pytest-xdist worker: they share one Ray, or need all cores.
+
+    Tests on three nodes come first, before the shared Ray starts, which then need not be started twice.
+    """
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=lambda item: "three_nodes" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True)
@@ -61,29 +65,23 @@ def ray_cluster() -> Iterator[None]:
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     import ray
 
-    _start_ray()
+    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def three_nodes(ray_cluster: None) -> Iterator["Cluster"]:  # noqa: ARG001
-    """A cluster of three nodes with a CPU each, in place of the shared Ray while the module's tests run."""
+def three_nodes() -> Iterator["Cluster"]:
+    """A cluster of three nodes with a CPU each, before the shared Ray starts."""
     import ray
     from ray.cluster_utils import Cluster
 
-    ray.shutdown()
+    assert not ray.is_initialized()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     for _ in range(2):
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(wait=False, num_cpus=1)
+    cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-    _start_ray()
-
-
-def _start_ray() -> None:
-    import ray
-
-    ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)

@@ -23,6 +23,7 @@ def run_among_own_modules(folder: Path, backend: str) -> subprocess.CompletedPro
     (folder / "spec.yaml").write_text(SPEC)
     source = str(Path(import_path.__file__).parents[1])
     command = [sys.executable, "-m", "fedray", "run", "spec.yaml", f"resources.backend={backend}"]
+    command.append("resources.clients_per_actor=2")
     return subprocess.run(
         command, cwd=folder, env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True, check=False
     )

@@ -150,16 +150,16 @@ def test_report_of_one_run(tmp_path: Path) -> None:
     assert "1 run ·" in report.page.read_text()
 
 
-def test_report_of_several_studies(study: Path, tmp_path: Path) -> None:
+def test_report_of_several_studies(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", STRATEGIES[:1], accuracy=accuracy)
     other = write_study(tmp_path / "other", [{"name": "fml"}], accuracy=lambda *_: [0.35] * 12)
     report = write_report([str(study), str(other)], tmp_path / "out")
     assert cells(report.tables, "accuracy")["FML"] == ["35.0 ± 0.0", "35.0 ± 0.0", "35.0 ± 0.0"]
     assert "<h1>study, other</h1>" in report.page.read_text()
 
 
-def test_notes_describe_missing_runs_and_seeds(study: Path, tmp_path: Path) -> None:
-    partial = tmp_path / "partial"
-    shutil.copytree(study, partial)
+def test_notes_describe_missing_runs_and_seeds(tmp_path: Path) -> None:
+    partial = write_study(tmp_path / "partial", STRATEGIES[:2], accuracy=accuracy)
     gone, half, damaged, *_ = sorted(path.parent for path in partial.glob("name=fedavg,*/rounds.csv"))
     shutil.rmtree(gone)
     rows = (half / "rounds.csv").read_text().splitlines(keepends=True)
@@ -170,8 +170,8 @@ def test_notes_describe_missing_runs_and_seeds(study: Path, tmp_path: Path) -> N
     report = write_report([str(partial)], tmp_path / "out")
     html = report.page.read_text()
     notes = report.data.notes()
-    assert "1 of 29 runs has not reached the last round and is left out." in notes
-    assert "1 of 10 cells lacks seeds that other cells have (FedAvg on α=0.05: 0, 1)." in notes
+    assert "1 of 11 runs has not reached the last round and is left out." in notes
+    assert "1 of 4 cells lacks seeds that other cells have (FedAvg on α=0.05: 0, 1)." in notes
     assert f"1 of 2 trials has failed ({gone.name}: client 3 failed in round 1)." in notes
     assert "1 of 2 trials has started but not finished." in notes
     assert any(f"{damaged.name}/rounds.csv' has invalid values (test_accuracy is 2" in sentence for sentence in notes)

@@ -22,7 +22,7 @@ print(ray.is_initialized())
 """
 
 
-@pytest.mark.parametrize("options", [[], ["verbose"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["verbose"], marks=pytest.mark.slow)])
 def test_workers_have_normal_priority_and_stop_ray_ends_it(options: list[str]) -> None:
     command = [sys.executable, "-c", SCRIPT, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -124,7 +124,11 @@ def test_ray_gives_the_same_weights_as_the_serial_backend(finished: tuple[Path, 
 
 
 @pytest.mark.ray
-def test_missing_data_file_is_reported_by_the_driver_actor(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_missing_data_file_is_reported_by_the_driver_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     write(tmp_path, "ray")
     result = fedray("run", "study.yaml", "data.train=parquet:nowhere.parquet", cwd=tmp_path, check=False)
     assert result.returncode == 2

@@ -32,7 +32,14 @@ def spec(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [
+        pytest.param(">&-", marks=pytest.mark.slow),
+        pytest.param("2>&-", marks=pytest.mark.slow),
+        "<&- >&- 2>&-",
+    ],
+)
 def test_run_with_closed_streams(spec: Path, closed: str) -> None:
     done = fedray_in_shell(spec, f"run spec.yaml {closed}")
     assert done.returncode == 0

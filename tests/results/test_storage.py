@@ -424,7 +424,7 @@ def test_run_under_a_uri_resumes_on_another_machine(tmp_path: Path, switch_machi
 def test_rounds_are_yielded_after_their_upload(tmp_path: Path, switch_machine: SwitchMachine) -> None:
     """Each upload takes as long as several rounds: no checkpoint may be deleted before its upload."""
     switch_machine()
-    sections = {**BASE, "strategy": {"name": "fml"}, "training": {**BASE["training"], "rounds": 8}}
+    sections = {**BASE, "strategy": {"name": "fml"}, "training": {**BASE["training"], "rounds": 4}}
     on_ray = Experiment.model_validate({**sections, "resources": {"backend": "ray"}})
     for result in fedray.run(on_ray, f"fsspec+slow://{tmp_path}/bucket/run"):
         loaded = checkpoint.load(tmp_path / "bucket" / "run" / "checkpoint")

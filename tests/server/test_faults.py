@@ -215,7 +215,6 @@ class TestDriverActor:
         assert pd.read_csv(tmp_path / "killed" / "rounds.csv")["round"].tolist() == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.ray
 class TestCommand:
     @pytest.fixture
     def whole(self, tmp_path: Path) -> dict[str, bytes]:
@@ -233,7 +232,7 @@ class TestCommand:
         table = folder / "results" / "spec" / "rounds.csv"
         return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
-    @pytest.mark.parametrize("backend", ["serial", pytest.param("ray", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("backend", ["serial", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
     def test_sigterm_saves_the_last_round_and_exits_with_0(
         self, tmp_path: Path, whole: dict[str, bytes], backend: str
     ) -> None:
@@ -256,6 +255,7 @@ class TestCommand:
         assert (tmp_path / "results" / "spec" / "DONE").read_text() == "1 of 1 runs\n"
 
     @pytest.mark.slow
+    @pytest.mark.ray
     def test_a_killed_command_resumes_from_the_last_checkpoint(self, tmp_path: Path, whole: dict[str, bytes]) -> None:
         process = self.begin(tmp_path, "checkpoint.every=1")
         wait_for(lambda: self.rounds(tmp_path) >= 2 or process.poll() is not None)
