@@ -95,6 +95,17 @@ def test_bits_do_not_depend_on_the_backend_in_bfloat16_either(
     assert bits != serial(small())
 
 
+def test_adamw_with_local_steps_has_the_serial_bits(
+    small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
+) -> None:
+    """Moments of one client do not reach the next client of the same actor."""
+    training = {
+        "local_steps": 7, "optimizer": {"name": "adamw"}, "clip_norm": 1.0, "schedule": {"name": "cosine", "warm_up": 1}
+    }  # fmt: skip
+    on_ray = small(training=training, resources={"backend": "ray", "clients_per_actor": 4})
+    assert finish(on_ray, tmp_path, partial(RayBackend, pool=pool)) == serial(small(training=training))
+
+
 def test_interrupted_and_resumed_private_models_come_back(
     small: Make, serial: Callable[[Experiment], Bits], pool: ActorPool, tmp_path: Path
 ) -> None:

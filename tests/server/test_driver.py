@@ -69,6 +69,31 @@ def test_an_interrupted_run_resumes_with_the_same_bits(
         pd.testing.assert_frame_equal(table(tmp_path / "resumed", name), table(tmp_path / "whole", name))
 
 
+MOMENTS = {
+    "local_steps": 5,
+    "batch_size": 8,
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "schedule": {"name": "cosine", "warm_up": 1},
+    "clip_norm": 1.0,
+}
+
+
+def test_an_interrupted_run_with_adamw_and_local_steps_resumes_with_the_same_bits(small: Make, tmp_path: Path) -> None:
+    """A client's epochs, and so its teacher outputs, depend on its number of examples."""
+    partition = {"kind": "dirichlet", "alpha": 0.1, "clients": 4, "min_examples": 4}
+    experiment = small(
+        strategy={"name": "fedlpfm"}, teacher={"view": "proxy"}, data={"augment": "crop_flip"}, partition=partition,
+        training=MOMENTS,
+    )  # fmt: skip
+    whole = finish(experiment, tmp_path / "whole")
+    rounds = Driver(experiment, tmp_path / "resumed").run()
+    next(rounds)
+    rounds.close()
+    assert finish(experiment, tmp_path / "resumed") == whole
+    examples = table(tmp_path / "whole", "clients.csv")["examples"]
+    assert len({experiment.training.epochs(1, n).stop for n in examples}) > 1
+
+
 def test_resuming_from_an_older_checkpoint_leaves_no_duplicate_rows(small: Make, tmp_path: Path) -> None:
     experiment = small(training={"rounds": 5}, checkpoint={"every": 2})
     rounds = Driver(experiment, tmp_path).run()

@@ -58,7 +58,8 @@ def test_bytes_count_both_directions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("training", "every"), [({"rounds": 3, "local_epochs": 2}, 1), ({"rounds": 5, "participation": 0.5}, 2)]
+    ("training", "every"),
+    [({"rounds": 3, "local_epochs": 2}, 1), ({"rounds": 5, "participation": 0.5}, 2), ({"local_steps": 7}, 1)],
 )
 def test_the_count_equals_a_run(small: Make, tmp_path: Path, training: dict[str, Any], every: int) -> None:
     partition = {"kind": "iid", "clients": 4}
@@ -103,10 +104,11 @@ class TestTeachers:
             {"kind": "ensemble", "assignment": "random", "teachers": [STAND_IN, OTHER]},
             {"kind": "ensemble", "assignment": "all", "combine": "best", "teachers": [STAND_IN, OTHER]},
         ],
-        ids=["plain", "proxy view", "linear probe", "one per client", "ensemble"],
+        ids=["plain", "proxy view and local steps", "linear probe", "one per client", "ensemble"],
     )
     def test_missing_passes_equal_a_runs_passes(self, small: Make, tmp_path: Path, teacher: dict[str, Any]) -> None:
-        experiment = distilling(small, teacher, data={"augment": "crop_flip"})
+        training = {"local_steps": 7} if teacher.get("view") == "proxy" else {}
+        experiment = distilling(small, teacher, data={"augment": "crop_flip"}, training=training)
         before, after = QueryCounter(TeacherCache()), QueryCounter(TeacherCache())
         used = before.add(experiment, federated.load(experiment))
         rounds, _ = run(experiment, tmp_path)
