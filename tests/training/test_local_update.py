@@ -16,7 +16,7 @@ from fedray.seeding import numpy_rng
 from fedray.training.batches import ClientData
 from fedray.training.local_update import Trainer, local_update
 from fedray.training.schedules import StepSchedule
-from fedray.training.sections import SGD, Training
+from fedray.training.sections import SGD, AdamW, AnyOptimizer, Training
 from fedray.types import LossTerm
 
 
@@ -262,11 +262,13 @@ def test_memory_formats_agree(precision: str, tolerance: float) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", [TRAINING.optimizer, AdamW()], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_cuda_graph_changes_no_bit(precision: str) -> None:
-    """With dropout, batch norm, a decaying learning rate, a teacher, and a last batch that is smaller."""
+def test_cuda_graph_changes_no_bit(precision: str, optimizer: AnyOptimizer) -> None:
+    """With dropout, batch norm, clipping, a teacher, and a last batch that is smaller."""
     cuda = torch.device("cuda")
-    training = TRAINING.model_copy(update={"precision": precision, "local_epochs": 3})
+    changes = {"precision": precision, "local_epochs": 3, "optimizer": optimizer, "clip_norm": 1.0}
+    training = TRAINING.model_copy(update=changes)
     terms = {"proxy": [*TERMS["proxy"], LossTerm("kd", 0.3, {"temperature": 2.0})]}
 
     def trained(*, graph: bool) -> list[Any]:
