@@ -7,8 +7,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Weights: TypeAlias = dict[str, npt.NDArray[np.generic]]
+Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 """A model's parameters and buffers by their `state_dict` names, C-contiguous."""
+
+ArrayGroups: TypeAlias = Mapping[str, Weights]
+"""Named groups of named arrays, such as {"control": {"conv.weight": ...}}: what is sent or kept beside the weights."""
 
 TargetArrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
 """A client's distillation targets: `logits` [E, n, classes] or `features` [E, n, d], E epochs or 1 for all."""
@@ -48,10 +51,33 @@ def loss_column(model: str, term: str) -> str:
 
 @dataclass(frozen=True)
 class ServerState:
-    """The server's state after `round` rounds."""
+    """The server's state after `round` rounds: what a checkpoint holds."""
 
     round: int
     weights: Weights
+    extra: ArrayGroups = field(default_factory=dict)
+    """The strategy's own groups, such as SCAFFOLD's control variate."""
+    moments: ArrayGroups = field(default_factory=dict)
+    """The server optimizer's groups, such as Adam's moments."""
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """One array of a model: a trained parameter or a buffer."""
+
+    name: str
+    shape: tuple[int, ...]
+    module_type: str  # class of the module that holds it, such as `BatchNorm2d`
+    is_head: bool  # whether it belongs to the last linear layer
+    is_buffer: bool  # not trained, such as BatchNorm's statistics
+
+
+@dataclass(frozen=True)
+class Message:
+    """Named arrays that a client sends to the server, and their weight in the mean over clients."""
+
+    weight: int
+    arrays: Weights
 
 
 @dataclass(frozen=True)
@@ -81,13 +107,18 @@ class InitialState:
     """The state at the start of a run, as a worker reports it."""
 
     weights: Weights  # of the first proxy
-    parameters: Sequence[str]  # names of the weights that are trained; the others are buffers
+    parameters: Sequence[ParameterInfo]  # of each array in `weights`, in their order
     gpu: str | None  # name of the GPU that the worker trains on, if any
+
+    @property
+    def trained_names(self) -> list[str]:
+        """Names of the trained parameters; all other arrays are buffers."""
+        return [parameter.name for parameter in self.parameters if not parameter.is_buffer]
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """Metrics and costs of one client's local training. Its weights travel separately."""
+    """Metrics and costs of one client's local training. Its messages travel separately."""
 
     client: int
     round: int
@@ -96,6 +127,8 @@ class ClientUpdate:
     seconds: float
     node: str
     device: str
+    steps: int = 0  # optimizer steps
+    message_bytes: int = 0  # size of all messages of the client
     peak_bytes: int = 0  # peak memory of the process: the GPU's if it trains on one
     teacher_forward_passes: int = 0  # forward passes of online teachers
     teacher_flops: int = 0

@@ -53,22 +53,22 @@ class ExactMean:
         for name, other_sum in other._sums.items():
             self._sum(name, other_sum.shape).merge(other_sum)
 
-    def fold(self, part: "Weights | ExactMean", weight: int) -> None:
-        """Add one update, or the sum of several. `weight` is the update's weight or the sum's total weight."""
-        if isinstance(part, ExactMean):
-            assert part.total == weight, "the total weight differs from the weights of the summed updates"
-            self.merge(part)
-        else:
-            self.add(part, weight)
-
-    def mean(self, like: Weights) -> Weights:
-        """Return the mean in the dtypes of `like`; integers (BatchNorm's counters) are rounded."""
-        return {name: self._sums[name].divide(self.total, array.dtype) for name, array in like.items()}
+    def mean(self) -> Weights:
+        """Return the mean in float64, which `cast_like` rounds to the dtypes of a model."""
+        return {name: total.divide(self.total) for name, total in self._sums.items()}
 
     def _sum(self, name: str, shape: tuple[int, ...]) -> "ExactSum":
         if name not in self._sums:
             self._sums[name] = ExactSum(shape)
         return self._sums[name]
+
+
+def cast_like(arrays: Weights, like: Weights) -> Weights:
+    """Return float arrays in the dtypes of `like`; integers (BatchNorm's counters) are rounded."""
+    return {
+        name: np.asarray(np.rint(arrays[name]) if array.dtype.kind in "iu" else arrays[name], array.dtype)
+        for name, array in like.items()
+    }
 
 
 class ExactSum:
@@ -107,14 +107,13 @@ class ExactSum:
         for units, addend in zip(self._split(), other._split(), strict=True):
             units += addend
 
-    def divide(self, total: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
-        """Return the sum divided by `total`, in the given dtype."""
+    def divide(self, total: int) -> npt.NDArray[np.float64]:
+        """Return the sum divided by `total`."""
         quotient = self._units[0].astype(np.float64) if len(self._units) == 1 else self._join()
         quotient /= UNITS
         quotient /= total
         quotient += 0.0  # turns -0 into 0
-        rounded = np.rint(quotient) if np.issubdtype(dtype, np.integer) else quotient
-        return rounded.astype(dtype).reshape(self.shape)
+        return quotient.reshape(self.shape)
 
     def _raise_bound(self, extent: float) -> None:
         self._bound += extent

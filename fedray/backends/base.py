@@ -5,23 +5,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from fedray.aggregation.exact_mean import ExactMean
+from fedray.aggregation.messages import MessageSums
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
-from fedray.types import Fault, TargetArrays, Weights
-from fedray.workers.requests import R, R_co, Request, Shared, WeightedSum
+from fedray.types import ArrayGroups, Fault, TargetArrays
+from fedray.workers.requests import ClientMessages, R, R_co, Request, Shared
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class CallResult(Generic[R_co]):
-    """A worker's result for one request. The weights stay on the worker's node until they are read."""
+    """A worker's result for one request. The messages stay on the worker's node until they are read."""
 
     index: int  # of the request
     value: R_co
-    weights: Shared[WeightedSum | None]
-    client_state: Shared[Weights | None]
+    messages: Shared[ClientMessages | None]
+    client_state: Shared[ArrayGroups | None]
     node: str = ""  # id of the worker's node
 
 
@@ -40,13 +40,13 @@ class LateError(TimeoutError):
 
 
 class Reducer(Protocol):
-    """A weighted sum of the weights that requests return, added up on the nodes where they are."""
+    """Weighted sums of the messages that requests return, added up on the nodes where they are."""
 
-    def add(self, result: CallResult[object], weight: int) -> None:
-        """Add the weights of one result. A sum of several clients already includes their weights."""
+    def add(self, result: CallResult[object]) -> None:
+        """Add the messages of one result."""
 
-    def mean(self) -> ExactMean:
-        """Return the sum. Raises LostError where a part of it was lost with its node."""
+    def total(self) -> MessageSums:
+        """Return the sums. Raises LostError where a part of them was lost with its node."""
 
 
 class Backend(ABC):

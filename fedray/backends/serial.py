@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from fedray.aggregation.exact_mean import ExactMean
+from fedray.aggregation.messages import MessageSums
 from fedray.backends.base import Backend, CallFailure, CallResult, LateError
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
@@ -47,7 +47,7 @@ class SerialBackend(Backend):
             except Exception as error:  # the caller decides which errors end the run
                 yield CallFailure(index, platform.node(), error, traceback.format_exc())
             else:
-                yield CallResult(index, result.value, LocalValue(result.weights), LocalValue(result.client_state))
+                yield CallResult(index, result.value, LocalValue(result.messages), LocalValue(result.client_state))
 
     def reducer(self) -> "LocalSum":
         return LocalSum()
@@ -57,17 +57,17 @@ class SerialBackend(Backend):
 
 
 class LocalSum:
-    """A sum of weights in this process."""
+    """Sums of messages in this process."""
 
     def __init__(self) -> None:
-        self._mean = ExactMean()
+        self._sums = MessageSums()
 
-    def add(self, result: CallResult[object], weight: int) -> None:
-        """Add the weights of one result."""
-        weights = result.weights.get()
-        assert weights is not None, "only results of training are added"
-        self._mean.fold(weights, weight)
+    def add(self, result: CallResult[object]) -> None:
+        """Add the messages of one result."""
+        messages = result.messages.get()
+        assert messages is not None, "only results of training are added"
+        self._sums.add(messages)
 
-    def mean(self) -> ExactMean:
-        """Return the sum."""
-        return self._mean
+    def total(self) -> MessageSums:
+        """Return the sums."""
+        return self._sums

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from fedray.aggregation.server_optimizers import AnyServerOptimizer, ServerSGD
 from fedray.data.partition import AnyPartition, Dirichlet, FromFile
 from fedray.data.sections import Data
 from fedray.models.proxies import AnyProxy, Proxy
@@ -54,6 +55,7 @@ class Experiment(Section):
     proxy: AnyProxy = Proxy()
     teacher: AnyTeacher | None = None
     strategy: AnyStrategy = Field(FedAvg(), validate_default=True)
+    server: AnyServerOptimizer = Field(ServerSGD(), validate_default=True)
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()

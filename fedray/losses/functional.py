@@ -32,6 +32,12 @@ def proximal(parameters: Sequence[Tensor], reference: Sequence[Tensor]) -> Tenso
     return 0.5 * torch.stack([d.square().sum() for d in differences]).sum()
 
 
+def linear(parameters: Sequence[Tensor], constants: Sequence[Tensor]) -> Tensor:
+    """Return Σ ⟨a, w⟩ over all parameters w, whose gradient is a: SCAFFOLD's and FedDyn's correction."""
+    products = torch._foreach_mul(list(parameters), list(constants))
+    return torch.stack([product.sum() for product in products]).sum()
+
+
 # Distillation losses take (student [B, C], teacher [B, C], labels [B]). The teacher's outputs have no gradient.
 
 

@@ -5,13 +5,21 @@ the package gives its `LossTerm` the function itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from fedray.losses import functional
 from fedray.losses.distillation import REQUIRED_OUTPUT
 from fedray.types import LossTerm
+
+
+@dataclass(frozen=True)
+class FrozenOutputs:
+    """Outputs of a frozen model for one batch, without gradient."""
+
+    logits: Tensor  # float32 [B, C]
+    features: Tensor | None  # float32 [B, d], inputs of the last linear layer, if the strategy uses features
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,12 @@ class LossInputs:
     projected: Tensor | None  # [B, d], the model's features in the space of the teacher's
     parameters: Sequence[Tensor]  # the model's trained parameters
     reference_params: Sequence[Tensor]  # their values at the start of the round; empty if no term needs them
+    constants: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    """The strategy's groups of constants, each with one tensor per trained parameter of the proxy."""
+    features: Tensor | None = None
+    """float32 [B, d], inputs of the proxy's last linear layer, if the strategy uses features."""
+    frozen: Mapping[str, FrozenOutputs] = field(default_factory=dict)
+    """Outputs of the strategy's frozen models, by name."""
 
     @property
     def model_logits(self) -> Tensor:
@@ -62,6 +76,9 @@ TERMS: Mapping[str, Callable[..., Tensor]] = {
     **{name: _distillation(loss, REQUIRED_OUTPUT[name]) for name, loss in DISTILLATIONS.items()},
     "cross_entropy": lambda inputs: functional.cross_entropy(inputs.model_logits, inputs.labels),
     "mutual": _mutual,
+    "linear": lambda inputs, constant: functional.linear(
+        inputs.parameters[: len(inputs.constants[constant])], inputs.constants[constant]
+    ),
     "proximal": lambda inputs: functional.proximal(inputs.parameters, inputs.reference_params),
 }
 """Each loss term as a function of `LossInputs` and the term's options, by its name."""

@@ -1,5 +1,6 @@
 """The head of a classifier: its last linear layer, which turns features into logits."""
 
+import torch
 from torch import Tensor, nn
 
 from fedray.errors import SpecError
@@ -8,9 +9,15 @@ from fedray.models.precision import autocast
 
 def head_name(model: nn.Module, classes: int) -> str:
     """Return the module name of the head. Raises SpecError if no linear layer has `classes` outputs."""
-    if candidates := _head_candidates(model, classes):
-        return candidates[-1][0]
+    if (name := find_head(model, classes)) is not None:
+        return name
     raise SpecError(f"{type(model).__name__} has no linear layer with {classes} outputs to use as its head.")
+
+
+def find_head(model: nn.Module, classes: int) -> str | None:
+    """Return the module name of the head; None if no linear layer has `classes` outputs."""
+    candidates = _head_candidates(model, classes)
+    return candidates[-1][0] if candidates else None
 
 
 def keep_head_float32(model: nn.Module, classes: int) -> nn.Module:
@@ -36,6 +43,18 @@ class Float32Linear(nn.Linear):
         """Float [B, d] -> logits [B, classes]."""
         with autocast(features.device, "float32"):
             return super().forward(features.to(self.weight.dtype))
+
+
+class FeatureTap:
+    """Keeps the input of a model's head, float [B, d], from the model's last forward pass."""
+
+    def __init__(self, model: nn.Module, classes: int) -> None:
+        """Raises SpecError if the model has no head."""
+        self.features = torch.empty(0)
+        model.get_submodule(head_name(model, classes)).register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.features = inputs[0].float()
 
 
 def split_head(model: nn.Module, classes: int) -> tuple[nn.Module, nn.Linear]:

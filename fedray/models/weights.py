@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from fedray.errors import RunError, writing
 from fedray.files import replacing
-from fedray.types import Weights
+from fedray.types import ArrayGroups, ParameterInfo, Weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +50,12 @@ def set_weights(model: "nn.Module", weights: Weights) -> None:
             value.copy_(torch.from_numpy(np.array(weights[name])))
 
 
+def _torch_class_name(module: "nn.Module") -> str:
+    """Return the name of a layer's class, for fedray's faster layers that of the torch class that they replace."""
+    own = ("fedray.models.fast_layers", "fedray.models.heads")
+    return next(kind.__name__ for kind in type(module).__mro__ if not kind.__module__.startswith(own))
+
+
 def check_weights(weights: Weights, like: Weights) -> str | None:
     """Return the reason why weights cannot be averaged with `like`, or None.
 
@@ -60,19 +66,39 @@ def check_weights(weights: Weights, like: Weights) -> str | None:
     for name, array in weights.items():
         if array.shape != like[name].shape or array.dtype != like[name].dtype:
             return f"{name} is {array.dtype}{list(array.shape)}, not {like[name].dtype}{list(like[name].shape)}"
-        if array.dtype.kind != "f" or not array.size:
-            continue
-        extent = max(-float(array.min()), float(array.max()))  # both are NaN if an entry is
-        if not math.isfinite(extent):
-            return f"{name} is not finite"
-        if extent > MAX_WEIGHT:
-            return f"{name} has grown beyond {MAX_WEIGHT:g}: training diverged"
+        if problem := _range_problem(array):
+            return f"{name} {problem}"
     return None
 
 
-def parameter_names(model: "nn.Module") -> list[str]:
-    """Return the names of the trained parameters. All other weights are buffers, such as BatchNorm's counters."""
-    return [name for name, _ in model.named_parameters()]
+def _range_problem(array: npt.NDArray[np.generic]) -> str | None:
+    if array.dtype.kind != "f" or not array.size:
+        return None
+    extent = max(-float(array.min()), float(array.max()))  # both are NaN if an entry is
+    if not math.isfinite(extent):
+        return "is not finite"
+    return f"has grown beyond {MAX_WEIGHT:g}: training diverged" if extent > MAX_WEIGHT else None
+
+
+def check_message(name: str, arrays: Weights) -> str | None:
+    """Return the reason why a strategy's own message cannot be added up, or None."""
+    for part, array in arrays.items():
+        if problem := _range_problem(array):
+            return f"{part} of its message '{name}' {problem}"
+    return None
+
+
+def describe_parameters(model: "nn.Module", classes: int) -> list[ParameterInfo]:
+    """Describe each array of a model, in the order of `get_weights`."""
+    from fedray.models.heads import find_head
+
+    head, trained = find_head(model, classes), {name for name, _ in model.named_parameters()}
+    infos = []
+    for name, value in model.state_dict().items():
+        module, _, _ = name.rpartition(".")
+        kind, is_head = _torch_class_name(model.get_submodule(module)), module == head
+        infos.append(ParameterInfo(name, tuple(value.shape), kind, is_head, name not in trained))
+    return infos
 
 
 def distance(weights: Weights, other: Weights, names: Iterable[str]) -> float:
@@ -86,9 +112,9 @@ def _squares(first: npt.NDArray[np.generic], second: npt.NDArray[np.generic]) ->
     return math.fsum(np.square(np.subtract(first[block], second[block]), dtype=np.float64).sum() for block in blocks)
 
 
-def nbytes(weights: Weights) -> int:
-    """Return the size of the weights in bytes."""
-    return sum(array.nbytes for array in weights.values())
+def nbytes(groups: ArrayGroups) -> int:
+    """Return the size of all arrays in bytes."""
+    return sum(array.nbytes for arrays in groups.values() for array in arrays.values())
 
 
 @dataclass(frozen=True)
@@ -121,6 +147,27 @@ def save_weights(path: Path, weights: Weights) -> None:
         save_file(weights, path, {CHECKSUM: checksum(weights)})
     except SafetensorError as error:  # raised for a full disk
         raise OSError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class GroupsFile:
+    """Groups of arrays in a safetensors file on the driver's disk, read when they are needed."""
+
+    path: Path
+
+    def read(self) -> ArrayGroups:
+        """Return the groups. Raises RunError if the file is missing, truncated or damaged."""
+        groups: dict[str, Weights] = {}
+        for name, array in WeightsFile(self.path).read().items():
+            group, _, part = name.partition("/")
+            groups.setdefault(group, {})[part] = array
+        return groups
+
+    def write(self, groups: ArrayGroups) -> None:
+        """Write the groups as `group/name`; the file is either complete or absent. Raises RunError."""
+        WeightsFile(self.path).write(
+            {f"{group}/{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
+        )
 
 
 def checksum(weights: Weights) -> str:

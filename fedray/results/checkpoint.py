@@ -1,11 +1,13 @@
 """Checkpoints of a run: safetensors and JSON, replaced atomically, never a pickle.
 
-checkpoint/round-00012/state.json                the round, and the round of each client's private weights
+checkpoint/round-00012/state.json                the round, and the round of each client's state
                        weights.safetensors       the global weights
-           private/00003-00007.safetensors       private weights of client 3 after round 7
+                       extra.safetensors         the strategy's own groups of arrays, if it has any
+                       moments.safetensors       the server optimizer's groups of arrays, if it has any
+           clients/00003-00007.safetensors       state of client 3 after round 7
 
-Private weights are written once, after the client's training, and belong to every later checkpoint until the client
-trains again. They are read only when the client trains, so they are never all in memory.
+A client's state is written once, after the client's training, and belongs to every later checkpoint until the client
+trains again. It is read only when the client trains, so the states are never all in memory.
 """
 
 import json
@@ -16,11 +18,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fedray.errors import RunError, writing
-from fedray.models.weights import WeightsFile
-from fedray.types import ServerState, Weights
+from fedray.models.weights import GroupsFile, WeightsFile
+from fedray.types import ArrayGroups, ServerState
 
-Private: TypeAlias = Mapping[int, int]
-"""Round in which each client with private weights last trained, by client id."""
+StateRounds: TypeAlias = Mapping[int, int]
+"""Round in which each client that has state last trained, by client id."""
 
 MAX_CHECKPOINTS = 2
 """Number of checkpoints on disk. If the newest is damaged, the one before it is loaded."""
@@ -29,21 +31,21 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, RunError)
 """Errors that reading a damaged or incomplete checkpoint raises."""
 
 
-def private_file(folder: Path, client: int, number: int) -> WeightsFile:
-    """Return the file of a client's private weights after round `number`."""
-    return WeightsFile(folder / "private" / f"{client:05d}-{number:05d}.safetensors")
+def client_file(folder: Path, client: int, number: int) -> GroupsFile:
+    """Return the file of a client's state after round `number`."""
+    return GroupsFile(folder / "clients" / f"{client:05d}-{number:05d}.safetensors")
 
 
-def save_private(folder: Path, client: int, number: int, weights: Weights) -> None:
-    """Write a client's private weights, which no checkpoint refers to yet. Raises RunError if it cannot be written."""
-    file = private_file(folder, client, number).path
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    private_file(folder, client, number).write(weights)
+def save_client(folder: Path, client: int, number: int, state: ArrayGroups) -> None:
+    """Write a client's state, which no checkpoint refers to yet. Raises RunError if it cannot be written."""
+    file = client_file(folder, client, number)
+    with writing(file.path):
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+    file.write(state)
 
 
-def delete_unused(folder: Path, current: Private) -> None:
-    """Delete private weights that neither a checkpoint nor the current state refers to.
+def delete_unused(folder: Path, current: StateRounds) -> None:
+    """Delete states of clients that neither a checkpoint nor the current state refers to.
 
     Raises RunError if a file cannot be deleted.
     """
@@ -51,29 +53,29 @@ def delete_unused(folder: Path, current: Private) -> None:
     for checkpoint in folder.glob("round-*"):
         with suppress(*DAMAGED):
             referenced |= _read_state(checkpoint)[1].items()
-    used = {private_file(folder, client, number).path for client, number in referenced}
+    used = {client_file(folder, client, number).path for client, number in referenced}
     with writing(folder):
-        for file in (folder / "private").glob("*"):
+        for file in (folder / "clients").glob("*"):
             if file not in used:
                 file.unlink()
 
 
-def save(folder: Path, state: ServerState, private: Private) -> None:
+def save(folder: Path, state: ServerState, rounds: StateRounds) -> None:
     """Write a checkpoint, then delete all but the one before it. Raises RunError if it cannot be written.
 
     If the process is killed at any point, one complete checkpoint stays on disk.
     """
-    commit(write(folder, state, private))
+    commit(write(folder, state, rounds))
 
 
-def write(folder: Path, state: ServerState, private: Private) -> Path:
+def write(folder: Path, state: ServerState, rounds: StateRounds) -> Path:
     """Write a checkpoint that `load` does not see until `commit` is called. Return its folder.
 
     Raises RunError if it cannot be written.
     """
     partial = folder / f"partial-{state.round:05d}"
     with writing(partial):
-        _write(partial, state, private)
+        _write(partial, state, rounds)
     return partial
 
 
@@ -87,26 +89,35 @@ def commit(partial: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(partial: Path, state: ServerState, private: Private) -> None:
+def _write(partial: Path, state: ServerState, rounds: StateRounds) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     WeightsFile(partial / "weights.safetensors").write(state.weights)
-    (partial / "state.json").write_text(json.dumps({"round": state.round, "private": dict(sorted(private.items()))}))
+    groups = {name: groups for name, groups in (("extra", state.extra), ("moments", state.moments)) if groups}
+    for name, arrays in groups.items():
+        GroupsFile(partial / f"{name}.safetensors").write(arrays)
+    document = {"round": state.round, "groups": sorted(groups), "clients": dict(sorted(rounds.items()))}
+    (partial / "state.json").write_text(json.dumps(document))
 
 
 def load(folder: Path, last_round: int | None = None) -> tuple[ServerState, dict[int, int]] | None:
-    """Return the newest complete checkpoint: its state and the rounds of its private weights. None without one.
+    """Return the newest complete checkpoint: its state and the rounds of its clients' states. None without one.
 
     Checkpoints after `last_round` are ignored.
     """
     for checkpoint in reversed(_committed(folder)):
         with suppress(*DAMAGED):  # the checkpoint before it may be complete
-            number, private = _read_state(checkpoint)
+            number, rounds, groups = _read_state(checkpoint)
             if last_round is not None and number > last_round:
                 continue
-            for client, private_round in private.items():
-                private_file(folder, client, private_round).read()  # only to verify it
-            return ServerState(number, WeightsFile(checkpoint / "weights.safetensors").read()), private
+            for client, client_round in rounds.items():
+                client_file(folder, client, client_round).read()  # only to verify it
+            extra, moments = (
+                GroupsFile(checkpoint / f"{name}.safetensors").read() if name in groups else {}
+                for name in ("extra", "moments")
+            )
+            weights = WeightsFile(checkpoint / "weights.safetensors").read()
+            return ServerState(number, weights, extra, moments), rounds
     return None
 
 
@@ -116,7 +127,8 @@ def _committed(folder: Path) -> list[Path]:
     return sorted((each for each, number in rounds.items() if number.isdigit()), key=lambda each: int(rounds[each]))
 
 
-def _read_state(checkpoint: Path) -> tuple[int, dict[int, int]]:
-    """Return the round of a checkpoint and the rounds of its private weights, by client."""
+def _read_state(checkpoint: Path) -> tuple[int, dict[int, int], list[str]]:
+    """Return the round of a checkpoint, the round of each client's state, and the names of its groups' files."""
     document = json.loads((checkpoint / "state.json").read_text())
-    return document["round"], {int(client): number for client, number in dict(document["private"]).items()}
+    rounds = {int(client): number for client, number in dict(document["clients"]).items()}
+    return document["round"], rounds, list(document["groups"])

@@ -24,10 +24,12 @@ class RoundRecord:
 def round_record(
     number: int, outcomes: Sequence[Outcome], counts: EvalCounts | None, data: FederatedDataset, size: int
 ) -> RoundRecord:
-    """Return the rows of a round. `counts` is None in a round without evaluation; `size` is the proxy's size in bytes.
+    """Return the rows of a round. `counts` is None in a round without evaluation; `size` is that of the
+    broadcast in bytes.
 
-    The columns `bytes_down` and `bytes_up` are those of the algorithm: one proxy to each client of the cohort, one back
-    with each update. The network transfers fewer bytes, because nodes and not clients exchange weights.
+    The columns `bytes_down` and `bytes_up` are those of the algorithm: the broadcast (the proxy, and a strategy's own
+    arrays) to each client of the cohort, and all messages of each client back. The network transfers fewer bytes,
+    because nodes and not clients exchange arrays.
     """
     updates = [outcome for outcome in outcomes if isinstance(outcome, ClientUpdate)]
     row = {
@@ -35,7 +37,7 @@ def round_record(
         "clients": len(updates),
         "failed_clients": len(outcomes) - len(updates),
         "bytes_down": size * len(outcomes),
-        "bytes_up": size * len(updates),
+        "bytes_up": sum(update.message_bytes for update in updates),
     }
     return RoundRecord(
         row | (_metrics(counts, data) if counts else {}),

@@ -1,4 +1,4 @@
-"""The cohort of a round: its clients are drawn and trained, and their weights are summed."""
+"""The cohort of a round: its clients are drawn and trained, and their messages are aggregated."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from fedray.aggregation.exact_mean import ExactMean
-from fedray.backends.base import Backend, CallFailure, CallResult, LateError, Reducer
+from fedray.aggregation.messages import Aggregate
+from fedray.backends.base import Backend, CallFailure, CallResult, LateError
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError
 from fedray.results import checkpoint
 from fedray.seeding import numpy_rng
-from fedray.types import ClientFailure, ClientUpdate, Fault, Indices, Outcome, TargetArrays, Weights
+from fedray.types import ArrayGroups, ClientFailure, ClientUpdate, Fault, Indices, Outcome, TargetArrays
 from fedray.workers.requests import ClientTask, Shared, TrainClients
 
 ClientBatch: TypeAlias = Sequence[ClientTask]
@@ -28,9 +28,14 @@ A single worker gets one batch: there is no load to balance, and it would idle b
 class CohortResult:
     """The result of training a round's cohort."""
 
-    mean: ExactMean
-    state_rounds: dict[int, int]  # this round, for each client that saved private weights
+    aggregate: Aggregate
+    state_rounds: dict[int, int]  # this round, for each client whose new state was saved
     outcomes: Sequence[Outcome]  # by client id
+
+    @property
+    def updates(self) -> list[ClientUpdate]:
+        """The outcomes of the clients that were aggregated, by client id."""
+        return [outcome for outcome in self.outcomes if isinstance(outcome, ClientUpdate)]
 
 
 def draw_cohort(experiment: Experiment, shards: Sequence[Indices], number: int) -> list[int]:
@@ -44,7 +49,7 @@ class CohortTrainer:
     """Trains the clients of a round on a backend."""
 
     def __init__(self, experiment: Experiment, backend: Backend, checkpoint_folder: Path) -> None:
-        """`checkpoint_folder` holds the clients' private weights."""
+        """`checkpoint_folder` holds the clients' states."""
         self._strategy, self._training = experiment.strategy, experiment.training
         self._backend, self._folder = backend, checkpoint_folder
 
@@ -52,11 +57,11 @@ class CohortTrainer:
         self,
         number: int,
         cohort: Sequence[int],
-        weights: Shared[Weights],
+        broadcast: Shared[ArrayGroups],
         targets: Mapping[int, Shared[TargetArrays]],
         state_rounds: Mapping[int, int],
     ) -> CohortResult:
-        """Train the clients of round `number`; `state_rounds` is the round of each client's saved private weights.
+        """Train the clients of round `number`; `state_rounds` is the round of each client's saved state.
 
         Raises RunError as soon as more clients fail than the spec allows, LostError where weights were lost with a
         node.
@@ -64,21 +69,22 @@ class CohortTrainer:
         total, outcomes, new_states = self._backend.reducer(), list[Outcome](), dict[int, int]()
         start, waiting = time.perf_counter(), self._batches(number, cohort, targets, state_rounds)
         while waiting:
-            requests, retried = [TrainClients(tuple(batch), weights) for batch in waiting], list[ClientBatch]()
+            requests, retried = [TrainClients(tuple(batch), broadcast) for batch in waiting], list[ClientBatch]()
             for result in self._backend.run(requests, self._timeout_s):
                 batch = waiting[result.index]
                 if isinstance(result, CallFailure) and len(batch) > 1:
                     retried += [[task] for task in batch]  # each alone: one of them may be what ends the process
                     continue
                 if isinstance(result, CallResult):
-                    self._add(result, total)
+                    if any(isinstance(outcome, ClientUpdate) for outcome in result.value):
+                        total.add(result)
                     new_states |= self._save_state(result, batch[0])
                 new = result.value if isinstance(result, CallResult) else _failures(batch, result)
                 self._report_late(new, time.perf_counter() - start)
                 outcomes += new
                 self._check_failures(outcomes, len(cohort))
             waiting = retried
-        return CohortResult(total.mean(), new_states, sorted(outcomes, key=lambda outcome: outcome.client))
+        return CohortResult(total.total().aggregate(), new_states, sorted(outcomes, key=lambda outcome: outcome.client))
 
     def _batches(
         self,
@@ -87,13 +93,13 @@ class CohortTrainer:
         targets: Mapping[int, Shared[TargetArrays]],
         state_rounds: Mapping[int, int],
     ) -> list[ClientBatch]:
-        """The tasks of a cohort, in batches. With private weights or a deadline, each client is a batch of its own."""
+        """The tasks of a cohort, in batches. With client state or a deadline, each client is a batch of its own."""
         workers, shards = self._backend.parallelism, self._backend.federated.shards
         parts: int | None = BATCHES_PER_WORKER * workers if workers > 1 else 1
-        if self._strategy.client_model or self._training.deadline is not None:
+        if self._strategy.is_stateful or self._training.deadline is not None:
             parts = None
         files = {
-            client: checkpoint.private_file(self._folder, client, state_rounds[client])
+            client: checkpoint.client_file(self._folder, client, state_rounds[client])
             for client in cohort
             if client in state_rounds
         }
@@ -106,18 +112,13 @@ class CohortTrainer:
     def _timeout_s(self) -> float | None:
         return self._training.deadline if self._training.late == "drop" else None
 
-    def _add(self, result: CallResult[Sequence[Outcome]], total: Reducer) -> None:
-        updates = [outcome for outcome in result.value if isinstance(outcome, ClientUpdate)]
-        if updates:
-            total.add(result, sum(self._strategy.weight(update.examples) for update in updates))
-
     def _save_state(self, result: CallResult[Sequence[Outcome]], task: ClientTask) -> dict[int, int]:
-        """Save a client's private weights, if it has any; return its id and the round."""
-        if not self._strategy.client_model or isinstance(result.value[0], ClientFailure):
+        """Save a client's state, if the strategy has any; return its id and the round."""
+        if not self._strategy.is_stateful or isinstance(result.value[0], ClientFailure):
             return {}
         state = result.client_state.get()
-        assert state is not None, "a client of this strategy returns its private weights"
-        checkpoint.save_private(self._folder, task.client, task.round, state)
+        assert state is not None, "a client of this strategy returns its state"
+        checkpoint.save_client(self._folder, task.client, task.round, state)
         return {task.client: task.round}
 
     def _report_late(self, outcomes: Sequence[Outcome], seconds: float) -> None:

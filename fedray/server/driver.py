@@ -15,7 +15,7 @@ from fedray.config.experiment import Experiment
 from fedray.data import federated
 from fedray.data.federated import ReadDatasets, read_datasets
 from fedray.errors import LostError, RunError, SpecError
-from fedray.models.weights import WeightsFile, check_weights, distance, nbytes
+from fedray.models.weights import WeightsFile, check_weights, distance
 from fedray.results import checkpoint, costs, rows
 from fedray.results.costs import TeacherCosts
 from fedray.results.environment import environment
@@ -26,11 +26,13 @@ from fedray.server import teacher_targets
 from fedray.server.cohort import CohortResult, CohortTrainer, draw_cohort
 from fedray.server.loss_monitor import LossMonitor
 from fedray.server.smallest_batch import check_smallest_batch
+from fedray.server.step import broadcast, broadcast_bytes, round_info, server_step
 from fedray.server.teacher_client import TeacherClient
 from fedray.teachers.cache import TeacherCache
 from fedray.training import malloc
 from fedray.training.evaluation import EvalCounts
 from fedray.types import (
+    ArrayGroups,
     Fault,
     InitialState,
     Notice,
@@ -40,7 +42,6 @@ from fedray.types import (
     ServerState,
     TargetArrays,
     Waiting,
-    Weights,
     ignore_progress,
 )
 from fedray.workers.requests import CountFlops, Evaluate, Initialize, Shared
@@ -58,7 +59,7 @@ class RunState:
 
     server: ServerState
     state_rounds: Mapping[int, int] = field(default_factory=dict)
-    """The last round of each client that has private weights, by client id."""
+    """The last round of each client that has state, by client id."""
 
 
 class Driver:
@@ -95,7 +96,7 @@ class Driver:
         self._targets = teacher_targets.TeacherTargets(experiment, self._data, self._backend, self._teachers)
         self._initial: InitialState
         self._state = RunState(ServerState(0, {}))  # set by _restore
-        self._shared: tuple[int, Shared[Weights]] | None = None  # (round, its global weights)
+        self._shared: tuple[int, Shared[ArrayGroups]] | None = None  # (round, its broadcast)
         self._written: Path  # a checkpoint that is not committed yet
         self._saved_round = 0
         self._node_losses = 0
@@ -116,14 +117,16 @@ class Driver:
                 try:
                     # 1. Draw the cohort, a pure function of (seed, round).
                     cohort = draw_cohort(self._experiment, self._data.shards, number)
-                    # 2. Send the global model, once per node.
-                    weights = self._share(self._state.server)
+                    # 2. Send the global model, and the strategy's own arrays, once per node.
+                    arrays = self._share(self._state.server)
                     # 3. Build each client's targets from cached teacher outputs; missing outputs are computed first.
                     targets = self._build_targets(number, cohort, on_progress)
-                    # 4. Train the cohort; updates are checked, and summed on the nodes where they are.
-                    trained = self._trainer.train(number, cohort, weights, targets, self._state.state_rounds)
-                    # 5. Aggregate: the new global model is the mean of the updates.
-                    state = self._aggregate(number, trained)
+                    # 4. Train the cohort; messages are checked, and summed on the nodes where they are.
+                    trained = self._trainer.train(number, cohort, arrays, targets, self._state.state_rounds)
+                    # 5. The strategy turns the aggregate into a target, and the server optimizer steps to it.
+                    info = round_info(number, trained.updates, self._data, self._initial.parameters)
+                    server = server_step(self._experiment, self._state.server, trained.aggregate, info)
+                    state = RunState(server, {**self._state.state_rounds, **trained.state_rounds})
                     # 6. Evaluate on the workers; write the round's rows and, if it is due, a checkpoint.
                     record = self._evaluate(state, trained)
                 except LostError as error:
@@ -160,8 +163,8 @@ class Driver:
                 self._warn(self._data.left_out, on_progress)
                 (self._initial,) = self._backend.collect([Initialize()])
                 self._restore()
-                weights = self._share(self._state.server)
-                self._warn(check_smallest_batch(self._experiment, self._data, self._backend, weights), on_progress)
+                arrays = self._share(self._state.server)
+                self._warn(check_smallest_batch(self._experiment, self._data, self._backend, arrays), on_progress)
                 self._describe()
                 with self._folder.tables(rows.loss_columns(self._experiment.strategy), self._round) as tables:
                     if 0 < self._round < self._experiment.training.rounds:
@@ -176,8 +179,10 @@ class Driver:
 
     def _restore(self) -> None:
         """Restore the newest checkpoint up to which all tables are complete, or start from the initial weights."""
-        state, state_rounds = self._folder.load_checkpoint() or (ServerState(0, self._initial.weights), {})
-        if problem := check_weights(state.weights, self._initial.weights):
+        initial, weights = self._initial, self._initial.weights
+        extra = self._experiment.strategy.server_init(weights, initial.parameters)
+        state, state_rounds = self._folder.load_checkpoint() or (ServerState(0, weights, extra), {})
+        if problem := check_weights(state.weights, weights):
             raise SpecError(f"the checkpoint in '{self._folder.checkpoint}' does not fit this spec: {problem}")
         self._state, self._saved_round = RunState(state, state_rounds), state.round
 
@@ -202,10 +207,10 @@ class Driver:
         self._folder.describe(self._experiment, facts)
         self._folder.write_partition(self._data)
 
-    def _share(self, state: ServerState) -> Shared[Weights]:
-        """Share the weights of a round once, for its evaluation and for the next round's training."""
+    def _share(self, state: ServerState) -> Shared[ArrayGroups]:
+        """Share the broadcast of a round once, for its evaluation and for the next round's training."""
         if self._shared is None or self._shared[0] != state.round:
-            self._shared = state.round, self._backend.share(state.weights)
+            self._shared = state.round, self._backend.share(broadcast(self._experiment, state))
         return self._shared[1]
 
     def _build_targets(
@@ -216,28 +221,26 @@ class Driver:
             self._describe(self._targets.predictions())
         return targets
 
-    def _aggregate(self, number: int, trained: CohortResult) -> RunState:
-        mean = trained.mean.mean(like=self._state.server.weights)
-        return RunState(ServerState(number, mean), {**self._state.state_rounds, **trained.state_rounds})
-
     def _evaluate(self, state: RunState, trained: CohortResult) -> rows.RoundRecord:
         """Return the rows of a round; write its checkpoint, if it is due, while the workers evaluate."""
-        number, weights = state.server.round, state.server.weights
+        number = state.server.round
         is_evaluated = self._is_due(self._experiment.evaluation.every, number)
         results = self._start_evaluation(state.server) if is_evaluated else ()
-        update_norm = distance(weights, self._state.server.weights, self._initial.parameters)
+        sent = [name for name in self._initial.trained_names if name in trained.aggregate.weights]
+        update_norm = distance(trained.aggregate.weights, self._state.server.weights, sent)
         if self._is_due(self._experiment.checkpoint.every, number):
             self._written = self._write_checkpoint(state)
         parts = values_in_order(results)
         counts = sum(parts[1:], start=parts[0]) if parts else None
-        record = rows.round_record(number, trained.outcomes, counts, self._data, nbytes(weights))
+        size = broadcast_bytes(self._experiment, self._state.server, self._initial.parameters)
+        record = rows.round_record(number, trained.outcomes, counts, self._data, size)
         record.round.update(rows.update_statistics(self._experiment.strategy, trained.outcomes, update_norm))
         return record
 
     def _start_evaluation(self, state: ServerState) -> Iterator[CallResult[EvalCounts] | CallFailure]:
-        weights, images = self._share(state), len(self._data.test)
+        arrays, images = self._share(state), len(self._data.test)
         chunks = [(start, min(start + EVAL_CHUNK_IMAGES, images)) for start in range(0, images, EVAL_CHUNK_IMAGES)]
-        return self._backend.run([Evaluate(chunk, weights) for chunk in chunks])
+        return self._backend.run([Evaluate(chunk, arrays) for chunk in chunks])
 
     def _teacher_columns(self, cohort: Sequence[int], before: TeacherCosts, record: rows.RoundRecord) -> Row:
         """The teacher outputs that a round used and their costs, whether computed for the cache or online."""

@@ -8,12 +8,12 @@ from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import LostError, SpecError
 from fedray.server.cohort import draw_cohort
-from fedray.types import Indices, Weights
+from fedray.types import ArrayGroups, Indices
 from fedray.workers.requests import Shared, TryBatch
 
 
 def check_smallest_batch(
-    experiment: Experiment, data: FederatedDataset, backend: Backend, weights: Shared[Weights]
+    experiment: Experiment, data: FederatedDataset, backend: Backend, broadcast: Shared[ArrayGroups]
 ) -> tuple[str, ...]:
     """Raises SpecError if the smallest batch that a client will train on cannot be trained on.
 
@@ -21,7 +21,7 @@ def check_smallest_batch(
     """
 
     def problem_of(client: int) -> str:
-        return _problem(TryBatch(client, sizes[client], weights), backend)
+        return _problem(TryBatch(client, sizes[client], broadcast), backend)
 
     sizes = smallest_batches(experiment, data.shards)
     problem = problem_of(min(sizes, key=sizes.__getitem__))

@@ -8,8 +8,9 @@ from fedray.strategies.fedavg import FedAvg
 from fedray.strategies.fedlpfm import FedLPFM
 from fedray.strategies.fedprox import FedProx
 from fedray.strategies.fml import FML
+from fedray.strategies.scaffold import Scaffold
 
-STRATEGIES: Registry[Strategy] = Registry(Strategy, "fedray.strategies", (FedAvg, FedProx, FML, FedLPFM))
+STRATEGIES: Registry[Strategy] = Registry(Strategy, "fedray.strategies", (FedAvg, FedProx, FML, FedLPFM, Scaffold))
 """The built-in strategies by name, in the order in which tables list them, and those of other packages."""
 
 AnyStrategy = Annotated[Strategy, STRATEGIES]

@@ -1,21 +1,58 @@
-"""The base of all strategies: a section of the spec with the objectives that clients minimise."""
+"""The base of all strategies: a section of the spec with a client side and a server side. All methods have a default
+but `objectives`; arrays are NumPy's, in groups by name, so that a strategy needs torch only in loss terms of its own.
+"""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from fedray.aggregation.messages import Aggregate
 from fedray.losses.distillation import REQUIRED_OUTPUT
 from fedray.section import Section
-from fedray.types import LossTerm, OutputKind
+from fedray.training.context import ClientContext, ClientResult, ClientStart
+from fedray.types import ArrayGroups, LossTerm, Message, OutputKind, ParameterInfo, ServerState, Weights
+
+
+@dataclass(frozen=True)
+class RoundInfo:
+    """The clients of a round, as the server side of a strategy sees them."""
+
+    round: int
+    clients: int
+    """Number of all clients that hold examples, whether they trained in the round or not."""
+    contributors: Sequence[int]
+    """Ids of the clients whose messages were aggregated, ascending."""
+    examples: Mapping[int, int]
+    """Number of examples by contributor."""
+    steps: Mapping[int, int]
+    """Number of local steps by contributor."""
+    parameters: Sequence[ParameterInfo]
+    """A description of each array of the global model."""
+
+    @property
+    def trained_names(self) -> list[str]:
+        """Names of the trained parameters of the global model."""
+        return [info.name for info in self.parameters if not info.is_buffer]
 
 
 class Strategy(Section):
-    """A federated algorithm. A subclass defines its `name`, its parameters and its `objectives`."""
+    """A federated algorithm. A subclass defines its `name`, its parameters and its `objectives`.
+
+    A round calls `broadcast` on the server; `client_init`, local training on `objectives`, and `client_final` for each
+    client; then `server_target` and `server_extra` on the server.
+    """
 
     label: ClassVar[str] = ""
     """Name in tables and figures; empty: the same as `name`."""
     color: ClassVar[str] = "#7A7A7A"
     """Colour in figures, as a hexadecimal RGB value."""
+    keeps_state: ClassVar[bool] = False
+    """Whether `client_final` returns state, or a parameter is not shared."""
+    uses_features: ClassVar[bool] = False
+    """Whether loss terms read `LossInputs.features`, the inputs of the proxy's last linear layer."""
+    frozen_models: ClassVar[tuple[str, ...]] = ()
+    """Names of frozen copies of the proxy whose outputs loss terms read; `client_init` returns their weights."""
     name: str = ""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of an update in the server's mean: proportional to its client's `examples` (n_i / n), or `uniform`."""
@@ -27,6 +64,51 @@ class Strategy(Section):
     @abstractmethod
     def objectives(self) -> Mapping[str, Sequence[LossTerm]]:
         """Return the loss terms of each model that a client trains; `proxy` is the model that is exchanged."""
+
+    # On the client.
+
+    def client_init(self, client: ClientContext) -> ClientStart:  # noqa: ARG002
+        """Return constants for loss terms, and the weights of the frozen models."""
+        return ClientStart()
+
+    def client_final(self, client: ClientContext) -> ClientResult:
+        """Return the messages to the server and the client's new state. A client whose update is dropped keeps its old
+        state."""
+        return ClientResult({"weights": self.weights_message(client, client.weights)})
+
+    def weights_message(self, client: ClientContext, weights: Weights) -> Message:
+        """Return the message `weights`: the shared parameters, with the weight of the client's number of examples."""
+        shared = {info.name: weights[info.name] for info in client.parameters if self.is_shared(info)}
+        return Message(self.weight(client.examples), shared)
+
+    def is_shared(self, parameter: ParameterInfo) -> bool:  # noqa: ARG002
+        """Return whether a parameter or buffer is sent and averaged; others stay on each client from round to round."""
+        return True
+
+    # On the server.
+
+    def server_init(self, weights: Weights, parameters: Sequence[ParameterInfo]) -> ArrayGroups:  # noqa: ARG002
+        """Return the groups of `ServerState.extra` before round 1."""
+        return {}
+
+    def broadcast(self, state: ServerState) -> ArrayGroups:  # noqa: ARG002
+        """Return the groups that are sent to the clients in addition to the weights."""
+        return {}
+
+    def server_target(self, state: ServerState, aggregate: Aggregate, info: RoundInfo) -> Weights:  # noqa: ARG002
+        """Return the weights, float64, to which the server optimizer steps: the aggregate of the clients' weights."""
+        return {**state.weights, **aggregate.weights}
+
+    def server_extra(self, state: ServerState, aggregate: Aggregate, info: RoundInfo) -> ArrayGroups:  # noqa: ARG002
+        """Return the new groups of `ServerState.extra`; `state` is the state before the round."""
+        return state.extra
+
+    # Derived from the above.
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether clients keep anything from round to round."""
+        return self.keeps_state or self.client_model is not None
 
     def active_objectives(self) -> dict[str, list[LossTerm]]:
         """Return `objectives` without the terms whose weight is zero, which are not computed."""

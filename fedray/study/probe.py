@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedray.aggregation.exact_mean import ExactMean
+from fedray.aggregation.exact_mean import ExactMean, cast_like
 from fedray.backends.base import Backend, MakeBackend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
@@ -80,7 +80,7 @@ def measure(experiment: Experiment, data: FederatedDataset, make_backend: MakeBa
     for batches in (FEW_BATCHES, MORE_BATCHES):
         cut = replace(data, shards=tuple(shard[: batches * training.batch_size] for shard in data.shards))
         with _backend(make_backend, experiment, cut) as backend:
-            shared = backend.share(weights)
+            shared = backend.share({"weights": weights})
             tasks = [
                 ClientTask(1, client, _placeholder_targets(backend, experiment, cut, client)) for client in clients
             ]
@@ -166,7 +166,7 @@ def _driver_seconds(weights: Weights) -> tuple[float, float]:
     mean.add(weights, 1)
     added = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), ServerState(1, mean.mean(like=weights)), {})
+        checkpoint.save(Path(folder), ServerState(1, cast_like(mean.mean(), weights)), {})
     return added - start, time.perf_counter() - added
 
 

@@ -70,7 +70,7 @@ def _proxy_costs(proxy: Proxy, data: ImageShape) -> tuple[int, int]:
     """Bytes of the proxy's weights, and floating-point operations to train it on one example."""
     with torch_rng(None, 0, "bytes"):
         weights = get_weights(proxies.build(proxy.model_copy(update={"init": "random"}), data))
-    return nbytes(weights), training_flops(proxy, data)
+    return nbytes({"weights": weights}), training_flops(proxy, data)
 
 
 class QueryCounter:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedray.losses.terms import LossInputs, evaluate_objective, uses_reference
+from fedray.losses.terms import FrozenOutputs, LossInputs, evaluate_objective, uses_reference
+from fedray.models.heads import FeatureTap
 from fedray.models.precision import autocast
 from fedray.models.projection import Projected
 from fedray.seeding import torch_rng
@@ -14,7 +17,7 @@ from fedray.training.batches import Batch, ClientData, batches
 from fedray.training.cuda_graph import CudaGraphStep
 from fedray.training.optimizers import make_optimizer
 from fedray.training.sections import Training
-from fedray.types import LossTerm, loss_column
+from fedray.types import ArrayGroups, LossTerm, loss_column
 
 
 def local_update(trainer: "Trainer", data: ClientData, *, number: int, seed: int, client: int) -> dict[str, float]:
@@ -39,7 +42,9 @@ def local_update(trainer: "Trainer", data: ClientData, *, number: int, seed: int
 class Trainer:
     """Trains one or several models on the same batches, each model on its own objective.
 
-    The logits of the other models are constants in a model's loss. A trainer is reused for one client after another.
+    The logits of the other models are constants in a model's loss. Frozen models are evaluated on the same batches, for
+    loss terms that read their outputs. `taps` keep the features of the proxy and of frozen models, by name, if the
+    strategy uses features. A trainer is reused for one client after another.
     Its tensors and the models' parameters keep their addresses, because a CUDA graph requires it.
     """
 
@@ -49,10 +54,12 @@ class Trainer:
         objectives: Mapping[str, Sequence[LossTerm]],
         training: Training,
         *,
+        frozen: Mapping[str, nn.Module] = MappingProxyType({}),
+        taps: Mapping[str, FeatureTap] = MappingProxyType({}),
         graph: bool = True,
     ) -> None:
         self.training = training
-        self._models, self._objectives = models, objectives
+        self._models, self._objectives, self._frozen, self._taps = models, objectives, frozen, taps
         self._parameters = {name: list(model.parameters()) for name, model in models.items()}
         all_parameters = [p for parameters in self._parameters.values() for p in parameters]
         self._device = all_parameters[0].device
@@ -61,6 +68,7 @@ class Trainer:
             name: [torch.empty_like(p) for p in self._parameters[name]] if uses_reference(terms) else []
             for name, terms in objectives.items()
         }
+        self._constants: dict[str, list[Tensor]] = {}
         self._meter = LossMeter(objectives, self._device)
         use_graph = graph and self._device.type == "cuda"
         self.step: Callable[[Batch], None] = CudaGraphStep(self._step, training.batch_size) if use_graph else self._step
@@ -75,6 +83,16 @@ class Trainer:
                 reference.copy_(parameter.detach())
         self._meter.reset()
 
+    def set_constants(self, constants: ArrayGroups) -> None:
+        """Copy groups of one array per trained parameter of the proxy to the device, always to the same addresses."""
+        proxy = self._models["proxy"]
+        names = [name for name, _ in (proxy.proxy if isinstance(proxy, Projected) else proxy).named_parameters()]
+        parameters = self._parameters["proxy"][: len(names)]
+        for group, arrays in constants.items():
+            tensors = self._constants.setdefault(group, [torch.empty_like(p) for p in parameters])
+            for tensor, name in zip(tensors, names, strict=True):
+                tensor.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+
     def start_epoch(self) -> None:
         """Restart the count of correct predictions."""
         self._meter.start_epoch()
@@ -84,10 +102,18 @@ class Trainer:
         trained = self.training.trained_examples(examples)
         return self._meter.means(trained, in_last_epoch=(trained - 1) % examples + 1)
 
+    def _frozen_outputs(self, batch: Batch) -> dict[str, FrozenOutputs]:
+        outputs = {}
+        for name, model in self._frozen.items():
+            with torch.no_grad(), autocast(self._device, self.training.precision):
+                logits = model(batch.images).float()
+            outputs[name] = FrozenOutputs(logits, self._taps[name].features if name in self._taps else None)
+        return outputs
+
     def _step(self, batch: Batch) -> None:
         with autocast(self._device, self.training.precision):
             logits = {name: model(batch.images).float() for name, model in self._models.items()}
-        losses = []
+        frozen, losses = self._frozen_outputs(batch), []
         for name, terms in self._objectives.items():
             model = self._models[name]
             inputs = LossInputs(
@@ -98,6 +124,9 @@ class Trainer:
                 model.projected if isinstance(model, Projected) else None,
                 self._parameters[name],
                 self._reference_params[name],
+                self._constants,
+                self._taps[name].features if name in self._taps else None,
+                frozen,
             )
             loss, values = evaluate_objective(terms, inputs)
             self._meter.add(inputs, values)

@@ -9,13 +9,14 @@ from torch import nn
 from fedray.config.experiment import Experiment
 from fedray.models import proxies
 from fedray.models.fast_layers import use_fast_layers
-from fedray.models.heads import keep_head_float32
+from fedray.models.heads import FeatureTap, keep_head_float32
 from fedray.models.precision import memory_format
 from fedray.models.projection import Projected
 from fedray.models.weights import get_weights, set_weights
 from fedray.seeding import torch_rng
 from fedray.strategies.fml import FML
 from fedray.teachers.targets import CachedTargets, OnlineTargets
+from fedray.training.context import ClientContext, ClientStart
 from fedray.training.local_update import Trainer
 from fedray.types import ImageShape, Weights
 
@@ -23,7 +24,10 @@ Targets: TypeAlias = CachedTargets | OnlineTargets | None
 
 
 class ClientModels:
-    """A proxy, and a private model or a projection if the strategy has one. Created once, loaded for each client."""
+    """A proxy, and the other models that a strategy needs. Created once, loaded for each client.
+
+    Others are a private model or a projection, which are trained, and frozen copies of the proxy.
+    """
 
     def __init__(self, experiment: Experiment, shape: ImageShape, device: torch.device) -> None:
         self._experiment = experiment
@@ -34,13 +38,13 @@ class ClientModels:
         self._trainers: dict[tuple[int, ...], Trainer] = {}
 
     def spec(self, name: str) -> proxies.Proxy:
-        """Return the spec section of the model `proxy` or `private`."""
+        """Return the spec section of the model `proxy` or `private`, or of a frozen copy of the proxy."""
         if name == "private" and isinstance(self._strategy, FML) and self._strategy.private:
             return self._strategy.private
         return self._experiment.proxy
 
     def model(self, name: str) -> nn.Module:
-        """Return the model `proxy` or `private`, with the weights that were loaded last."""
+        """Return the model `proxy` or `private`, or a frozen one, with the weights that were loaded last."""
         if name not in self._models:
             spec = self.spec(name).model_copy(update={"init": "random"})  # weights are loaded before each use
             model = keep_head_float32(proxies.build(spec, self._shape).to(self._device), self._shape.classes)
@@ -49,41 +53,62 @@ class ClientModels:
             self._models[name] = model.to(memory_format=memory_format(self._experiment.training.memory_format))
         return self._models[name]
 
-    def load(self, client: int, weights: Weights, state: Weights | None, targets: Targets) -> Trainer:
-        """Load the global weights and the client's private weights; return the trainer of its models.
+    def load(self, context: ClientContext, start: ClientStart, targets: Targets) -> Trainer:
+        """Load a client's weights and state, and its frozen models; return the trainer of its models.
 
-        A client without `state` starts from initial private weights of its own. A projection is as wide as the
+        A client without state starts from initial private weights of its own. A projection is as wide as the
         features in `targets`.
         """
-        set_weights(self.model("proxy"), weights)
-        seed = self._experiment.seed
+        set_weights(self.model("proxy"), context.weights)
+        for name in self._strategy.frozen_models:
+            set_weights(self._frozen(name), start.frozen[name])
+        client, state = context.client, context.state.get(self._strategy.client_model or "")
         if self._strategy.client_model == "private":
             set_weights(self.model("private"), state or self._initial_private_weights(client))
+        trainer = self._trainer(self._trained_models(client, state, targets))
+        trainer.set_constants(start.constants)
+        return trainer
+
+    def _trained_models(self, client: int, state: Weights | None, targets: Targets) -> dict[str, nn.Module]:
+        """The models of the objectives, with the client's own projection if they need one."""
         if self._strategy.client_model != "projection":
-            return self._trainer({name: self.model(name) for name in self._strategy.active_objectives()})
+            return {name: self.model(name) for name in self._strategy.active_objectives()}
         assert targets is not None, "a projection is trained towards a teacher's features"
         projected = self._projected  # created before seeding, because its initialisation also draws random numbers
-        with torch_rng(None, seed, "projection", client):
+        with torch_rng(None, self._experiment.seed, "projection", client):
             projection = projected.reset(targets.width)
         if state:
             set_weights(projection, state)
-        return self._trainer({"proxy": projected})
+        return {"proxy": projected}
 
-    def client_state(self) -> Weights | None:
-        """Return the private weights that the client needs in its next round, if it has any."""
-        if self._strategy.client_model is None:
-            return None
-        return get_weights(
-            self.model("private") if self._strategy.client_model == "private" else self._projected.projection
-        )
+    def client_state(self) -> dict[str, Weights]:
+        """Return the groups that the client needs in its next round: the weights of the model that stays on it."""
+        kind = self._strategy.client_model
+        if kind is None:
+            return {}
+        return {kind: get_weights(self.model("private") if kind == "private" else self._projected.projection)}
+
+    def _frozen(self, name: str) -> nn.Module:
+        """Return a frozen copy of the proxy, in evaluation mode."""
+        return self.model(f"frozen {name}").eval().requires_grad_(requires_grad=False)
 
     def _trainer(self, models: dict[str, nn.Module]) -> Trainer:
         """The trainer of these parameters: a single one, unless projections differ in width."""
         parameters = tuple(id(parameter) for model in models.values() for parameter in model.parameters())
         if parameters not in self._trainers:
             objectives = self._strategy.active_objectives()
-            self._trainers[parameters] = Trainer(models, objectives, self._experiment.training)
+            frozen = {name: self._frozen(name) for name in self._strategy.frozen_models}
+            taps = self._taps if self._strategy.uses_features else {}
+            self._trainers[parameters] = Trainer(
+                models, objectives, self._experiment.training, frozen=frozen, taps=taps
+            )
         return self._trainers[parameters]
+
+    @cached_property
+    def _taps(self) -> dict[str, FeatureTap]:
+        """Taps of the features of the proxy and of the frozen models, by name."""
+        models = {"proxy": self.model("proxy")} | {name: self._frozen(name) for name in self._strategy.frozen_models}
+        return {name: FeatureTap(model, self._shape.classes) for name, model in models.items()}
 
     @cached_property
     def _projected(self) -> Projected:

@@ -10,18 +10,18 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fedray.aggregation.exact_mean import ExactMean
-from fedray.models.weights import WeightsFile
+from fedray.aggregation.messages import Messages, MessageSums
+from fedray.models.weights import GroupsFile
 from fedray.training.evaluation import EvalCounts
-from fedray.types import Indices, InitialState, Outcome, Range, TargetArrays, TeacherOutput, TeacherQuery, Weights
+from fedray.types import ArrayGroups, Indices, InitialState, Outcome, Range, TargetArrays, TeacherOutput, TeacherQuery
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-WeightedSum: TypeAlias = Weights | ExactMean
-"""The weights of one client, or the sum of several clients' weights."""
+ClientMessages: TypeAlias = Messages | MessageSums
+"""The messages of one client, or the sums of several clients' messages."""
 
 
 class Shared(Protocol[T_co]):
@@ -63,11 +63,11 @@ class Request(Generic[R_co]):
 
 @dataclass(frozen=True)
 class WorkerResult(Generic[R_co]):
-    """Result of a request. Only `value` travels to the driver; weights stay on the worker's node."""
+    """Result of a request. Only `value` travels to the driver; messages stay on the worker's node."""
 
     value: R_co
-    weights: WeightedSum | None = None
-    client_state: Weights | None = None
+    messages: ClientMessages | None = None
+    client_state: ArrayGroups | None = None
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class Initialize(Request[InitialState]):
 
 @dataclass(frozen=True)
 class ClientTask:
-    """All that one client needs for a round, apart from the global weights."""
+    """All that one client needs for a round, apart from the broadcast."""
 
     round: int
     client: int
     targets: Shared[TargetArrays] | None = None  # cached teacher outputs; None if none are needed or they are online
-    state: Weights | WeightsFile | None = None  # the client's private weights after its last round, if any
+    state: ArrayGroups | GroupsFile | None = None  # the client's state after its last round, if any
 
-    def read_state(self) -> Weights | None:
-        """Return the client's private weights. Raises RunError where their file cannot be read."""
-        return self.state.read() if isinstance(self.state, WeightsFile) else self.state
+    def read_state(self) -> ArrayGroups:
+        """Return the client's state; empty before its first round. Raises RunError where its file cannot be read."""
+        return self.state.read() if isinstance(self.state, GroupsFile) else self.state or {}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class TrainClients(Request[Sequence[Outcome]]):
     """Train clients, starting from the global weights. The result is an update or a failure of each client."""
 
     tasks: tuple[ClientTask, ...]
-    weights: Shared[Weights]
+    broadcast: Shared[ArrayGroups]  # the global `weights`, and the strategy's own groups
 
     @property
     def subject(self) -> str:
@@ -108,7 +108,7 @@ class TrainClients(Request[Sequence[Outcome]]):
         return self.tasks[0].client
 
     def with_files_read(self) -> "TrainClients":
-        """Return the request with the clients' private weights read. Raises RunError where a file cannot be read."""
+        """Return the request with the clients' states read. Raises RunError where a file cannot be read."""
         return replace(self, tasks=tuple(replace(task, state=task.read_state()) for task in self.tasks))
 
 
@@ -118,7 +118,7 @@ class TryBatch(Request[str]):
 
     client: int
     examples: int
-    weights: Shared[Weights]
+    broadcast: Shared[ArrayGroups]
 
     @property
     def subject(self) -> str:
@@ -131,7 +131,7 @@ class Evaluate(Request[EvalCounts]):
     """Count the proxy's predictions for a range of the test images."""
 
     images: Range
-    weights: Shared[Weights]
+    broadcast: Shared[ArrayGroups]  # its group `weights` is evaluated
 
     @property
     def subject(self) -> str:

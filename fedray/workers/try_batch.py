@@ -11,10 +11,10 @@ from fedray.errors import LostError, SpecError
 from fedray.seeding import torch_rng
 from fedray.teachers.targets import CachedTargets
 from fedray.training.batches import ClientData
+from fedray.training.context import ClientContext
 from fedray.training.local_update import local_update
 from fedray.types import OutputKind, TargetArrays
 from fedray.workers.client_models import ClientModels, Targets
-from fedray.workers.requests import TryBatch
 
 FEATURE_WIDTH = 16
 """Width of the placeholder features: teachers run only after this check."""
@@ -30,7 +30,7 @@ def placeholder_targets(
 
 
 def try_batch(
-    request: TryBatch, experiment: Experiment, federated: FederatedDataset, data: ClientData, targets: Targets
+    context: ClientContext, experiment: Experiment, federated: FederatedDataset, data: ClientData, targets: Targets
 ) -> str:
     """Train new models on `data`, a single batch; return the reason why that fails, or an empty text.
 
@@ -41,8 +41,9 @@ def try_batch(
     with torch_rng(data.device, experiment.seed, "try batch"):
         models = ClientModels(once, federated.train.shape, data.device)
         try:
-            trainer = models.load(request.client, request.weights.get(), None, targets)
-            local_update(trainer, data, number=1, seed=experiment.seed, client=request.client)
+            start = experiment.strategy.client_init(context)
+            trainer = models.load(context, start, targets)
+            local_update(trainer, data, number=1, seed=experiment.seed, client=context.client)
         except SpecError as error:
             return str(error)
         except LostError:
@@ -51,7 +52,7 @@ def try_batch(
             if "memory" in f"{type(error).__name__} {error}".lower() or "CUDA error" in str(error):
                 return ""
             failing = _failing_model(models, experiment, data)
-            return f"{failing}, {_cause(error, failing, experiment, federated, request)}."
+            return f"{failing}, {_cause(error, failing, experiment, federated, context.client, len(data))}."
     return ""
 
 
@@ -65,18 +66,19 @@ def _failing_model(models: ClientModels, experiment: Experiment, data: ClientDat
     return f"proxy.name is '{experiment.proxy.name}'"
 
 
-def _cause(error: Exception, model: str, experiment: Experiment, federated: FederatedDataset, request: TryBatch) -> str:
+def _cause(
+    error: Exception, model: str, experiment: Experiment, federated: FederatedDataset, client: int, examples: int
+) -> str:
     """Return a clause with the reason, and with the remedies where they are known."""
     if "more than 1 value per channel" not in str(error):
-        shape, images = federated.train.shape, "1 image" if request.examples == 1 else f"{request.examples} images"
+        shape, images = federated.train.shape, "1 image" if examples == 1 else f"{examples} images"
         reason = str(error).strip().partition("\n")[0][:300].rstrip(".")
         size = f"{shape.channels}x{shape.size}x{shape.size}"
         return f"which cannot be trained on {images} of {size} ({type(error).__name__}: {reason})"
     norm = "choose a model without BatchNorm" if "timm:" in model else f"set {model.partition('.name')[0]}.norm: group"
-    client = federated.client_label(request.client)
     remedy = (
         "training.batch_size is 1; raise it"
         if experiment.training.batch_size == 1
-        else f"client {client} has one example; give each client two or more"
+        else f"client {federated.client_label(client)} has one example; give each client two or more"
     )
     return f"whose BatchNorm layers cannot train on a batch of one example, and {remedy}, or {norm}"

@@ -1,32 +1,52 @@
 """The worker: handles the server's requests, in its own process or, with `backend: serial`, in the driver's.
 
-A worker serves any client: a client's private weights arrive with its task and return with the result.
+A worker serves any client: a client's state arrives with its task and returns with the result.
 """
 
 import platform
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedray.aggregation.exact_mean import ExactMean
+from fedray.aggregation.messages import MessageSums
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import RefusedError
 from fedray.models.flops import training_flops
 from fedray.models.precision import autocast, memory_format
-from fedray.models.weights import check_weights, distance, get_weights, parameter_names, set_weights
+from fedray.models.weights import (
+    check_message,
+    check_weights,
+    describe_parameters,
+    distance,
+    get_weights,
+    nbytes,
+    set_weights,
+)
 from fedray.teachers.pool import TeacherPool, peak_bytes
 from fedray.teachers.targets import CachedTargets, OnlineTargets
 from fedray.training.batches import ClientData, Normalization
+from fedray.training.context import ClientContext, ClientResult
 from fedray.training.evaluation import EvalCounts, count_predictions
 from fedray.training.local_update import Trainer, local_update
-from fedray.types import ClientFailure, ClientUpdate, Indices, InitialState, Outcome, TargetArrays, Weights
+from fedray.types import (
+    ArrayGroups,
+    ClientFailure,
+    ClientUpdate,
+    Indices,
+    InitialState,
+    Outcome,
+    ParameterInfo,
+    TargetArrays,
+    Weights,
+)
 from fedray.workers.client_models import ClientModels, Targets, initial_model
 from fedray.workers.device import claim_device
 from fedray.workers.requests import (
@@ -43,15 +63,19 @@ from fedray.workers.requests import (
 )
 from fedray.workers.try_batch import placeholder_targets, try_batch
 
+LOCAL = "local"
+"""Group of a client's state with its parameters that are not shared."""
+
 
 @dataclass(frozen=True)
 class PreparedClient:
     """A client that is ready for its local epochs."""
 
+    context: ClientContext
     trainer: Trainer
     data: ClientData
     targets: Targets
-    start: float  # time.perf_counter() before its preparation
+    start_s: float  # time.perf_counter() before its preparation
 
 
 class Worker:
@@ -86,58 +110,77 @@ class Worker:
                 raise TypeError(f"a worker does not handle requests of type {type(request).__name__}.")
         return cast("WorkerResult[R]", result)
 
-    def prepare(self, task: ClientTask, weights: Weights, targets: TargetArrays | None) -> PreparedClient:
+    def prepare(self, task: ClientTask, broadcast: ArrayGroups, targets: TargetArrays | None) -> PreparedClient:
         """Load a client's weights, data and targets. `targets` are its cached teacher outputs, if it needs any."""
-        start = time.perf_counter()
-        reader = self._targets(task, targets)
-        trainer = self._models.load(task.client, weights, task.read_state(), reader)
-        return PreparedClient(trainer, self._client_data(self._federated.shards[task.client], reader), reader, start)
+        start_s = time.perf_counter()
+        reader, context = self._targets(task, targets), self._context(task, broadcast)
+        start = self._experiment.strategy.client_init(context)
+        trainer = self._models.load(context, start, reader)
+        data = self._client_data(self._federated.shards[task.client], reader)
+        return PreparedClient(context, trainer, data, reader, start_s)
+
+    def _context(self, task: ClientTask, broadcast: ArrayGroups) -> ClientContext:
+        """The client before its training, with the global weights and those of its own parameters."""
+        state = dict(task.read_state())
+        weights = {**broadcast["weights"], **state.pop(LOCAL, {})}
+        counts, training = self._federated.class_counts[task.client], self._experiment.training
+        steps, lr = training.steps(int(counts.sum())), training.learning_rate(task.round)
+        return ClientContext(task.client, task.round, counts, broadcast, state, self._parameters, weights, steps, lr)
 
     def trained_weights(self, task: ClientTask) -> Weights:  # noqa: ARG002  a test's worker corrupts some clients'
         """Return the proxy's weights that the client sends to the server."""
         return get_weights(self._models.model("proxy"))
 
     def _train_clients(self, request: TrainClients) -> WorkerResult[Sequence[Outcome]]:
-        """Train clients one after another; add up their weights if there are several."""
-        weights, seed, training = request.weights.get(), self._experiment.seed, self._experiment.training
-        total, outcomes, trained = ExactMean(), list[Outcome](), None
+        """Train clients one after another; add up their messages if there are several."""
+        broadcast, seed, is_alone = request.broadcast.get(), self._experiment.seed, len(request.tasks) == 1
+        sums, outcomes, result = MessageSums(), list[Outcome](), None
         for task in request.tasks:
             targets = task.targets.get() if task.targets else None  # LostError: the whole round is retried
             try:
-                client = self.prepare(task, weights, targets)
+                client = self.prepare(task, broadcast, targets)
                 metrics = local_update(client.trainer, client.data, number=task.round, seed=seed, client=task.client)
-                trained = self._checked_weights(task, weights)
-                update = self._update(task, client, metrics, distance(trained, weights, self._parameter_names()))
+                result = self._result(task, client)
+                update = self._update(task, client, metrics, result)
             except Exception as error:  # any error of a client is reported with the client's id
                 outcomes.append(_failure(task, error))
-                if training.failures == "abort":
+                if self._experiment.training.failures == "abort":
                     break
                 continue
             outcomes.append(update)
-            if len(request.tasks) > 1:
-                total.fold(trained, self._experiment.strategy.weight(update.examples))
-        state = self._models.client_state() if trained is not None else None
-        return WorkerResult(outcomes, total if len(request.tasks) > 1 else trained, state)
+            if not is_alone:
+                sums.add(result.messages)
+        if not is_alone or result is None:
+            return WorkerResult(outcomes, sums)
+        return WorkerResult(outcomes, result.messages, result.state or None)
 
-    def _checked_weights(self, task: ClientTask, received: Weights) -> Weights:
-        """The client's weights. Raises RefusedError where they cannot be averaged."""
-        trained = self.trained_weights(task)
-        if problem := check_weights(trained, received):
+    def _result(self, task: ClientTask, client: PreparedClient) -> ClientResult:
+        """The messages and the new state of a trained client. Raises RefusedError where they cannot be added up."""
+        strategy, context = self._experiment.strategy, client.context
+        context.weights = self.trained_weights(task)
+        if problem := check_weights(context.weights, context.received):
             raise RefusedError(f"its update was rejected: {problem}")
-        return trained
+        result = strategy.client_final(context)
+        if problem := next(filter(None, (check_message(n, m.arrays) for n, m in result.messages.items())), None):
+            raise RefusedError(f"its update was rejected: {problem}")
+        own = {info.name: context.weights[info.name] for info in self._parameters if not strategy.is_shared(info)}
+        return replace(result, state={**self._models.client_state(), **({LOCAL: own} if own else {}), **result.state})
 
     def _update(
-        self, task: ClientTask, client: PreparedClient, metrics: dict[str, float], update_norm: float
+        self, task: ClientTask, client: PreparedClient, metrics: dict[str, float], result: ClientResult
     ) -> ClientUpdate:
-        online = client.targets if isinstance(client.targets, OnlineTargets) else None
+        online, context = client.targets if isinstance(client.targets, OnlineTargets) else None, client.context
+        shared = [name for name in self._trained_names if name in result.messages["weights"].arrays]
         return ClientUpdate(
             client=task.client,
             round=task.round,
             examples=len(client.data),
-            metrics=metrics | {"update_norm": update_norm},
-            seconds=time.perf_counter() - client.start,
+            metrics=metrics | {"update_norm": distance(context.weights, context.received, shared)},
+            seconds=time.perf_counter() - client.start_s,
             node=platform.node(),
             device=str(self._device),
+            steps=context.steps,
+            message_bytes=nbytes({name: message.arrays for name, message in result.messages.items()}),
             peak_bytes=peak_bytes(self._device),
             teacher_forward_passes=online.forward_passes if online else 0,
             teacher_flops=online.flops if online else 0,
@@ -171,23 +214,31 @@ class Worker:
         targets = placeholder_targets(kinds, request.examples, classes, self._device)
         examples = self._federated.shards[request.client][: request.examples]
         data = self._client_data(examples, targets)
-        return try_batch(request, self._experiment, self._federated, data, targets)
+        context = self._context(ClientTask(1, request.client), request.broadcast.get())
+        return try_batch(context, self._experiment, self._federated, data, targets)
 
     def _first_epoch(self, task: ClientTask) -> int:
         """The number of the round's first local epoch, counted over all rounds."""
         return self._experiment.training.epochs(task.round, len(self._federated.shards[task.client])).start
 
-    def _parameter_names(self) -> list[str]:
-        return parameter_names(self._models.model("proxy"))
+    @cached_property
+    def _parameters(self) -> list[ParameterInfo]:
+        """A description of each array of the proxy."""
+        return describe_parameters(self._models.model("proxy"), self._federated.train.shape.classes)
+
+    @cached_property
+    def _trained_names(self) -> list[str]:
+        return [info.name for info in self._parameters if not info.is_buffer]
 
     def _initialize(self) -> InitialState:
-        model = initial_model(self._experiment.proxy, self._federated.train.shape, self._experiment.seed, "proxy")
+        shape = self._federated.train.shape
+        model = initial_model(self._experiment.proxy, shape, self._experiment.seed, "proxy")
         gpu = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else None
-        return InitialState(get_weights(model), parameter_names(model), gpu)
+        return InitialState(get_weights(model), describe_parameters(model, shape.classes), gpu)
 
     def _evaluate(self, request: Evaluate) -> EvalCounts:
         proxy, test = self._models.model("proxy").eval(), self._federated.test
-        set_weights(proxy, request.weights.get())
+        set_weights(proxy, request.broadcast.get()["weights"])
         part = slice(*request.images)
         images, labels = (
             torch.from_numpy(np.array(array[part])).to(self._device) for array in (test.images, test.labels)

@@ -13,7 +13,7 @@ from helpers.processes import wait_for
 from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 
-from fedray.aggregation.exact_mean import ExactMean
+from fedray.aggregation.messages import MessageSums
 from fedray.backends.base import CallResult
 from fedray.backends.ray import dispatch
 from fedray.backends.ray.actors import RayBackend
@@ -23,7 +23,7 @@ from fedray.backends.ray.references import RayShared
 from fedray.config.experiment import Experiment
 from fedray.errors import LostError, RunError
 from fedray.server.driver import Driver
-from fedray.types import Progress, Waiting
+from fedray.types import Message, Progress, Waiting
 from fedray.workers.requests import Evaluate, LocalValue
 
 pytestmark = pytest.mark.ray
@@ -60,7 +60,7 @@ def serially(experiment: Experiment, folder: Path) -> dict[str, bytes]:
 
 def bits(folder: Path) -> dict[str, bytes]:
     """Bytes of the final weights and of each private model."""
-    files = [folder / "model.safetensors", *sorted((folder / "checkpoint" / "private").glob("*"))]
+    files = [folder / "model.safetensors", *sorted((folder / "checkpoint" / "clients").glob("*"))]
     return {f"{file.name}/{k}": v.tobytes() for file in files for k, v in load_file(file).items()}
 
 
@@ -97,12 +97,12 @@ class TestSums:
     """Sums of weights on the nodes where the weights are."""
 
     @staticmethod
-    def result_on(node: str, value: float) -> CallResult[None]:
-        """A result with weights of 0.5 MB on a node: smaller objects travel inside Ray's messages."""
+    def result_on(node: str, value: float, weight: int = 1) -> CallResult[None]:
+        """A result with a message of 0.5 MB on a node: smaller objects travel inside Ray's messages."""
 
         @ray.remote(num_cpus=0)
-        def create() -> dict[str, Any]:
-            return {"w": np.full(2**17, value, np.float32)}
+        def create() -> dict[str, Message]:
+            return {"weights": Message(weight, {"w": np.full(2**17, value, np.float32)})}
 
         reference: Any = create.options(scheduling_strategy=on_node(node)).remote()
         ray.wait([reference], fetch_local=False)
@@ -117,32 +117,32 @@ class TestSums:
     def test_the_mean_equals_that_of_one_process(self, reducers: NodeReducers) -> None:
         values = [0.1, -0.7, 3e-5, 1e5, 0.1, 12.25]
         places = [node["NodeID"] for node in ray.nodes() if node["Alive"]] * 2
-        total, alone = reducers.new_sum(), ExactMean()
+        total, alone = reducers.new_sum(), MessageSums()
         for number, (value, node) in enumerate(zip(values, places, strict=True), start=1):
-            total.add(self.result_on(node, value), number)
+            total.add(self.result_on(node, value, number))
         for number, value in reversed([*enumerate(values, start=1)]):
-            alone.add({"w": np.full(2**17, value, np.float32)}, number)
-        like = {"w": np.zeros(2**17, np.float32)}
-        assert total.mean().mean(like)["w"].tobytes() == alone.mean(like)["w"].tobytes()
+            alone.add({"weights": Message(number, {"w": np.full(2**17, value, np.float32)})})
+        means = [sums.aggregate().weights["w"].tobytes() for sums in (total.total(), alone)]
+        assert means[0] == means[1]
 
     def test_an_unfinished_sum_is_discarded(self, reducers: NodeReducers) -> None:
         """A retried round starts at zero."""
         other = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != reducers.driver_node)
-        reducers.new_sum().add(self.result_on(other, 5.0), 1)
+        reducers.new_sum().add(self.result_on(other, 5.0))
         total = reducers.new_sum()
-        total.add(self.result_on(other, 1.0), 1)
-        assert total.mean().mean({"w": np.zeros(2**17, np.float32)})["w"].max() == 1.0
+        total.add(self.result_on(other, 1.0))
+        assert total.total().aggregate().weights["w"].max() == 1.0
 
     def test_a_lost_reducer_is_a_lost_error(self, reducers: NodeReducers) -> None:
         other = next(n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != reducers.driver_node)
         total = reducers.new_sum()
-        total.add(self.result_on(other, 1.0), 1)
+        total.add(self.result_on(other, 1.0))
         ray.kill(reducers.on(other))
         with pytest.raises(LostError):
-            total.mean()
+            total.total()
         total = reducers.new_sum()  # the next sum has a new reducer
-        total.add(self.result_on(other, 2.0), 1)
-        assert total.mean().mean({"w": np.zeros(2**17, np.float32)})["w"].max() == 2.0
+        total.add(self.result_on(other, 2.0))
+        assert total.total().aggregate().weights["w"].max() == 2.0
 
 
 @pytest.fixture

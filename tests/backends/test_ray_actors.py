@@ -43,7 +43,7 @@ def finish(experiment: Experiment, folder: Path, make_backend: MakeBackend | Non
     """Run to the end; the final weights, and for FML every private model."""
     for _ in Driver(experiment, folder, make_backend).run():
         pass
-    files = [folder / "model.safetensors", *sorted((folder / "checkpoint" / "private").glob("*"))]
+    files = [folder / "model.safetensors", *sorted((folder / "checkpoint" / "clients").glob("*"))]
     return {f"{file.name}/{k}": v.tobytes() for file in files for k, v in load_file(file).items()}
 
 

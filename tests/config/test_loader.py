@@ -94,6 +94,8 @@ OTHER_VALUES: dict[str, Any] = {
     "teacher": {"kind": "precomputed", "file": "x.parquet"},
     "strategy.name": "fedprox",
     "strategy.weighting": "uniform",
+    "server.name": "adam",
+    "server.lr": 0.5,
     "training.rounds": 11,
     "training.local_epochs": 2,
     "training.local_steps": 7,

@@ -43,7 +43,7 @@ experiment = Experiment.model_validate({
     "partition": {"kind": "iid", "clients": 2}, "training": {"rounds": 1}, "strategy": {"name": "fedprox"},
 })
 worker = Worker(experiment, federated.load(experiment.data, experiment.partition, experiment.seed))
-weights = LocalValue(worker.handle(Initialize()).value.weights)
+weights = LocalValue({"weights": worker.handle(Initialize()).value.weights})
 outcomes = worker.handle(TrainClients((ClientTask(1, 0), ClientTask(1, 1)), weights)).value
 worker.handle(Evaluate((0, 60), weights))
 worker.handle(CountFlops("proxy"))

@@ -135,9 +135,9 @@ def test_empty_arrays_are_accepted() -> None:
 
 
 def test_nbytes_equals_hand_computed_value() -> None:
-    assert nbytes(example()) == 2 * 3 * 4 + 8 + 2 * 4
+    assert nbytes({"weights": example()}) == 2 * 3 * 4 + 8 + 2 * 4
     # Convolution 3*4*3*3 + 4, batch norm 4 times 4, linear 16*2 + 2, 4 bytes each; batch counter 8 bytes.
-    assert nbytes(get_weights(model(0))) == 4 * (108 + 4 + 16 + 34) + 8
+    assert nbytes({"weights": get_weights(model(0)), "none": {}}) == 4 * (108 + 4 + 16 + 34) + 8
 
 
 def test_distance_equals_hand_computed_value() -> None:

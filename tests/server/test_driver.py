@@ -146,7 +146,7 @@ def test_cohorts_are_drawn_by_seed_and_round(small: Make, tmp_path: Path) -> Non
     finish(experiment, tmp_path)
     clients = table(tmp_path, "clients.csv")
     assert clients.groupby("round")["client"].apply(list).tolist() == cohorts[:2]
-    private = {file.stem for file in (tmp_path / "checkpoint" / "private").iterdir()}
+    private = {file.stem for file in (tmp_path / "checkpoint" / "clients").iterdir()}
     assert private == {f"{client:05d}-{number:05d}" for number in (1, 2) for client in cohorts[number - 1]}
 
 
@@ -259,11 +259,11 @@ def test_projections_are_saved_and_never_sent(small: Make, tmp_path: Path) -> No
     assert weights_of(tmp_path / "cosine").keys() == weights_of(tmp_path / "fedavg").keys()
     sent = [table(tmp_path / name, "rounds.csv")["bytes_up"].tolist() for name in ("cosine", "fedavg")]
     assert sent[0] == sent[1]
-    state_rounds = [
-        load_file(file) for file in sorted((tmp_path / "cosine" / "checkpoint" / "private").glob("*-00003.*"))
-    ]
-    assert [{name: array.shape for name, array in own.items()} for own in state_rounds] == [{"weight": (512, 512)}] * 4
-    assert len({own["weight"].tobytes() for own in state_rounds}) == 4
+    states = [load_file(file) for file in sorted((tmp_path / "cosine" / "checkpoint" / "clients").glob("*-00003.*"))]
+    assert [{name: array.shape for name, array in own.items()} for own in states] == [
+        {"projection/weight": (512, 512)}
+    ] * 4
+    assert len({own["projection/weight"].tobytes() for own in states}) == 4
 
 
 @pytest.mark.parametrize("mode", ["cached", "online"])

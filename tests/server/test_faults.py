@@ -127,7 +127,7 @@ class TestDisk:
         for _ in range(2):
             next(rounds)
         rounds.close()
-        private = tmp_path / "cut" / "checkpoint" / "private" / "00001-00002.safetensors"
+        private = tmp_path / "cut" / "checkpoint" / "clients" / "00001-00002.safetensors"
         private.write_bytes(private.read_bytes()[:-1])
         assert finish(experiment, tmp_path / "cut") == whole
         assert faults(tmp_path / "cut") == [["1", "interrupted", "run", "resumed from round 1"]]

@@ -32,7 +32,7 @@ def checked(experiment: Experiment) -> tuple[str, ...]:
     data = federated.load(experiment)
     backend = SerialBackend(experiment, data)
     (initial,) = backend.collect([Initialize()])
-    return check_smallest_batch(experiment, data, backend, backend.share(initial.weights))
+    return check_smallest_batch(experiment, data, backend, backend.share({"weights": initial.weights}))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 16])
@@ -152,7 +152,7 @@ def test_weights_buffers_and_generators_stay_as_they_are(small: Make, strategy: 
     weights: Weights = worker.handle(Initialize()).value.weights
     received = {name: array.tobytes() for name, array in weights.items()}
     before = snapshot(worker)
-    assert worker.handle(TryBatch(0, 5, LocalValue(weights))).value == ""
+    assert worker.handle(TryBatch(0, 5, LocalValue({"weights": weights}))).value == ""
     assert snapshot(worker) == before
     assert {name: array.tobytes() for name, array in weights.items()} == received
 
@@ -187,4 +187,4 @@ def test_lack_of_memory_is_left_to_the_round(small: Make) -> None:
     data = federated.load(experiment)
     backend = SerialBackend(experiment, data, OutOfMemoryWorker)
     (initial,) = backend.collect([Initialize()])
-    assert check_smallest_batch(experiment, data, backend, backend.share(initial.weights)) == ()
+    assert check_smallest_batch(experiment, data, backend, backend.share({"weights": initial.weights})) == ()

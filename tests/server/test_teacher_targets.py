@@ -74,10 +74,10 @@ def finish(experiment: Experiment, folder: Path, worker: type[Worker] = Worker, 
     for _ in Driver(experiment, folder, partial(SerialBackend, worker=worker), cache=cache).run():
         pass
     weights = load_file(folder / "model.safetensors")
-    _, private = checkpoint.load(folder / "checkpoint") or (None, {})
-    for client, number in private.items():
-        state = checkpoint.private_file(folder / "checkpoint", client, number).read()
-        weights |= {f"{client}/{name}": values for name, values in state.items()}
+    _, clients = checkpoint.load(folder / "checkpoint") or (None, {})
+    for client, number in clients.items():
+        state = checkpoint.client_file(folder / "checkpoint", client, number).read()
+        weights |= {f"{client}/{name}": values for group in state.values() for name, values in group.items()}
     return weights
 
 

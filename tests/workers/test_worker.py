@@ -31,7 +31,7 @@ def test_evaluation_equals_a_plain_forward_pass(small: Make, precision: str, lay
     experiment = small(training={"precision": precision, "memory_format": layout})
     worker, weights = new_worker(experiment)
     data = federated.load(experiment)
-    counts = worker.handle(Evaluate((5, 45), LocalValue(weights))).value
+    counts = worker.handle(Evaluate((5, 45), LocalValue({"weights": weights}))).value
 
     model = proxies.build(experiment.proxy, data.train.shape).eval()
     set_weights(model, weights)
@@ -63,14 +63,15 @@ def test_training_does_not_depend_on_earlier_clients(small: Make, strategy: str)
 
     def train(worker: Worker, client: int) -> WorkerResult[Any]:
         targets = LocalValue({"features": features[:, : sizes[client]]}) if strategy == "fedlpfm" else None
-        return worker.handle(TrainClients((ClientTask(2, client, targets),), LocalValue(weights)))
+        return worker.handle(TrainClients((ClientTask(2, client, targets),), LocalValue({"weights": weights})))
 
     train(used, 0)
     second, alone = train(used, 1), train(new_worker(experiment)[0], 1)
     assert dict(second.value[0].metrics) == dict(alone.value[0].metrics)
     assert (second.client_state is None) == (strategy == "fedprox")
-    assert bits(second.weights) == bits(alone.weights)
-    assert bits(second.client_state) == bits(alone.client_state)
+    assert bits(second.messages["weights"].arrays) == bits(alone.messages["weights"].arrays)
+    for group, arrays in (second.client_state or {}).items():
+        assert bits(arrays) == bits(alone.client_state[group])
 
 
 def bits(weights: Any) -> dict[str, bytes]:
@@ -90,7 +91,7 @@ class FailingWorker(Worker):
 def test_no_client_trains_after_a_failure_that_ends_the_run(small: Make, failures: str, trained: list[int]) -> None:
     experiment = small(training={"failures": failures}, teacher=None)
     worker = FailingWorker(experiment, federated.load(experiment))
-    weights = LocalValue(worker.handle(Initialize()).value.weights)
+    weights = LocalValue({"weights": worker.handle(Initialize()).value.weights})
     outcomes = worker.handle(TrainClients(tuple(ClientTask(1, client) for client in range(3)), weights)).value
     assert [outcome.client for outcome in outcomes] == trained
     assert [type(outcome) for outcome in outcomes[:2]] == [ClientUpdate, ClientFailure]

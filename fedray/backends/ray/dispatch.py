@@ -15,8 +15,8 @@ from fedray.backends.ray.nodes import cluster_resources, node_names
 from fedray.backends.ray.pool import MAX_CALL_ATTEMPTS, ActorPool, WorkerSlot
 from fedray.backends.ray.references import RayShared, first_line, lost_error
 from fedray.errors import LostError, RunError, SpecError
-from fedray.types import Fault, Weights
-from fedray.workers.requests import R, Request, WeightedSum
+from fedray.types import ArrayGroups, Fault
+from fedray.workers.requests import ClientMessages, R, Request
 
 NO_WORKER_TIMEOUT_S = 600.0
 """Seconds after which a run without any worker ends."""
@@ -31,8 +31,8 @@ class InFlightCall:
 
     index: int  # of the request
     slot: WorkerSlot
-    weights: "ray.ObjectRef[WeightedSum | None]"
-    client_state: "ray.ObjectRef[Weights | None]"
+    messages: "ray.ObjectRef[ClientMessages | None]"
+    client_state: "ray.ObjectRef[ArrayGroups | None]"
 
 
 class Dispatch(Generic[R]):
@@ -76,8 +76,8 @@ class Dispatch(Generic[R]):
             index = self._waiting.popleft()
             request = self._requests[index].with_files_read()
             slot = self._idle.pop(self._choose(request))
-            value, weights, state = slot.actor.handle.options(num_returns=3).remote(request)
-            self._in_flight[value] = InFlightCall(index, slot, weights, state)
+            value, messages, state = slot.actor.handle.options(num_returns=3).remote(request)
+            self._in_flight[value] = InFlightCall(index, slot, messages, state)
 
     def _choose(self, request: Request[R]) -> int:
         """The index of the request's preferred slot among idle slots, or of the slot that has been idle longest."""
@@ -120,7 +120,7 @@ class Dispatch(Generic[R]):
             return _failure(call.index, error)
         call.slot.losses = 0
         self._idle.append(call.slot)
-        return CallResult(call.index, value, RayShared(call.weights), RayShared(call.client_state), call.slot.node)
+        return CallResult(call.index, value, RayShared(call.messages), RayShared(call.client_state), call.slot.node)
 
     def _retry(self, call: InFlightCall, error: RayActorError) -> CallFailure | None:
         """Queue a request again whose actor was lost; return a failure after MAX_CALL_ATTEMPTS losses."""

@@ -1,34 +1,34 @@
-"""Sums of weights on the nodes where the weights are: each node sends one sum to the driver."""
+"""Sums of messages on the nodes where the messages are: each node sends one sum to the driver."""
 
 from itertools import count
 
 import ray
 from ray.actor import ActorProxy
 
-from fedray.aggregation.exact_mean import ExactMean
+from fedray.aggregation.messages import MessageSums
 from fedray.backends.base import CallResult
 from fedray.backends.ray.nodes import end_actor, on_node, this_node
 from fedray.backends.ray.references import ray_get
 from fedray.errors import LostError
-from fedray.workers.requests import Shared, WeightedSum
+from fedray.workers.requests import ClientMessages, Shared
 
 
 class NodeReducer:
-    """An actor that adds up the weights from the workers of its node."""
+    """An actor that adds up the messages from the workers of its node."""
 
     def __init__(self) -> None:
         self._number = -1
-        self._sum = ExactMean()
+        self._sum = MessageSums()
 
     @ray.method
-    def add(self, number: int, weights: Shared[WeightedSum | None], weight: int) -> None:
-        """Add weights to the sum with this number; a new number starts a new sum."""
+    def add(self, number: int, messages: Shared[ClientMessages | None]) -> None:
+        """Add messages to the sum with this number; a new number starts a new sum."""
         if number != self._number:
-            self._number, self._sum = number, ExactMean()
-        self._sum.fold(_present(weights), weight)
+            self._number, self._sum = number, MessageSums()
+        self._sum.add(_present(messages))
 
     @ray.method
-    def result(self) -> ExactMean:
+    def result(self) -> MessageSums:
         """Return the sum."""
         return self._sum
 
@@ -67,31 +67,31 @@ class DistributedSum:
     def __init__(self, reducers: NodeReducers, number: int) -> None:
         self._reducers = reducers
         self._number = number
-        self._sum = ExactMean()
+        self._sum = MessageSums()
         self._additions: dict[str, list[ray.ObjectRef[None]]] = {}
 
-    def add(self, result: CallResult[object], weight: int) -> None:
-        """Add the weights of one result on the node where they are."""
+    def add(self, result: CallResult[object]) -> None:
+        """Add the messages of one result on the node where they are."""
         if result.node == self._reducers.driver_node:
-            self._sum.fold(_present(result.weights), weight)
+            self._sum.add(_present(result.messages))
             return
         reducer = self._reducers.on(result.node)
-        self._additions.setdefault(result.node, []).append(reducer.add.remote(self._number, result.weights, weight))
+        self._additions.setdefault(result.node, []).append(reducer.add.remote(self._number, result.messages))
 
-    def mean(self) -> ExactMean:
+    def total(self) -> MessageSums:
         """Return the sum over all nodes. Raises LostError where a node was lost."""
         sums = {node: self._reducers.on(node).result.remote() for node in self._additions}
         for node, reference in sums.items():
             try:
                 ray_get(self._additions[node])  # raises the errors of the additions
-                self._sum.merge(ray_get(reference))
+                self._sum.add(ray_get(reference))
             except LostError:
                 self._reducers.remove(node)
                 raise
         return self._sum
 
 
-def _present(weights: Shared[WeightedSum | None]) -> WeightedSum:
-    present = weights.get()
+def _present(messages: Shared[ClientMessages | None]) -> ClientMessages:
+    present = messages.get()
     assert present is not None, "only results of training are added"
     return present

@@ -16,8 +16,8 @@ from fedray.backends.ray.references import first_line
 from fedray.backends.ray.shared_objects import ObjectStore
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
-from fedray.types import Row, Weights
-from fedray.workers.requests import R, Request, WeightedSum
+from fedray.types import ArrayGroups, Row
+from fedray.workers.requests import ClientMessages, R, Request
 
 if TYPE_CHECKING:
     from fedray.data.dataset import Dataset
@@ -54,10 +54,10 @@ class WorkerActor:
         self._worker = (worker or Worker)(experiment, FederatedDataset(train, test, **rest))
         return this_node(), platform.node()
 
-    def handle(self, request: Request[R]) -> tuple[R, WeightedSum | None, Weights | None]:
+    def handle(self, request: Request[R]) -> tuple[R, ClientMessages | None, ArrayGroups | None]:
         """Return the parts of the worker's result as objects of their own: only the first is sent to the driver."""
         result = self._worker.handle(request)
-        return result.value, result.weights, result.client_state
+        return result.value, result.messages, result.client_state
 
 
 @dataclass(eq=False)

@@ -30,7 +30,7 @@ def train(experiment: Experiment) -> tuple[Weights, set[type[nn.Module]]]:
     classes: set[type[nn.Module]] = set()
     hook = nn.modules.module.register_module_forward_hook(lambda module, *_: classes.add(type(module)))
     try:
-        request = TrainClients((ClientTask(1, 0),), LocalValue(weights))
+        request = TrainClients((ClientTask(1, 0),), LocalValue({"weights": weights}))
         trained = Worker(experiment, data).handle(request).weights
     finally:
         hook.remove()

@@ -1,0 +1,44 @@
+"""The server's part of a round: what it broadcasts, and how it moves the global model."""
+
+from collections.abc import Sequence
+
+from fedray.aggregation.messages import Aggregate
+from fedray.config.experiment import Experiment
+from fedray.data.federated import FederatedDataset
+from fedray.models.weights import nbytes
+from fedray.strategies.base import RoundInfo
+from fedray.types import ArrayGroups, ClientUpdate, ParameterInfo, ServerState
+
+
+def broadcast(experiment: Experiment, state: ServerState) -> ArrayGroups:
+    """Return the arrays that are sent to the clients: the global `weights` and the strategy's own groups."""
+    return {"weights": state.weights, **experiment.strategy.broadcast(state)}
+
+
+def broadcast_bytes(experiment: Experiment, state: ServerState, parameters: Sequence[ParameterInfo]) -> int:
+    """Return the bytes that each client receives: the shared weights and the strategy's own groups."""
+    strategy = experiment.strategy
+    shared = {info.name: state.weights[info.name] for info in parameters if strategy.is_shared(info)}
+    return nbytes({"weights": shared, **strategy.broadcast(state)})
+
+
+def round_info(
+    number: int, updates: Sequence[ClientUpdate], data: FederatedDataset, parameters: Sequence[ParameterInfo]
+) -> RoundInfo:
+    """Describe the clients of a round, whose `updates` were aggregated, to the strategy's server side."""
+    return RoundInfo(
+        round=number,
+        clients=sum(len(shard) > 0 for shard in data.shards),
+        contributors=[update.client for update in updates],
+        examples={update.client: update.examples for update in updates},
+        steps={update.client: update.steps for update in updates},
+        parameters=parameters,
+    )
+
+
+def server_step(experiment: Experiment, old: ServerState, aggregate: Aggregate, info: RoundInfo) -> ServerState:
+    """Return the state after a round: the strategy's target, the server optimizer's step to it, the extra state."""
+    target = experiment.strategy.server_target(old, aggregate, info)
+    weights, moments = experiment.server.step(old.weights, target, old.moments, info.trained_names)
+    extra = experiment.strategy.server_extra(old, aggregate, info)
+    return ServerState(info.round, weights, extra, moments)

@@ -1,0 +1,61 @@
+"""One client in one round, as its strategy sees it: NumPy arrays, before and after local training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedray.types import ArrayGroups, Indices, Message, ParameterInfo, Weights
+
+
+@dataclass
+class ClientContext:
+    """A client that is about to train (`Strategy.client_init`) or has trained (`Strategy.client_final`)."""
+
+    client: int
+    round: int
+    class_counts: Indices
+    """[classes], number of the client's examples of each class."""
+    broadcast: ArrayGroups
+    """The arrays that the server sent: the global `weights` and the groups of `Strategy.broadcast`."""
+    state: ArrayGroups
+    """The groups that the client kept after the last round in which it trained; empty before its first one."""
+    parameters: Sequence[ParameterInfo]
+    """A description of each array in `weights`."""
+    weights: Weights
+    """Weights of the client's proxy: at the start of its training, and after it in `client_final`."""
+    steps: int
+    """Number of optimizer steps in this round."""
+    lr: float
+    """Learning rate of these steps."""
+
+    @property
+    def received(self) -> Weights:
+        """The global model's weights."""
+        return self.broadcast["weights"]
+
+    @property
+    def examples(self) -> int:
+        """Number of the client's examples."""
+        return int(self.class_counts.sum())
+
+    def trained(self, weights: Weights) -> Weights:
+        """Return the trained parameters among some weights, without the buffers."""
+        return {info.name: weights[info.name] for info in self.parameters if not info.is_buffer}
+
+
+@dataclass(frozen=True)
+class ClientStart:
+    """Inputs of a client's training that its strategy adds."""
+
+    constants: ArrayGroups = field(default_factory=dict)
+    """Groups of one array per trained parameter, which loss terms read as `LossInputs.constants`."""
+    frozen: Mapping[str, Weights] = field(default_factory=dict)
+    """Complete weights of each of the strategy's `frozen_models`."""
+
+
+@dataclass(frozen=True)
+class ClientResult:
+    """The messages that a client sends to the server, and the state that it keeps for its next round."""
+
+    messages: Mapping[str, Message]
+    """`weights` and the strategy's own messages; each is added up over the clients with its own weight."""
+    state: ArrayGroups = field(default_factory=dict)
