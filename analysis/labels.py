@@ -47,7 +47,7 @@ def name_runs(runs: pd.DataFrame, uses_teacher: "pd.Series[bool] | None" = None)
     named = runs.copy()
     if uses_teacher is None:
         uses_teacher = pd.to_numeric(_column(runs, "strategy.lam"), errors="coerce") > 0
-    named["algorithm"] = [ALGORITHMS.get(str(name), str(name)) for name in runs["strategy.name"]]
+    named["algorithm"] = [ALGORITHMS.get(str(name), str(name).rpartition(":")[2]) for name in runs["strategy.name"]]
     named["teacher_name"] = [teacher_name(row) if uses_teacher[run] else "" for run, row in _rows(runs)]
     fields = varying_fields(runs)
     distinctive = _distinctive(runs, fields)

@@ -140,7 +140,7 @@ def rounds(options: argparse.Namespace) -> dict[str, list[float]]:
         write_images(folder / "images.parquet", options.images)
         for repeat in range(options.repeats):
             for name, backend in zip(seconds, ("serial", "ray"), strict=True):
-                run = fedray.run(experiment(options, folder, backend), folder / f"{backend} {repeat}")
+                run = fedray.rounds(experiment(options, folder, backend), folder / f"{backend} {repeat}")
                 seconds[name].append(statistics.median([result.row["seconds"] for result in run][1:]))
     return seconds
 

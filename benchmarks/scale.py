@@ -189,7 +189,7 @@ def soak(rounds: int, folder: Path) -> None:
     """Print memory of driver and actor at the start, middle and end, and its growth after the first tenth."""
     sections: dict[str, Any] = yaml.safe_load(SOAK.format(rounds=rounds))
     memory: dict[str, list[tuple[int, float]]] = {"driver": [], "actor": []}
-    for event in fedray.run(Experiment.model_validate(sections), folder):
+    for event in fedray.rounds(Experiment.model_validate(sections), folder):
         if event.round % max(1, rounds // 50) == 0:
             for points, megabytes in zip(memory.values(), pss(), strict=True):
                 points.append((event.round, megabytes))

@@ -75,7 +75,7 @@ def rounds_of(mode: str, folder: Path, options: argparse.Namespace) -> Iterator[
             "resources": {"backend": "serial", "cpus_per_client": options.threads, "gpus_per_client": options.gpus},
         }
     )  # fmt: skip
-    return iter(fedray.run(experiment, folder / mode))
+    return iter(fedray.rounds(experiment, folder / mode))
 
 
 def write_images(file: Path, count: int) -> None:

@@ -1,6 +1,7 @@
 """fedray: federated learning with foundation-model distillation, on Ray.
 
-for result in fedray.run(experiment, "results/mine"): ...
+finished = fedray.run(experiment, "results/mine")
+print(finished.rounds, finished.weights)
 fedray.sweep(fedray.Study(fedray.read("space.yaml"), "results"))
 fedray.load_results("results/mine").rounds
 """
@@ -11,27 +12,95 @@ from typing import TYPE_CHECKING
 from fedray.import_path import move_job_folders_last
 
 if TYPE_CHECKING:
-    from fedray.config.experiment import Experiment
+    from fedray.config.experiment import Checkpoint, Experiment, Resources
     from fedray.config.loader import load, read
+    from fedray.data.dataset import Dataset
+    from fedray.data.federated import FederatedDataset
+    from fedray.data.partition import Partition
+    from fedray.data.request import ReadRequest
+    from fedray.data.sections import Data
     from fedray.errors import RunError, SpecError
+    from fedray.losses.distillation import Distillation
+    from fedray.losses.terms import LossInputs
+    from fedray.models.proxies import Proxy
     from fedray.results.loader import load_results
-    from fedray.study.session import run
+    from fedray.strategies.base import Strategy
+    from fedray.study.finished_run import FinishedRun, run
+    from fedray.study.session import rounds
     from fedray.study.study import Study
     from fedray.study.tune.sweep import sweep
+    from fedray.teachers.sections import TeacherSection
+    from fedray.teachers.teacher import Teacher
+    from fedray.training.sections import SGD, Evaluation, Training
+    from fedray.types import ImageShape, Indices, LossTerm, RoundResult
 
-__all__ = ["Experiment", "RunError", "SpecError", "Study", "load", "load_results", "read", "run", "sweep"]
+__all__ = [
+    "SGD",
+    "Checkpoint",
+    "Data",
+    "Dataset",
+    "Distillation",
+    "Evaluation",
+    "Experiment",
+    "FederatedDataset",
+    "FinishedRun",
+    "ImageShape",
+    "Indices",
+    "LossInputs",
+    "LossTerm",
+    "Partition",
+    "Proxy",
+    "ReadRequest",
+    "Resources",
+    "RoundResult",
+    "RunError",
+    "SpecError",
+    "Strategy",
+    "Study",
+    "Teacher",
+    "TeacherSection",
+    "Training",
+    "load",
+    "load_results",
+    "read",
+    "rounds",
+    "run",
+    "sweep",
+]
 
 move_job_folders_last()
 
 _MODULES = {
+    "Checkpoint": "fedray.config.experiment",
+    "Data": "fedray.data.sections",
+    "Dataset": "fedray.data.dataset",
+    "Distillation": "fedray.losses.distillation",
+    "Evaluation": "fedray.training.sections",
     "Experiment": "fedray.config.experiment",
+    "FederatedDataset": "fedray.data.federated",
+    "FinishedRun": "fedray.study.finished_run",
+    "ImageShape": "fedray.types",
+    "Indices": "fedray.types",
+    "LossInputs": "fedray.losses.terms",
+    "LossTerm": "fedray.types",
+    "Partition": "fedray.data.partition",
+    "Proxy": "fedray.models.proxies",
+    "ReadRequest": "fedray.data.request",
+    "Resources": "fedray.config.experiment",
+    "RoundResult": "fedray.types",
     "RunError": "fedray.errors",
+    "SGD": "fedray.training.sections",
     "SpecError": "fedray.errors",
+    "Strategy": "fedray.strategies.base",
     "Study": "fedray.study.study",
+    "Teacher": "fedray.teachers.teacher",
+    "TeacherSection": "fedray.teachers.sections",
+    "Training": "fedray.training.sections",
     "load": "fedray.config.loader",
     "load_results": "fedray.results.loader",
     "read": "fedray.config.loader",
-    "run": "fedray.study.session",
+    "rounds": "fedray.study.session",
+    "run": "fedray.study.finished_run",
     "sweep": "fedray.study.tune.sweep",
 }
 

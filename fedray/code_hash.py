@@ -95,7 +95,7 @@ def _user_parts(user_object: object) -> set[tuple[str, str]]:
     module, file = definition.__module__, _source_file(definition)
     if Path(file).is_relative_to(ROOT):
         return set()
-    text = "".join(linecache.getlines(file))
+    text = _text(module, file)
     if not text:
         raise NoSourceError(definition)
     parts = {(module, source_hash(text))}
@@ -105,10 +105,15 @@ def _user_parts(user_object: object) -> set[tuple[str, str]]:
         if name in seen or (path := _module_file(name, top)) is None:
             continue
         seen.add(name)
-        text = path.read_text(encoding="utf-8")
+        text = _text(name, str(path))
         parts.add((name, source_hash(text)))
         pending += [*_imported(text, name, str(path)), *_parents(name)]
     return parts
+
+
+def _text(module: str, file: str) -> str:
+    """Return the source of a module, from its loader if its file is not on this machine."""
+    return "".join(linecache.getlines(file, vars(sys.modules[module]) if module in sys.modules else None))
 
 
 def _definition(user_object: object) -> type | FunctionType:

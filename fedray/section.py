@@ -51,6 +51,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def functions(self) -> list[FunctionType]:
+        """Return the functions from outside the package that the fields name."""
+        return []
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Called by pydantic to build the validator of the class."""

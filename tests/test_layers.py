@@ -10,7 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"types", "errors", "seeding", "section", "cache", "files", "locks", "import_path", "registry", "code_hash"},
+    {
+        "types",
+        "errors",
+        "seeding",
+        "section",
+        "cache",
+        "files",
+        "locks",
+        "import_path",
+        "registry",
+        "user_code",
+        "code_hash",
+    },
     {"losses", "models", "aggregation"},
     {"data"},
     {"training"},

@@ -193,7 +193,7 @@ def test_trial_runs(
         run for run in runs(name) if fields.items() <= flatten(run.experiment.model_dump(mode="json")).items()
     )
     experiment = shrunk(chosen.experiment)
-    assert [result.round for result in fedray.run(experiment, tmp_path)] == [1, 2]
+    assert [result.round for result in fedray.rounds(experiment, tmp_path)] == [1, 2]
     results = fedray.load_results(tmp_path)
     check_partition(experiment, results.partition)
     check_rounds(results.rounds, clients=results.partition["client"].nunique())

@@ -1,6 +1,7 @@
 """The spec of one experiment: all sections with their defaults and ranges."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, SupportsIndex
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -14,6 +15,7 @@ from fedray.strategies.base import Strategy
 from fedray.strategies.fedavg import FedAvg
 from fedray.teachers.sections import Adapted, AnyTeacher, Ensemble, Supervised, members
 from fedray.training.sections import Evaluation, Training
+from fedray.user_code import UserCode, user_objects
 
 EXECUTION_SECTIONS = ("resources", "checkpoint")
 """Sections that do not decide a result; a run may be resumed with other values of their fields."""
@@ -61,6 +63,16 @@ class Experiment(Section):
     checkpoint: Checkpoint = Checkpoint()
     resources: Resources = Resources()
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Pickle modules of the user's first, so that classes in them can be imported where they arrive."""
+        reduced = super().__reduce_ex__(protocol)
+        objects = user_objects(self)
+        assert not isinstance(reduced, str), "sections are pickled by their state"
+        if not objects:
+            return reduced
+        function, arguments, *rest = reduced
+        return _call, (UserCode.of(objects), function, *arguments), *rest
+
     @field_validator("teacher")
     @classmethod
     def _supervised_teacher_needs_public_data(
@@ -94,6 +106,11 @@ class Experiment(Section):
     def clients(self) -> int | None:
         """Number of clients; None if it depends on a partition file."""
         return None if isinstance(self.partition, FromFile) else self.partition.clients
+
+
+def _call(_: UserCode, function: Callable[..., Experiment], *arguments: object) -> Experiment:
+    """Unpickle an experiment: its modules have arrived as the first argument."""
+    return function(*arguments)
 
 
 def _check_teacher_targets(strategy: Strategy, teacher: AnyTeacher) -> None:

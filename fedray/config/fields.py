@@ -34,7 +34,9 @@ FILE_FIELDS = ("file", "pretrained", "init", "model")
 
 def fields_of(path: Sequence[str], chooser: str, value: object) -> list[str] | None:
     """Return the fields of the section at `path` if its `chooser` field is `value`; None for an unknown value."""
-    _import_class(path, value)
+    for registry in _registries_at(path):
+        with suppress(SpecError):
+            return list(registry.resolve(str(value)).model_fields)
     for model in _sections(_annotations_at(path)):
         info = model.model_fields.get(chooser)
         if info is not None and value in get_args(info.annotation):

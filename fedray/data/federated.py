@@ -74,7 +74,7 @@ def read_datasets(spec: Data, seed: int) -> tuple[Dataset, Dataset]:
     """
     values = {"image_column": spec.image_column, "label_column": spec.label_column}
     columns = [name for name, value in values.items() if value is not None]
-    if columns and not any(source.startswith("parquet:") for source in (spec.train, spec.test)):
+    if columns and not any(str(source).startswith("parquet:") for source in (spec.train, spec.test)):
         raise SpecError(f"data.{columns[0]} is set, but neither data.train nor data.test is a parquet source.")
     train = _read(spec, "train", seed)
     with _warnings_of(train):

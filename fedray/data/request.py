@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from fedray.errors import SpecError
 from fedray.types import Indices
 
@@ -19,8 +21,8 @@ class ReadRequest:
     """How to read one source."""
 
     side: Side
-    choose: Choose
-    size: int | None
+    choose: Choose = lambda labels: np.arange(len(labels))
+    size: int | None = None
     """Pixels a side to which images are resized; None keeps their size."""
     image_column: str | None = None
     """Name of a table's image column; None looks for the usual names."""

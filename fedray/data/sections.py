@@ -1,18 +1,22 @@
 """The `data` section of a spec: image sources, size, limits, augmentation and normalisation."""
 
+from types import FunctionType
 from typing import Literal
 
 from pydantic import Field
 
+from fedray.data.objects import Source
+from fedray.data.sources import outside_reader
 from fedray.section import Section
 
 
 class Data(Section):
-    """Sources are `digits`, `torchvision:NAME`, `parquet:PATH_OR_GLOB` or `folder:PATH`."""
+    """Sources are `digits`, `torchvision:NAME`, `parquet:PATH_OR_GLOB`, `folder:PATH`, or a function outside the
+    package, `package.module:function` or `package.module:function:ARGUMENT`. From Python they may be data sets."""
 
-    train: str = "digits"
+    train: Source = "digits"
     """Source of the training set."""
-    test: str = "digits"
+    test: Source = "digits"
     """Source of the test set."""
     image_column: str | None = None
     """Column of images in parquet sources; null looks for `img` or `image`."""
@@ -30,3 +34,7 @@ class Data(Section):
     """Class-balanced share of the training set that no client holds, from 0 up to 1."""
     normalize: Literal["dataset", "imagenet"] = "dataset"
     """Channel means and standard deviations to normalise with: those of the training set, or of ImageNet."""
+
+    def functions(self) -> list[FunctionType]:
+        readers = [outside_reader(source) for source in (self.train, self.test) if isinstance(source, str)]
+        return [reader[0] for reader in readers if reader is not None]

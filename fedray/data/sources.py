@@ -1,11 +1,17 @@
-"""Image sources. To add a source, write a reader and add it to `READERS`."""
+"""Image sources. To add a source, write a reader and add it to `READERS`.
+
+A reader outside the package is a function `(argument, request)` that returns a whole data set in one of the forms of
+`data.objects`; limits and sizes are applied to it afterwards.
+"""
 
 import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +21,12 @@ from fedray.data.class_names import check_labels, check_names, number_labels
 from fedray.data.dataset import Dataset
 from fedray.data.decoding import stack, to_square
 from fedray.data.folder import read_folder
+from fedray.data.objects import PREFIX, ImageSet, read_object
 from fedray.data.parquet import read_parquet
 from fedray.data.pixels import Pixels, rgb_pixels
 from fedray.data.request import Choose, ReadRequest, Side, reading
 from fedray.errors import SpecError, nearest
+from fedray.registry import REFERENCE, load_object
 from fedray.types import Indices
 
 if TYPE_CHECKING:
@@ -29,7 +37,7 @@ DIGITS_TEST_STRIDE = 5
 
 
 def read(
-    source: str,
+    source: str | ImageSet,
     side: Side,
     choose: Choose,
     size: int | None,
@@ -42,6 +50,14 @@ def read(
     those of a table. Raises SpecError if the source is missing or damaged, or if images differ in size and `size` is
     None.
     """
+    request = ReadRequest(side, choose, size, image_column, label_column)
+    if isinstance(source, ImageSet):
+        return check_names(source.read(request), request.field)
+    if source.startswith(PREFIX):
+        raise SpecError(f"data.{side}: '{source}' exists only in the program that made it; run that program again.")
+    if (outside := outside_reader(source, f"data.{side}: ")) is not None:
+        with reading(f"{request.field}: '{source}'"):
+            return check_names(read_object(outside[0](outside[1], request), request), request.field)
     kind, _, argument = source.partition(":")
     if kind not in READERS:
         raise SpecError(
@@ -49,9 +65,32 @@ def read(
         )
     if kind != "digits" and not argument:
         raise SpecError(f"data.{side}: '{source}' names no data set; write {kind}:NAME_OR_PATH.")
-    request = ReadRequest(side, choose, size, image_column, label_column)
     with reading(f"{request.field}: '{source}'"):
         return check_names(READERS[kind](argument, request), request.field)
+
+
+def outside_reader(source: str, prefix: str = "") -> tuple[FunctionType, str] | None:
+    """Return the reader outside the package that a source names, and its argument; None if it names none.
+
+    Raises SpecError, starting with `prefix`, if it is not a function.
+    """
+    kind, _, rest = source.partition(":")
+    if kind in READERS:
+        return None
+    points = {point.name: point.value for point in entry_points(group="fedray.sources")}
+    name, _, argument = rest.partition(":")
+    reference, argument = (points[kind], rest) if kind in points else (f"{kind}:{name}", argument)
+    if not REFERENCE.fullmatch(reference):
+        return None
+    try:
+        found = load_object(reference)
+    except SpecError as error:
+        if nearest(kind, READERS) and "." not in kind:
+            return None  # a misspelt kind
+        raise SpecError(f"{prefix}'{source}' cannot be read: {error}") from None
+    if not isinstance(found, FunctionType):
+        raise SpecError(f"{prefix}'{reference}' must be a function that returns a data set.")
+    return found, argument
 
 
 def _digits(_: str, request: ReadRequest) -> Dataset:
@@ -96,7 +135,7 @@ def _load_torchvision(argument: str, request: ReadRequest) -> "VisionDataset":
     from torchvision import datasets
 
     members = vars(datasets)
-    known = [name for name in datasets.__all__ if inspect.isclass(members[name])]
+    known = [name for name in datasets.__all__ if inspect.isclass(members.get(name))]
     if argument not in known:
         raise SpecError(f"{request.field}: torchvision has no data set '{argument}'{nearest(argument, known)}")
     has_train = "train" in inspect.signature(members[argument]).parameters

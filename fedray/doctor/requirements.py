@@ -9,6 +9,7 @@ from fedray.config.fields import FILE_FIELDS
 from fedray.config.loader import Space, read
 from fedray.config.yaml_files import flatten
 from fedray.data.federated import count_clients
+from fedray.data.sources import outside_reader
 from fedray.files import strip_scheme
 
 SUFFIXES = (".bin", ".csv", ".npz", ".parquet", ".pt", ".pth", ".safetensors")
@@ -70,7 +71,7 @@ def _without_searcher(space: Space) -> Space:
 def _required_files(experiment: Experiment, *, is_study: bool) -> Iterator[RequiredFile]:
     """Yield tables and images, which the driver of a run reads, and weights, which the actors read."""
     for side, source in (("train", experiment.data.train), ("test", experiment.data.test)):
-        if source != "digits":
+        if isinstance(source, str) and source != "digits" and outside_reader(source) is None:
             yield RequiredFile(f"data.{side}", source, is_study)
     for field, text in flatten(experiment.model_dump(mode="json")).items():
         name = field.split(".")[-1]

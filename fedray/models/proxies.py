@@ -57,11 +57,19 @@ class Proxy(Section):
         kind, _, tag = self.init.partition(":")
         return (tag or "DEFAULT") if kind == "pretrained" else None
 
+    def functions(self) -> list[FunctionType]:
+        found = self._factory or (load_object(self.name) if self._is_outside else None)
+        return [found] if isinstance(found, FunctionType) else []
+
+    @property
+    def _is_outside(self) -> bool:
+        return ":" in self.name and not self.name.startswith("timm:")
+
     def build(self, shape: ImageShape) -> "nn.Module":
         """Build the model. A class outside the package defines this method. Raises SpecError."""
-        if self.name in BUILDERS:
-            return BUILDERS[self.name](self, shape)
-        return _timm(self, shape) if self.name.startswith("timm:") else _from_factory(self, shape)
+        if self._is_outside:
+            return _from_factory(self, shape)
+        return BUILDERS.get(self.name, _timm)(self, shape)
 
 
 def build(proxy: Proxy, shape: ImageShape) -> "nn.Module":

@@ -42,7 +42,7 @@ PROGRESS_INTERVAL_S = 0.5
 """Seconds between two requests of the driver actor's progress."""
 
 
-def run(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
+def rounds(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
     """Run one experiment into a folder or URI; yield each round once it is on disk.
 
     A finished run of the same spec is not changed, and yields nothing. Raises SpecError for a spec that cannot

@@ -8,12 +8,23 @@ import importlib.util
 from importlib.metadata import version
 from pathlib import Path
 
-from fedray.code_hash import FITTING_CODE, code_hash
+from fedray.code_hash import FITTING_CODE, NoSourceError, code_hash
 from fedray.data.dataset import digest
 from fedray.data.federated import FederatedDataset
+from fedray.errors import SpecError
 from fedray.files import file_digest, strip_scheme
-from fedray.teachers.sections import Adapted, AnyMember, AnyTeacher, Classifier, Supervised, ZeroShot, members
+from fedray.teachers.sections import (
+    Adapted,
+    AnyMember,
+    AnyTeacher,
+    Classifier,
+    Supervised,
+    TeacherSection,
+    ZeroShot,
+    members,
+)
 from fedray.types import Row, TeacherQuery
+from fedray.user_code import user_objects
 
 
 def cache_content(
@@ -24,7 +35,7 @@ def cache_content(
     `seed`, `threads` and the code that fits count for teachers that fedray fits itself.
     """
     member = members(teacher)[query.member]
-    fitting = {"seed": seed, "threads": threads, "torch": version("torch"), "code": code_hash(FITTING_CODE)}
+    fitting = {"seed": seed, "threads": threads, "torch": version("torch"), "code": _code_of(member)}
     client: Row = {}
     if query.client is not None:
         client = _client_content(query.client, federated) | fitting
@@ -53,7 +64,19 @@ def _member_content(member: AnyMember, output_kind: str, federated: FederatedDat
             return section | {"model": model, "public": _public_digest(federated)} | fitting
         case Adapted():
             return section | {"backbone": _member_content(member.backbone, "logits", federated, fitting)}
+        case TeacherSection():
+            data = digest(federated.train.images, federated.train.labels, *federated.shards)
+            classes = list(federated.train.classes)
+            return section | {"data": data, "public": _public_digest(federated), "classes": classes} | fitting
     raise TypeError(f"outputs of a {member.kind} teacher are not cached")
+
+
+def _code_of(member: AnyMember) -> str:
+    """The hash of the code that fits a teacher. Raises SpecError for code outside the package without a source."""
+    try:
+        return code_hash(FITTING_CODE, user_objects(member))
+    except NoSourceError as error:
+        raise SpecError(f"teacher: {error}, so its outputs cannot be cached; set teacher.mode: online") from None
 
 
 def _client_content(client: int, federated: FederatedDataset) -> Row:

@@ -46,7 +46,7 @@ def test_floor_and_fedray_have_the_same_loss_curve(tmp_path: Path) -> None:
         "training.participation=0.5", "resources.backend=serial", *PLAIN,
     ]  # fmt: skip
     (loaded,) = loader.load(PEERS / "W1.yaml", overrides)
-    rows = [result.row for result in fedray.run(loaded.experiment, tmp_path / "run")]
+    rows = [result.row for result in fedray.rounds(loaded.experiment, tmp_path / "run")]
     prepare(loaded.experiment, tmp_path / "prepared")
     words = [sys.executable, str(PEERS / "floor.py"), str(tmp_path / "prepared"), "3"]
     lines = Lines(0.0)

@@ -13,7 +13,7 @@ from fedray.config.experiment import Experiment
 from fedray.config.files import named_files
 from fedray.errors import SpecError
 from fedray.files import file_digest, strip_scheme
-from fedray.study.session import run
+from fedray.study.session import rounds as run
 
 Make = Callable[..., Experiment]
 

@@ -6,7 +6,7 @@ from helpers.images import write_folder
 
 from fedray.config.experiment import Experiment
 from fedray.results.loader import Results, load_results
-from fedray.study.session import run
+from fedray.study.session import rounds as run
 from fedray.types import RoundResult
 
 NAMES = ["NA", "None", "a,b", "client", "examples", "nan"]

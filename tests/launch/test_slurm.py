@@ -11,7 +11,7 @@ import pytest
 from helpers.slurm import Slurm, missing_requirement, start_slurm
 
 from fedray.config import loader
-from fedray.study.session import run
+from fedray.study.session import rounds as run
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "launch" / "slurm").glob("*.sbatch"))
 SCRIPT = next(script for script in SCRIPTS if script.name == "fedray.sbatch")

@@ -23,7 +23,7 @@ from fedray.models.proxies import build
 def run_fedray(folder: Path, **sections: Any) -> tuple[list[np.ndarray], list[Client]]:
     """Final weights of a run, in the order of the model's layers, and the clients as the oracles need them."""
     experiment = fedray.Experiment.model_validate({**SPEC, **sections})
-    for _ in fedray.run(experiment, folder):
+    for _ in fedray.rounds(experiment, folder):
         pass
     data = federated.load(experiment)
     (file,) = folder.glob("**/model.safetensors")

@@ -12,7 +12,7 @@ from fedray.config.loader import load
 from fedray.errors import SpecError
 from fedray.results.loader import last_k, last_k_accuracy, load_results, read_rows, read_spec, read_table
 from fedray.results.run_folder import RunFolder
-from fedray.study.session import run
+from fedray.study.session import rounds as run
 
 Make = Callable[..., Experiment]
 

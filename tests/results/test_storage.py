@@ -406,17 +406,17 @@ def test_run_under_a_uri_resumes_on_another_machine(tmp_path: Path, switch_machi
     switch_machine()
     experiment = make_study(tmp_path, tmp_path).trials()[0].experiment
     bucket = tmp_path / "bucket"
-    rounds = fedray.run(experiment, bucket.as_uri())
+    rounds = fedray.rounds(experiment, bucket.as_uri())
     next(rounds)
     rounds.close()
     assert RunFolder(bucket).resumable_from == 1
     switch_machine()
     with pytest.raises(SpecError, match="unfinished run"):
-        next(fedray.run(experiment, bucket.as_uri()))
-    assert [result.round for result in fedray.run(experiment, bucket.as_uri(), resume=True)] == [2, 3]
+        next(fedray.rounds(experiment, bucket.as_uri()))
+    assert [result.round for result in fedray.rounds(experiment, bucket.as_uri(), resume=True)] == [2, 3]
     list(Driver(experiment, tmp_path / "alone").run())
     assert bits(bucket) == bits(tmp_path / "alone")
-    assert list(fedray.run(experiment, bucket.as_uri())) == []
+    assert list(fedray.rounds(experiment, bucket.as_uri())) == []
 
 
 @pytest.mark.ray
@@ -426,7 +426,7 @@ def test_rounds_are_yielded_after_their_upload(tmp_path: Path, switch_machine: S
     switch_machine()
     sections = {**BASE, "strategy": {"name": "fml"}, "training": {**BASE["training"], "rounds": 4}}
     on_ray = Experiment.model_validate({**sections, "resources": {"backend": "ray"}})
-    for result in fedray.run(on_ray, f"fsspec+slow://{tmp_path}/bucket/run"):
+    for result in fedray.rounds(on_ray, f"fsspec+slow://{tmp_path}/bucket/run"):
         loaded = checkpoint.load(tmp_path / "bucket" / "run" / "checkpoint")
         assert loaded is not None
         assert loaded[0].round - result.round in (0, 1)  # uploaded before the round is yielded

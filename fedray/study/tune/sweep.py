@@ -20,6 +20,7 @@ from fedray.backends.ray.placement import plan_actors, portion
 from fedray.backends.ray.references import ray_get
 from fedray.backends.ray.shared_objects import SharedObjects, SharedObjectsActor
 from fedray.cache import cache_folder
+from fedray.config.experiment import Experiment
 from fedray.data.federated import count_clients
 from fedray.errors import LostError, SpecError
 from fedray.results.storage import DONE_FILE, storage_of
@@ -31,6 +32,7 @@ from fedray.study.tune.pending import PendingTrials, pending_trials
 from fedray.study.tune.schedulers import scheduler
 from fedray.study.tune.trainable import FedTrainable, StudyContext
 from fedray.types import Row
+from fedray.user_code import UserCode, user_objects
 
 ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in a spec are relative to the folder that the sweep was started in
@@ -142,7 +144,7 @@ def _tuner(
     at_once, part = portion(sizes, cluster_resources(), limit)
     rounds = max(experiment.training.rounds for experiment in sizes)
     return tune.Tuner(
-        tune.with_resources(_trainable(study, part, shared_objects), _placement_groups(study, part)),
+        tune.with_resources(_trainable(study, part, shared_objects, pending), _placement_groups(study, part)),
         param_space=_population(study) if study.is_population else None,
         tune_config=tune.TuneConfig(
             metric=search.metric,
@@ -167,11 +169,23 @@ def _tuner(
     )
 
 
-def _trainable(study: Study, part: Mapping[str, float], shared_objects: SharedObjectsActor) -> type[FedTrainable]:
+def _trainable(
+    study: Study, part: Mapping[str, float], shared_objects: SharedObjectsActor, pending: PendingTrials
+) -> type[FedTrainable]:
     absolute = Study(study.space, storage_of(study.results).location)  # actors run in another folder
-    context = StudyContext(absolute, part, shared_objects, cache_folder(), sys.argv, str(Path.cwd()))
+    code = UserCode.of(part for experiment in _experiments(study, pending) for part in user_objects(experiment))
+    context = StudyContext(absolute, part, shared_objects, cache_folder(), sys.argv, str(Path.cwd()), code)
     trainable: type[FedTrainable] = tune.with_parameters(FedTrainable, context=context)
     return trainable
+
+
+def _experiments(study: Study, pending: PendingTrials) -> Iterator[Experiment]:
+    """Yield experiments with every class of a pending trial: a searcher proposes other values of the same axes."""
+    yield from pending.experiments
+    for axis in study.space.axes if study.space.search.algorithm == "optuna" else ():
+        for value in axis.values:
+            with suppress(SpecError):
+                yield study.trial({**study.space.first(), axis.field: value}).experiment
 
 
 def _placement_groups(study: Study, part: Mapping[str, float]) -> Callable[[Row], tune.PlacementGroupFactory]:

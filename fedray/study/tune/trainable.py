@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from fedray.errors import SpecError
 from fedray.study.study import Outcome, Study, Trial, last_metrics
 from fedray.study.tune import pbt
 from fedray.types import Notice, Progress, Row, TeacherProgress
+from fedray.user_code import UserCode
 
 if TYPE_CHECKING:
     from fedray.backends.base import MakeBackend
@@ -41,6 +42,9 @@ class StudyContext:
     cache: Path
     command: Sequence[str]
     cwd: str  # folder of the command: paths in a spec are relative to it
+    code: UserCode = field(
+        default_factory=lambda: UserCode({})
+    )  # the modules of the user's that the space names, which arrive with it
 
 
 class FedTrainable(tune.Trainable):
