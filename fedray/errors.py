@@ -14,8 +14,28 @@ class SpecError(ValueError):
     """Sentences on the data that was read before the error."""
 
     def __init__(self, message: str) -> None:
-        line = " ".join(message.split())  # a quoted message of a library may have several lines
+        line = _printable(_shortened(" ".join(message.split())))  # a library's message may have several lines
         super().__init__(line if line.endswith((".", "?")) else f"{line}.")
+
+
+MAX_MESSAGE_CHARACTERS = 1500
+"""Longer messages are shortened in the middle: they quote a value or a name of any length."""
+
+
+MAX_WORD_CHARACTERS = 200
+"""Longer words are not compared with known ones."""
+
+
+def _printable(text: str) -> str:
+    """Return the text with unprintable characters as escapes, for example \\x00."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _shortened(text: str) -> str:
+    half = MAX_MESSAGE_CHARACTERS // 2
+    return text if len(text) <= MAX_MESSAGE_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 class RunError(RuntimeError):
@@ -41,6 +61,8 @@ def writing(path: Path) -> Iterator[None]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'lam'?` for the known word closest to `word`, or an empty string if none is close."""
+    if len(word) > MAX_WORD_CHARACTERS:  # comparing takes time with the square of the length
+        return ""
     spellings = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), spellings, n=1, cutoff=0.5)
     return f"; did you mean '{spellings[close[0]]}'?" if close else ""

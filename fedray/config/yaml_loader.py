@@ -29,6 +29,8 @@ _INT = re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
 _FLOAT = re.compile(
     r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Null bytes and half surrogate pairs: neither a file nor a path can hold them."""
 _MERGE = re.compile(r"<<$")
 
 
@@ -145,6 +147,8 @@ def _scalar(tag: str, pattern: re.Pattern[str], convert: Callable[[str], object]
     def construct(_: object, node: Node) -> object:
         if not isinstance(node, ScalarNode) or not pattern.match(node.value):
             raise ConstructorError(None, None, f"{node.value!r:.40} is not a valid {tag}", node.start_mark)
+        if _NOT_TEXT.search(node.value):
+            raise ConstructorError(None, None, f"{node.value!r:.40} has a character that is no text", node.start_mark)
         if tag == "int" and len(node.value) > MAX_DIGITS:
             raise ConstructorError(None, None, f"an integer has more than {MAX_DIGITS} digits", node.start_mark)
         return convert(node.value)
