@@ -42,6 +42,15 @@ class RunError(RuntimeError):
     """A run was aborted. If a client failed, the message names client, round, node and cause."""
 
 
+class RayLostError(RunError):
+    """Ray, or an actor that no other can replace, was lost. The run can resume from its last checkpoint."""
+
+    def __init__(self, message: str, *, can_restart: bool) -> None:
+        """`can_restart`: whether this process can start Ray again, or join it again."""
+        super().__init__(message)
+        self.can_restart = can_restart
+
+
 class RefusedError(ValueError):
     """A client's update is invalid: it has non-finite values, or other names or shapes than the global model."""
 

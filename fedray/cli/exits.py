@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NoReturn
 
 
@@ -25,6 +26,16 @@ def resume_hint(*options: str) -> str:
     return f"Every finished round is saved; resume with: {shlex.join(['fedray', *sys.argv[1:], *missing])}"
 
 
+@dataclass
+class StopRequest:
+    """The exit code that SIGTERM or Ctrl-C asks for, None before either. The command ends itself then."""
+
+    code: int | None = None
+
+
+stop_request = StopRequest()
+
+
 @contextmanager
 def exit_on_stop() -> Iterator["SigtermHandler"]:
     """Exit with 130 after Ctrl-C. After SIGTERM print the command that resumes and leave the block normally."""
@@ -33,6 +44,7 @@ def exit_on_stop() -> Iterator["SigtermHandler"]:
             yield sigterm
         except KeyboardInterrupt:
             if not sigterm.received:
+                stop_request.code = 130
                 fail(f"stopped. {resume_hint('--resume')}", 130)
             print(f"fedray: stopped by SIGTERM. {resume_hint('--resume')}", file=sys.stderr)
 
@@ -60,4 +72,5 @@ class SigtermHandler:
         """Raises KeyboardInterrupt itself: Ray swallows subclasses and other exceptions."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.received = True
+        stop_request.code = 0
         raise KeyboardInterrupt

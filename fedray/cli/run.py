@@ -10,7 +10,7 @@ import typer
 
 from fedray.cli.exits import exit_on_stop
 from fedray.cli.options import Overrides, Quiet, SpecPath, StudyResults, Verbose
-from fedray.errors import RunError, SpecError
+from fedray.errors import RayLostError, RunError, SpecError
 
 
 def run(
@@ -24,6 +24,7 @@ def run(
     """Run one experiment, or all experiments of a space in turn. Prints a table of results."""
     from fedray.backends.ray.cluster import stop_ray
     from fedray.cli.progress import RunProgress
+    from fedray.cli.recovery import is_restarted
     from fedray.cli.results_table import print_runs
     from fedray.config import loader
     from fedray.results.storage import DONE_FILE, storage_of
@@ -32,6 +33,7 @@ def run(
     runs = loader.load(spec, overrides or [])
     storage = storage_of(results).below(spec.stem)
     _in_background(import_module, "analysis.summary")  # imports pandas, which takes as long as a round
+    resume = resume or is_restarted()
     with exit_on_stop() as sigterm, Session(verbose=verbose) as session:
         storage.erase(DONE_FILE)
         for planned in runs:
@@ -59,6 +61,8 @@ def _errors_labelled(label: str) -> Iterator[None]:
     """Prefix the message of an error with the label of the run that raised it."""
     try:
         yield
+    except RayLostError:
+        raise
     except (SpecError, RunError) as error:
         labelled = type(error)(f"{label}: {error}" if label else str(error))
         labelled.__dict__.update(error.__dict__)  # warnings

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedray.backends.ray.cluster import start_ray
+<<<<<<< HEAD
 from fedray.backends.ray.own_ray import protect
+=======
+from fedray.backends.ray.supervision import supervision
+>>>>>>> ad96921 (A command whose Ray is lost starts again and resumes, where it waited for ever)
 from fedray.cache import cache_folder
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
@@ -174,17 +178,28 @@ class Session:
 
 def _wait(pending: object, driver: "ActorProxy[DriverActor]", on_progress: OnProgress) -> None:
     """Wait for a reference, or for the next one of a generator, and report the driver's progress."""
-    import ray
-
-    while not ray.wait([pending], timeout=PROGRESS_INTERVAL_S)[0]:
+    while not _is_ready(pending):
         _report_progress(driver, on_progress)
 
 
 def _report_progress(driver: "ActorProxy[DriverActor]", on_progress: OnProgress) -> None:
     import ray
 
-    for progress in ray.get(driver.progress.remote()):
+    reference = driver.progress.remote()
+    while not _is_ready(reference):
+        pass
+    for progress in ray.get(reference):
         on_progress(progress)
+
+
+def _is_ready(reference: object) -> bool:
+    """Wait for a reference; return whether it is ready. Raises RayLostError where Ray is lost: it would never be."""
+    import ray
+
+    ready, _ = ray.wait([reference], timeout=PROGRESS_INTERVAL_S)
+    if not ready:
+        supervision.check()
+    return bool(ready)
 
 
 def _get(reference: "ray.ObjectRef[T]") -> T:

@@ -4,10 +4,12 @@ import logging
 import os
 import signal
 import threading
+from pathlib import Path
 
 from fedray.backends.ray.joining import checked_address
 from fedray.backends.ray.own_ray import cluster_address, protect
 from fedray.backends.ray.start_errors import start_error
+from fedray.backends.ray.supervision import supervision
 
 _started_here = threading.Event()
 """Set if fedray has connected to Ray. A Python program that calls fedray may have connected before."""
@@ -25,32 +27,41 @@ def start_ray(*, verbose: bool = False) -> None:
     import ray
 
     if ray.is_initialized():
-        return
+        if not supervision.is_lost:
+            return
+        stop_ray()
     if address != "local":
         os.environ["RAY_ADDRESS"] = address  # without spaces, because Ray reads it too
         address = checked_address(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    _init(address, verbose=verbose)
+    session_folder = _init(address, verbose=verbose)
     _started_here.set()
+    supervision.start(session_folder)
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # ray.init has replaced the handler
 
 
-def stop_ray() -> None:
-    """Undo `start_ray`. This is faster than to leave it to the end of the process."""
-    if _started_here.is_set():
-        import ray
-
-        _started_here.clear()
-        ray.shutdown()
-
-
-def _init(address: str, *, verbose: bool) -> None:
+def stop_ray() -> bool:
+    """Undo `start_ray`. Return whether this took limited time: if not, the process would wait for Ray at its end."""
+    if not _started_here.is_set():
+        return True
     import ray
+
+    _started_here.clear()
+    return supervision.stop(ray.shutdown)
+
+
+def _init(address: str, *, verbose: bool) -> Path | None:
+    """Connect to Ray; return the folder of its session if Ray was started here."""
+    import ray
+    from ray._private.worker import RayContext
 
     level = logging.INFO if verbose else logging.ERROR
     dashboard = False if address == "local" else None  # an existing cluster has its own setting
     try:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level, include_dashboard=dashboard)
+        context = ray.init(address=address, log_to_driver=verbose, logging_level=level, include_dashboard=dashboard)
     except Exception as error:  # Ray raises a plain Exception where its node does not start in time
         raise start_error(error, address) from error
+    assert isinstance(context, RayContext), "the other kind of context is of ray://, which fedray does not use"
+    folder = context.address_info["session_dir"]
+    return Path(folder) if folder and address == "local" else None

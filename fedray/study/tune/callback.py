@@ -6,9 +6,12 @@ from typing import TypeAlias
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial as TuneTrial
 
 from fedray.backends.ray.shared_objects import SharedObjectsActor
+from fedray.backends.ray.supervision import supervision
+from fedray.errors import RayLostError
 from fedray.study.study import Outcome, Study, Trial
 from fedray.study.tune.display import SweepDisplay
 from fedray.types import Row
@@ -91,7 +94,8 @@ class ProgressCallback(tune.Callback):
         self._end(ours)
 
     def on_step_end(self, iteration: int, trials: TuneTrials, **info: object) -> None:
-        """Called by Tune ten times a second."""
+        """Called by Tune ten times a second. Raises RayLostError where Ray is lost."""
+        supervision.check()
         self._read_notes()
         self._display.tick()
 
@@ -101,7 +105,12 @@ class ProgressCallback(tune.Callback):
             self._notes = self._shared_objects.notes.remote()
         if self._notes is None or not ray.wait([self._notes], timeout=0)[0]:
             return
-        for name, activity in ray.get(self._notes).items():
+        try:
+            notes = ray.get(self._notes)
+        except RayActorError:
+            supervision.report(RayLostError("the actor with the study's shared data was lost", can_restart=True))
+            raise
+        for name, activity in notes.items():
             self._display.note(name, activity)
         self._notes, self._notes_read_at = None, time.monotonic()
 

@@ -22,7 +22,7 @@ from fedray.backends.ray.shared_objects import SharedObjects, SharedObjectsActor
 from fedray.cache import cache_folder
 from fedray.config.experiment import Experiment
 from fedray.data.federated import count_clients
-from fedray.errors import LostError, SpecError
+from fedray.errors import LostError, RayLostError, SpecError
 from fedray.results.storage import DONE_FILE, storage_of
 from fedray.study.study import Study, Trial, last_metrics
 from fedray.study.tune.callback import ProgressCallback
@@ -230,11 +230,11 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _unwrapped_errors() -> Iterator[None]:
-    """Raises a callback's SpecError itself: Tune wraps it into its own error."""
+    """Raises a callback's SpecError or RayLostError itself: Tune wraps it into its own error."""
     try:
         yield
     except TuneError as error:
-        raise (error.__context__ if isinstance(error.__context__, SpecError) else error) from None
+        raise (error.__context__ if isinstance(error.__context__, SpecError | RayLostError) else error) from None
 
 
 @contextmanager
