@@ -22,7 +22,7 @@ MAX_RESTARTS = 3
 RESET_S = 600.0
 RESTARTS_VARIABLE = "FEDRAY_RESTARTS"
 
-STOP_GRACE_S = 2.0
+STOP_GRACE_S = 1.0
 """Seconds to wait for a SIGTERM of this process: a batch system sends it to Ray's processes too."""
 STOP_TIMEOUT_S = 45.0
 """Seconds that the main thread has to end after SIGTERM or Ctrl-C where Ray is lost."""
@@ -47,7 +47,9 @@ def recovery() -> Iterator[None]:
         yield
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
-        if code != 0 and stop_request.code is None:
+        if code in (0, None):
+            stop_request.code = 0  # whatever is lost from now on does not matter
+        elif stop_request.code is None:
             _recover_if_lost()
         if not stop_ray():
             _exit(code if isinstance(code, int) else 1)

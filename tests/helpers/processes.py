@@ -3,7 +3,10 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 180) -> None:
@@ -31,3 +34,17 @@ def actors(root: int) -> dict[int, str]:
 
     matches = {process: re.match(r"ray::(\w+)", title) for process, title in titles.items() if descends(process)}
     return {process: match[1] for process, match in matches.items() if match}
+
+
+def ray_processes(root: int) -> dict[int, str]:
+    """Return the names of Ray's processes and actors among the descendants of a process, by process id.
+
+    They are `raylet`, `gcs_server`, `log_monitor`, `DashboardAgent`, `RuntimeEnvAgent`, and the class names of actors.
+    """
+    found = {}
+    for process in psutil.Process(root).children(recursive=True):
+        with suppress(psutil.Error):
+            words = [process.name(), *process.cmdline()]
+            names = [re.search(r"^(raylet|gcs_server)$|^ray::(\w+)|(log_monitor)\.py$", word) for word in words]
+            found |= {process.pid: next(filter(None, match.groups())) for match in names if match}
+    return found

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -38,22 +38,33 @@ class Supervision:
 
         `session_folder` is the folder of a Ray that this process started; None for a cluster that it joined.
         """
+        self.watch({} if session_folder is None else _node_processes(), _node_query(), session_folder)
+
+    def watch(
+        self, processes: "Mapping[str, psutil.Process]", query: Callable[[], str], session_folder: Path | None
+    ) -> None:
+        """Watch processes and a query as `Watchdog` does. Processes that write into the folder are killed at a loss."""
         from fedray.backends.ray.watchdog import Watchdog
 
         self._session_folder, self._error = session_folder, None
-        self._watchdog = Watchdog(self._node_processes(), _node_query(), self._on_loss)
+        self._watchdog = Watchdog(processes, query, self._on_loss)
 
     def stop(self, shutdown: Callable[[], object]) -> bool:
         """Stop watching, call `shutdown` and kill the processes that it leaves. Return whether it took limited time."""
         if self._watchdog is not None:
             self._watchdog.stop()
-            self._watchdog = None
+        self._watchdog = self._error = None
         thread = Thread(target=shutdown, daemon=True)
         thread.start()
         thread.join(SHUTDOWN_TIMEOUT_S)
         self._kill_processes()
         thread.join(KILL_TIMEOUT_S)
         return not thread.is_alive()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether Ray was lost and has not been stopped since."""
+        return self._error is not None
 
     def check(self) -> None:
         """Raises RayLostError if Ray is lost."""
@@ -78,15 +89,6 @@ class Supervision:
 
     def _as_error(self, loss: str) -> RayLostError:
         return RayLostError(f"Ray was lost: {loss}", can_restart=self._session_folder is not None)
-
-    def _node_processes(self) -> "dict[str, psutil.Process]":
-        """Return the processes of Ray that are children of this one, by name."""
-        import psutil
-
-        if self._session_folder is None:
-            return {}
-        children = {process.name(): process for process in psutil.Process().children()}
-        return {name: children[name] for name in NODE_PROCESSES if name in children}
 
     def _kill_processes(self) -> None:
         """Kill all processes of the Ray that this process started."""
@@ -121,6 +123,14 @@ def _writes_into(process: "psutil.Process", prefix: str) -> bool:
         file.path.startswith(prefix) and (not hasattr(file, "mode") or file.mode != "r")  # only Linux has the mode
         for file in process.open_files()
     )
+
+
+def _node_processes() -> "dict[str, psutil.Process]":
+    """Return the processes of Ray that are children of this one, by name."""
+    import psutil
+
+    children = {process.name(): process for process in psutil.Process().children()}
+    return {name: children[name] for name in NODE_PROCESSES if name in children}
 
 
 def _node_query() -> Callable[[], str]:

@@ -41,7 +41,7 @@ class Watchdog:
         """Return a clause about the present loss, or an empty string."""
         for name, process in self._processes.items():
             if not is_alive(process):
-                return f"its process {name} has ended"
+                return f"its process {name} has ended (perhaps memory ran out)"
         if self._silent_polls > self._max_silent_polls:
             return f"it has not replied for {self._max_silent_polls * POLL_INTERVAL_S:g} seconds"
         return self._reply
