@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+TITLE = re.compile(r"^(raylet|gcs_server)$|^ray::(\w+)|(log_monitor)\.py$", re.MULTILINE)
+
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 180) -> None:
     """Wait until the condition holds. Fails after `timeout_s` seconds."""
@@ -44,7 +46,6 @@ def ray_processes(root: int) -> dict[int, str]:
     found = {}
     for process in psutil.Process(root).children(recursive=True):
         with suppress(psutil.Error):
-            words = [process.name(), *process.cmdline()]
-            names = [re.search(r"^(raylet|gcs_server)$|^ray::(\w+)|(log_monitor)\.py$", word) for word in words]
-            found |= {process.pid: next(filter(None, match.groups())) for match in names if match}
+            if match := TITLE.search("\n".join([process.name(), *process.cmdline()])):
+                found[process.pid] = next(filter(None, match.groups()))
     return found
