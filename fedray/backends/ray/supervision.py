@@ -135,8 +135,7 @@ def _node_processes() -> "dict[str, psutil.Process]":
 
 def _node_query() -> Callable[[], str]:
     """Return a query of Ray's GCS: whether the node of this process is alive."""
-    from fedray.backends.ray.node_sums import this_node
-    from fedray.backends.ray.nodes import alive_nodes
+    from fedray.backends.ray.nodes import alive_nodes, this_node
 
     node = this_node()
 
