@@ -14,11 +14,7 @@ from fedray.cli import doctor, plan, report, results, run, schema, sweep, teache
 from fedray.cli.exits import fail, resume_hint
 from fedray.cli.recovery import recovery
 from fedray.cli.streams import discard_output, is_write_error, prepare_streams
-<<<<<<< HEAD
-from fedray.errors import RunError, SpecError, system_sentence
-=======
-from fedray.errors import RayLostError, RunError, SpecError
->>>>>>> ad96921 (A command whose Ray is lost starts again and resumes, where it waited for ever)
+from fedray.errors import RayLostError, RunError, SpecError, system_sentence
 from fedray.import_path import add_working_folder
 
 CHANGEABLE = (
@@ -45,15 +41,11 @@ def main() -> None:
     An error of the operating system that no other code has named exits with 2 if the user can change its cause.
     """
     prepare_streams()
-<<<<<<< HEAD
-=======
-    add_working_folder()
     with recovery():
         _run_with_exit_codes()
 
 
 def _run_with_exit_codes() -> None:
->>>>>>> ad96921 (A command whose Ray is lost starts again and resumes, where it waited for ever)
     try:
         _check_working_folder()
         add_working_folder()

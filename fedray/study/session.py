@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedray.backends.ray.cluster import start_ray
-<<<<<<< HEAD
 from fedray.backends.ray.own_ray import protect
-=======
 from fedray.backends.ray.supervision import supervision
->>>>>>> ad96921 (A command whose Ray is lost starts again and resumes, where it waited for ever)
 from fedray.cache import cache_folder
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
