@@ -31,7 +31,7 @@ SPEC: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 60},
     "partition": {"kind": "iid", "clients": 3},
     "strategy": {"name": "fml"},
-    "training": {"rounds": 12, "batch_size": 16, "lr": 0.05},
+    "training": {"rounds": 12, "batch_size": 16, "optimizer": {"lr": 0.05}},
     "checkpoint": {"every": 3},
 }
 TIMEOUT_S = 90
