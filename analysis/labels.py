@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from fedray.config.labels import short_field
-from fedray.results.loader import varying_fields
+from fedray.results.specs import varying_fields
 from fedray.strategies import STRATEGIES
 
 ALGORITHMS = {name: strategy.label or name for name, strategy in STRATEGIES.items()}

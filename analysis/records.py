@@ -15,7 +15,9 @@ import pandas as pd
 
 from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
-from fedray.results.loader import read_json, read_spec, read_table, run_folders, specs_table
+from fedray.results.folders import run_folders
+from fedray.results.loader import read_json, read_table
+from fedray.results.specs import is_complete, read_spec, specs_table
 from fedray.results.storage import is_uri
 from fedray.types import Row
 
@@ -95,7 +97,7 @@ def load(*places: str | Path) -> Records:
     Raises SpecError if there is no run, or if a folder is given twice.
     """
     problems: list[str] = []
-    studies = {study: _find_runs(place) for study, place in zip(_study_names(places), places, strict=True)}
+    studies = {study: _find_runs(place, problems) for study, place in zip(_study_names(places), places, strict=True)}
     _check_distinct([folder for folders in studies.values() for folder in folders.values()])
     runs: dict[str, Row] = {}
     trials: list[pd.DataFrame] = []
@@ -104,7 +106,6 @@ def load(*places: str | Path) -> Records:
             if row := _run_row(study, folder, problems):
                 runs[study if name == "." else f"{study}/{name}" if len(places) > 1 else name] = row
         root = _root(folders)
-        problems += [f"'{folder}' has rounds.csv but no spec.yaml: it is left out." for folder in _without_spec(root)]
         parents = [folder.parent for name, folder in folders.items() if name != "."]
         trials += [_read_trials(study, folder, problems) for folder in dict.fromkeys([root, *parents])]
     if not runs:
@@ -112,22 +113,17 @@ def load(*places: str | Path) -> Records:
     return Records(specs_table(runs), pd.concat(trials, ignore_index=True), problems)
 
 
-def _find_runs(place: str | Path) -> dict[str, Path]:
+def _find_runs(place: str | Path, problems: list[str]) -> dict[str, Path]:
     if not is_uri(place) and not (place and Path(place).is_dir()):
         wrong = "is a file, not a folder of results" if Path(place).is_file() else "does not exist"
         raise SpecError(f"'{place}' {wrong}.")
-    return run_folders(place)
+    return run_folders(place, problems)
 
 
 def _root(folders: dict[str, Path]) -> Path:
     """The folder to which the names of the runs are relative."""
     name, folder = next(iter(folders.items()))
     return folder if name == "." else folder.parents[len(Path(name).parts) - 1]
-
-
-def _without_spec(root: Path) -> Iterator[Path]:
-    """Folders of runs without a spec."""
-    return (rounds.parent for rounds in sorted(root.rglob("rounds.csv")) if not rounds.with_name("spec.yaml").exists())
 
 
 def _check_distinct(folders: Sequence[Path]) -> None:
@@ -171,6 +167,9 @@ def _run_row(study: str, folder: Path, problems: list[str]) -> Row | None:
         return None
     if invalid := [*_invalid_fields(spec)]:
         problems.append(f"'{folder / 'spec.yaml'}': {', '.join(invalid)}; the run is left out.")
+        return None
+    if not is_complete(folder, spec):
+        problems.append(f"'{folder / 'spec.yaml'}' is incomplete: the run is left out.")
         return None
     environment = read_json(folder / "environment.json", problems)
     costs = flatten(read_json(folder / "costs.json", problems))

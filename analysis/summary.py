@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fedray.config.labels import short_fields
-from fedray.results.loader import last_k, last_k_accuracy, varying_fields
+from fedray.results.loader import last_k, last_k_accuracy
+from fedray.results.specs import varying_fields
 
 if TYPE_CHECKING:
     from fedray.results.loader import Results

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.labels import CONDITION_SECTIONS
 from analysis.outcomes import rounds_to
 from analysis.stats import holm, paired_p
-from fedray.results.loader import varying_fields
+from fedray.results.specs import varying_fields
 
 BASELINES = ("FedAvg", "FedProx")
 ALL = "all"

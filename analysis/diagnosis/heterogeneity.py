@@ -10,7 +10,7 @@ from analysis.diagnosis.finding import Finding
 from analysis.labels import CONDITION_SECTIONS
 from analysis.stats import MIN_PAIRS, holm, paired_p
 from analysis.text import counted, listed, points, with_labels
-from fedray.results.loader import varying_fields
+from fedray.results.specs import varying_fields
 
 TOPIC = "Heterogeneity"
 AXES = {"partition.alpha": "Dirichlet α", "partition.classes_per_client": "classes per client"}

@@ -10,7 +10,7 @@ from analysis.figures import style
 from analysis.figures.families import chosen, present, share_legend, styles_of
 from analysis.labels import CONDITION_SECTIONS, backbone, teacher_method
 from analysis.tables import best_of_families, comparison
-from fedray.results.loader import varying_fields
+from fedray.results.specs import varying_fields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

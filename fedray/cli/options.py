@@ -10,10 +10,11 @@ from fedray.errors import SpecError
 SPEC_HELP = "YAML file: one experiment, or a base and a space of axes."
 
 
-def non_empty(value: str | None) -> str | None:
+def non_empty(param: typer.CallbackParam, value: str | None) -> str | None:
     """Return an option's value. Raises SpecError for an empty text, such as that of an unset variable."""
     if value is not None and not value.strip():
-        raise SpecError("--results is an empty text; name a folder or a URI, or leave the option out.")
+        places = "a folder" if param.name == "out" else "a folder or a URI"
+        raise SpecError(f"{param.opts[0]} is an empty text; name {places}, or leave the option out.")
     return value
 
 

@@ -29,6 +29,8 @@ def plan(
     study = Study(loader.read(space, overrides or []), results, allow_single=True)
     with probing(verbose=verbose) as (cluster, make_backend):
         planned = planning.plan(study, cluster, TeacherCache())
+        for warning in planned.warnings:
+            print(f"fedray: warning: {warning}", file=sys.stderr)
         if probe:
             planning.probe(planned, make_backend, lambda line: print(line, file=sys.stderr))
             estimate.save(study, planned.seconds)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from fedray.cli.study_table import count_states, plan_accuracy
+from fedray.cli.study_table import count_states, damaged_trials, plan_accuracy
 from fedray.cli.tables import duration, open_console
 from fedray.study.plan import StudyPlan
 from fedray.study.study import Study
@@ -29,6 +29,8 @@ def _lines(study: Study, plan: StudyPlan) -> Iterator[tuple[str, str]]:
         yield from _measured_lines(plan)
     if line := plan_accuracy(study, plan.trials):
         yield "estimate", line
+    for sentence in damaged_trials(plan.trials):
+        yield "damaged", sentence
 
 
 def _resource_lines(plan: StudyPlan) -> Iterator[tuple[str, str]]:

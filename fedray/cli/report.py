@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from fedray.cli.options import non_empty
+
 
 def report(
     studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Result folders or URIs of studies.")],
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Output folder. Default: reports/STUDY.", show_default=False),
+        str | None,
+        typer.Option(
+            callback=non_empty, metavar="DIR", help="Output folder. Default: reports/STUDY.", show_default=False
+        ),
     ] = None,
     last: Annotated[
         int | None,
@@ -32,7 +36,9 @@ def report(
     """Write an HTML report with tables and figures. The studies need not be finished; only result files are read."""
     from analysis.report.report import write_report
 
-    written = write_report(studies, out, last=last, target=target, command=["fedray", *sys.argv[1:]])
+    written = write_report(
+        studies, Path(out) if out else None, last=last, target=target, command=["fedray", *sys.argv[1:]]
+    )
     for sentence in written.data.notes():
         print(f"fedray: {sentence}", file=sys.stderr)
     print(written.page)

@@ -35,6 +35,8 @@ def print_runs(folder: str, runs: Sequence["Run"]) -> None:
         console.print(work)
     if recovered := faults(results, names):
         console.print(f"{recovered}, see faults.csv")
+    for problem in dict.fromkeys(results.problems):
+        console.print(problem, soft_wrap=True)
     console.print(f"tables: {folder}", soft_wrap=True)
 
 
@@ -49,8 +51,8 @@ def print_over_seeds(folder: str | Path) -> None:
         frame[name] = [_mean_and_std(*pair) for pair in zip(frame[name], frame.pop(f"{name}_std"), strict=True)]
     console = open_console()
     console.print(_to_table(frame))
-    for problem in results.problems:
-        console.print(problem)
+    for problem in dict.fromkeys(results.problems):
+        console.print(problem, soft_wrap=True)
     if results.unfinished:
         console.print(
             f"{len(results.unfinished)} of {len(results.folders)} runs have not reached their last round "

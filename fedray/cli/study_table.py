@@ -24,6 +24,8 @@ def print_trials_to_run(study: Study) -> None:
     out = open_console()
     out.print(rows)
     out.print(f"{len(trials)} trials: {count_states(trials)}; {sum(map(study.is_pending, trials))} to run")
+    for sentence in damaged_trials(trials):
+        out.print(sentence, soft_wrap=True)
     if not study.trials():
         search = study.space.search
         out.print(f"{search.algorithm} proposes new trials until there are {search.samples}.")
@@ -34,6 +36,8 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
     out = open_console()
     _print_best_trials(out, study, trials)
     _print_failures(out, trials)
+    for sentence in damaged_trials(trials):
+        out.print(sentence, soft_wrap=True)
     if line := plan_accuracy(study, trials):
         out.print(line)
     if not study.is_population and (kinds := Counter(kind for trial in trials for kind in trial.faults())):
@@ -73,6 +77,16 @@ def _print_failures(out: Console, trials: Sequence[Trial]) -> None:
             if outcome.traceback and outcome.reason not in reasons:
                 out.print(outcome.traceback.rstrip(), soft_wrap=True)
             reasons.add(outcome.reason)
+
+
+def damaged_trials(trials: Sequence[Trial]) -> list[str]:
+    """Return a sentence per finished trial whose files are damaged, with the way to run it again."""
+    return [
+        f"the finished trial {trial.label or trial.name} is damaged: {trial.damage}; delete '{trial.storage}' to let "
+        "the next sweep run it again."
+        for trial in trials
+        if trial.damage
+    ]
 
 
 def plan_accuracy(study: Study, trials: Sequence[Trial]) -> str:

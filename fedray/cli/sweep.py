@@ -37,3 +37,5 @@ def sweep(
     print_study(study, trials)
     if any(trial.state == "failed" for trial in trials):
         fail("some trials failed; run the same command to retry them.", 1)
+    if damaged := [trial for trial in trials if trial.damage]:
+        fail(f"{len(damaged)} of {len(trials)} trials have finished, but their files are damaged; see above.", 1)

@@ -14,24 +14,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedray.config.experiment import EXECUTION_SECTIONS
-from fedray.config.values import canonical
-from fedray.config.yaml_files import flatten, read_yaml
+from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
+from fedray.results.folders import run_folders
 from fedray.results.run_folder import RunFolder
-from fedray.results.storage import storage_of
-from fedray.results.writer import AMOUNT_PREFIXES, FAULTS_COLUMNS, KEY_COLUMNS, TEXT_COLUMNS
+from fedray.results.specs import read_run_spec, specs_table, varying_fields
+from fedray.results.writer import AMOUNT_PREFIXES, FAULTS_COLUMNS, KEY_COLUMNS, ROUNDS_COLUMNS, TEXT_COLUMNS
 from fedray.types import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+REQUIRED_COLUMNS: Mapping[str, Sequence[str]] = {
+    "rounds.csv": ROUNDS_COLUMNS,
+    "clients.csv": ("round", "client"),
+    "classes.csv": ("round", "class"),
+    "partition.csv": ("client", "class"),
+}
+"""Columns without which a table of a run cannot be used."""
+
+
 @dataclass(frozen=True)
 class Results:
     """The tables of one run or several. Each has a column `run` and one for each spec field that varies.
 
-    Each table raises SpecError if no run has it or a file cannot be read; other damage is described in `problems`.
+    Damage costs the rows that are damaged, and is described in `problems`. A table that no run has raises SpecError.
     """
 
     folders: dict[str, Path]
@@ -52,7 +60,13 @@ class Results:
     @cached_property
     def rounds(self) -> "pd.DataFrame":
         """One row per run and round."""
-        return self._read("rounds.csv")
+        rounds = self._read("rounds.csv")
+        counts = rounds.groupby("run")["round"].nunique().to_dict()
+        for run, folder in self.folders.items():
+            count, expected = counts.get(run, 0), int(str(self.specs.at[run, "training.rounds"]))
+            if count < expected and RunFolder(folder).finished:
+                self.problems.append(f"'{folder / 'rounds.csv'}' has {count} of {expected} rounds of a finished run.")
+        return rounds
 
     @cached_property
     def clients(self) -> "pd.DataFrame":
@@ -74,8 +88,10 @@ class Results:
         """One row per run and fault that it recovered from."""
         import pandas as pd
 
-        exists = any((folder / "faults.csv").exists() for folder in self.folders.values())
-        return self._read("faults.csv") if exists else pd.DataFrame(columns=["run", *FAULTS_COLUMNS])
+        try:
+            return self._read("faults.csv")
+        except SpecError:  # a run without faults has no table; no result depends on a damaged one
+            return pd.DataFrame(columns=["run", *FAULTS_COLUMNS])
 
     @cached_property
     def costs(self) -> "pd.DataFrame":
@@ -83,7 +99,7 @@ class Results:
         import pandas as pd
 
         files = {run: folder / "costs.json" for run, folder in self.folders.items()}
-        rows = [{"run": run, **_costs(file)} for run, file in files.items() if file.exists()]
+        rows = [{"run": run, **_costs(file, self.problems)} for run, file in files.items() if file.exists()]
         table = pd.DataFrame(rows, columns=None if rows else ["run"])
         return table.join(self.varied, on="run")
 
@@ -93,9 +109,12 @@ class Results:
         files = {run: folder / name for run, folder in self.folders.items() if (folder / name).exists()}
         if not files:
             raise SpecError(f"no {name} exists in {', '.join(map(str, self.folders.values()))}.")
-        tables = {run: read_table(file, self.problems) for run, file in files.items()}
+        if name in REQUIRED_COLUMNS:
+            missing = [folder for run, folder in self.folders.items() if run not in files]
+            self.problems.extend(f"'{folder / name}' is missing." for folder in missing if RunFolder(folder).finished)
+        tables = {run: _read_required(file, self.problems) for run, file in files.items()}
         readable = {run: table for run, table in tables.items() if table is not None}
-        if len(readable) < len(tables):
+        if not readable:
             raise SpecError(self.problems[-1])
         table = pd.concat(readable, names=["run"]).copy().reset_index(level="run").reset_index(drop=True)
         return table.join(self.varied, on="run")
@@ -104,65 +123,18 @@ class Results:
 def load_results(path: str | Path) -> Results:
     """Return the results of one run, or of every run below a folder or URI, finished or not.
 
-    Raises SpecError if there is no run.
+    A run whose spec cannot be read is left out and described in `problems`. Raises SpecError if there is no other.
     """
-    folders = run_folders(path)
-    return Results(folders, specs_table({run: read_spec(folder) for run, folder in folders.items()}))
-
-
-def run_folders(path: str | Path) -> dict[str, Path]:
-    """Return the local folder of every run below a folder or URI, by relative path (`.` for `path` itself).
-
-    A URI is downloaded first, without weights. Raises SpecError if there is no run.
-    """
-    storage = storage_of(path)
-    storage.pull(exclude="*.safetensors")
-    folders = [spec.parent for spec in sorted(storage.folder.rglob("spec.yaml")) if _is_run(spec.parent)]
-    if not folders:
-        raise SpecError(f"'{storage}' holds no results.")
-    for folder in folders:
-        RunFolder(folder).check_format()
-    return {str(folder.relative_to(storage.folder)): folder for folder in folders}
-
-
-def read_spec(folder: Path) -> Row:
-    """Return the fields of a run's spec by dotted name; a list is returned as text. Raises SpecError.
-
-    Floats are rounded to 15 significant digits, so that 0.1 + 0.2 and 0.3 are one setting.
-    """
-    fields = {name: canonical(value) for name, value in flatten(read_yaml(folder / "spec.yaml")).items()}
-    return {name: str(value) if isinstance(value, list) else value for name, value in fields.items()}
-
-
-def specs_table(specs: Mapping[str, Row]) -> "pd.DataFrame":
-    """Return one row per run and one column per spec field.
-
-    A column with a null is of dtype object and holds None; NaN marks a field that the run's spec does not have.
-    """
-    import pandas as pd
-
-    table = pd.DataFrame(list(specs.values()), index=pd.Index(specs, name="run"), dtype=object)
-    typed = [str(column) for column in table if not any(value is None for value in table[column])]
-    table[typed] = table[typed].infer_objects()
-    return table
-
-
-def varying_fields(specs: "pd.DataFrame", *, with_seed: bool = False) -> list[str]:
-    """Return the fields, by default without the seed, that have several values among the runs whose spec has them.
-
-    Null is a value, also that of a section; a field that only some strategies have does not vary by that alone. Fields
-    that leave results unchanged (resources and the like) and the rounds of evaluation are not considered.
-    """
-    ignored = (*EXECUTION_SECTIONS, "evaluation")
-    fields = [name for name in map(str, specs.columns) if "." in name and name.split(".")[0] not in ignored]
-    return [name for name in [*(["seed"] if with_seed else []), *fields] if _varies(name, specs)]
-
-
-def _varies(name: str, specs: "pd.DataFrame") -> bool:
-    values = specs[name].dropna().astype(str).nunique()
-    parents = [name.rsplit(".", depth)[0] for depth in range(name.count(".") + 1)]
-    is_null = any(value is None for parent in parents if parent in specs for value in specs[parent])
-    return values > 1 or (values == 1 and is_null)
+    problems: list[str] = []
+    folders, specs = run_folders(path, problems), dict[str, Row]()
+    for run, folder in folders.items():
+        try:
+            specs[run] = read_run_spec(folder)
+        except SpecError as error:
+            problems.append(f"{str(error).rstrip('.')}: the run is left out.")
+    if not specs:
+        raise SpecError(problems[0])
+    return Results({run: folders[run] for run in specs}, specs_table(specs), problems)
 
 
 def last_k(evaluated_rounds: int) -> int:
@@ -196,6 +168,15 @@ def _value(column: str, cell: str) -> int | float | str:
         return int(cell) if cell.lstrip("-").isdigit() else float(cell)
     except ValueError:
         return cell
+
+
+def _read_required(path: Path, problems: list[str]) -> "pd.DataFrame | None":
+    """Return a table as `read_table` does; None, with a sentence, also if it lacks a required column."""
+    table = read_table(path, problems)
+    if table is None or not (missing := [name for name in REQUIRED_COLUMNS.get(path.name, ()) if name not in table]):
+        return table
+    problems.append(f"'{path}' has no column {', '.join(missing)}.")
+    return None
 
 
 def read_table(
@@ -277,7 +258,7 @@ def read_json(path: Path, problems: list[str]) -> Row:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"'{path}' is damaged ({error}) and is ignored.")
         return {}
     if not isinstance(document, dict):
@@ -286,13 +267,6 @@ def read_json(path: Path, problems: list[str]) -> Row:
     return document
 
 
-def _costs(file: Path) -> Row:
-    problems: list[str] = []
+def _costs(file: Path, problems: list[str]) -> Row:
     costs = flatten(read_json(file, problems))
-    if problems:
-        raise SpecError(problems[0])
     return {name: value for name, value in costs.items() if not name.startswith("teacher.entries")}
-
-
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("environment.json", "rounds.csv"))

@@ -128,7 +128,7 @@ class RunFolder:
         """Return environment.json; empty if it is missing or damaged."""
         try:
             document = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return document if isinstance(document, dict) else {}
 

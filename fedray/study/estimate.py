@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 
+from fedray.results.loader import read_json
 from fedray.study.study import Study, Trial
 from fedray.types import Row
 
@@ -22,17 +23,16 @@ def compare_with_actual(study: Study, trials: Sequence[Trial]) -> tuple[int, flo
     None without such a trial.
     """
     estimated = _read(study).get("seconds", {})
-    finished = [trial for trial in trials if trial.folder.finished and trial.name in estimated]
+    finished = [trial for trial in trials if trial.state == "finished" and trial.name in estimated]
     if not finished:
         return None
-    actual = sum(row["seconds"] for trial in finished for row in trial.history())
+    actual = sum(row.get("seconds", 0) for trial in finished for row in trial.history())
     return len(finished), sum(estimated[trial.name] for trial in finished), actual
 
 
 def _read(study: Study) -> Row:
     """Return plan.json; empty if it is missing or damaged."""
-    try:
-        document: Row = json.loads((study.folder / "plan.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document
+    document = read_json(study.folder / "plan.json", [])
+    seconds = document.get("seconds")
+    is_valid = isinstance(seconds, dict) and all(isinstance(value, int | float) for value in seconds.values())
+    return document if is_valid else {}

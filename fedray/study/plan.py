@@ -32,6 +32,7 @@ class StudyPlan:
     outputs_used: int  # teacher outputs that the steps of all trials read
     online: int  # of them, computed by online teachers
     data: Callable[[Experiment], FederatedDataset]
+    warnings: Sequence[str]  # on the data
     step_timings: Mapping[str, StepTiming] = field(default_factory=dict)
     teacher_timings: Sequence[TeacherTiming] = ()
     startup_seconds: float = 0.0  # from the start of a backend to its first step
@@ -77,7 +78,9 @@ def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache
             counted[kind] = counter.add(trial.experiment, loaded)
     used = {trial.name: counted[_query_kind(trial.experiment)] for trial in pending}
     online = sum(used[trial.name] for trial in pending if _is_online(trial.experiment))
-    return StudyPlan(trials, pending, cluster, at_once, actors, work, counter, sum(used.values()), online, data)
+    return StudyPlan(
+        trials, pending, cluster, at_once, actors, work, counter, sum(used.values()), online, data, data.warnings()
+    )
 
 
 def probe(planned: StudyPlan, make_backend: MakeBackend, on_progress: Callable[[str], None]) -> None:
@@ -154,6 +157,10 @@ class _Datasets:
         if key not in self._divided:
             self._divided[key] = federated.load(*key, self._read_once)
         return self._divided[key]
+
+    def warnings(self) -> list[str]:
+        """Return a sentence on each pair of data sets of which something was left out."""
+        return [sentence for pair in self._read.values() for sentence in federated.left_out(*pair)]
 
     def _read_once(self, spec: Data, seed: int) -> tuple[Dataset, Dataset]:
         if (spec, seed) not in self._read:

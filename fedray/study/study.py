@@ -11,11 +11,11 @@ results/STUDY/tune/                       Tune's own files: TensorBoard's events
 import csv
 import io
 import json
-import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -29,7 +29,8 @@ from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
 from fedray.files import replace_text
 from fedray.locks import RESULTS_REMEDY, locked
-from fedray.results.loader import last_k, last_k_accuracy, read_rows
+from fedray.results.damage import damage, valid_rows
+from fedray.results.loader import last_k, last_k_accuracy, read_json, read_rows
 from fedray.results.run_folder import FORMAT, RunFolder, check_format
 from fedray.results.storage import Storage, storage_of
 from fedray.types import Row
@@ -37,7 +38,8 @@ from fedray.types import Row
 LARGE_FILES = "*checkpoint/*.safetensors"
 """Files that only the process of a trial reads; reading the study does not download them."""
 
-State: TypeAlias = Literal["finished", "stopped", "failed", "started", "pending"]
+State: TypeAlias = Literal["finished", "damaged", "stopped", "failed", "started", "pending"]
+"""A damaged trial has finished, and lacks files or rows; it does not run again until its folder is deleted."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Trial:
     def outcome(self) -> Outcome | None:
         """How the trial ended early; None if it did not."""
         try:
-            return Outcome(**json.loads((self.folder.path / "outcome.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return Outcome(**read_json(self.folder.path / "outcome.json", []))
+        except TypeError:
             return None
 
     def record_outcome(self, outcome: Outcome) -> None:
@@ -104,19 +106,27 @@ class Trial:
     def state(self) -> State:
         """State of the trial on disk."""
         if self.folder.finished:
-            return "finished"
+            return "damaged" if self.damage else "finished"
         if (outcome := self.outcome) is not None:
             return outcome.state
         return "started" if self.round else "pending"
 
+    @cached_property
+    def damage(self) -> str:
+        """A clause on the damaged file of a finished trial; empty if its files are whole or it has not finished."""
+        return damage(self.folder.path, self.experiment.training.rounds) if self.folder.finished else ""
+
     def history(self) -> list[Row]:
-        """Return the rows of rounds.csv up to the last checkpoint, numbers parsed, empty cells left out."""
-        rows = read_rows(self.folder.path / "rounds.csv")
-        return [row for row in rows if row.get("round", math.inf) <= self.round]
+        """Return the rows of rounds.csv up to the last checkpoint, numbers parsed, empty cells left out.
+
+        A damaged trial has none: its metrics would be those of an earlier round.
+        """
+        rows = [] if self.damage else valid_rows(self.folder.path / "rounds.csv")
+        return [row for row in rows if row["round"] <= self.round]
 
     def faults(self) -> list[str]:
         """Return the kind of each fault that the trial recovered from."""
-        return [row["fault"] for row in read_rows(self.folder.path / "faults.csv")]
+        return [row["fault"] for row in read_rows(self.folder.path / "faults.csv") if "fault" in row]
 
 
 class Study:
@@ -139,7 +149,7 @@ class Study:
         """Raises SpecError if study.json states another format. A damaged one is replaced by the next sweep."""
         try:
             document = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return
         check_format(self.folder, document.get("format") if isinstance(document, dict) else None)
 
@@ -226,7 +236,7 @@ class Study:
         try:
             with (self.folder / "trials.csv").open(newline="", encoding="utf-8") as file:
                 return {row["trial"]: row["startup_seconds"] for row in csv.DictReader(file)}
-        except (OSError, KeyError, csv.Error):
+        except (OSError, KeyError, ValueError, csv.Error):
             return {}
 
     def _row(self, trial: Trial) -> Row:
@@ -238,10 +248,10 @@ class Study:
 
     def _current_row(self, trial: Trial) -> Row:
         outcome, history = trial.outcome, trial.history()
-        reason = outcome.reason if outcome else ""
+        reason = trial.damage or (outcome.reason if outcome else "")
         metrics = last_metrics(history)
         return {"trial": trial.name, **flatten(trial.assignment), "state": trial.state, "round": trial.round} | {
-            **metrics, "seconds": round(sum(row["seconds"] for row in history), 3), "reason": reason,
+            **metrics, "seconds": round(sum(row.get("seconds", 0) for row in history), 3), "reason": reason,
         }  # fmt: skip
 
     def _existing_trial(self, folder: Path) -> Trial | None:
@@ -281,8 +291,5 @@ def last_metrics(history: list[Row]) -> Row:
 
 
 def _read_assignment(folder: Path) -> Assignment | None:
-    try:
-        assignment: Assignment = json.loads((folder / "assignment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return assignment
+    """Return the trial's value for each axis; None if there is no such file or it is damaged."""
+    return read_json(folder / "assignment.json", []) or None

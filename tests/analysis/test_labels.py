@@ -9,7 +9,7 @@ from helpers.studies import TEACHER, write_run
 
 from analysis.labels import backbone, name_runs, teacher_method, teacher_name
 from analysis.records import load
-from fedray.results.loader import varying_fields
+from fedray.results.specs import varying_fields
 
 LPFM = {"name": "fedlpfm", "lam": 0.5}
 PROBED = {"kind": "adapted", "backbone": {"kind": "zero_shot", "model": "RN50"}}

@@ -11,7 +11,7 @@ from helpers.studies import PARTITION, write_classes, write_run, write_study, wr
 
 from analysis.records import Records, load
 from fedray.errors import SpecError
-from fedray.results.loader import varying_fields
+from fedray.results.specs import varying_fields
 
 LPFM = {"name": "fedlpfm", "lam": 0.5}
 

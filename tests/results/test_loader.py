@@ -10,8 +10,9 @@ import fedray
 from fedray.config.experiment import Experiment
 from fedray.config.loader import load
 from fedray.errors import SpecError
-from fedray.results.loader import last_k, last_k_accuracy, load_results, read_rows, read_spec, read_table
+from fedray.results.loader import last_k, last_k_accuracy, load_results, read_rows, read_table
 from fedray.results.run_folder import RunFolder
+from fedray.results.specs import read_spec
 from fedray.study.session import rounds as run
 
 Make = Callable[..., Experiment]

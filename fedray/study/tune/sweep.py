@@ -66,7 +66,7 @@ def sweep(study: Study, *, display: MakeDisplay | None = None, verbose: bool = F
         study.write_table(trials, startup)
         if any(trial.state in ("started", "pending") for trial in trials):
             raise KeyboardInterrupt  # Tune catches the one from Ctrl-C
-        if not any(trial.state == "failed" for trial in trials):
+        if not any(trial.state in ("failed", "damaged") for trial in trials):
             study.storage.write(DONE_FILE, f"{len(trials)} of {len(trials)} trials\n")
         return trials
 
