@@ -24,7 +24,7 @@ base:
   training: {rounds: 2}
   resources: {backend: serial}
 space:
-  training.lr: {grid: [0.1, 0.2]}
+  training.optimizer.lr: {grid: [0.1, 0.2]}
 """
 
 
