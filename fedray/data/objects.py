@@ -116,7 +116,7 @@ def _label(label: object) -> int | str:
     try:
         return operator.index(label)  # type: ignore[arg-type]
     except TypeError:
-        raise ValueError(f"must have numbers or texts as labels, not {label!r:.40}") from None
+        raise ValueError(f"must have numbers or texts as labels, not {label!s:.40}") from None
 
 
 def _classes_of(found: object) -> Sequence[object]:
@@ -126,7 +126,7 @@ def _classes_of(found: object) -> Sequence[object]:
 
 def _pixels(image: Any) -> Pixels:
     """Return an image of Pillow, an array or a tensor as uint8 [H, W] or [H, W, 3]."""
-    if hasattr(image, "mode"):
+    if hasattr(image, "getbands"):
         return np.asarray(image) if image.mode == "L" else rgb_pixels(image)
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
