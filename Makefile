@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
-.PHONY: run test test-all test-cluster check format clean
+.PHONY: run test test-all test-cluster test-faults check format clean
 
 run: .venv/installed
 	$(BIN)/fedray run tune_spaces/quickstart.yaml
@@ -12,10 +12,13 @@ test: .venv/installed
 	$(PYTEST)
 
 test-all: .venv/installed
-	$(PYTEST) -m "not cluster"
+	$(PYTEST) -m "not cluster and not faults"
 
 test-cluster: .venv/installed
 	$(BIN)/pytest -m cluster tests/cluster
+
+test-faults: .venv/installed
+	$(BIN)/pytest -m faults tests/faults
 
 check: .venv/installed
 	$(BIN)/ruff check .

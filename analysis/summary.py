@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fedray.config.labels import short_fields
+from fedray.errors import SpecError
 from fedray.results.loader import last_k, last_k_accuracy
 from fedray.results.specs import varying_fields
 
@@ -53,8 +54,10 @@ def over_seeds(results: "Results") -> pd.DataFrame:
 
 
 def _last_rounds(rounds: pd.DataFrame) -> pd.DataFrame:
-    """The last evaluated round of each run, with `last_k_accuracy` and `k`; indexed by run."""
+    """The last evaluated round of each run, with `last_k_accuracy` and `k`; indexed by run. Raises SpecError."""
     evaluated = rounds.dropna(subset="test_accuracy")
+    if evaluated.empty:
+        raise SpecError("no run has an evaluated round yet: each rounds.csv has no row with a test accuracy.")
     last = evaluated.groupby("run").tail(1).set_index("run")
     curves = evaluated.groupby("run")["test_accuracy"]
     return last.assign(

@@ -10,8 +10,10 @@ from fedray.cli.tables import borderless, open_console
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
     from fedray.config.loader import Run
+    from fedray.results.loader import Results
 
 HEADERS = {
     "test_accuracy": "accuracy",
@@ -31,6 +33,7 @@ def print_runs(folder: str, runs: Sequence["Run"]) -> None:
     names = [str(Path(run.name).relative_to(Path(run.name).parts[0])) for run in runs]
     console = open_console()
     console.print(_to_table(summary(results, names)))
+    _print_problems(results, console)
     if work := teacher_work(results, names):
         console.print(work)
     if recovered := faults(results, names):
@@ -51,6 +54,11 @@ def print_over_seeds(folder: str | Path) -> None:
         frame[name] = [_mean_and_std(*pair) for pair in zip(frame[name], frame.pop(f"{name}_std"), strict=True)]
     console = open_console()
     console.print(_to_table(frame))
+    _print_problems(results, console)
+
+
+def _print_problems(results: "Results", console: "Console") -> None:
+    """Print a sentence for each kind of damage to the tables that were read, and one about unfinished runs."""
     for problem in dict.fromkeys(results.problems):
         console.print(problem, soft_wrap=True)
     if results.unfinished:

@@ -1,6 +1,7 @@
 """Write the tables of a run, row by row, and restores them after a crash."""
 
 import csv
+import io
 import sys
 import time
 from collections import Counter
@@ -156,10 +157,11 @@ def last_complete_round(folder: Path) -> int:
 
 
 def _read_rows(path: Path) -> list[list[str]]:
-    """Return the header and the rows of a table, empty if it cannot be read."""
+    """Return the header and the rows of a table, without an incomplete last line; empty if it cannot be read."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.reader(file))
+            lines = file.read().rpartition("\n")[0]
+        return list(csv.reader(io.StringIO(lines, newline="")))
     except (OSError, ValueError, csv.Error):
         return []
 

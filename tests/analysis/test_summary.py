@@ -6,6 +6,7 @@ import pytest
 from analysis.summary import faults, over_seeds, summary
 from fedray.config.experiment import Experiment
 from fedray.config.yaml_files import to_yaml
+from fedray.errors import SpecError
 from fedray.results.loader import load_results
 from fedray.results.writer import FAULTS_COLUMNS, ROUNDS_COLUMNS
 
@@ -35,6 +36,16 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     assert table["difference"].tolist() == pytest.approx([0.0, 0.3, -0.1])
     assert table["last_k_accuracy"].tolist() == [0.5, 0.8, 0.4]
     assert table["round_seconds"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_tables_without_a_row_are_one_sentence(tmp_path: Path) -> None:
+    """A run in its first round, and a table that was cut after its header."""
+    write(tmp_path / "a", None, [0.1, 0.3, 0.5])
+    table = tmp_path / "a" / "rounds.csv"
+    table.write_text(table.read_text().splitlines(keepends=True)[0])
+    for of in (summary, over_seeds):
+        with pytest.raises(SpecError, match="no run has an evaluated round yet"):
+            of(load_results(tmp_path))
 
 
 def test_summary_has_the_given_order(tmp_path: Path) -> None:
