@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fedray.results.rows import RoundRecord
-from fedray.results.writer import CsvTable, RunTables
+from fedray.results.writer import ROUNDS_COLUMNS, CsvTable, RunTables, last_complete_round
 from fedray.types import Fault
 
 LOST = Fault("node lost", "round 3", "host2", "round 2 run again", "heartbeat\ntimeout")
@@ -65,3 +65,22 @@ def test_damaged_log_of_faults_is_set_aside(tmp_path: Path, content: bytes) -> N
         tables.report(2, [LOST])
     assert rounds(tmp_path, "faults") == [2]
     assert (tmp_path / "faults.csv.damaged").read_bytes() == content
+
+
+def test_line_that_is_cut_in_its_last_cell_is_no_row(tmp_path: Path) -> None:
+    """A cut value looks like a whole one: 0.12 for 0.125."""
+    (tmp_path / "rounds.csv").write_text(",".join(ROUNDS_COLUMNS) + "\n" + _round(1) + _round(2))
+    (tmp_path / "clients.csv").write_text("round,client,train_accuracy\n1,0,0.5\n2,0,0.125\n")
+    (tmp_path / "classes.csv").write_text("round,class,test_accuracy\n1,0,0.5\n2,0,0.125\n")
+    assert last_complete_round(tmp_path) == 2
+    for name in ("clients", "classes"):
+        table = tmp_path / f"{name}.csv"
+        whole = table.read_text()
+        table.write_text(whole[:-2])
+        assert last_complete_round(tmp_path) == 1
+        table.write_text(whole)
+
+
+def _round(number: int) -> str:
+    cells = {"round": number, "test_accuracy": 0.5, "clients": 1, "failed_clients": 0}
+    return ",".join(str(cells.get(name, "")) for name in ROUNDS_COLUMNS) + "\n"
