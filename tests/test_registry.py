@@ -159,6 +159,33 @@ def test_unusable_class_is_one_sentence(message: Callable[..., str], strategy: o
     assert expected in message(strategy=strategy)
 
 
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        (
+            {"teacher": {"kind": "outside:Scaled"}},
+            "teacher is 'outside:Scaled', but must be a subclass of fedray.teachers.sections.TeacherSection.",
+        ),
+        ({"partition": {"kind": "outside:Scaled"}}, "but must be a subclass of fedray.data.partition.Partition."),
+        ({"partition": {"kind": "dirichlt"}}, "shards, file; did you mean 'dirichlet'?"),
+        (
+            {"strategy": {"name": "fedlpfm", "loss": {"name": "outside:Scaled"}}},
+            "strategy.loss is 'outside:Scaled', but must be a subclass of fedray.losses.distillation.Distillation.",
+        ),
+        ({"proxy": {"name": "outside:Scaled"}}, "proxy is 'outside:Scaled', but must be a subclass of fedray.models."),
+        ({"proxy": {"name": "outside:absent"}}, "but module 'outside' has no object 'absent'"),
+        ({"proxy": {"name": "resnet81"}}, "proxy.name is 'resnet81', but must be one of cnn, resnet18"),
+        ({"proxy": {"name": "cnn", "norm": "x"}}, "proxy.norm is 'x', but must be one of batch, group"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("module")
+def test_every_registry_refuses_other_classes(
+    message: Callable[..., str], sections: dict[str, object], expected: str
+) -> None:
+    assert expected in message(**sections)
+
+
 def test_class_in_place_of_an_instance_is_one_sentence(message: Callable[..., str]) -> None:
     assert "but must be a section, such as {name: ...}" in message(strategy=FedProx)
 
