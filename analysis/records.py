@@ -17,6 +17,8 @@ from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
 from fedray.results.folders import run_folders
 from fedray.results.loader import read_json, read_table
+from fedray.results.mixtures import mixtures
+from fedray.results.run_folder import RunFolder
 from fedray.results.specs import is_complete, read_spec, specs_table
 from fedray.results.storage import is_uri
 from fedray.types import Row
@@ -110,6 +112,7 @@ def load(*places: str | Path) -> Records:
         trials += [_read_trials(study, folder, problems) for folder in dict.fromkeys([root, *parents])]
     if not runs:
         raise SpecError(f"no run can be read: {problems[0]}")
+    problems += mixtures((RunFolder(Path(row["folder"])).identity, row) for row in runs.values())
     return Records(specs_table(runs), pd.concat(trials, ignore_index=True), problems)
 
 

@@ -20,10 +20,10 @@ def fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def resume_hint(*options: str) -> str:
-    """Return a sentence with the command that resumes this one, `options` appended where they are not given yet."""
-    missing = [option for option in options if option not in sys.argv]
-    return f"Every finished round is saved; resume with: {shlex.join(['fedray', *sys.argv[1:], *missing])}"
+def resume_hint() -> str:
+    """Return a sentence with the command that resumes this one."""
+    command = ["fedray", *(argument for argument in sys.argv[1:] if argument != "--no-resume")]
+    return f"Every finished round is saved; resume with: {shlex.join(command)}"
 
 
 @dataclass
@@ -45,8 +45,8 @@ def exit_on_stop() -> Iterator["SigtermHandler"]:
         except KeyboardInterrupt:
             if not sigterm.received:
                 stop_request.code = 130
-                fail(f"stopped. {resume_hint('--resume')}", 130)
-            print(f"fedray: stopped by SIGTERM. {resume_hint('--resume')}", file=sys.stderr)
+                fail(f"stopped. {resume_hint()}", 130)
+            print(f"fedray: stopped by SIGTERM. {resume_hint()}", file=sys.stderr)
 
 
 class SigtermHandler:

@@ -77,7 +77,7 @@ def _check_working_folder() -> None:
 
 def _hint() -> list[str]:
     """Return the sentence with the command that resumes this one, if this one saves rounds."""
-    return {"run": [resume_hint("--resume")], "sweep": [resume_hint()]}.get("".join(sys.argv[1:2]), [])
+    return [resume_hint()] if sys.argv[1:2] in (["run"], ["sweep"]) else []
 
 
 def _run_app() -> None:

@@ -38,3 +38,9 @@ StudyResults = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the table at the end, no progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the output of Ray and of its actors.")]
+VerifyData = Annotated[
+    bool, typer.Option("--verify-data", help="Compare data also where sizes and times of files are unchanged.")
+]
+AllowCodeChange = Annotated[
+    bool, typer.Option("--allow-code-change", help="Continue unfinished runs that were started with other code.")
+]

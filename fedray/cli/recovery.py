@@ -73,7 +73,7 @@ def _recover(error: RayLostError) -> None:
         restarts = _restarts() + 1 if time.monotonic() - _started_at < RESET_S else 1
         if error.can_restart and restarts <= MAX_RESTARTS and _can_read_spec_again():
             _restart(error, restarts)
-        _print(f"{error}.\n{resume_hint('--resume')}")
+        _print(f"{error}.\n{resume_hint()}")
         _exit(1)
 
 

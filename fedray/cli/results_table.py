@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.table import Table
 
 from fedray.cli.tables import borderless, open_console
@@ -40,6 +41,7 @@ def print_runs(folder: str, runs: Sequence["Run"]) -> None:
         console.print(f"{recovered}, see faults.csv")
     for problem in dict.fromkeys(results.problems):
         console.print(problem, soft_wrap=True)
+    _print_mixtures(console, results)
     console.print(f"tables: {folder}", soft_wrap=True)
 
 
@@ -61,11 +63,24 @@ def _print_problems(results: "Results", console: "Console") -> None:
     """Print a sentence for each kind of damage to the tables that were read, and one about unfinished runs."""
     for problem in dict.fromkeys(results.problems):
         console.print(problem, soft_wrap=True)
+    _print_mixtures(console, results)
     if results.unfinished:
         console.print(
             f"{len(results.unfinished)} of {len(results.folders)} runs have not reached their last round "
             "(stopped, failed or still running); their metrics are those of the rounds so far."
         )
+
+
+def _print_mixtures(console: Console, results: "Results") -> None:
+    """Print where the runs have other code, data, devices, threads or versions."""
+    from fedray.results.mixtures import mixtures
+    from fedray.results.run_folder import RunFolder
+
+    specs = results.specs.rename(columns=str).to_dict("records")
+    folders = map(results.folders.get, map(str, results.specs.index))
+    runs = ((RunFolder(folder).identity, spec) for folder, spec in zip(folders, specs, strict=True) if folder)
+    for sentence in mixtures((identity, {str(name): value for name, value in spec.items()}) for identity, spec in runs):
+        console.print(sentence, soft_wrap=True)
 
 
 def _mean_and_std(mean: float, std: float) -> str:

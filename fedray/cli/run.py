@@ -1,27 +1,38 @@
 """`fedray run`."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from threading import Thread
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedray.cli.exits import exit_on_stop
-from fedray.cli.options import Overrides, Quiet, SpecPath, StudyResults, Verbose
+from fedray.cli.options import AllowCodeChange, Overrides, Quiet, SpecPath, StudyResults, Verbose, VerifyData
 from fedray.errors import RayLostError, RunError, SpecError
+
+if TYPE_CHECKING:
+    from fedray.config.loader import Run
 
 
 def run(
     spec: SpecPath,
     overrides: Overrides = None,
     results: StudyResults = "results",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue interrupted runs.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue unfinished runs, or refuse to.")] = True,
+    verify_data: VerifyData = False,
+    allow_code_change: AllowCodeChange = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run one experiment, or all experiments of a space in turn. Prints a table of results."""
+    """Run one experiment, or all experiments of a space in turn. Prints a table of results.
+
+    The same command continues unfinished runs.
+    """
     from fedray.backends.ray.cluster import stop_ray
     from fedray.cli.progress import RunProgress
     from fedray.cli.recovery import is_restarted
@@ -30,11 +41,12 @@ def run(
     from fedray.results.storage import DONE_FILE, storage_of
     from fedray.study.session import Session
 
-    runs = loader.load(spec, overrides or [])
+    runs = [_with_own_folder(planned, results) for planned in loader.load(spec, overrides or [])]
     storage = storage_of(results).below(spec.stem)
     _in_background(import_module, "analysis.summary")  # imports pandas, which takes as long as a round
     resume = resume or is_restarted()
-    with exit_on_stop() as sigterm, Session(verbose=verbose) as session:
+    session = Session(verbose=verbose, verify_data=verify_data, allow_code_change=allow_code_change)
+    with exit_on_stop() as sigterm, session:
         storage.erase(DONE_FILE)
         for planned in runs:
             with _errors_labelled(planned.label), RunProgress(planned.label or planned.name, quiet=quiet) as progress:
@@ -45,8 +57,29 @@ def run(
     stopping = _in_background(stop_ray)
     if not sigterm.received:
         storage.write(DONE_FILE, f"{len(runs)} of {len(runs)} runs\n")
-        print_runs(str(storage), runs)
+        print_runs(f"{results}/{Path(runs[0].name).parts[0]}", runs)
     stopping.join()
+
+
+def _with_own_folder(planned: "Run", results: str) -> "Run":
+    """Return a run of a plain experiment with the folder NAME-KEY if NAME has a run of another spec."""
+    from fedray.config.key import trial_key
+    from fedray.results.run_folder import RunFolder
+    from fedray.results.storage import storage_of
+
+    if planned.assignment:
+        return planned
+    storage = storage_of(results).below(planned.name)
+    storage.pull(exclude="*.safetensors")
+    folder = RunFolder(storage.folder)
+    folder.make()
+    difference = folder.difference(planned.experiment)
+    if not difference:
+        return planned
+    name = f"{planned.name}-{trial_key(planned.experiment)}"
+    place = storage_of(results).below(name)
+    print(f"fedray: '{storage}' has results of another spec ({difference}); this run is in '{place}'.", file=sys.stderr)
+    return replace(planned, name=name)
 
 
 def _in_background(work: Callable[..., object], *arguments: object) -> Thread:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from fedray.cli.tables import duration, empty_table, open_console, percent
+from fedray.config.yaml_files import flatten
+from fedray.results.mixtures import mixtures
 from fedray.study.estimate import compare_with_actual
 from fedray.study.study import Study, Trial, last_metrics
 
@@ -36,7 +38,8 @@ def print_study(study: Study, trials: Sequence[Trial]) -> None:
     out = open_console()
     _print_best_trials(out, study, trials)
     _print_failures(out, trials)
-    for sentence in damaged_trials(trials):
+    identities = ((trial.folder.identity, flatten(trial.experiment.model_dump(mode="json"))) for trial in trials)
+    for sentence in (*damaged_trials(trials), *mixtures(identities)):
         out.print(sentence, soft_wrap=True)
     if line := plan_accuracy(study, trials):
         out.print(line)

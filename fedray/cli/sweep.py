@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fedray.cli.exits import fail, resume_hint
-from fedray.cli.options import Overrides, Quiet, SpecPath, StudyResults, Verbose
+from fedray.cli.options import AllowCodeChange, Overrides, Quiet, SpecPath, StudyResults, Verbose, VerifyData
 
 
 def sweep(
@@ -15,6 +15,8 @@ def sweep(
     overrides: Overrides = None,
     results: StudyResults = "results",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which trials would run, then exit.")] = False,
+    verify_data: VerifyData = False,
+    allow_code_change: AllowCodeChange = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -23,7 +25,7 @@ def sweep(
     from fedray.config import loader
     from fedray.study.study import Study
 
-    study = Study(loader.read(space, overrides or []), results)
+    study = Study(loader.read(space, overrides or []), results, allow_code_change=allow_code_change)
     if dry_run:
         print_trials_to_run(study)
         return
@@ -31,7 +33,8 @@ def sweep(
     from fedray.study.tune.sweep import sweep as run_study
 
     try:
-        trials = run_study(study, display=partial(SweepProgress, quiet=quiet, out=sys.stdout), verbose=verbose)
+        display = partial(SweepProgress, quiet=quiet, out=sys.stdout)
+        trials = run_study(study, display=display, verbose=verbose, verify_data=verify_data)
     except KeyboardInterrupt:
         fail(f"stopped. {resume_hint()}", 130)
     print_study(study, trials)

@@ -31,6 +31,8 @@ class Dataset:
     """Whether the source has class names; if not, `classes` are the labels as text."""
     left_out: tuple[str, ...] = ()
     """Clauses for a warning: files that were left out of the source, and classes that have no test image."""
+    stamp: str = ""
+    """Stamp of the source's files before they were read; empty if it is unknown which files the source reads."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,6 +46,12 @@ class Dataset:
     def image_digest(self) -> str:
         """SHA-256 of the images in their order, whatever their labels and paths."""
         return digest(self.images)
+
+    @cached_property
+    def content_digest(self) -> str:
+        """SHA-256 of the images, labels, class names, rows and paths."""
+        names = (self.classes, None if self.paths is None else self.paths.tolist())
+        return hashlib.sha256(repr((self.image_digest, digest(self.labels, self.rows), names)).encode()).hexdigest()
 
     def take(self, positions: Indices) -> "Dataset":
         """Returns the examples at these positions, in this order."""

@@ -1,5 +1,6 @@
 """The data of one run: training and test set, each client's share, and normalisation."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ import numpy.typing as npt
 from fedray.data import sources
 from fedray.data.class_names import match_classes
 from fedray.data.clients import number_clients
-from fedray.data.dataset import Dataset, channel_statistics, choose_balanced
+from fedray.data.dataset import Dataset, channel_statistics, choose_balanced, digest
 from fedray.data.example_table import locate, read_table
 from fedray.data.partition import AnyPartition, FromFile
-from fedray.data.request import Side
+from fedray.data.request import ReadRequest, Side
 from fedray.data.sections import Data
+from fedray.data.stamps import source_stamp
 from fedray.errors import SpecError
 from fedray.seeding import numpy_rng
 from fedray.types import Indices
@@ -54,6 +56,12 @@ class FederatedDataset:
     def side(self, name: Side) -> Dataset:
         """Returns the training or the test set."""
         return self.train if name == "train" else self.test
+
+    @property
+    def partition_digest(self) -> str:
+        """SHA-256 of each client's positions and label, and of the public positions."""
+        positions = digest(*self.shards, self.public)
+        return hashlib.sha256(repr((positions, self.client_labels)).encode()).hexdigest()
 
     @cached_property
     def class_counts(self) -> Indices:
@@ -136,6 +144,15 @@ def _read(spec: Data, side: Side, seed: int) -> Dataset:
 
     source = spec.train if side == "train" else spec.test
     return sources.read(source, side, choose, spec.size, spec.image_column, spec.label_column)
+
+
+def source_stamps(spec: Data) -> dict[str, str]:
+    """Return the present stamps of both sources by field, `data.train` and `data.test`."""
+    columns = spec.image_column, spec.label_column
+    sides: tuple[Side, Side] = ("train", "test")
+    requests = [ReadRequest(side, lambda labels: labels, spec.size, *columns) for side in sides]
+    sources_of = zip((spec.train, spec.test), requests, strict=True)
+    return {each.field: source_stamp(source, each) if isinstance(source, str) else "" for source, each in sources_of}
 
 
 def _check_compatible(train: Dataset, test: Dataset) -> None:

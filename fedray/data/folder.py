@@ -45,7 +45,7 @@ def _class_folders(root: Path, left_out: LeftOut) -> list[str]:
     for child in sorted(root.iterdir()) if root.is_dir() else []:
         if not child.is_dir():
             left_out.add(*_reason(child, "files beside the class folders"))
-        elif _is_junk(child.name):
+        elif is_junk(child.name):
             left_out.add("hidden or system folders", child.name)
         else:
             classes.append(child.name)
@@ -59,7 +59,7 @@ def _images(root: Path, name: str, left_out: LeftOut) -> list[str]:
         path = f"{name}/{child.name}"
         if child.is_dir():
             _count_deeper(child, path, left_out)
-        elif _is_junk(child.name):
+        elif is_junk(child.name):
             left_out.add("hidden or system files", path)
         elif not child.is_file():
             left_out.add(_reason(child, "special files")[0], path)
@@ -73,19 +73,20 @@ def _images(root: Path, name: str, left_out: LeftOut) -> list[str]:
 
 
 def _count_deeper(folder: Path, path: str, left_out: LeftOut) -> None:
-    if _is_junk(folder.name):
+    if is_junk(folder.name):
         left_out.add("hidden or system folders", path)
         return
     left_out.add("files in deeper folders", path, sum(len(names) for _, _, names in os.walk(folder)))
 
 
 def _reason(child: Path, reason: str) -> tuple[str, str]:
-    if _is_junk(child.name):
+    if is_junk(child.name):
         return "hidden or system files", child.name
     return ("dangling links" if child.is_symlink() and not child.exists() else reason), child.name
 
 
-def _is_junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is hidden or one that systems leave behind."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 

@@ -58,6 +58,20 @@ def read_parquet(argument: str, request: ReadRequest) -> Dataset:
     )
 
 
+def image_paths(argument: str, request: ReadRequest) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield each file of a source with the images that it names by path; whether these exist is not checked."""
+    for path in _matching(argument, request, LeftOut()):
+        file = _open(path, request)
+        kind = file.table.schema_arrow.field(file.image_column).type
+        names = [part.name for part in kind] if str(kind).startswith("struct") else []
+        if "path" not in names and not _is_text(kind):
+            yield path, []
+            continue
+        column = file.table.read([f"{file.image_column}.path" if names else file.image_column]).column(0)
+        cells = [cell.get("path") if isinstance(cell, dict) else cell for cell in column.to_pylist()]
+        yield path, [path.parent / cell for cell in cells if isinstance(cell, str) and cell]
+
+
 def _matching(argument: str, request: ReadRequest, left_out: LeftOut) -> list[Path]:
     """Returns the files that a path or pattern matches. The part of it that exists is taken literally."""
     with reading(f"{request.field}: 'parquet:{argument}'"):

@@ -5,12 +5,10 @@ A reader outside the package is a function `(argument, request)` that returns a 
 """
 
 import inspect
-import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING
 
@@ -25,6 +23,7 @@ from fedray.data.objects import PREFIX, ImageSet, read_object
 from fedray.data.parquet import read_parquet
 from fedray.data.pixels import Pixels, rgb_pixels
 from fedray.data.request import Choose, ReadRequest, Side, reading
+from fedray.data.stamps import digits_file, source_stamp, torchvision_folder
 from fedray.errors import SpecError, nearest
 from fedray.registry import REFERENCE, load_object
 from fedray.types import Indices
@@ -65,8 +64,9 @@ def read(
         )
     if kind != "digits" and not argument:
         raise SpecError(f"data.{side}: '{source}' names no data set; write {kind}:NAME_OR_PATH.")
+    stamp = source_stamp(source, request)  # before reading, so that a later change differs from it
     with reading(f"{request.field}: '{source}'"):
-        return check_names(READERS[kind](argument, request), request.field)
+        return replace(check_names(READERS[kind](argument, request), request.field), stamp=stamp)
 
 
 def outside_reader(source: str, prefix: str = "") -> tuple[FunctionType, str] | None:
@@ -106,10 +106,7 @@ def _digits(_: str, request: ReadRequest) -> Dataset:
 @cache
 def _load_digits() -> tuple[npt.NDArray[np.float64], Indices]:
     """Returns pixels [1797, 8, 8] from 0 to 16, and labels, from scikit-learn's file; importing it takes 2 s."""
-    package = find_spec("sklearn")
-    assert package is not None, "scikit-learn is a dependency of fedray"
-    folder = next(iter(package.submodule_search_locations or ()))
-    table = np.loadtxt(Path(folder) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    table = np.loadtxt(digits_file(), delimiter=",")
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
@@ -140,9 +137,9 @@ def _load_torchvision(argument: str, request: ReadRequest) -> "VisionDataset":
         raise SpecError(f"{request.field}: torchvision has no data set '{argument}'{nearest(argument, known)}")
     has_train = "train" in inspect.signature(members[argument]).parameters
     options = {"train": request.side == "train"} if has_train else {"split": request.side}
-    root = Path(os.environ.get("FEDRAY_DATA", "~/.cache/fedray/data")).expanduser()
-    with reading(f"{request.field}: torchvision", f"could not load {argument} from {root}"):
-        data: VisionDataset = members[argument](str(root / argument), download=True, **options)
+    root = torchvision_folder(argument)
+    with reading(f"{request.field}: torchvision", f"could not load {argument} from {root.parent}"):
+        data: VisionDataset = members[argument](str(root), download=True, **options)
     return data
 
 

@@ -1,33 +1,53 @@
-"""The environment of a run: versions, machine, and digests of the files that it reads."""
+"""environment.json: the identity of a run, its format, and where and how it was executed."""
 
+import hashlib
+import json
 import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-from fedray.config.experiment import Experiment
-from fedray.config.files import named_files
+from fedray.errors import SpecError
+from fedray.files import replace_text
 from fedray.types import Row
 
-PACKAGES = ("fedray", "ray", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pandas")
+FILE = "environment.json"
+CHECKSUM = "checksum"
+"""Field with the SHA-256 of the other fields."""
 
 
-def environment(experiment: Experiment, command: Sequence[str], gpu: str | None) -> Row:
-    """Return versions, machine, device, the commit of fedray's checkout, and digests of the files in the spec."""
+def circumstances(command: Sequence[str]) -> Row:
+    """Return facts that decide no number: the command, the machine, and the commit of fedray's checkout."""
     return {
-        "python": platform.python_version(),
-        "packages": {package: version(package) for package in PACKAGES},
         "commit": _commit(),
         "command": list(command),
         "node": platform.node(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "threads_per_client": experiment.resources.threads,
-        "files": named_files(experiment),
-        "gpu": gpu,
     }
+
+
+def write_environment(folder: Path, document: Row) -> None:
+    """Replace environment.json, with a checksum. Raises RunError if it cannot be written."""
+    text = json.dumps(document | {CHECKSUM: _checksum(document)}, indent=2)
+    replace_text(folder / FILE, text)
+
+
+def read_environment(folder: Path) -> Row:
+    """Return environment.json without its checksum. Raises SpecError if it is missing or damaged."""
+    try:
+        document = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        checksum = document.pop(CHECKSUM, None)
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        document, checksum = None, None
+    if not isinstance(document, dict) or checksum not in (_checksum(document), None):
+        raise SpecError(f"'{folder}' holds a run whose {FILE} is missing or damaged")
+    return document if checksum else {name: value for name, value in document.items() if name != "identity"}
+
+
+def _checksum(document: Row) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _commit() -> str | None:

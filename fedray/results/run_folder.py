@@ -1,7 +1,7 @@
 """The folder of one run.
 
 spec.yaml           the resolved spec
-environment.json    the folder's format; versions, machine, digests of the files that the spec names
+environment.json    the folder's format, the identity of the run, and a checksum of the file
 rounds.csv, clients.csv, classes.csv, partition.csv, faults.csv
 confusion-proxy.csv, confusion-teacher.csv    of the last evaluated round on the test set; on the clients' examples
 costs.json          what teachers and training cost
@@ -9,9 +9,9 @@ checkpoint/         the last two checkpoints, and the clients' own models
 model.safetensors   the final proxy; it marks the run as finished
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +19,16 @@ import numpy as np
 from filelock import Timeout
 
 from fedray.config.experiment import EXECUTION_SECTIONS, Experiment
-from fedray.config.files import named_files
 from fedray.config.yaml_files import flatten, read_yaml, to_yaml
 from fedray.errors import SpecError
 from fedray.files import replace_text
 from fedray.locks import RESULTS_REMEDY, locked
 from fedray.results import checkpoint
+from fedray.results.contents import Content, PresentContents
+from fedray.results.environment import read_environment, write_environment
+from fedray.results.identity import RunIdentity, hash_of_code, short
 from fedray.results.writer import PARTITION_COLUMNS, CsvTable, RunTables, last_complete_round
-from fedray.types import Row, ServerState
+from fedray.types import Fault, Row, ServerState
 
 if TYPE_CHECKING:
     from fedray.data.federated import FederatedDataset
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Version of the files of a run and of a study. It is raised when a name or a column changes."""
+
+
+MAX_FIELDS = 3
+"""Differing fields that an error names."""
 
 
 def check_format(folder: Path, found: object) -> None:
@@ -89,48 +95,139 @@ class RunFolder:
             )
         return loaded
 
-    def check(self, experiment: Experiment, *, resume: bool) -> None:
-        """Raises SpecError if the folder cannot be written, or holds another run or an unfinished one to resume."""
+    def check(
+        self, experiment: Experiment, *, resume: bool = True, allow_code_change: bool = False,
+        contents: PresentContents | None = None,
+    ) -> list[str]:  # fmt: skip
+        """Check that the folder can be written, and that its run, if any, is this one.
+
+        Returns sentences on what is reported only. Raises SpecError for a run of another spec or on other data, and for
+        an unfinished run with another identity, or with any if `resume` is false.
+        """
         self.make()
         if not (self.finished or self.resumable_from):
-            return
-        if not self._environment():
-            raise SpecError(
-                f"'{self.path}' holds a run whose environment.json is missing or damaged, so that it cannot be "
-                "compared with this one; choose another --results."
-            )
-        self.check_format()
+            return []
+        with self._advice("choose another --results"):
+            environment = read_environment(self.path)
+        check_format(self.path, environment.get("format"))
         self._check_spec(experiment)
         if not (self.finished or resume):
-            raise SpecError(f"'{self.path}' holds an unfinished run of this spec; add --resume to continue it.")
+            raise SpecError(
+                f"'{self.path}' holds an unfinished run of this spec; leave out --no-resume to continue it."
+            )
+        return self.check_identity(experiment, allow_code_change=allow_code_change, contents=contents)
+
+    def check_identity(
+        self, experiment: Experiment, *, allow_code_change: bool = False, contents: PresentContents | None = None
+    ) -> list[str]:
+        """Check the identity of the folder's run, apart from its spec; return sentences on what is reported only.
+
+        Raises SpecError as `check` does.
+        """
+        with self._advice("choose another --results"):
+            if self.finished:
+                return self._check_finished(experiment, contents or PresentContents())
+            recorded = self.recorded_identity()
+            if changed := (contents or PresentContents()).differing(experiment, recorded.contents):
+                raise SpecError(
+                    f"the unfinished run in '{self.path}' was started with other contents of {changed}; restore them"
+                )
+            present = recorded.with_present_process(experiment)
+            _, clauses = self._continued(recorded, present, allow_code_change=allow_code_change)
+        return [f"the run in '{self.path}' is continued with {clause}" for clause in clauses]
+
+    def identify(
+        self, experiment: Experiment, contents: Mapping[str, Content], gpu: str | None, *, last_round: int,
+        allow_code_change: bool,
+    ) -> tuple[RunIdentity, list[str]]:  # fmt: skip
+        """Return the identity of a run that starts or, after `last_round`, continues, and clauses on what has changed.
+
+        Raises SpecError for a run that was started with other contents, code, threads or kind of device.
+        """
+        present = RunIdentity.of(experiment, gpu, contents)
+        if not last_round:
+            return present, []
+        with self._advice("choose another --results"):
+            return self._continued(self.recorded_identity(), present, allow_code_change=allow_code_change)
+
+    def _continued(
+        self, recorded: RunIdentity, present: RunIdentity, *, allow_code_change: bool
+    ) -> tuple[RunIdentity, list[str]]:
+        try:
+            return recorded.continued_by(present, allow_code_change=allow_code_change)
+        except SpecError as error:
+            raise SpecError(f"the unfinished run in '{self.path}' {error}") from None
+
+    def interruptions(self, last_round: int, changes: Sequence[str]) -> list[Fault]:
+        """Return the rows of faults.csv for a run that continues after `last_round`."""
+        response, newest, reason = f"resumed from round {last_round}", self.resumable_from, ""
+        if newest > last_round:
+            reason = f"the checkpoint of round {newest} is damaged, or a table lacks rows before it"
+        faults = {"interrupted": [reason], "other environment": changes}
+        return [
+            Fault(fault, "run", platform.node(), response, each)
+            for fault, reasons in faults.items()
+            for each in reasons
+        ]
+
+    def recorded_identity(self) -> RunIdentity:
+        """Return the identity of an unfinished run. Raises SpecError if it is missing or damaged."""
+        recorded = RunIdentity.from_document(read_environment(self.path).get("identity"))
+        if recorded is None:
+            raise SpecError(f"'{self.path}' holds an unfinished run whose environment.json records no identity")
+        return recorded
+
+    def _check_finished(self, experiment: Experiment, contents: PresentContents) -> list[str]:
+        recorded = RunIdentity.from_document(read_environment(self.path).get("identity"))
+        if recorded is None:
+            return []
+        try:
+            changed = contents.differing(experiment, recorded.contents)
+        except SpecError as error:
+            return [f"the finished run in '{self.path}' was not compared with its data: {error}"]
+        if changed:
+            raise SpecError(
+                f"the finished run in '{self.path}' has results of other contents of {changed}; restore them"
+            )
+        if recorded.code[-1] == hash_of_code(experiment):
+            return []
+        return [f"the finished run in '{self.path}' was made with other code ({short(recorded.code)})."]
+
+    @property
+    def identity(self) -> RunIdentity | None:
+        """The identity of the run; None if none is recorded or environment.json is damaged."""
+        try:
+            return RunIdentity.from_document(read_environment(self.path).get("identity"))
+        except SpecError:
+            return None
 
     def check_format(self) -> None:
         """Raises SpecError if the run is in another format. A missing or damaged environment.json states none."""
-        if environment := self._environment():
-            check_format(self.path, environment.get("format"))
+        try:
+            environment = read_environment(self.path)
+        except SpecError:
+            return
+        check_format(self.path, environment.get("format"))
+
+    def difference(self, experiment: Experiment) -> str:
+        """Return how the spec of the folder's run differs, as `seed is 0 there and 1 here`; empty if it does not."""
+        spec = self.path / "spec.yaml"
+        is_run = self.finished or self.resumable_from
+        return _difference(read_yaml(spec), experiment) if is_run and spec.exists() else ""
 
     def _check_spec(self, experiment: Experiment) -> None:
-        spec = self.path / "spec.yaml"
-        if not spec.exists():
+        if not (self.path / "spec.yaml").exists():
             raise SpecError(f"'{self.path}' holds a run without its spec.yaml; choose another --results.")
-        difference = _first_difference(read_yaml(spec), experiment)
-        if difference:
+        if difference := self.difference(experiment):
             raise SpecError(f"'{self.path}' holds results of another spec ({difference}); choose another --results.")
-        digests = named_files(experiment)
-        for field, digest in self._environment().get("files", {}).items():
-            if digests.get(field) != digest:
-                raise SpecError(
-                    f"'{self.path}' holds a run with other contents of the file that {field} names; "
-                    "restore them, or choose another --results."
-                )
 
-    def _environment(self) -> Row:
-        """Return environment.json; empty if it is missing or damaged."""
+    @contextmanager
+    def _advice(self, advice: str) -> Iterator[None]:
+        """Append advice to a SpecError."""
         try:
-            document = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return document if isinstance(document, dict) else {}
+            yield
+        except SpecError as error:
+            raise SpecError(f"{str(error).rstrip('.')}, or {advice}.") from None
 
     @contextmanager
     def lock(self, timeout_s: float = 0) -> Iterator[None]:
@@ -148,11 +245,10 @@ class RunFolder:
                 ) from None
             yield
 
-    def describe(self, experiment: Experiment, environment: Row) -> None:
+    def describe(self, experiment: Experiment, identity: RunIdentity, facts: Row) -> None:
         """Write spec.yaml and environment.json."""
         replace_text(self.path / "spec.yaml", to_yaml(experiment))
-        document = {"format": FORMAT, **environment}
-        replace_text(self.path / "environment.json", json.dumps(document, indent=2))
+        write_environment(self.path, {"format": FORMAT, "identity": identity.document(), **facts})
 
     def write_partition(self, federated: "FederatedDataset") -> None:
         """Write partition.csv: the number of examples per client and class, without zeros."""
@@ -167,10 +263,15 @@ class RunFolder:
         return RunTables(self.path, losses, after_round)
 
 
-def _first_difference(before: Row, experiment: Experiment) -> str:
-    """Return `training.optimizer.lr is 0.1 there and 0.01 here`; empty if both specs have the same result."""
+def _difference(before: Row, experiment: Experiment) -> str:
+    """Return `seed is 0 there and 1 here`, up to MAX_FIELDS of them; empty for specs with one result."""
+    with suppress(ValueError):  # the spec of an earlier version may lack fields, which then have their defaults
+        before = Experiment.model_validate(before).model_dump(mode="json")
     old, new = flatten(before), flatten(experiment.model_dump(mode="json"))
-    for field in [*new, *(old.keys() - new.keys())]:
-        if field.split(".")[0] not in EXECUTION_SECTIONS and old.get(field) != new.get(field):
-            return f"{field} is {old.get(field)} there and {new.get(field)} here"
-    return ""
+    differing = [
+        f"{field} is {old.get(field)} there and {new.get(field)} here"
+        for field in [*new, *(old.keys() - new.keys())]
+        if field.split(".")[0] not in EXECUTION_SECTIONS and old.get(field) != new.get(field)
+    ]
+    rest = [f"{len(differing) - MAX_FIELDS} more"] if len(differing) > MAX_FIELDS else []
+    return ", ".join([*differing[:MAX_FIELDS], *rest])

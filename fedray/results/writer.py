@@ -34,7 +34,7 @@ KEY_COLUMNS = ("round", "client", "class", "predicted_class")
 """Columns of whole numbers that are never empty."""
 TEXT_COLUMNS = (
     "class_name", "client_label", "retried", "node", "device", "failure", "time", "fault", "subject", "response",
-    "reason", "trial", "state",
+    "reason", "trial", "state", "code", "data", "torch",
 )  # fmt: skip
 AMOUNT_PREFIXES = ("seconds", "bytes", "teacher_", "failed_clients", "examples")
 """Columns whose names start like this are never negative or infinite."""

@@ -1,12 +1,12 @@
 """The outer loop of a run: rounds of sampling, local training, aggregation and evaluation. Read this file first."""
 
-import platform
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from fedray.backends.base import CallFailure, CallResult, MakeBackend, values_in_order
@@ -17,8 +17,9 @@ from fedray.data.federated import ReadDatasets, read_datasets
 from fedray.errors import LostError, RunError, SpecError
 from fedray.models.weights import WeightsFile, check_weights, distance
 from fedray.results import checkpoint, costs, rows
+from fedray.results.contents import contents_of
 from fedray.results.costs import TeacherCosts
-from fedray.results.environment import environment
+from fedray.results.environment import circumstances
 from fedray.results.loader import read_rows
 from fedray.results.run_folder import RunFolder
 from fedray.results.writer import RunTables, write_confusion
@@ -74,11 +75,12 @@ class Driver:
         cache: Path | None = None,
         read: ReadDatasets = read_datasets,
         lock_timeout: float = 0,
+        allow_code_change: bool = False,
     ) -> None:
         """Load the data and start the workers.
 
         `command` is recorded in the results. `cache` is the folder of teacher outputs. `lock_timeout` is in seconds:
-        how long to wait for another run to release the folder.
+        how long to wait for another run to release the folder. `allow_code_change`: continue with other code.
         """
         self._experiment = experiment
         self._command = command or sys.argv
@@ -87,6 +89,8 @@ class Driver:
         self._lock_timeout = lock_timeout
         data = federated.load(experiment.data, experiment.partition, experiment.seed, read)
         teacher_targets.check_assignment(experiment, data)
+        contents = contents_of(experiment, data)
+        self._identify = partial(self._folder.identify, experiment, contents, allow_code_change=allow_code_change)
         self._backend = (make_backend or backend_of(experiment))(experiment, data)
         self._data = self._backend.federated
         del data  # the workers' copy of the images is in shared memory
@@ -162,13 +166,14 @@ class Driver:
                     on_progress(Waiting(text))
                 self._warn(self._data.left_out, on_progress)
                 (self._initial,) = self._backend.collect([Initialize()])
-                self._restore()
+                changes = self._restore()
+                self._warn([f"the run is continued with {change}." for change in changes], on_progress)
                 arrays = self._share(self._state.server)
                 self._warn(check_smallest_batch(self._experiment, self._data, self._backend, arrays), on_progress)
                 self._describe()
                 with self._folder.tables(rows.loss_columns(self._experiment.strategy), self._round) as tables:
                     if 0 < self._round < self._experiment.training.rounds:
-                        tables.report(self._round, [self._interruption()])
+                        tables.report(self._round, self._folder.interruptions(self._round, changes))
                     try:
                         yield tables
                     finally:
@@ -177,34 +182,30 @@ class Driver:
         finally:
             self._backend.close()
 
-    def _restore(self) -> None:
-        """Restore the newest checkpoint up to which all tables are complete, or start from the initial weights."""
+    def _restore(self) -> list[str]:
+        """Restore the newest checkpoint with complete tables. Return clauses on what has changed since the start."""
         initial, weights = self._initial, self._initial.weights
         extra = self._experiment.strategy.server_init(weights, initial.parameters)
         state, state_rounds = self._folder.load_checkpoint() or (ServerState(0, weights, extra), {})
         if problem := check_weights(state.weights, weights):
             raise SpecError(f"the checkpoint in '{self._folder.checkpoint}' does not fit this spec: {problem}")
         self._state, self._saved_round = RunState(state, state_rounds), state.round
+        self._identity, changes = self._identify(self._initial.gpu, last_round=state.round)
+        return changes
 
     def _warn(self, sentences: Sequence[str], on_progress: OnProgress) -> None:
         self._warnings += sentences
         for sentence in sentences:
             on_progress(Notice(sentence))
 
-    def _interruption(self) -> Fault:
-        response, newest, reason = f"resumed from round {self._round}", self._folder.resumable_from, ""
-        if newest > self._round:
-            reason = f"the checkpoint of round {newest} is damaged, or a table lacks rows before it"
-        return Fault("interrupted", "run", platform.node(), response, reason)
-
     def _describe(self, predictions: EvalCounts | None = None) -> None:
         """Write the spec, environment and partition and, once known, the teacher's accuracy and confusion matrix."""
         self._is_described = predictions is not None or not self._targets.queries.output_kinds
-        facts = environment(self._experiment, self._command, self._initial.gpu)
+        facts = circumstances(self._command)
         if predictions is not None:
             facts["teacher_accuracy"] = predictions.accuracy
             write_confusion(self._folder.path, "teacher", predictions.confusion())
-        self._folder.describe(self._experiment, facts)
+        self._folder.describe(self._experiment, self._identity, facts)
         self._folder.write_partition(self._data)
 
     def _share(self, state: ServerState) -> Shared[ArrayGroups]:

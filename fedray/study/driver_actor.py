@@ -34,13 +34,17 @@ class DriverActor:
     # One round runs while the former one is uploaded, and not more: its checkpoint is still there.
     @ray.method(num_returns="streaming", _generator_backpressure_num_objects=1)
     def run(
-        self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str], lock_timeout: float
-    ) -> Iterator[RoundResult]:
+        self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str], lock_timeout: float,
+        allow_code_change: bool,
+    ) -> Iterator[RoundResult]:  # fmt: skip
         """Run an experiment; yield each round."""
         make_backend = self._start_actors(experiment)
         from fedray.server.driver import Driver
 
-        self._driver = Driver(experiment, folder, make_backend, command, cache, lock_timeout=lock_timeout)
+        self._driver = Driver(
+            experiment, folder, make_backend, command, cache,
+            lock_timeout=lock_timeout, allow_code_change=allow_code_change,
+        )  # fmt: skip
         yield from self._driver.run(self._set_progress)
 
     @ray.method

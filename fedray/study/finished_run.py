@@ -56,15 +56,17 @@ def run(
     experiment: Experiment,
     results: str | Path,
     *,
-    resume: bool = False,
+    resume: bool = True,
+    verify_data: bool = False,
+    allow_code_change: bool = False,
     on_round: Callable[[RoundResult], None] | None = None,
 ) -> FinishedRun:
     """Run one experiment into a folder or URI, and return its results; `on_round` is called after each round.
 
-    A finished run of the same spec is not run again; with `resume`, an unfinished one continues. Raises SpecError for a
+    A finished run of the same spec is not run again. The options are those of `session.rounds`. Raises SpecError for a
     spec that cannot run, RunError where clients fail.
     """
-    with Session() as session:
+    with Session(verify_data=verify_data, allow_code_change=allow_code_change) as session:
         for result in session.run(experiment, results, resume=resume):
             if on_round is not None:
                 on_round(result)

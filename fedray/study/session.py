@@ -13,9 +13,10 @@ from fedray.backends.ray.supervision import supervision
 from fedray.cache import cache_folder
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError, SpecError
+from fedray.results.contents import PresentContents
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import storage_of
-from fedray.types import OnProgress, RoundResult, ignore_progress
+from fedray.types import Notice, OnProgress, RoundResult, ignore_progress
 
 if TYPE_CHECKING:
     import ray
@@ -43,22 +44,32 @@ PROGRESS_INTERVAL_S = 0.5
 """Seconds between two requests of the driver actor's progress."""
 
 
-def rounds(experiment: Experiment, folder: str | Path, *, resume: bool = False) -> Iterator[RoundResult]:
+def rounds(
+    experiment: Experiment,
+    folder: str | Path,
+    *,
+    resume: bool = True,
+    verify_data: bool = False,
+    allow_code_change: bool = False,
+) -> Iterator[RoundResult]:
     """Run one experiment into a folder or URI; yield each round once it is on disk.
 
-    A finished run of the same spec is not changed, and yields nothing. Raises SpecError for a spec that cannot
-    run, RunError where clients fail.
+    An unfinished run of the same spec is continued, or refused if `resume` is false or if its data, code, threads or
+    kind of device differ; `allow_code_change` accepts other code. A finished one is not changed, and yields nothing.
+    `verify_data` compares contents also where sizes and times of files are unchanged. Raises SpecError for a spec that
+    cannot run, RunError where clients fail.
     """
-    with Session() as session:
+    with Session(verify_data=verify_data, allow_code_change=allow_code_change) as session:
         yield from session.run(experiment, folder, resume=resume)
 
 
 class Session:
     """Runs experiments one after another. On Ray they share the driver actor and the worker processes."""
 
-    def __init__(self, *, verbose: bool = False) -> None:
-        """`verbose`: show the output of Ray and its actors."""
-        self._verbose = verbose
+    def __init__(self, *, verbose: bool = False, verify_data: bool = False, allow_code_change: bool = False) -> None:
+        """`verbose`: show the output of Ray and its actors. The others are those of the function `run`."""
+        self._verbose, self._allow_code_change = verbose, allow_code_change
+        self._contents = PresentContents(verify=verify_data)
         self._driver: ActorProxy[DriverActor] | None = None
 
     def run(
@@ -66,18 +77,22 @@ class Session:
         experiment: Experiment,
         folder: str | Path,
         *,
-        resume: bool = False,
+        resume: bool = True,
         on_progress: OnProgress = ignore_progress,
     ) -> Iterator[RoundResult]:
         """Run an experiment as the function `run` does; call `on_progress` while a round waits."""
         storage = storage_of(folder).working_copy()
         storage.pull()
         target = RunFolder(storage.folder)
-        target.check(experiment, resume=resume)
+        notes = target.check(
+            experiment, resume=resume, allow_code_change=self._allow_code_change, contents=self._contents
+        )
         if target.finished:
+            for note in notes:
+                on_progress(Notice(note))
             storage.release()
             return
-        with target.lock(RESUME_LOCK_TIMEOUT_S if resume else 0):
+        with target.lock(RESUME_LOCK_TIMEOUT_S if target.resumable_from else 0):
             pass  # the driver takes the lock: a second command fails here, before Ray has started
         pushed = target.resumable_from
         try:
@@ -117,7 +132,10 @@ class Session:
         from fedray.backends.serial import SerialBackend
         from fedray.server.driver import Driver
 
-        return Driver(experiment, folder, SerialBackend, sys.argv, cache_folder()).run(on_progress)
+        driver = Driver(
+            experiment, folder, SerialBackend, sys.argv, cache_folder(), allow_code_change=self._allow_code_change
+        )
+        return driver.run(on_progress)
 
     def _rounds_on_ray(self, experiment: Experiment, folder: Path, on_progress: OnProgress) -> Iterator[RoundResult]:
         """Yield the rounds of a driver actor. If the actor is lost, another one resumes from the last checkpoint."""
@@ -126,7 +144,7 @@ class Session:
 
         losses, lock_timeout = 0, 0
         while True:
-            arguments = experiment, cache_folder(), folder, sys.argv, lock_timeout
+            arguments = experiment, cache_folder(), folder, sys.argv, lock_timeout, self._allow_code_change
             try:
                 with self._driver_actor() as driver:
                     is_started = False

@@ -31,6 +31,7 @@ from fedray.files import replace_text
 from fedray.locks import RESULTS_REMEDY, locked
 from fedray.results.damage import damage, valid_rows
 from fedray.results.loader import last_k, last_k_accuracy, read_json, read_rows
+from fedray.results.mixtures import identity_columns
 from fedray.results.run_folder import FORMAT, RunFolder, check_format
 from fedray.results.storage import Storage, storage_of
 from fedray.types import Row
@@ -132,12 +133,16 @@ class Trial:
 class Study:
     """The trials of a space below a folder of results."""
 
-    def __init__(self, space: Space, results: str | Path, *, allow_single: bool = False) -> None:
-        """`allow_single`: accept one experiment without axes; its folder is that of `fedray run`."""
+    def __init__(
+        self, space: Space, results: str | Path, *, allow_single: bool = False, allow_code_change: bool = False
+    ) -> None:
+        """`allow_single`: accept one experiment without axes; its folder is that of `fedray run`.
+
+        `allow_code_change`: continue unfinished trials that were started with other code.
+        """
         if not (space.axes or allow_single):
             raise SpecError(f"{space.path} is one experiment, not a space of them: use fedray run.")
-        self.space = space
-        self.results = results
+        self.space, self.results, self.allow_code_change = space, results, allow_code_change
         self.storage = storage_of(results).below(space.path.stem)
         self.folder = self.storage.folder
         self._final_rows: dict[str, Row] = {}  # rows of trials.csv that cannot change any more
@@ -252,6 +257,7 @@ class Study:
         metrics = last_metrics(history)
         return {"trial": trial.name, **flatten(trial.assignment), "state": trial.state, "round": trial.round} | {
             **metrics, "seconds": round(sum(row.get("seconds", 0) for row in history), 3), "reason": reason,
+            **identity_columns(trial.folder.identity),
         }  # fmt: skip
 
     def _existing_trial(self, folder: Path) -> Trial | None:

@@ -11,14 +11,6 @@ from fedray.cli.main import main
 from fedray.results.run_folder import RunFolder
 
 
-def test_results_of_another_spec(run_error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["fedray", "run", "spec.yaml", "--quiet"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code in (0, None)
-    assert "holds results of another spec (seed is 0 there and 1 here); choose another --results" in run_error("seed=1")
-
-
 def finished(monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "argv", ["fedray", "run", "spec.yaml", "--quiet"])
     with pytest.raises(SystemExit):

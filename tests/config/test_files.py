@@ -10,7 +10,7 @@ import pytest
 from helpers import federated
 
 from fedray.config.experiment import Experiment
-from fedray.config.files import named_files
+from fedray.config.files import named_paths
 from fedray.errors import SpecError
 from fedray.files import file_digest, strip_scheme
 from fedray.study.session import rounds as run
@@ -39,7 +39,15 @@ def test_digest_of_a_folder_depends_on_file_names(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_files_are_omitted(small: Make) -> None:
-    assert named_files(small(teacher={"kind": "supervised", "epochs": 1})) == {}
+    assert named_paths(small(teacher={"kind": "supervised", "epochs": 1})) == {}
+
+
+def test_files_of_every_teacher_in_an_ensemble_are_named(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    classifier = {"kind": "classifier", "model": "resnet18", "pretrained": f"file:{tmp_path}/weights.safetensors"}
+    teacher = {"kind": "ensemble", "teachers": [{"kind": "supervised", "epochs": 1}, classifier]}
+    experiment = Experiment.model_validate({"data": {"public_fraction": 0.1}, "teacher": teacher})
+    assert named_paths(experiment) == {"teacher.teachers.1.pretrained": tmp_path / "weights.safetensors"}
 
 
 def test_resume_refuses_changed_contents_of_a_named_file(small: Make, tmp_path: Path) -> None:
@@ -52,9 +60,14 @@ def test_resume_refuses_changed_contents_of_a_named_file(small: Make, tmp_path: 
         "strategy": {"name": "fedlpfm"},
     }
     experiment = Experiment.model_validate(spec)
-    assert list(named_files(experiment)) == ["teacher.file"]
+    assert list(named_paths(experiment)) == ["teacher.file"]
     list(run(experiment, tmp_path / "run"))
+    next(run(experiment, tmp_path / "started"))
     assert list(run(experiment, tmp_path / "run")) == []
     table.assign(logits=list(-logits)).to_parquet(tmp_path / "logits.parquet")
-    with pytest.raises(SpecError, match=r"other contents of the file that teacher\.file names; restore them"):
+    with pytest.raises(SpecError, match=r"finished run in '.*' has results of other contents of teacher\.file"):
         list(run(experiment, tmp_path / "run"))
+    with pytest.raises(SpecError, match=r"unfinished run in '.*' was started with other contents of teacher\.file"):
+        list(run(experiment, tmp_path / "started"))
+    table.to_parquet(tmp_path / "logits.parquet")
+    assert [result.round for result in run(experiment, tmp_path / "started")] == [2, 3]

@@ -36,20 +36,24 @@ def test_finished_run_is_not_changed(small: Make, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "rounds.csv").stat().st_mtime_ns == before
 
 
-def test_unfinished_run_needs_resume(small: Make, tmp_path: Path) -> None:
+def test_unfinished_run_is_continued_unless_that_is_refused(small: Make, tmp_path: Path) -> None:
     rounds = run(small(), tmp_path / "run")
     next(rounds)
     rounds.close()
-    with pytest.raises(SpecError, match="unfinished run of this spec; add --resume"):
-        list(run(small(), tmp_path / "run"))
-    assert [result.round for result in run(small(), tmp_path / "run", resume=True)] == [2, 3]
+    with pytest.raises(SpecError, match="unfinished run of this spec; leave out --no-resume"):
+        list(run(small(), tmp_path / "run", resume=False))
+    assert [result.round for result in run(small(), tmp_path / "run")] == [2, 3]
 
 
-def test_resume_allows_other_resources_only(small: Make, tmp_path: Path) -> None:
+def test_a_run_continues_with_other_resources_but_no_other_spec(small: Make, tmp_path: Path) -> None:
     next(run(small(), tmp_path / "run"))
-    RunFolder(tmp_path / "run").check(small(resources={"clients_per_actor": 2}, checkpoint={"every": 3}), resume=True)
+    folder = RunFolder(tmp_path / "run")
+    folder.check(small(resources={"clients_per_actor": 2}, checkpoint={"every": 3}))
     with pytest.raises(SpecError, match=r"another spec \(training.optimizer.lr is 0.05 there and 0.01 here\)"):
-        RunFolder(tmp_path / "run").check(small(training={"optimizer": {"lr": 0.01}}), resume=True)
+        folder.check(small(training={"optimizer": {"lr": 0.01}}))
+    others = {"optimizer": {"lr": 0.01, "momentum": 0.1}, "batch_size": 7, "clip_norm": 5}
+    with pytest.raises(SpecError, match=r"and 7 here, .* 1 more\)"):
+        folder.check(small(training=others))
 
 
 def test_load_results_has_typed_columns_of_varied_fields(small: Make, tmp_path: Path) -> None:

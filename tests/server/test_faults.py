@@ -242,7 +242,7 @@ class TestCommand:
         _, errors = process.communicate(timeout=60)
         done = self.rounds(tmp_path)
         assert process.returncode == 0, errors
-        command = f"fedray run spec.yaml resources.backend={backend} --resume"
+        command = f"fedray run spec.yaml resources.backend={backend}"
         assert errors == f"fedray: stopped by SIGTERM. Every finished round is saved; resume with: {command}\n"
         assert 2 <= done < 30
         found = checkpoint.load(tmp_path / "results" / "spec" / "checkpoint")

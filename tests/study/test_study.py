@@ -13,6 +13,7 @@ import yaml
 
 from fedray.config.loader import read
 from fedray.errors import SpecError
+from fedray.results.environment import read_environment, write_environment
 from fedray.results.loader import load_results
 from fedray.server.driver import Driver
 from fedray.study.study import Outcome, Study, Trial, last_metrics
@@ -305,11 +306,10 @@ def test_study_of_another_format_is_refused(tmp_path: Path, written: str) -> Non
 def test_run_of_another_format_is_refused(tmp_path: Path) -> None:
     trial, _ = study(tmp_path, LR).trials()
     run(trial, rounds=1)
-    file = trial.folder.path / "environment.json"
-    document = json.loads(file.read_text())
+    document = read_environment(trial.folder.path)
     assert document.pop("format") == 2
-    file.write_text(json.dumps(document))
-    for refused in (lambda: trial.folder.check(trial.experiment, resume=True), lambda: load_results(tmp_path)):
+    write_environment(trial.folder.path, document)
+    for refused in (lambda: trial.folder.check(trial.experiment), lambda: load_results(tmp_path)):
         with pytest.raises(SpecError, match="has results in an earlier format"):
             refused()
 
@@ -324,4 +324,4 @@ def test_unfinished_run_without_its_environment_is_refused(tmp_path: Path, conte
     if content is not None:
         file.write_text(content)
     with pytest.raises(SpecError, match=r"environment\.json is missing or damaged"):
-        trial.folder.check(trial.experiment, resume=True)
+        trial.folder.check(trial.experiment)

@@ -44,7 +44,7 @@ class SharedObjects:
                 raise
             self._warnings |= dict.fromkeys(left_out(*datasets))
             for data in datasets:
-                data.image_digest  # noqa: B018  cached in the data set, so that no trial computes it again
+                data.content_digest  # noqa: B018  cached in the data set, so that no trial computes it again
             self._datasets[key] = [RayShared(ray.put(data)) for data in datasets]
         return self._datasets[key]
 

@@ -24,6 +24,7 @@ from fedray.config.experiment import Experiment
 from fedray.data.federated import count_clients
 from fedray.errors import LostError, RayLostError, SpecError
 from fedray.results.storage import DONE_FILE, storage_of
+from fedray.study.identities import check_identities
 from fedray.study.study import Study, Trial, last_metrics
 from fedray.study.tune.callback import ProgressCallback
 from fedray.study.tune.display import MakeDisplay, SweepDisplay
@@ -44,14 +45,19 @@ NODE_CHECK_TIMEOUT_S = 60
 """Time that a node has to report whether it finds the study's folder."""
 
 
-def sweep(study: Study, *, display: MakeDisplay | None = None, verbose: bool = False) -> list[Trial]:
+def sweep(
+    study: Study, *, display: MakeDisplay | None = None, verbose: bool = False, verify_data: bool = False
+) -> list[Trial]:
     """Run every pending trial of a study. Return all its trials in the order of the space.
 
     The state is on disk only: if a sweep is killed, the next one resumes every trial from its last checkpoint.
     A failed trial is recorded as failed and the others continue. `display` makes the live display, none by default.
+    `verify_data`: compare contents also where sizes and times of files are unchanged.
     Raises SpecError for a study that cannot run, KeyboardInterrupt after Ctrl-C.
     """
     with study.lock():
+        for warning in check_identities(study, verify_data=verify_data):
+            print(f"fedray: warning: {warning}", file=sys.stderr)
         pending = pending_trials(study)
         startup = dict[str, float]()
         if pending.count:
@@ -172,7 +178,8 @@ def _tuner(
 def _trainable(
     study: Study, part: Mapping[str, float], shared_objects: SharedObjectsActor, pending: PendingTrials
 ) -> type[FedTrainable]:
-    absolute = Study(study.space, storage_of(study.results).location)  # actors run in another folder
+    location = storage_of(study.results).location  # actors run in another folder
+    absolute = Study(study.space, location, allow_code_change=study.allow_code_change)
     code = UserCode.of(part for experiment in _experiments(study, pending) for part in user_objects(experiment))
     context = StudyContext(absolute, part, shared_objects, cache_folder(), sys.argv, str(Path.cwd()), code)
     trainable: type[FedTrainable] = tune.with_parameters(FedTrainable, context=context)

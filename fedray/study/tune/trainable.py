@@ -130,7 +130,7 @@ class FedTrainable(tune.Trainable):
         if not self._is_pending:
             return
         if not study.is_population:
-            trial.folder.check(trial.experiment, resume=True)
+            trial.folder.check(trial.experiment, allow_code_change=study.allow_code_change)
         for result in self._driver().run(self._note):
             if result.round == trial.round:  # the round has a checkpoint
                 trial.storage.push()
@@ -155,7 +155,7 @@ class FedTrainable(tune.Trainable):
         trial, context = self._trial, self._context
         return Driver(
             trial.experiment, trial.folder.path, self._make_backend(), context.command, context.cache,
-            self._store.read_datasets, TRIAL_LOCK_TIMEOUT_S,
+            self._store.read_datasets, TRIAL_LOCK_TIMEOUT_S, context.study.allow_code_change,
         )  # fmt: skip
 
     def _make_backend(self) -> "MakeBackend | None":
