@@ -34,7 +34,10 @@ SPEC: dict[str, Any] = {
     "training": {"rounds": 12, "batch_size": 16, "optimizer": {"lr": 0.05}},
     "checkpoint": {"every": 3},
 }
-TIMEOUT_S = 90
+REACTION_S = 90
+"""Seconds from a kill to the sentence on it."""
+END_S = 240
+"""Seconds to finish the rounds that are left, on a busy machine."""
 HINT = "Every finished round is saved; resume with: fedray"
 
 
@@ -90,7 +93,9 @@ def test_a_run_goes_on_after_one_of_rays_processes_is_killed(tmp_path: Path, who
     command.wait_for_round(4)
     before = set(ray_processes(command.process.pid))
     command.kill(name)
-    assert command.process.wait(TIMEOUT_S) == 0, command.errors
+    if name != "log_monitor":
+        wait_for(lambda: "Ray was lost" in command.errors, REACTION_S)
+    assert command.process.wait(END_S) == 0, command.errors
     assert model(tmp_path) == whole
     killed = "gcs_server" if name == "gcs_server" else "raylet"  # a raylet ends where one of its agents has ended
     lost = f"fedray: Ray was lost: its process {killed} has ended (perhaps memory ran out); the command starts it again"
@@ -105,8 +110,8 @@ def test_a_sweep_goes_on(tmp_path: Path, whole: bytes, name: str) -> None:
     command = Command(tmp_path, "sweep", "spec.yaml")
     command.wait_for_round(4)
     command.kill(name)
-    assert command.process.wait(2 * TIMEOUT_S) == 0, command.errors
-    assert "starts it again and resumes (1 of 3)" in command.errors
+    wait_for(lambda: "starts it again and resumes (1 of 3)" in command.errors, REACTION_S)
+    assert command.process.wait(END_S) == 0, command.errors
     assert "Traceback" not in command.errors
     (first,) = tmp_path.glob("results/spec/seed=0-*/model.safetensors")
     assert first.read_bytes() == whole
@@ -126,12 +131,12 @@ def test_a_run_on_a_cluster_that_it_joined_ends_with_one_sentence(tmp_path: Path
             if each.name() == name and any(folder in word for word in each.cmdline())
         )
         process.kill()
-        assert command.process.wait(TIMEOUT_S) == 1, command.errors
+        assert command.process.wait(REACTION_S) == 1, command.errors
     assert command.errors.startswith("fedray: Ray was lost: ")
     assert f"{HINT} run spec.yaml --resume\n" in command.errors
     assert "Traceback" not in command.errors
     again = Command(tmp_path, "run", "spec.yaml", "--resume", "resources.backend=serial")
-    assert again.process.wait(TIMEOUT_S) == 0, again.errors
+    assert again.process.wait(END_S) == 0, again.errors
     assert model(tmp_path) == whole
 
 
@@ -141,7 +146,7 @@ def test_sigterm_to_ray_as_well_ends_the_command_with_0(tmp_path: Path) -> None:
     command.wait_for_round(4)
     for process in [*ray_processes(command.process.pid), command.process.pid]:
         os.kill(process, signal.SIGTERM)
-    assert command.process.wait(TIMEOUT_S) == 0
+    assert command.process.wait(REACTION_S) == 0
     assert command.errors.count("fedray: stopped by SIGTERM.") == 1
     assert "starts it again" not in command.errors
 
@@ -154,7 +159,7 @@ def test_a_program_that_calls_fedray_gets_the_error_and_may_run_again(tmp_path: 
                 (raylet,) = (child for child in psutil.Process().children() if child.name() == "raylet")
                 raylet.kill()
                 lost_at = time.monotonic()
-    assert time.monotonic() - lost_at < TIMEOUT_S
+    assert time.monotonic() - lost_at < REACTION_S
     with Session() as session:
         for _ in session.run(experiment, folder, resume=True):
             pass
