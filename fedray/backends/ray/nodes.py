@@ -16,6 +16,7 @@ class RayNode(TypedDict):
     NodeID: str
     NodeManagerAddress: str
     NodeManagerHostname: str
+    RayletSocketName: str
     Alive: bool
     Resources: Mapping[str, float]  # empty for a node that has left
     DeathReason: NotRequired[int]

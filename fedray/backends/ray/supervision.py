@@ -38,7 +38,7 @@ class Supervision:
 
         `session_folder` is the folder of a Ray that this process started; None for a cluster that it joined.
         """
-        self.watch({} if session_folder is None else _node_processes(), _node_query(), session_folder)
+        self.watch(_joined_raylet() if session_folder is None else _node_processes(), _node_query(), session_folder)
 
     def watch(
         self, processes: "Mapping[str, psutil.Process]", query: Callable[[], str], session_folder: Path | None
@@ -131,6 +131,19 @@ def _node_processes() -> "dict[str, psutil.Process]":
 
     children = {process.name(): process for process in psutil.Process().children()}
     return {name: children[name] for name in NODE_PROCESSES if name in children}
+
+
+def _joined_raylet() -> "dict[str, psutil.Process]":
+    """Return the raylet of this node of a cluster that was joined, if its process is visible."""
+    import psutil
+
+    from fedray.backends.ray.nodes import alive_nodes, this_node
+
+    node = this_node()
+    sockets = [each["RayletSocketName"] for each in alive_nodes() if each["NodeID"] == node]
+    words = {f"--raylet_socket_name={socket}" for socket in sockets}
+    found = [each for each in psutil.process_iter(["name", "cmdline"]) if words & set(each.info["cmdline"] or ())]
+    return {"raylet": found[0]} if len(found) == 1 else {}
 
 
 def _node_query() -> Callable[[], str]:
