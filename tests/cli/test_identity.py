@@ -1,5 +1,6 @@
 """The same command continues a run; other specs, data, code and threads are told apart."""
 
+import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 from PIL import Image
 
 import fedray
+from analysis import records
 from fedray.cli.main import main
+from fedray.code_hash import code_hash
 from fedray.config.loader import load
 from fedray.results.environment import read_environment, write_environment
 from fedray.results.run_folder import RunFolder
@@ -131,6 +134,20 @@ def test_results_and_report_show_mixed_code(fedray_main: Run) -> None:
     output, _ = fedray_main("results", "results")
     assert "the runs differ in code: " in output
     assert "01234567 (1 run)" in output
+    assert any(problem.startswith("the runs differ in code: ") for problem in records.load("results").problems)
+
+
+def test_trials_csv_has_the_identity_of_each_trial(fedray_main: Run) -> None:
+    Path("space.yaml").write_text("base: spec.yaml\nspace: {seed: {grid: [0]}}\n")
+    fedray_main("run", "space.yaml", "--quiet")
+    study = fedray.Study(fedray.read("space.yaml"), "results")
+    study.write_table(study.trials())
+    (row,) = csv.DictReader(Path("results/space/trials.csv").read_text().splitlines())
+    identity = study.trials()[0].folder.identity
+    assert identity is not None
+    assert row["code"] == code_hash()[:8]
+    digests = [identity.contents[name].digest[:8] for name in ("data.train", "data.test")]
+    assert [row["data"], row["device"], row["threads"]] == ["+".join(digests), "cpu", "1"]
 
 
 def test_a_sweep_refuses_a_finished_trial_of_other_data(fedray_main: Run) -> None:
