@@ -38,10 +38,11 @@ class MessageSums:
             for name, message in part.items():
                 self._mean(name).add(message.arrays, message.weight)
 
-    def aggregate(self) -> Aggregate:
-        """Return the means of all messages. There must be at least one client."""
+    def aggregate(self, weights: Weights | None = None) -> Aggregate:
+        """Return the means of all messages; `weights` replaces that of the clients' weights, if it is given."""
         means = {name: mean.mean() for name, mean in self._means.items()}
-        return Aggregate(means.pop("weights"), means, {name: mean.total for name, mean in self._means.items()})
+        combined = means.pop("weights") if weights is None else weights
+        return Aggregate(combined, means, {name: mean.total for name, mean in self._means.items()})
 
     def _mean(self, name: str) -> ExactMean:
         return self._means.setdefault(name, ExactMean())

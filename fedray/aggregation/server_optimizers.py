@@ -1,15 +1,18 @@
 """Server optimizers: the section `server` of a spec, and how the global model moves towards a round's target."""
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from fedray.aggregation.exact_mean import cast_like
 from fedray.registry import Registry
 from fedray.section import Section
 from fedray.types import ArrayGroups, Weights
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 class ServerOptimizer(Section):
@@ -59,35 +62,101 @@ class ServerSGD(ServerOptimizer):
         return super().step(weights, target, moments, trained)
 
 
-class ServerAdam(ServerOptimizer):
-    """FedAdam (Reddi et al., arXiv 2003.00295): m ← β₁m + (1 - β₁)Δ, v ← β₂v + (1 - β₂)Δ², w ← w + lr · m / (√v + τ).
+class AvgM(ServerOptimizer):
+    """FedAvgM: server momentum, in the three forms that are published under this name.
 
-    Δ is target - w. As in the paper there is no bias correction; m and v start at 0.
+    With Δ = target - w and v = 0 at first: `heavy_ball` v ← βv + Δ, w ← w + lr · v; `nesterov` (Hsu et al.,
+    arXiv 1909.06335, and Flower) v ← βv + Δ, w ← w + lr · (Δ + βv); `ema` (FedDecorr) v ← βv + (1 - β)Δ,
+    w ← w + lr · v.
     """
 
-    label: ClassVar[str] = "Adam"
-    name: Literal["adam"] = "adam"
+    label: ClassVar[str] = "AvgM"
+    name: Literal["avgm"] = "avgm"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum β."""
+    form: Literal["heavy_ball", "nesterov", "ema"] = "heavy_ball"
+    """Form of the momentum; they are different algorithms."""
+
+    def update(self, delta: Weights, moments: ArrayGroups) -> tuple[Weights, ArrayGroups]:
+        """Return lr · v, or lr · (Δ + βv) with Nesterov's form."""
+        gain = 1 - self.momentum if self.form == "ema" else 1.0
+        velocity = _decayed(moments.get("velocity"), self.momentum, delta, gain)
+        step = _decayed(velocity, self.momentum, delta, 1.0) if self.form == "nesterov" else velocity
+        return {name: self.lr * array for name, array in step.items()}, {"velocity": velocity}
+
+
+class Adaptive(ServerOptimizer):
+    """FedOpt (Reddi et al., arXiv 2003.00295): m ← β₁m + (1 - β₁)Δ, w ← w + lr · m / (√v + τ), with Δ = target - w.
+
+    As in the paper there is no bias correction. m and v are 0 at first. Subclasses define how v moves to Δ².
+    """
+
     lr: float = Field(0.01, gt=0)
     """Server learning rate."""
     beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay β₁ of the first moment."""
-    beta2: float = Field(0.99, ge=0, lt=1)
-    """Decay β₂ of the second moment."""
+    """Decay β₁ of the first moment m."""
     tau: float = Field(1e-3, gt=0)
     """Degree of adaptivity τ, added to √v."""
 
+    @abstractmethod
+    def second_moment(self, moment: Floats, square: Floats) -> Floats:
+        """Return the new v from the old one and Δ²."""
+
     def update(self, delta: Weights, moments: ArrayGroups) -> tuple[Weights, ArrayGroups]:
         """Return lr · m / (√v + τ)."""
-        zeros = {name: np.zeros_like(array) for name, array in delta.items()}
-        first, second = moments.get("first", zeros), moments.get("second", zeros)
-        first = {name: self.beta1 * first[name] + (1 - self.beta1) * d for name, d in delta.items()}
-        second = {name: self.beta2 * second[name] + (1 - self.beta2) * d**2 for name, d in delta.items()}
+        old = moments.get("second") or {name: np.zeros_like(array) for name, array in delta.items()}
+        first = _decayed(moments.get("first"), self.beta1, delta, 1 - self.beta1)
+        second: Weights = {name: self.second_moment(old[name], np.square(d)) for name, d in delta.items()}
         change = {name: self.lr * first[name] / (np.sqrt(second[name]) + self.tau) for name in delta}
         return change, {"first": first, "second": second}
 
 
+class ServerAdagrad(Adaptive):
+    """FedAdagrad: v ← v + Δ²."""
+
+    label: ClassVar[str] = "Adagrad"
+    name: Literal["adagrad"] = "adagrad"
+    beta1: float = Field(0.0, ge=0, lt=1)
+    """Decay β₁ of the first moment m; 0 as in the paper."""
+
+    def second_moment(self, moment: Floats, square: Floats) -> Floats:
+        """Return v + Δ²."""
+        return moment + square
+
+
+class ServerAdam(Adaptive):
+    """FedAdam: v ← β₂v + (1 - β₂)Δ²."""
+
+    label: ClassVar[str] = "Adam"
+    name: Literal["adam"] = "adam"
+    beta2: float = Field(0.99, ge=0, lt=1)
+    """Decay β₂ of the second moment v."""
+
+    def second_moment(self, moment: Floats, square: Floats) -> Floats:
+        """Return β₂v + (1 - β₂)Δ²."""
+        return self.beta2 * moment + (1 - self.beta2) * square
+
+
+class ServerYogi(Adaptive):
+    """FedYogi: v ← v - (1 - β₂) · Δ² · sign(v - Δ²)."""
+
+    label: ClassVar[str] = "Yogi"
+    name: Literal["yogi"] = "yogi"
+    beta2: float = Field(0.99, ge=0, lt=1)
+    """Decay β₂ of the second moment v."""
+
+    def second_moment(self, moment: Floats, square: Floats) -> Floats:
+        """Return v - (1 - β₂) · Δ² · sign(v - Δ²)."""
+        return moment - (1 - self.beta2) * square * np.sign(moment - square)
+
+
+def _decayed(old: Weights | None, decay: float, delta: Weights, gain: float) -> Weights:
+    """Return decay · old + gain · Δ; `old` is 0 if it is None."""
+    return {name: gain * d + (decay * old[name] if old else 0.0) for name, d in delta.items()}
+
+
 SERVER_OPTIMIZERS: Registry[ServerOptimizer] = Registry(
-    ServerOptimizer, "fedray.server_optimizers", (ServerSGD, ServerAdam)
+    ServerOptimizer, "fedray.server_optimizers", (ServerSGD, AvgM, ServerAdagrad, ServerAdam, ServerYogi)
 )
 """The built-in server optimizers by name, and those of other packages."""
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, SupportsIndex
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from fedray.aggregation.aggregators import Aggregator, AnyAggregator, Mean
 from fedray.aggregation.server_optimizers import AnyServerOptimizer, ServerSGD
 from fedray.data.partition import AnyPartition, Dirichlet, FromFile
 from fedray.data.sections import Data
@@ -57,8 +58,9 @@ class Experiment(Section):
     proxy: AnyProxy = Proxy()
     teacher: AnyTeacher | None = None
     strategy: AnyStrategy = Field(FedAvg(), validate_default=True)
-    server: AnyServerOptimizer = Field(ServerSGD(), validate_default=True)
     training: Training = Training()
+    aggregation: AnyAggregator = Field(Mean(), validate_default=True)
+    server: AnyServerOptimizer = Field(ServerSGD(), validate_default=True)
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     resources: Resources = Resources()
@@ -101,6 +103,14 @@ class Experiment(Section):
         if hasattr(partition, "clients") and training.min_cohort > training.cohort_size(partition.clients):
             raise ValueError(f"min_cohort must be at most {training.cohort_size(partition.clients)}, the cohort's size")
         return training
+
+    @field_validator("aggregation")
+    @classmethod
+    def _cohort_is_large_enough(cls, aggregation: Aggregator, info: ValidationInfo) -> Aggregator:
+        training, clients = info.data.get("training"), getattr(info.data.get("partition"), "clients", None)
+        if training and clients and (problem := aggregation.problem(training.cohort_size(clients))):
+            raise ValueError(problem)
+        return aggregation
 
     @property
     def clients(self) -> int | None:

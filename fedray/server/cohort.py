@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from fedray.aggregation.messages import Aggregate
-from fedray.backends.base import Backend, CallFailure, CallResult, LateError
+from fedray.aggregation.gathered import aggregate_gathered
+from fedray.aggregation.messages import Aggregate, Messages, MessageSums
+from fedray.backends.base import Backend, CallFailure, CallResult, LateError, Reducer
 from fedray.config.experiment import Experiment
 from fedray.errors import RunError
 from fedray.results import checkpoint
 from fedray.seeding import numpy_rng
 from fedray.types import ArrayGroups, ClientFailure, ClientUpdate, Fault, Indices, Outcome, TargetArrays
-from fedray.workers.requests import ClientTask, Shared, TrainClients
+from fedray.workers.requests import ClientMessages, ClientTask, Shared, TrainClients
 
 ClientBatch: TypeAlias = Sequence[ClientTask]
 """Clients that one request trains."""
@@ -29,13 +30,15 @@ class CohortResult:
     """The result of training a round's cohort."""
 
     aggregate: Aggregate
-    state_rounds: dict[int, int]  # this round, for each client whose new state was saved
+    contributors: frozenset[int]  # clients whose messages were aggregated
+    state_rounds: dict[int, int]  # this round, for each contributor whose new state was saved
     outcomes: Sequence[Outcome]  # by client id
 
     @property
     def updates(self) -> list[ClientUpdate]:
-        """The outcomes of the clients that were aggregated, by client id."""
-        return [outcome for outcome in self.outcomes if isinstance(outcome, ClientUpdate)]
+        """The outcomes of the contributors, by client id."""
+        updates = [outcome for outcome in self.outcomes if isinstance(outcome, ClientUpdate)]
+        return [update for update in updates if update.client in self.contributors]
 
 
 def draw_cohort(experiment: Experiment, shards: Sequence[Indices], number: int) -> list[int]:
@@ -50,7 +53,7 @@ class CohortTrainer:
 
     def __init__(self, experiment: Experiment, backend: Backend, checkpoint_folder: Path) -> None:
         """`checkpoint_folder` holds the clients' states."""
-        self._strategy, self._training = experiment.strategy, experiment.training
+        self._strategy, self._training, self._rule = experiment.strategy, experiment.training, experiment.aggregation
         self._backend, self._folder = backend, checkpoint_folder
 
     def train(
@@ -60,13 +63,17 @@ class CohortTrainer:
         broadcast: Shared[ArrayGroups],
         targets: Mapping[int, Shared[TargetArrays]],
         state_rounds: Mapping[int, int],
+        trained: Sequence[str],
     ) -> CohortResult:
         """Train the clients of round `number`; `state_rounds` is the round of each client's saved state.
+
+        `trained` are the names of the proxy's trained parameters.
 
         Raises RunError as soon as more clients fail than the spec allows, LostError where weights were lost with a
         node.
         """
-        total, outcomes, new_states = self._backend.reducer(), list[Outcome](), dict[int, int]()
+        sums, gathered = self._backend.reducer(), dict[int, Shared[ClientMessages | None]]()
+        outcomes, new_states = list[Outcome](), dict[int, int]()
         start, waiting = time.perf_counter(), self._batches(number, cohort, targets, state_rounds)
         while waiting:
             requests, retried = [TrainClients(tuple(batch), broadcast) for batch in waiting], list[ClientBatch]()
@@ -76,15 +83,37 @@ class CohortTrainer:
                     retried += [[task] for task in batch]  # each alone: one of them may be what ends the process
                     continue
                 if isinstance(result, CallResult):
-                    if any(isinstance(outcome, ClientUpdate) for outcome in result.value):
-                        total.add(result)
+                    if not any(isinstance(outcome, ClientUpdate) for outcome in result.value):
+                        pass  # every client of the request failed
+                    elif self._rule.needs_all:
+                        gathered[batch[0].client] = result.messages
+                    else:
+                        sums.add(result)
                     new_states |= self._save_state(result, batch[0])
                 new = result.value if isinstance(result, CallResult) else _failures(batch, result)
                 self._report_late(new, time.perf_counter() - start)
                 outcomes += new
                 self._check_failures(outcomes, len(cohort))
             waiting = retried
-        return CohortResult(total.total().aggregate(), new_states, sorted(outcomes, key=lambda outcome: outcome.client))
+        outcomes.sort(key=lambda outcome: outcome.client)
+        return self._aggregate(sums, gathered, trained, new_states, outcomes)
+
+    def _aggregate(
+        self,
+        sums: Reducer,
+        gathered: Mapping[int, Shared[ClientMessages | None]],
+        trained: Sequence[str],
+        new_states: Mapping[int, int],
+        outcomes: Sequence[Outcome],
+    ) -> CohortResult:
+        """Combine the messages; clients that the rule leaves out keep their old state."""
+        if self._rule.needs_all:
+            aggregate, clients = aggregate_gathered(self._rule, _received(gathered), trained)
+        else:
+            aggregate = sums.total().aggregate()
+            clients = [outcome.client for outcome in outcomes if isinstance(outcome, ClientUpdate)]
+        states = {client: number for client, number in new_states.items() if client in clients}
+        return CohortResult(aggregate, frozenset(clients), states, outcomes)
 
     def _batches(
         self,
@@ -93,10 +122,10 @@ class CohortTrainer:
         targets: Mapping[int, Shared[TargetArrays]],
         state_rounds: Mapping[int, int],
     ) -> list[ClientBatch]:
-        """The tasks of a cohort, in batches. With client state or a deadline, each client is a batch of its own."""
+        """The tasks of a cohort, in batches. A client that has state, a deadline or to be compared is its own batch."""
         workers, shards = self._backend.parallelism, self._backend.federated.shards
         parts: int | None = BATCHES_PER_WORKER * workers if workers > 1 else 1
-        if self._strategy.is_stateful or self._training.deadline is not None:
+        if self._strategy.is_stateful or self._rule.needs_all or self._training.deadline is not None:
             parts = None
         files = {
             client: checkpoint.client_file(self._folder, client, state_rounds[client])
@@ -157,6 +186,16 @@ def batch_clients(sizes: Mapping[int, int], parts: int | None) -> list[list[int]
         capacity -= sizes[client]
         remaining -= sizes[client]
     return batches
+
+
+def _received(gathered: Mapping[int, Shared[ClientMessages | None]]) -> dict[int, Messages]:
+    """Return each client's messages by id. Raises LostError where they were lost with a node."""
+    messages: dict[int, Messages] = {}
+    for client, shared in gathered.items():
+        received = shared.get()
+        assert received is not None and not isinstance(received, MessageSums), "a request trains one client"  # noqa: PT018
+        messages[client] = received
+    return messages
 
 
 def _failures(batch: ClientBatch, failure: CallFailure) -> list[ClientFailure]:

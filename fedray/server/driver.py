@@ -126,11 +126,12 @@ class Driver:
                     # 3. Build each client's targets from cached teacher outputs; missing outputs are computed first.
                     targets = self._build_targets(number, cohort, on_progress)
                     # 4. Train the cohort; messages are checked, and summed on the nodes where they are.
-                    trained = self._trainer.train(number, cohort, arrays, targets, self._state.state_rounds)
+                    names, state_rounds = self._initial.trained_names, self._state.state_rounds
+                    trained = self._trainer.train(number, cohort, arrays, targets, state_rounds, names)
                     # 5. The strategy turns the aggregate into a target, and the server optimizer steps to it.
                     info = round_info(number, trained.updates, self._data, self._initial.parameters)
                     server = server_step(self._experiment, self._state.server, trained.aggregate, info)
-                    state = RunState(server, {**self._state.state_rounds, **trained.state_rounds})
+                    state = RunState(server, {**state_rounds, **trained.state_rounds})
                     # 6. Evaluate on the workers; write the round's rows and, if it is due, a checkpoint.
                     record = self._evaluate(state, trained)
                 except LostError as error:

@@ -160,11 +160,17 @@ class Worker:
         context.weights = self.trained_weights(task)
         if problem := check_weights(context.weights, context.received):
             raise RefusedError(f"its update was rejected: {problem}")
-        result = strategy.client_final(context)
+        result = self._prepared(strategy.client_final(context), context)
         if problem := next(filter(None, (check_message(n, m.arrays) for n, m in result.messages.items())), None):
             raise RefusedError(f"its update was rejected: {problem}")
         own = {info.name: context.weights[info.name] for info in self._parameters if not strategy.is_shared(info)}
         return replace(result, state={**self._models.client_state(), **({LOCAL: own} if own else {}), **result.state})
+
+    def _prepared(self, result: ClientResult, context: ClientContext) -> ClientResult:
+        """Let the aggregation rule change the weights that are sent, such as clip the update."""
+        message = result.messages["weights"]
+        arrays = self._experiment.aggregation.prepare(message.arrays, context.received, self._trained_names)
+        return replace(result, messages={**result.messages, "weights": replace(message, arrays=arrays)})
 
     def _update(
         self, task: ClientTask, client: PreparedClient, metrics: dict[str, float], result: ClientResult
