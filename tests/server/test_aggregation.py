@@ -77,5 +77,5 @@ def test_dropped_update_does_not_count_for_the_median(small: Make, tmp_path: Pat
 def test_krum_with_too_few_clients_is_refused(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text("partition: {kind: iid, clients: 4}\naggregation: {name: krum}")
-    with pytest.raises(SpecError, match=r"aggregation: .*needs at least 5 clients in a round, not 4"):
+    with pytest.raises(SpecError, match=r"aggregation is .*needs at least 5 clients in a round, not 4"):
         load(spec)
