@@ -32,7 +32,7 @@ LAYERS = [
     {"workers"},
     {"backends"},
     {"server"},
-    {"study", "doctor"},
+    {"study", "doctor", "testing"},
     {"analysis"},
     {"cli"},
 ]
