@@ -40,12 +40,16 @@ class Client:
     def batches(self, number: int) -> Iterator[tuple[float, Tensor]]:
         """Learning rate and positions of each batch of a round. A last batch of one joins the batch before it."""
         for epoch in range((number - 1) * LOCAL_EPOCHS, number * LOCAL_EPOCHS):
-            order = torch.from_numpy(numpy_rng(SEED, "order", self.number, epoch).permutation(len(self.labels)))
-            parts = list(order.split(BATCH))
-            if len(parts) > 1 and len(parts[-1]) == 1:
-                parts[-2:] = [torch.cat(parts[-2:])]
-            for part in parts:
+            for part in self.epoch(epoch, SEED, BATCH):
                 yield LEARNING_RATES[number - 1], part
+
+    def epoch(self, epoch: int, seed: int, batch_size: int) -> list[Tensor]:
+        """Positions of each batch of one epoch, counted over all rounds from 0."""
+        order = torch.from_numpy(numpy_rng(seed, "order", self.number, epoch).permutation(len(self.labels)))
+        parts = list(order.split(batch_size))
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return parts
 
 
 def clients_of(data: FederatedDataset) -> list[Client]:
