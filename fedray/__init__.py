@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from fedray.import_path import move_job_folders_last
 
 if TYPE_CHECKING:
+    from fedray.aggregation.aggregators import Aggregator
+    from fedray.aggregation.messages import Aggregate
+    from fedray.aggregation.server_optimizers import ServerOptimizer
     from fedray.config.experiment import Checkpoint, Experiment, Resources
     from fedray.config.loader import load, read
     from fedray.data.dataset import Dataset
@@ -24,19 +27,25 @@ if TYPE_CHECKING:
     from fedray.losses.terms import LossInputs
     from fedray.models.proxies import Proxy
     from fedray.results.loader import load_results
-    from fedray.strategies.base import Strategy
+    from fedray.strategies.base import RoundInfo, Strategy
     from fedray.study.finished_run import FinishedRun, run
     from fedray.study.session import rounds
     from fedray.study.study import Study
     from fedray.study.tune.sweep import sweep
     from fedray.teachers.sections import TeacherSection
     from fedray.teachers.teacher import Teacher
+    from fedray.training.context import ClientContext, ClientResult, ClientStart
     from fedray.training.sections import SGD, Evaluation, Training
-    from fedray.types import ImageShape, Indices, LossTerm, RoundResult
+    from fedray.types import ImageShape, Indices, LossTerm, Message, ParameterInfo, RoundResult, ServerState
 
 __all__ = [
     "SGD",
+    "Aggregate",
+    "Aggregator",
     "Checkpoint",
+    "ClientContext",
+    "ClientResult",
+    "ClientStart",
     "Data",
     "Dataset",
     "Distillation",
@@ -48,12 +57,17 @@ __all__ = [
     "Indices",
     "LossInputs",
     "LossTerm",
+    "Message",
+    "ParameterInfo",
     "Partition",
     "Proxy",
     "ReadRequest",
     "Resources",
+    "RoundInfo",
     "RoundResult",
     "RunError",
+    "ServerOptimizer",
+    "ServerState",
     "SpecError",
     "Strategy",
     "Study",
@@ -71,7 +85,12 @@ __all__ = [
 move_job_folders_last()
 
 _MODULES = {
+    "Aggregate": "fedray.aggregation.messages",
+    "Aggregator": "fedray.aggregation.aggregators",
     "Checkpoint": "fedray.config.experiment",
+    "ClientContext": "fedray.training.context",
+    "ClientResult": "fedray.training.context",
+    "ClientStart": "fedray.training.context",
     "Data": "fedray.data.sections",
     "Dataset": "fedray.data.dataset",
     "Distillation": "fedray.losses.distillation",
@@ -83,13 +102,18 @@ _MODULES = {
     "Indices": "fedray.types",
     "LossInputs": "fedray.losses.terms",
     "LossTerm": "fedray.types",
+    "Message": "fedray.types",
+    "ParameterInfo": "fedray.types",
     "Partition": "fedray.data.partition",
     "Proxy": "fedray.models.proxies",
     "ReadRequest": "fedray.data.request",
     "Resources": "fedray.config.experiment",
+    "RoundInfo": "fedray.strategies.base",
     "RoundResult": "fedray.types",
     "RunError": "fedray.errors",
     "SGD": "fedray.training.sections",
+    "ServerOptimizer": "fedray.aggregation.server_optimizers",
+    "ServerState": "fedray.types",
     "SpecError": "fedray.errors",
     "Strategy": "fedray.strategies.base",
     "Study": "fedray.study.study",

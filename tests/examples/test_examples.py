@@ -103,6 +103,19 @@ def test_teacher_prefers_the_class_with_the_nearest_mean(outside: Path) -> None:
     assert np.allclose(logits[:, 1] - logits[:, 0], expected, atol=1e-4)
 
 
+def test_values_outside_the_quantiles_count_as_the_quantiles(outside: Path) -> None:  # noqa: ARG001
+    rows = np.array([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0], [3.0, 5.0], [100.0, 5.0]])
+    combined = module("aggregator").WinsorizedMean(tail=0.25).reduce(rows, np.array([0.1, 0.2, 0.3, 0.3, 0.1]))
+    assert combined.tolist() == pytest.approx([0.1 * 1 + 0.2 * 1 + 0.3 * 2 + 0.3 * 3 + 0.1 * 3, 5.0])
+
+
+def test_server_optimizer_moves_by_the_sign(outside: Path) -> None:  # noqa: ARG001
+    optimizer = module("server_optimizer").SignDescent(lr=0.5)
+    weights = {"w": np.array([1.0, 2.0, 3.0], np.float32)}
+    moved, _ = optimizer.step(weights, {"w": np.array([1.1, -7.0, 3.0])}, {}, ["w"])
+    assert moved["w"].tolist() == [1.5, 1.5, 3.0]
+
+
 def test_proxy_is_built_by_a_function_or_a_class(outside: Path) -> None:
     shape = ImageShape(1, 8, 2)
     by_name = spec(outside, "proxy.name=outside_examples.proxy:linear").proxy
