@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, SupportsIndex
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fedray.aggregation.aggregators import Aggregator, AnyAggregator, Mean
 from fedray.aggregation.server_optimizers import AnyServerOptimizer, ServerSGD
@@ -111,6 +111,13 @@ class Experiment(Section):
         if training and clients and (problem := aggregation.problem(training.cohort_size(clients))):
             raise ValueError(problem)
         return aggregation
+
+    @model_validator(mode="after")
+    def _strategy_fits_the_other_sections(self) -> "Experiment":
+        optimizer = self.training.optimizer
+        if reason := self.strategy.conflict(server=self.server, aggregation=self.aggregation, optimizer=optimizer):
+            raise ValueError(f"strategy.name is '{self.strategy.name}', but {reason}")
+        return self
 
     @property
     def clients(self) -> int | None:

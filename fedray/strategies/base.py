@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from fedray.aggregation.aggregators import Aggregator
 from fedray.aggregation.messages import Aggregate
+from fedray.aggregation.server_optimizers import ServerOptimizer
 from fedray.losses.distillation import REQUIRED_OUTPUT
 from fedray.section import Section
 from fedray.training.context import ClientContext, ClientResult, ClientStart
+from fedray.training.sections import AnyOptimizer
 from fedray.types import ArrayGroups, LossTerm, Message, OutputKind, ParameterInfo, ServerState, Weights
 
 
@@ -60,6 +63,19 @@ class Strategy(Section):
     def weight(self, examples: int) -> int:
         """Return the weight of an update in the server's mean."""
         return examples if self.weighting == "examples" else 1
+
+    def conflict(
+        self,
+        *,
+        server: ServerOptimizer,  # noqa: ARG002
+        aggregation: Aggregator,  # noqa: ARG002
+        optimizer: AnyOptimizer,  # noqa: ARG002
+    ) -> str | None:
+        """Return the reason why the strategy cannot be combined with these sections of a spec, or None.
+
+        It completes the sentence "strategy.name is 'scaffold', but ...".
+        """
+        return None
 
     @abstractmethod
     def objectives(self) -> Mapping[str, Sequence[LossTerm]]:

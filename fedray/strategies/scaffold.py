@@ -6,8 +6,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fedray.aggregation.messages import Aggregate
+from fedray.section import Section
 from fedray.strategies.base import RoundInfo, Strategy
 from fedray.training.context import ClientContext, ClientResult, ClientStart
+from fedray.training.sections import SGD, AnyOptimizer
 from fedray.types import ArrayGroups, LossTerm, Message, ParameterInfo, ServerState, Weights
 
 
@@ -15,13 +17,25 @@ class Scaffold(Strategy):
     """Minimises cross-entropy with the gradient corrected by c - cᵢ, the server's and the client's control variate.
 
     After K steps from x to y: cᵢ⁺ = cᵢ - c + (x - y) / (K · lr). The server averages the proxies,
-    and adds to c the sum over the cohort of cᵢ⁺ - cᵢ, divided by the number of all clients.
+    and adds to c the sum over the cohort of cᵢ⁺ - cᵢ, divided by the number of all clients. The paper has SGD without
+    momentum. With momentum the correction is part of the gradient, and K is replaced by the sum of the weights of all
+    gradients in (x - y) / lr: so cᵢ⁺ stays a mean of gradients, which are otherwise counted up to 1 / (1 - momentum)
+    times, and the control variates grow from round to round.
     """
 
     label: ClassVar[str] = "SCAFFOLD"
-    color: ClassVar[str] = "#CC79A7"
+    color: ClassVar[str] = "#7744FF"
     keeps_state: ClassVar[bool] = True
     name: Literal["scaffold"] = "scaffold"
+
+    def conflict(self, *, optimizer: AnyOptimizer, **_: Section) -> str | None:
+        """Control variates are estimated from the steps of SGD."""
+        if isinstance(optimizer, SGD):
+            return None
+        return (
+            f"it computes its control variates from the steps of SGD, and training.optimizer.name is "
+            f"'{optimizer.name}', whose steps are no sums of gradients; set it to sgd"
+        )
 
     def objectives(self) -> dict[str, list[LossTerm]]:
         """Cross-entropy, and a linear term whose gradient is c - cᵢ."""
@@ -35,9 +49,8 @@ class Scaffold(Strategy):
     def client_final(self, client: ClientContext) -> ClientResult:
         """Send the weights and cᵢ⁺ - cᵢ, the latter with equal weights; keep cᵢ⁺."""
         own, x, y = self._own(client), client.received, client.weights
-        change = {
-            n: (x[n] - y[n]) / np.float32(client.steps * client.lr) - c for n, c in client.broadcast["control"].items()
-        }
+        scale = np.float32(client.gradient_weight * client.lr)
+        change = {name: (x[name] - y[name]) / scale - c for name, c in client.broadcast["control"].items()}
         messages = {"weights": self.weights_message(client, y), "control": Message(1, change)}
         return ClientResult(messages, {"control": {name: own[name] + change[name] for name in own}})
 

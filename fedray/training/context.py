@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fedray.training.sections import SGD, AnyOptimizer
 from fedray.types import ArrayGroups, Indices, Message, ParameterInfo, Weights
 
 
@@ -26,6 +27,8 @@ class ClientContext:
     """Number of optimizer steps in this round."""
     lr: float
     """Learning rate of these steps."""
+    optimizer: AnyOptimizer
+    """The optimizer that takes these steps."""
 
     @property
     def received(self) -> Weights:
@@ -36,6 +39,13 @@ class ClientContext:
     def examples(self) -> int:
         """Number of the client's examples."""
         return int(self.class_counts.sum())
+
+    @property
+    def gradient_weight(self) -> float:
+        """The sum of the weights of all gradients in (x - y) / lr, x before and y after training with SGD: the number
+        of steps, more with momentum. (x - y) / (lr · gradient_weight) is a weighted mean of the gradients."""
+        assert isinstance(self.optimizer, SGD), "strategies that read it refuse other optimizers"
+        return self.optimizer.gradient_weight(self.steps)
 
     def trained(self, weights: Weights) -> Weights:
         """Return the trained parameters among some weights, without the buffers."""

@@ -29,6 +29,15 @@ class SGD(Section):
             raise ValueError("must have momentum above 0 with nesterov: true")
         return self
 
+    def gradient_weight(self, steps: int) -> float:
+        """Return Σ aₛ, where aₛ is the weight of the gradient of step s in the change of a parameter, -lr · Σ aₛgₛ.
+
+        It is FedNova's ‖a‖₁ (Wang et al., arXiv 2007.07481), and `steps` without momentum.
+        """
+        rho = self.momentum
+        total = (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
+        return steps + rho * total if self.nesterov else total
+
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -125,7 +125,9 @@ class Worker:
         weights = {**broadcast["weights"], **state.pop(LOCAL, {})}
         counts, training = self._federated.class_counts[task.client], self._experiment.training
         steps, lr = training.steps(int(counts.sum())), training.learning_rate(task.round)
-        return ClientContext(task.client, task.round, counts, broadcast, state, self._parameters, weights, steps, lr)
+        return ClientContext(
+            task.client, task.round, counts, broadcast, state, self._parameters, weights, steps, lr, training.optimizer
+        )
 
     def trained_weights(self, task: ClientTask) -> Weights:  # noqa: ARG002  a test's worker corrupts some clients'
         """Return the proxy's weights that the client sends to the server."""

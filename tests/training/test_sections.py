@@ -7,7 +7,7 @@ import torch
 from fedray.config.loader import parse_experiment
 from fedray.errors import SpecError
 from fedray.training.batches import split_batches
-from fedray.training.sections import Training
+from fedray.training.sections import SGD, Training
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
@@ -55,3 +55,17 @@ def test_local_steps_replace_the_default_epoch() -> None:
     training = parse_experiment({"training": {"local_steps": 5}}, "here").training
     assert (training.local_epochs, training.local_steps) == (None, 5)
     assert Training.model_validate(training.model_dump(mode="json")) == training
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_weights_of_all_gradients_are_the_way_along_a_constant_gradient(
+    steps: int, momentum: float, nesterov: bool
+) -> None:
+    way, velocity = 0.0, 0.0
+    for _ in range(steps):
+        velocity = momentum * velocity + 1
+        way += 1 + momentum * velocity if nesterov else velocity
+    section = SGD(momentum=momentum, nesterov=nesterov)
+    assert section.gradient_weight(steps) == pytest.approx(way, rel=1e-12)
+    assert SGD(momentum=0).gradient_weight(steps) == steps
