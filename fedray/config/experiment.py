@@ -134,9 +134,10 @@ def _check_teacher_targets(strategy: Strategy, teacher: AnyTeacher) -> None:
     """Raise ValueError if the teacher cannot provide the outputs that the strategy's loss reads."""
     if strategy.proxy_view and teacher.view != "proxy":
         raise ValueError("its loss compares outputs for the same view of an image: set teacher.view: proxy")
-    if strategy.mixup and teacher.mode != "online":
+    if strategy.mixup and strategy.teacher_term and teacher.mode != "online":
         raise ValueError(
-            "its loss mixes images, whose outputs cannot be cached: set teacher.mode: online, or strategy.loss.mixup: 0"
+            "its loss mixes images, whose outputs cannot be cached: "
+            f"set teacher.mode: online, or {strategy.teacher_term.path}.loss.mixup: 0"
         )
     if "features" in strategy.required_outputs and isinstance(teacher, Ensemble) and teacher.combines:
         raise ValueError(

@@ -38,6 +38,15 @@ def linear(parameters: Sequence[Tensor], constants: Sequence[Tensor]) -> Tensor:
     return torch.stack([product.sum() for product in products]).sum()
 
 
+def contrastive(features: Tensor, positive: Tensor, negative: Tensor, temperature: float) -> Tensor:
+    """Return the mean of -log(e^(s₊/τ) / (e^(s₊/τ) + e^(s₋/τ))): MOON's term without its factor μ (arXiv 2103.16257).
+
+    s₊ and s₋ are the cosines of the features with the positive and with the negative ones, all [B, d].
+    """
+    attraction, repulsion = (F.cosine_similarity(features, other, dim=1) for other in (positive, negative))
+    return F.softplus((repulsion - attraction) / temperature).mean()
+
+
 # Distillation losses take (student [B, C], teacher [B, C], labels [B]). The teacher's outputs have no gradient.
 
 
@@ -53,11 +62,15 @@ def ls_kd(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float) ->
 
 def dkd(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float, alpha: float, beta: float) -> Tensor:
     """Return α · T² · KL of [p_y, 1 - p_y] + β · T² · KL over the classes other than y (arXiv 2203.08679)."""
-    student, teacher = student / temperature, teacher / temperature
     is_label = F.one_hot(labels, student.shape[1]).bool()
-    target_kl = _binary_kl(_log_odds(teacher, is_label), _log_odds(student, is_label))
-    non_target_kl = _masked_kl(teacher, student, ~is_label)
+    target_kl = _binary_kl(_log_odds(teacher / temperature, is_label), _log_odds(student / temperature, is_label))
+    non_target_kl = _non_target_kl(student, teacher, labels, temperature)
     return (alpha * target_kl + beta * non_target_kl).mean() * temperature**2
+
+
+def not_true(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
+    """Return T² · KL(teacher ‖ student) over the classes other than y, as in `dkd` (FedNTD, arXiv 2106.03097)."""
+    return _non_target_kl(student, teacher, labels, temperature).mean() * temperature**2
 
 
 def dist(student: Tensor, teacher: Tensor, _: Tensor, *, temperature: float, beta: float, gamma: float) -> Tensor:
@@ -128,6 +141,12 @@ def _binary_kl(target: Tensor, prediction: Tensor) -> Tensor:
     return p * (F.logsigmoid(target) - F.logsigmoid(prediction)) + (1 - p) * (
         F.logsigmoid(-target) - F.logsigmoid(-prediction)
     )
+
+
+def _non_target_kl(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return KL(softmax(teacher / T) ‖ softmax(student / T)) [B] over the classes other than the label."""
+    is_label = F.one_hot(labels, student.shape[1]).bool()
+    return _masked_kl(teacher / temperature, student / temperature, ~is_label)
 
 
 def _masked_kl(target: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:

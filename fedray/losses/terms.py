@@ -59,6 +59,14 @@ def _mutual(inputs: LossInputs) -> Tensor:
     return functional.mutual(inputs.model_logits, peer)
 
 
+def _contrastive(inputs: LossInputs, temperature: float) -> Tensor:
+    positive, negative = (inputs.frozen[name].features for name in ("global", "previous"))
+    assert inputs.features is not None
+    assert positive is not None
+    assert negative is not None, "a strategy with this term uses features"
+    return functional.contrastive(inputs.features, positive, negative, temperature)
+
+
 DISTILLATIONS: Mapping[str, Callable[..., Tensor]] = {
     "kd": functional.kd,
     "ls_kd": functional.ls_kd,
@@ -78,6 +86,13 @@ TERMS: Mapping[str, Callable[..., Tensor]] = {
     "mutual": _mutual,
     "linear": lambda inputs, constant: functional.linear(
         inputs.parameters[: len(inputs.constants[constant])], inputs.constants[constant]
+    ),
+    "contrastive": _contrastive,
+    "not_true": lambda inputs, temperature: functional.not_true(
+        inputs.model_logits, inputs.frozen["global"].logits, inputs.labels, temperature=temperature
+    ),
+    "global_kd": lambda inputs, temperature: functional.kl(
+        inputs.frozen["global"].logits, inputs.model_logits, temperature
     ),
     "proximal": lambda inputs: functional.proximal(inputs.parameters, inputs.reference_params),
 }

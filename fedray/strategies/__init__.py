@@ -6,11 +6,16 @@ from fedray.registry import Registry
 from fedray.strategies.base import Strategy
 from fedray.strategies.fedavg import FedAvg
 from fedray.strategies.fedlpfm import FedLPFM
+from fedray.strategies.fedntd import FedNTD
 from fedray.strategies.fedprox import FedProx
 from fedray.strategies.fml import FML
+from fedray.strategies.global_teacher import GlobalTeacher
+from fedray.strategies.moon import Moon
 from fedray.strategies.scaffold import Scaffold
 
-STRATEGIES: Registry[Strategy] = Registry(Strategy, "fedray.strategies", (FedAvg, FedProx, FML, FedLPFM, Scaffold))
+STRATEGIES: Registry[Strategy] = Registry(
+    Strategy, "fedray.strategies", (FedAvg, FedProx, FML, FedLPFM, Scaffold, Moon, FedNTD, GlobalTeacher)
+)
 """The built-in strategies by name, in the order in which tables list them, and those of other packages."""
 
 AnyStrategy = Annotated[Strategy, STRATEGIES]

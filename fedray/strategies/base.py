@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from fedray.aggregation.aggregators import Aggregator
 from fedray.aggregation.messages import Aggregate
 from fedray.aggregation.server_optimizers import ServerOptimizer
 from fedray.losses.distillation import REQUIRED_OUTPUT
+from fedray.losses.teacher_term import TeacherTerm
 from fedray.section import Section
 from fedray.training.context import ClientContext, ClientResult, ClientStart
 from fedray.training.sections import AnyOptimizer
@@ -56,9 +59,20 @@ class Strategy(Section):
     """Whether loss terms read `LossInputs.features`, the inputs of the proxy's last linear layer."""
     frozen_models: ClassVar[tuple[str, ...]] = ()
     """Names of frozen copies of the proxy whose outputs loss terms read; `client_init` returns their weights."""
+    refuses_distillation: ClassVar[str] = ""
+    """The reason why `distillation` must be null; empty if it may be set."""
     name: str = ""
     weighting: Literal["examples", "uniform"] = "examples"
     """Weight of an update in the server's mean: proportional to its client's `examples` (n_i / n), or `uniform`."""
+    distillation: TeacherTerm | None = None
+    """The teacher's term, which is added to the proxy's objective; null for no teacher."""
+
+    @field_validator("distillation")
+    @classmethod
+    def _check_distillation(cls, distillation: TeacherTerm | None) -> TeacherTerm | None:
+        if distillation is not None and cls.refuses_distillation:
+            raise ValueError(cls.refuses_distillation)
+        return distillation
 
     def weight(self, examples: int) -> int:
         """Return the weight of an update in the server's mean."""
@@ -127,8 +141,16 @@ class Strategy(Section):
         return self.keeps_state or self.client_model is not None
 
     def active_objectives(self) -> dict[str, list[LossTerm]]:
-        """Return `objectives` without the terms whose weight is zero, which are not computed."""
-        return {model: [t for t in terms if t.weight != 0] for model, terms in self.objectives().items()}
+        """Return `objectives` with the teacher's term, without terms whose weight is zero, which are not computed."""
+        objectives = dict(self.objectives())
+        if self.distillation is not None:
+            objectives["proxy"] = self.distillation.added_to(objectives["proxy"])
+        return {model: [t for t in terms if t.weight != 0] for model, terms in objectives.items()}
+
+    @property
+    def teacher_term(self) -> TeacherTerm | None:
+        """The section with the weight and the loss of the teacher's term, if the objective has one."""
+        return self.distillation
 
     @property
     def required_outputs(self) -> frozenset[OutputKind]:
@@ -145,12 +167,12 @@ class Strategy(Section):
     @property
     def proxy_view(self) -> bool:
         """Whether the teacher needs the same views of the images as the proxy."""
-        return False
+        return self.distillation is not None and self.distillation.proxy_view
 
     @property
     def mixup(self) -> float:
         """Images are mixed with weights from Beta(mixup, mixup); 0 turns mixing off."""
-        return 0.0
+        return self.distillation.mixup if self.distillation is not None else 0.0
 
     @property
     def client_model(self) -> str | None:

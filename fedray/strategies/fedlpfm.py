@@ -6,56 +6,25 @@ convex balance and T = 1 are our interpretation; `balance: additive` is the alte
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
-
-from fedray.losses.distillation import KD, AnyDistillation, FunctionMatching
+from fedray.losses.teacher_term import TeacherTerm
 from fedray.strategies.base import Strategy
 from fedray.types import LossTerm
 
 
-class FedLPFM(Strategy):
+class FedLPFM(TeacherTerm, Strategy):
     """Minimises (1 - λ) · CE + λ · T² · KL(teacher ‖ proxy), or CE + λ · T² · KL(teacher ‖ proxy) if additive."""
 
     label: ClassVar[str] = "Fed-LPFM"
     color: ClassVar[str] = "#009E73"
+    path: ClassVar[str] = "strategy"
+    refuses_distillation: ClassVar[str] = "has the teacher's term already: set strategy.lam, temperature, balance, loss"
     name: Literal["fedlpfm"] = "fedlpfm"
-    balance: Literal["convex", "additive"] = "convex"
-    """Weight of the cross-entropy: 1 - `lam` (`convex`) or 1 (`additive`)."""
-    lam: float = Field(0.5, ge=0)
-    """λ, the weight of the distillation loss; at most 1 if the balance is convex."""
-    temperature: float = Field(1.0, gt=0)
-    """Temperature T of the distillation loss."""
-    loss: AnyDistillation = KD()
-    """The distillation loss, T² · KL by default."""
-
-    @field_validator("lam")
-    @classmethod
-    def _check_lam(cls, lam: float, info: ValidationInfo) -> float:
-        if info.data.get("balance") == "convex" and lam > 1:
-            raise ValueError("must be between 0 and 1 if balance is 'convex'")
-        return lam
-
-    @field_validator("loss")
-    @classmethod
-    def _check_function_matching(cls, loss: AnyDistillation, info: ValidationInfo) -> AnyDistillation:
-        if isinstance(loss, FunctionMatching) and (info.data.get("lam"), info.data.get("balance")) != (1, "convex"):
-            raise ValueError(
-                "must be the whole objective, as it uses no labels: set strategy.lam: 1 and strategy.balance: convex"
-            )
-        return loss
 
     @property
-    def proxy_view(self) -> bool:
-        """True for function matching, whose teacher needs the proxy's views."""
-        return isinstance(self.loss, FunctionMatching) and self.lam > 0
-
-    @property
-    def mixup(self) -> float:
-        """Function matching's mixup; 0 for other losses."""
-        return self.loss.mixup if isinstance(self.loss, FunctionMatching) else 0.0
+    def teacher_term(self) -> TeacherTerm:
+        """The strategy's own fields."""
+        return self
 
     def objectives(self) -> dict[str, list[LossTerm]]:
         """Cross-entropy and the distillation loss for the proxy."""
-        label_weight = 1 - self.lam if self.balance == "convex" else 1.0
-        distillation = self.loss.term(self.lam, self.temperature)
-        return {"proxy": [LossTerm("cross_entropy", label_weight), distillation]}
+        return {"proxy": self.added_to([LossTerm("cross_entropy")])}

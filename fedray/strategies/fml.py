@@ -19,6 +19,9 @@ class FML(Strategy):
 
     label: ClassVar[str] = "FML"
     color: ClassVar[str] = "#B5649A"
+    refuses_distillation: ClassVar[str] = (
+        "is not defined for two objectives: the private model, not the teacher, is distilled into the proxy; set null"
+    )
     name: Literal["fml"] = "fml"
     weighting: Literal["examples", "uniform"] = "uniform"
     """Weight of an update in the server's mean: `uniform` as in the paper, or proportional to `examples`."""
