@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.distillation import ADDED_WEIGHT, SUFFIX, is_added, teacher_weight
 from fedray.config.labels import short_field
 from fedray.results.specs import varying_fields
 from fedray.strategies import STRATEGIES
@@ -20,7 +21,8 @@ ALGORITHMS = {name: strategy.label or name for name, strategy in STRATEGIES.item
 """Labels of the strategies, by name."""
 SYMBOLS = {
     "strategy.lam": "λ", "strategy.mu": "μ", "strategy.temperature": "T", "strategy.alpha": "α", "strategy.beta": "β",
-    "strategy.loss.name": "", "partition.alpha": "α", "proxy.name": "", "data.train": "",
+    "strategy.loss.name": "", "strategy.distillation.lam": "λ", "strategy.distillation.temperature": "T",
+    "strategy.distillation.loss.name": "", "partition.alpha": "α", "proxy.name": "", "data.train": "",
 }  # fmt: skip
 COUNTED = {"partition.classes_per_client": ("class", "classes"), "partition.shards_per_client": ("shard", "shards")}
 CONDITION_SECTIONS = ("data.", "partition.")
@@ -32,8 +34,8 @@ PARTITION_KINDS = {
     "class_split": "",
     "shards": "",
 }
-DISTILLATION_FIELDS = ("strategy.temperature", "strategy.balance", "strategy.loss.")
-"""Fields without effect in a run that uses no teacher."""
+DISTILLATION_FIELDS = ("temperature", "balance", "loss.")
+"""Fields of the teacher's term without effect in a run that uses no teacher."""
 MAX_MEMBERS = 20
 """Maximum number of teachers in an ensemble's label."""
 
@@ -42,12 +44,17 @@ def name_runs(runs: pd.DataFrame, uses_teacher: "pd.Series[bool] | None" = None)
     """Return `runs` with the columns `algorithm`, `teacher_name`, `family`, `setting` and `condition`.
 
     `uses_teacher` is true for each run that used teacher outputs: a spec may name a teacher without using it. By
-    default it is true for runs with `strategy.lam` above 0. Equal labels mean specs that are equal except for the seed.
+    default it is true for runs whose λ is above 0. Equal labels mean specs that are equal except for the seed.
     """
     named = runs.copy()
+    weight = teacher_weight(runs)
     if uses_teacher is None:
-        uses_teacher = pd.to_numeric(_column(runs, "strategy.lam"), errors="coerce") > 0
-    named["algorithm"] = [ALGORITHMS.get(str(name), str(name).rpartition(":")[2]) for name in runs["strategy.name"]]
+        uses_teacher = weight > 0
+    ignores_term = weight.notna() & ~uses_teacher
+    suffix = is_added(runs).map({True: SUFFIX, False: ""})
+    labels = [ALGORITHMS.get(str(name), str(name).rpartition(":")[2]) for name in runs["strategy.name"]]
+    named["algorithm"] = [label + end for label, end in zip(labels, suffix, strict=True)]
+    runs = runs.assign(**{"strategy.name": runs["strategy.name"] + suffix})
     named["teacher_name"] = [teacher_name(row) if uses_teacher[run] else "" for run, row in _rows(runs)]
     fields = varying_fields(runs)
     distinctive = _distinctive(runs, fields)
@@ -56,7 +63,7 @@ def name_runs(runs: pd.DataFrame, uses_teacher: "pd.Series[bool] | None" = None)
     pairs = zip(named["algorithm"], named["teacher_name"], strict=True)
     named["family"] = [_joined([algorithm, teacher if several else ""]) for algorithm, teacher in pairs]
     named["setting"] = [
-        _joined([str(named.at[run, "family"]), *_values(row, setting_fields, uses_teacher=bool(uses_teacher[run]))])
+        _joined([str(named.at[run, "family"]), *_values(row, setting_fields, ignores_term=bool(ignores_term[run]))])
         for run, row in _rows(runs)
     ]
     condition_fields = [field for field in distinctive if field.startswith(CONDITION_SECTIONS)]
@@ -74,7 +81,13 @@ def _ordered(named: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
 
     def setting_key(row: dict[str, Any]) -> Any:
         algorithm, rest = row["algorithm"], ("strategy.", "proxy.", "training.", "teacher.")
-        return (ranks.get(algorithm, len(ranks)), algorithm, row["teacher_name"], values(row, rest), row["setting"])
+        return (
+            ranks.get(algorithm.removesuffix(SUFFIX), len(ranks)),
+            algorithm,
+            row["teacher_name"],
+            values(row, rest),
+            row["setting"],
+        )
 
     settings = [row["setting"] for row in sorted(rows, key=setting_key)]
     families = [row["family"] for row in sorted(rows, key=setting_key)]
@@ -137,15 +150,21 @@ def _member(run: "dict[str, Any]", prefix: str) -> str:
     return _text(run.get(f"{prefix}model")) or kind
 
 
-def _values(run: "dict[str, Any]", fields: Sequence[str], *, uses_teacher: bool) -> list[str]:
+def _values(run: "dict[str, Any]", fields: Sequence[str], *, ignores_term: bool) -> list[str]:
     """Labels of the fields that distinguish a setting from others of its family."""
     distinctive = [field for field in fields if field != "strategy.name" and not field.startswith("teacher.")]
-    ignored = DISTILLATION_FIELDS if not uses_teacher and not _is_missing(run.get("strategy.lam")) else ()
+    ignored = _term_fields(run) if ignores_term else ()
     return [
         _field_label(field, run[field])
         for field in distinctive
         if not (_is_missing(run[field]) or field.startswith(ignored))
     ]
+
+
+def _term_fields(run: "dict[str, Any]") -> tuple[str, ...]:
+    """Beginnings of the fields of a run's teacher's term that have no effect without a teacher."""
+    section = "strategy." if _is_missing(run.get(ADDED_WEIGHT)) else "strategy.distillation."
+    return tuple(section + field for field in DISTILLATION_FIELDS)
 
 
 def _condition(run: "dict[str, Any]", fields: Sequence[str]) -> str:

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.diagnosis.finding import Finding
+from analysis.distillation import base_algorithm, teacher_weight
 from analysis.text import listed, points
 
+BALANCES = ("strategy.balance", "strategy.distillation.balance")
 MIN_LEAD = 0.01
 """A smaller lead of the best λ may be due to chance."""
 
@@ -35,20 +37,27 @@ def teacher_accuracy(named: pd.DataFrame) -> Iterator[Finding]:
 
 
 def best_lambda(named: pd.DataFrame) -> Iterator[Finding]:
-    """Yield each teacher's best λ, and whether it is the smallest or largest value tried. FedAvg counts as λ = 0."""
-    if "strategy.lam" not in named:
-        return
-    swept = named.assign(lam=named["strategy.lam"].where(named["algorithm"] != "FedAvg", 0.0))
-    swept = swept[swept["lam"].notna()].astype({"lam": float})
-    for teacher in sorted(set(swept["teacher_name"]) - {""}):
-        runs = swept[swept["teacher_name"].isin([teacher, ""])]  # runs with λ = 0 use no teacher
+    """Yield each teacher's best λ, and whether it is the smallest or largest value tried.
+
+    λ = 0 is the algorithm without the teacher: FedAvg for Fed-LPFM.
+    """
+    lams = teacher_weight(named)
+    distilled = named[lams.notna() & (named["teacher_name"] != "")]
+    pairs = sorted(set(zip(distilled["teacher_name"], distilled["algorithm"], strict=True)))
+    for teacher, algorithm in pairs:
+        base = lams.where(named["algorithm"] != base_algorithm(algorithm), 0.0)
+        is_of_pair = (named["algorithm"] == algorithm) & named["teacher_name"].isin([teacher, ""])  # λ = 0: no teacher
+        is_base = named["algorithm"] == base_algorithm(algorithm)
+        runs = named.assign(lam=base)[(is_of_pair | is_base) & base.notna()]
         if runs.loc[runs["lam"] > 0, "lam"].nunique() > 1 and runs["lam"].nunique() > 2:
-            yield from _lambda_findings(teacher, runs)
+            several = len({other for _, other in pairs}) > 1
+            yield from _lambda_findings(f"{algorithm} and {teacher}" if several else teacher, runs)
 
 
 def _lambda_findings(teacher: str, runs: pd.DataFrame) -> Iterator[Finding]:
     best, low, high = _best_by_condition(runs), runs["lam"].min(), runs["lam"].max()
-    is_convex = "strategy.balance" not in runs or (runs["strategy.balance"].dropna() == "convex").all()
+    balances = [runs[field].dropna() for field in BALANCES if field in runs]
+    is_convex = all((balance == "convex").all() for balance in balances)
     for lam, name, beyond in ((low, "smallest", "smaller"), (high, "largest", "larger")):
         rows = best[best["lam"] == lam]
         if rows.empty:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis.distillation import SUFFIX
 from analysis.outcomes import averaged_rounds
 from fedray.strategies import STRATEGIES
 from fedray.strategies.base import Strategy
@@ -45,8 +46,8 @@ SINGLE_WIDTH_INCHES = 7.2
 
 
 def color(algorithm: str) -> str:
-    """Return the colour of an algorithm's strategy class; a neutral one for an unknown algorithm."""
-    return COLORS.get(algorithm, Strategy.color)
+    """Return the colour of an algorithm's strategy class, with or without a teacher; a neutral one if it is unknown."""
+    return COLORS.get(algorithm.removesuffix(SUFFIX), Strategy.color)
 
 
 def styles(families: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:

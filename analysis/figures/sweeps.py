@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from analysis.distillation import ADDED_WEIGHT, WEIGHT, teacher_weight
 from analysis.figures import style
 from analysis.figures.families import chosen, present, share_legend, styles_of
 from analysis.labels import CONDITION_SECTIONS, backbone, teacher_method
@@ -33,11 +34,11 @@ def lambda_curves(named: pd.DataFrame) -> "Figure | None":
         for axes, condition in zip(panels, conditions, strict=True):
             runs = swept[swept["condition"] == condition]
             for family in present(shown["family"]):
-                points = _of_family(runs, family).groupby("strategy.lam")["last"].agg(["mean", "std"]) * 100
+                points = _of_family(runs, family).groupby("lam")["last"].agg(["mean", "std"]) * 100
                 std = points["std"].fillna(0)
                 axes.errorbar(points.index, points["mean"], yerr=std, capsize=2, markersize=4, **styles[family])
             _draw_fedavg(axes, named, condition)
-            _label_lambdas(axes, sorted(swept["strategy.lam"].unique()))
+            _label_lambdas(axes, sorted(swept["lam"].unique()))
         style.label_outer(panels, LAMBDA, style.accuracy_label(named["k"]))
         fedavg = {"FedAvg": {"color": style.color("FedAvg"), "linestyle": style.DASHES[1]}}
         drawn = {family: styles[family] for family in present(shown["family"])}
@@ -46,7 +47,7 @@ def lambda_curves(named: pd.DataFrame) -> "Figure | None":
 
 
 def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
-    """Return a figure with a panel per teacher: the difference to FedAvg in points by condition and λ.
+    """Return a figure with a panel per teacher (and algorithm): the difference to FedAvg in points by condition and λ.
 
     Differences are between pairs with the same seed, as in `tables.comparison`; without FedAvg, accuracies in % are
     drawn. The best λ of a condition is framed.
@@ -58,11 +59,13 @@ def lambda_heatmap(named: pd.DataFrame) -> "Figure | None":
     has_fedavg = "difference to FedAvg" in compared
     cells = 100 * compared.set_index(["setting", "condition"])["difference to FedAvg" if has_fedavg else "mean"]
     distilled = swept[swept["teacher_name"] != ""]
-    teachers = dict(zip(distilled["teacher_name"], distilled["family"].astype(str), strict=True))
-    conditions, lams = present(swept["condition"]), sorted(swept["strategy.lam"].unique())
+    one_algorithm = distilled["algorithm"].nunique() == 1
+    titles = distilled["teacher_name"] if one_algorithm else distilled["family"].astype(str)
+    families = dict(zip(titles, distilled["family"].astype(str), strict=True))
+    conditions, lams = present(swept["condition"]), sorted(swept["lam"].unique())
     grids = {
-        teacher: _grid(_of_family(swept, family), cells).reindex(index=conditions, columns=lams)
-        for teacher, family in sorted(teachers.items())
+        title: _grid(_of_family(swept, family), cells).reindex(index=conditions, columns=lams)
+        for title, family in sorted(families.items())
     }
     values = np.stack([grid.to_numpy(dtype=float) for grid in grids.values()])
     if not np.isfinite(values).any():
@@ -104,19 +107,19 @@ def _swept(named: pd.DataFrame) -> pd.DataFrame | None:
     Only runs that differ from the best setting of their family in λ alone: accuracies by λ are comparable at one
     temperature only.
     """
-    if "strategy.lam" not in named:
-        return None
-    swept = named[named["strategy.lam"].notna()].astype({"strategy.lam": float})
-    ignored = ("strategy.lam", "strategy.name", "teacher.", *CONDITION_SECTIONS)
+    lams = teacher_weight(named)
+    swept = named.assign(lam=lams)[lams.notna()]
+    ignored = ("lam", WEIGHT, ADDED_WEIGHT, "strategy.name", "teacher.", *CONDITION_SECTIONS)
     best = best_of_families(swept).drop_duplicates("family").set_index("family")
     for field in [field for field in varying_fields(swept) if not field.startswith(ignored)]:
         swept = swept[swept[field].astype(str) == swept["family"].map(best[field].astype(str)).astype(str)]
-    return swept if swept["strategy.lam"].nunique() > 1 and (swept["teacher_name"] != "").any() else None
+    return swept if swept["lam"].nunique() > 1 and (swept["teacher_name"] != "").any() else None
 
 
 def _of_family(swept: pd.DataFrame, family: str) -> pd.DataFrame:
-    """The runs of a family, and the runs without a teacher (λ = 0)."""
-    return swept[(swept["family"] == family) | (swept["teacher_name"] == "")]
+    """The runs of a family, and the runs of its algorithm without a teacher (λ = 0)."""
+    algorithms = swept.loc[swept["family"] == family, "algorithm"]
+    return swept[(swept["family"] == family) | ((swept["teacher_name"] == "") & swept["algorithm"].isin(algorithms))]
 
 
 def _draw_fedavg(axes: "Axes", named: pd.DataFrame, condition: str) -> None:
@@ -133,7 +136,7 @@ def _label_lambdas(axes: "Axes", lams: Sequence[float]) -> None:
 
 def _grid(swept: pd.DataFrame, cells: "pd.Series[float]") -> pd.DataFrame:
     """Cells of these settings by condition (rows) and λ (columns); NaN without a run."""
-    lams = swept.drop_duplicates("setting").set_index("setting")["strategy.lam"].rename("lam")
+    lams = swept.drop_duplicates("setting").set_index("setting")["lam"]
     rows = cells.rename("cell").reset_index().merge(lams, on="setting")
     return rows.pivot_table(index="condition", columns="lam", values="cell", observed=True)
 

@@ -7,6 +7,7 @@ from itertools import product
 
 import pandas as pd
 
+from analysis.distillation import teacher_weight
 from analysis.labels import name_runs
 from analysis.outcomes import averaged_rounds, comparable, outcomes, spent, until
 from analysis.records import Records
@@ -85,8 +86,7 @@ class ReportData:
 def _uses_teacher(records: Records) -> "pd.Series[bool]":
     """True for each run that used teacher outputs; if that is unknown, for each run whose λ is above 0."""
     used = spent(records.rounds)["teacher_outputs_used"].reindex(records.runs.index)
-    weight = records.runs.get("strategy.lam", pd.Series(float("nan"), records.runs.index))
-    return (used > 0).where(used.notna(), pd.to_numeric(weight, errors="coerce") > 0).astype(bool)
+    return (used > 0).where(used.notna(), teacher_weight(records.runs) > 0).astype(bool)
 
 
 def _complete_runs(records: Records) -> tuple[pd.DataFrame, list[str]]:

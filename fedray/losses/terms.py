@@ -31,7 +31,7 @@ class LossInputs:
     labels: Tensor  # int64 [B]
     targets: Mapping[str, Tensor]  # teacher outputs: `logits` [B, C] or `features` [B, d]
     projected: Tensor | None  # [B, d], the model's features in the space of the teacher's
-    parameters: Sequence[Tensor]  # the model's trained parameters
+    parameters: Sequence[Tensor]  # the model's trained parameters, without those of a projection
     reference_params: Sequence[Tensor]  # their values at the start of the round; empty if no term needs them
     constants: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     """The strategy's groups of constants, each with one tensor per trained parameter of the proxy."""
@@ -84,9 +84,7 @@ TERMS: Mapping[str, Callable[..., Tensor]] = {
     **{name: _distillation(loss, REQUIRED_OUTPUT[name]) for name, loss in DISTILLATIONS.items()},
     "cross_entropy": lambda inputs: functional.cross_entropy(inputs.model_logits, inputs.labels),
     "mutual": _mutual,
-    "linear": lambda inputs, constant: functional.linear(
-        inputs.parameters[: len(inputs.constants[constant])], inputs.constants[constant]
-    ),
+    "linear": lambda inputs, constant: functional.linear(inputs.parameters, inputs.constants[constant]),
     "contrastive": _contrastive,
     "not_true": lambda inputs, temperature: functional.not_true(
         inputs.model_logits, inputs.frozen["global"].logits, inputs.labels, temperature=temperature

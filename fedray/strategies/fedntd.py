@@ -19,7 +19,7 @@ class FedNTD(Strategy):
     """
 
     label: ClassVar[str] = "FedNTD"
-    color: ClassVar[str] = "#A6761D"
+    color: ClassVar[str] = "#777700"
     frozen_models: ClassVar[tuple[str, ...]] = ("global",)
     name: Literal["fedntd"] = "fedntd"
     beta: float = Field(1.0, ge=0)

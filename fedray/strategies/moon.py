@@ -19,7 +19,7 @@ class Moon(Strategy):
     """
 
     label: ClassVar[str] = "MOON"
-    color: ClassVar[str] = "#56B4E9"
+    color: ClassVar[str] = "#C44E52"
     keeps_state: ClassVar[bool] = True
     uses_features: ClassVar[bool] = True
     frozen_models: ClassVar[tuple[str, ...]] = ("global", "previous")

@@ -60,8 +60,9 @@ class Trainer:
     ) -> None:
         self.training = training
         self._models, self._objectives, self._frozen, self._taps = models, objectives, frozen, taps
-        self._parameters = {name: list(model.parameters()) for name, model in models.items()}
-        all_parameters = [p for parameters in self._parameters.values() for p in parameters]
+        self._trained = {name: list(model.parameters()) for name, model in models.items()}
+        all_parameters = [p for parameters in self._trained.values() for p in parameters]
+        self._parameters = {name: list(_exchanged(model).parameters()) for name, model in models.items()}
         self._device = all_parameters[0].device
         self._optimizer = make_optimizer(training.optimizer, all_parameters)
         self._reference_params = {
@@ -85,9 +86,8 @@ class Trainer:
 
     def set_constants(self, constants: ArrayGroups) -> None:
         """Copy groups of one array per trained parameter of the proxy to the device, always to the same addresses."""
-        proxy = self._models["proxy"]
-        names = [name for name, _ in (proxy.proxy if isinstance(proxy, Projected) else proxy).named_parameters()]
-        parameters = self._parameters["proxy"][: len(names)]
+        names = [name for name, _ in _exchanged(self._models["proxy"]).named_parameters()]
+        parameters = self._parameters["proxy"]
         for group, arrays in constants.items():
             tensors = self._constants.setdefault(group, [torch.empty_like(p) for p in parameters])
             for tensor, name in zip(tensors, names, strict=True):
@@ -133,9 +133,14 @@ class Trainer:
             losses.append(loss)
         torch.autograd.backward(losses)
         if self.training.clip_norm is not None:
-            for parameters in self._parameters.values():
+            for parameters in self._trained.values():
                 nn.utils.clip_grad_norm_(parameters, self.training.clip_norm)
         self._optimizer.step()
+
+
+def _exchanged(model: nn.Module) -> nn.Module:
+    """Return the model without its projection, which stays on the client: loss terms on parameters omit it."""
+    return model.proxy if isinstance(model, Projected) else model
 
 
 class LossMeter:

@@ -220,9 +220,9 @@ def test_labels_are_sorted_by_algorithm_and_value(tmp_path: Path) -> None:
 
 def test_unknown_algorithm_is_labelled_with_its_name(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "s" / "a")
-    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text().replace("name: fedavg", "name: scaffold"))
+    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text().replace("name: fedavg", "name: later"))
     named = name_runs(runs(tmp_path, {}, {"strategy": LPFM}))
-    assert named["setting"].cat.categories.tolist() == ["FedAvg", "Fed-LPFM", "scaffold"]
+    assert named["setting"].cat.categories.tolist() == ["FedAvg", "Fed-LPFM", "later"]
 
 
 def test_equal_labels_mean_equal_specs(tmp_path: Path) -> None:
