@@ -17,7 +17,9 @@ class FedLPFM(TeacherTerm, Strategy):
     label: ClassVar[str] = "Fed-LPFM"
     color: ClassVar[str] = "#009E73"
     path: ClassVar[str] = "strategy"
-    refuses_distillation: ClassVar[str] = "has the teacher's term already: set strategy.lam, temperature, balance, loss"
+    refuses_distillation: ClassVar[str] = (
+        "must be null for fedlpfm, which has these fields itself: set strategy.lam, balance, temperature and loss"
+    )
     name: Literal["fedlpfm"] = "fedlpfm"
 
     @property

@@ -52,6 +52,34 @@ def ensemble(*teachers: str, **fields: str) -> str:
             ["strategy={name: fedlpfm, loss: {name: kd, alpha: 1}}", ZERO_SHOT],
             "unknown field 'strategy.loss.alpha' ('strategy.loss' has name, direction)",
         ),
+        (["strategy={name: scaffold, distillation: {}}"], "it distils from a teacher and the spec has none"),
+        (
+            ["strategy={name: moon, distillation: {lam: 2}}", ZERO_SHOT],
+            "strategy.distillation.lam is 2, but must be between 0 and 1 if balance is 'convex'.",
+        ),
+        (
+            ["strategy={name: moon, distillation: {loss: {name: function_matching}}}", ZERO_SHOT],
+            "set strategy.distillation.lam: 1 and strategy.distillation.balance: convex.",
+        ),
+        (
+            [
+                "strategy={name: moon, distillation: {lam: 1, loss: {name: function_matching}}}",
+                "teacher={kind: zero_shot, view: proxy}",
+            ],
+            "set teacher.mode: online, or strategy.distillation.loss.mixup: 0.",
+        ),
+        (
+            ["strategy={name: fedntd, distillation: {lam: 1, loss: {name: function_matching}}}", ZERO_SHOT],
+            "but must have another loss than function_matching, which uses no labels, as fedntd does.",
+        ),
+        (
+            ["strategy={name: fedlpfm, distillation: {}}", ZERO_SHOT],
+            "strategy.distillation is {}, but must be null for fedlpfm, which has these fields itself: set strategy.lam",
+        ),
+        (
+            ["strategy={name: fml, distillation: {lam: 0.2}}", ZERO_SHOT],
+            "strategy.distillation is {'lam': 0.2}, but must be null for fml: of its two objectives",
+        ),
     ],
 )
 def test_bad_losses(run_error: Callable[..., str], overrides: list[str], expected: str) -> None:
