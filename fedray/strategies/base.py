@@ -140,12 +140,16 @@ class Strategy(Section):
         """Whether clients keep anything from round to round."""
         return self.keeps_state or self.client_model is not None
 
-    def active_objectives(self) -> dict[str, list[LossTerm]]:
-        """Return `objectives` with the teacher's term, without terms whose weight is zero, which are not computed."""
-        objectives = dict(self.objectives())
+    def composed_objectives(self) -> dict[str, list[LossTerm]]:
+        """Return `objectives`, with the teacher's term of `distillation` in the proxy's."""
+        objectives = {model: list(terms) for model, terms in self.objectives().items()}
         if self.distillation is not None:
             objectives["proxy"] = self.distillation.added_to(objectives["proxy"])
-        return {model: [t for t in terms if t.weight != 0] for model, terms in objectives.items()}
+        return objectives
+
+    def active_objectives(self) -> dict[str, list[LossTerm]]:
+        """Return `composed_objectives` without the terms whose weight is zero, which are not computed."""
+        return {model: [t for t in terms if t.weight != 0] for model, terms in self.composed_objectives().items()}
 
     @property
     def teacher_term(self) -> TeacherTerm | None:

@@ -122,7 +122,7 @@ def _step_kind(experiment: Experiment) -> Hashable:
         experiment.data,
         experiment.proxy,
         strategy.name,
-        frozenset((model, term.loss) for model, terms in strategy.active_objectives().items() for term in terms),
+        frozenset((model, term.loss) for model, terms in strategy.composed_objectives().items() for term in terms),
         strategy.required_outputs,
         experiment.teacher if _is_online(experiment) else None,
         (training.optimizer.name, training.clip_norm is None),

@@ -74,7 +74,7 @@ def ensemble(*teachers: str, **fields: str) -> str:
         ),
         (
             ["strategy={name: fedlpfm, distillation: {}}", ZERO_SHOT],
-            "strategy.distillation is {}, but must be null for fedlpfm, which has these fields itself: set strategy.lam",
+            "strategy.distillation is {}, but must be null for fedlpfm, which has these fields itself: set strategy.",
         ),
         (
             ["strategy={name: fml, distillation: {lam: 0.2}}", ZERO_SHOT],
