@@ -54,5 +54,5 @@ def test_every_command_of_the_page(tmp_path: Path) -> None:
     write_files(tmp_path)
     for command in commands():
         shell(tmp_path, command)
-    report = next((tmp_path / "study").rglob("report.html")).read_text()
+    report = next((tmp_path / "reports").rglob("*.html")).read_text()
     assert all(label in report for label in ("FedCM", "SCAFFOLD", "FedAvg"))
