@@ -76,10 +76,21 @@ def as_source(found: object) -> object:
         return _image_set([*map(_pixels, _channels_last(np.asarray(images)))], labels, *classes)
     if hasattr(found, "column_names") and hasattr(found, "features"):
         return _of_hugging_face(found)
-    if hasattr(found, "__getitem__") and hasattr(found, "__len__") and not isinstance(found, str | Mapping | tuple):
-        items = [found[index] for index in range(len(found))]
+    if (
+        hasattr(found, "__getitem__")
+        and hasattr(found, "__len__")
+        and not isinstance(found, str | Mapping | tuple | list | bytes)
+    ):
+        items = [_pair(found[index]) for index in range(len(found))]
         return _image_set([_pixels(item[0]) for item in items], [item[1] for item in items], _classes_of(found))
     return found
+
+
+def _pair(item: object) -> tuple[object, object]:
+    """Return an item of a data set as (image, label). Raises ValueError."""
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        raise ValueError(f"must have items of an image and a label; its first item is {str(item)[:100]}")
+    return item[0], item[1]
 
 
 Source = Annotated[

@@ -13,7 +13,7 @@ from fedray.backends.base import CallResult, MakeBackend
 from fedray.backends.ray.actors import RayBackend
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
-from fedray.models.weights import WeightsFile
+from fedray.models.weights import GroupsFile
 from fedray.types import ClientUpdate
 from fedray.workers.requests import ClientTask, TrainClients
 
@@ -35,10 +35,10 @@ def test_ray_reads_a_file_when_its_request_starts(small: Make, tmp_path: Path) -
 def check(small: Make, tmp_path: Path, make_backend: MakeBackend) -> None:
     """While the caller handles a result, a single worker has at most the next request: later files do not exist."""
     experiment = small(resources={"clients_per_actor": 4})
-    files = [WeightsFile(tmp_path / f"{number}.safetensors") for number in range(6)]
+    files = [GroupsFile(tmp_path / f"{number}.safetensors") for number in range(6)]
 
     def write(number: int) -> None:
-        files[number].write({"w": np.full(2**16, number, np.float32)})
+        files[number].write({"own": {"w": np.full(2**16, number, np.float32)}})
 
     backend = make_backend(experiment, federated.load(experiment))
     try:

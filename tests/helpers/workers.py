@@ -137,9 +137,9 @@ class DescribingWorker(Worker):
 
 
 class SummingWorker(Worker):
-    """Does not train: its updates hold the sum of the client's private weights."""
+    """Does not train: its updates hold the sum of the client's state."""
 
     def _train_clients(self, request: TrainClients) -> WorkerResult[Sequence[Outcome]]:
         (task,) = request.tasks
-        total = sum(float(array.sum()) for array in (task.read_state() or {}).values())
+        total = sum(float(array.sum()) for group in task.read_state().values() for array in group.values())
         return WorkerResult([ClientUpdate(task.client, task.round, 0, {"sum": total}, 0.0, "", "")])

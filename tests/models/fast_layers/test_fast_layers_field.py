@@ -31,10 +31,11 @@ def train(experiment: Experiment) -> tuple[Weights, set[type[nn.Module]]]:
     hook = nn.modules.module.register_module_forward_hook(lambda module, *_: classes.add(type(module)))
     try:
         request = TrainClients((ClientTask(1, 0),), LocalValue({"weights": weights}))
-        trained = Worker(experiment, data).handle(request).weights
+        messages = Worker(experiment, data).handle(request).messages
     finally:
         hook.remove()
-    assert isinstance(trained, dict)
+    assert isinstance(messages, dict)
+    trained = messages["weights"].arrays
     return {name: trained[name] - array for name, array in weights.items()}, classes
 
 
