@@ -103,6 +103,14 @@ class TeacherOutput:
 
 
 @dataclass(frozen=True)
+class ServerTraining:
+    """The result of the server's own training in a round."""
+
+    weights: Weights
+    seconds: float
+
+
+@dataclass(frozen=True)
 class InitialState:
     """The state at the start of a run, as a worker reports it."""
 

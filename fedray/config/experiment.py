@@ -96,6 +96,13 @@ class Experiment(Section):
             _check_teacher_targets(strategy, teacher)
         return strategy
 
+    @field_validator("strategy")
+    @classmethod
+    def _public_images_exist(cls, strategy: AnyStrategy, info: ValidationInfo) -> AnyStrategy:
+        if strategy.needs_public_data and "data" in info.data and info.data["data"].public_fraction == 0:
+            raise ValueError("it uses the public split, so data.public_fraction must be above 0")
+        return strategy
+
     @field_validator("training")
     @classmethod
     def _cohort_can_reach_its_minimum(cls, training: Training, info: ValidationInfo) -> Training:

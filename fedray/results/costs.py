@@ -51,6 +51,8 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
             "peak_bytes": proxy_peak,
         },
     }
+    if server_seconds := _sum(rounds, "server_seconds"):
+        document["server"] = {"seconds": round(server_seconds, 3)}
     if "private" in flops:
         document["private"] = _flops(flops["private"], trained)
     replace_text(folder / "costs.json", json.dumps(document, indent=2))

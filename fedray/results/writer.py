@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROUNDS_COLUMNS = (
     "round", "test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy", "clients", "failed_clients",
-    "retried", "update_norm", "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up",
+    "retried", "update_norm", "update_drift", "update_cosine", "seconds", "server_seconds", "bytes_down", "bytes_up",
     "teacher_outputs_used", "teacher_forward_passes", "teacher_flops", "teacher_seconds",
 )  # fmt: skip
 CLASSES_COLUMNS = ("round", "class", "class_name", "examples", "test_accuracy")
@@ -36,7 +36,7 @@ TEXT_COLUMNS = (
     "class_name", "client_label", "retried", "node", "device", "failure", "time", "fault", "subject", "response",
     "reason", "trial", "state", "code", "data", "torch",
 )  # fmt: skip
-AMOUNT_PREFIXES = ("seconds", "bytes", "teacher_", "failed_clients", "examples")
+AMOUNT_PREFIXES = ("seconds", "server_seconds", "bytes", "teacher_", "failed_clients", "examples")
 """Columns whose names start like this are never negative or infinite."""
 
 

@@ -26,6 +26,7 @@ from fedray.results.writer import RunTables, write_confusion
 from fedray.server import teacher_targets
 from fedray.server.cohort import CohortResult, CohortTrainer, draw_cohort
 from fedray.server.loss_monitor import LossMonitor
+from fedray.server.public_training import check_public_split
 from fedray.server.smallest_batch import check_smallest_batch
 from fedray.server.step import broadcast, broadcast_bytes, round_info, server_step
 from fedray.server.teacher_client import TeacherClient
@@ -89,6 +90,7 @@ class Driver:
         self._lock_timeout = lock_timeout
         data = federated.load(experiment.data, experiment.partition, experiment.seed, read)
         teacher_targets.check_assignment(experiment, data)
+        check_public_split(experiment, data)
         contents = contents_of(experiment, data)
         self._identify = partial(self._folder.identify, experiment, contents, allow_code_change=allow_code_change)
         self._backend = (make_backend or backend_of(experiment))(experiment, data)
@@ -126,18 +128,20 @@ class Driver:
                     # 3. Build each client's targets from cached teacher outputs; missing outputs are computed first.
                     targets = self._build_targets(number, cohort, on_progress)
                     # 4. Train the cohort; messages are checked, and summed on the nodes where they are.
-                    names, state_rounds = self._initial.trained_names, self._state.state_rounds
-                    trained = self._trainer.train(number, cohort, arrays, targets, state_rounds, names)
-                    # 5. The strategy turns the aggregate into a target, and the server optimizer steps to it.
+                    old, names = self._state, self._initial.trained_names
+                    trained = self._trainer.train(number, cohort, arrays, targets, old.state_rounds, names)
+                    # 5. The strategy turns the aggregate into a target, and may train it on public data; the server
+                    #    optimizer steps to it.
                     info = round_info(number, trained.updates, self._data, self._initial.parameters)
-                    server = server_step(self._experiment, self._state.server, trained.aggregate, info)
-                    state = RunState(server, {**state_rounds, **trained.state_rounds})
+                    server, phase_s = server_step(self._experiment, self._backend, old.server, trained.aggregate, info)
+                    state = RunState(server, {**old.state_rounds, **trained.state_rounds})
                     # 6. Evaluate on the workers; write the round's rows and, if it is due, a checkpoint.
                     record = self._evaluate(state, trained)
                 except LostError as error:
                     self._rollback(tables, error)
                     continue
-                record.round["seconds"] = round(time.perf_counter() - start, 3)
+                seconds = {"seconds": time.perf_counter() - start, "server_seconds": phase_s}
+                record.round.update({name: round(value, 3) for name, value in seconds.items()})
                 record.round.update(self._teacher_columns(cohort, teacher_costs, record))
                 self._commit(tables, state, record)
                 yield RoundResult(number, self._experiment.training.rounds, record.round, tuple(self._warnings))

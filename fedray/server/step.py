@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from fedray.aggregation.messages import Aggregate
+from fedray.backends.base import Backend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.models.weights import nbytes
+from fedray.server.public_training import train_on_public
 from fedray.strategies.base import RoundInfo
 from fedray.types import ArrayGroups, ClientUpdate, ParameterInfo, ServerState
 
@@ -36,9 +38,16 @@ def round_info(
     )
 
 
-def server_step(experiment: Experiment, old: ServerState, aggregate: Aggregate, info: RoundInfo) -> ServerState:
-    """Return the state after a round: the strategy's target, the server optimizer's step to it, the extra state."""
+def server_step(
+    experiment: Experiment, backend: Backend, old: ServerState, aggregate: Aggregate, info: RoundInfo
+) -> tuple[ServerState, float]:
+    """Return the state after a round, and the seconds of the server's own training.
+
+    The strategy's target is trained in its server phase, if there is one, on a worker. Then the server optimizer steps
+    to it, and the extra state is computed.
+    """
     target = experiment.strategy.server_target(old, aggregate, info)
-    weights, moments = experiment.server.step(old.weights, target, old.moments, info.trained_names)
+    trained = train_on_public(experiment, backend, old, aggregate, target)
+    weights, moments = experiment.server.step(old.weights, trained.weights, old.moments, info.trained_names)
     extra = experiment.strategy.server_extra(old, aggregate, info)
-    return ServerState(info.round, weights, extra, moments)
+    return ServerState(info.round, weights, extra, moments), trained.seconds

@@ -5,6 +5,7 @@ from typing import Annotated
 from fedray.registry import Registry
 from fedray.strategies.base import Strategy
 from fedray.strategies.fedavg import FedAvg
+from fedray.strategies.feddf import FedDF
 from fedray.strategies.fedlpfm import FedLPFM
 from fedray.strategies.fedntd import FedNTD
 from fedray.strategies.fedprox import FedProx
@@ -14,7 +15,7 @@ from fedray.strategies.moon import Moon
 from fedray.strategies.scaffold import Scaffold
 
 STRATEGIES: Registry[Strategy] = Registry(
-    Strategy, "fedray.strategies", (FedAvg, FedProx, FML, FedLPFM, Scaffold, Moon, FedNTD, GlobalTeacher)
+    Strategy, "fedray.strategies", (FedAvg, FedProx, FML, FedLPFM, Scaffold, Moon, FedNTD, GlobalTeacher, FedDF)
 )
 """The built-in strategies by name, in the order in which tables list them, and those of other packages."""
 

@@ -16,8 +16,9 @@ from fedray.losses.distillation import REQUIRED_OUTPUT
 from fedray.losses.teacher_term import TeacherTerm
 from fedray.section import Section
 from fedray.training.context import ClientContext, ClientResult, ClientStart
+from fedray.training.phases import ServerPhase
 from fedray.training.sections import AnyOptimizer
-from fedray.types import ArrayGroups, LossTerm, Message, OutputKind, ParameterInfo, ServerState, Weights
+from fedray.types import ArrayGroups, LossTerm, Message, OutputKind, ParameterInfo, ServerState, TargetArrays, Weights
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Strategy(Section):
     """A federated algorithm. A subclass defines its `name`, its parameters and its `objectives`.
 
     A round calls `broadcast` on the server; `client_init`, local training on `objectives`, and `client_final` for each
-    client; then `server_target` and `server_extra` on the server.
+    client; then on the server `server_target`, its own training on public data (`server_phase`), and `server_extra`.
     """
 
     label: ClassVar[str] = ""
@@ -57,6 +58,8 @@ class Strategy(Section):
     """Whether `client_final` returns state, or a parameter is not shared."""
     uses_features: ClassVar[bool] = False
     """Whether loss terms read `LossInputs.features`, the inputs of the proxy's last linear layer."""
+    uses_public_data: ClassVar[bool] = False
+    """Whether clients read the public images, with `ClientContext.public_logits`; the server's phase reads them too."""
     frozen_models: ClassVar[tuple[str, ...]] = ()
     """Names of frozen copies of the proxy whose outputs loss terms read; `client_init` returns their weights."""
     refuses_distillation: ClassVar[str] = ""
@@ -129,6 +132,14 @@ class Strategy(Section):
         """Return the weights, float64, to which the server optimizer steps: the aggregate of the clients' weights."""
         return {**state.weights, **aggregate.weights}
 
+    def server_phase(self) -> ServerPhase | None:
+        """Return the server's own training on the public images, which starts from `server_target`; None for none."""
+        return None
+
+    def public_targets(self, aggregate: Aggregate) -> TargetArrays:  # noqa: ARG002
+        """Return the targets of the server's training by kind, `logits` float32 [P, classes], for the public images."""
+        return {}
+
     def server_extra(self, state: ServerState, aggregate: Aggregate, info: RoundInfo) -> ArrayGroups:  # noqa: ARG002
         """Return the new groups of `ServerState.extra`; `state` is the state before the round."""
         return state.extra
@@ -167,6 +178,11 @@ class Strategy(Section):
     def needs_teacher(self) -> bool:
         """Whether an active loss term needs teacher outputs."""
         return bool(self.required_outputs)
+
+    @property
+    def needs_public_data(self) -> bool:
+        """Whether clients or server read the public images."""
+        return self.uses_public_data or self.server_phase() is not None
 
     @property
     def proxy_view(self) -> bool:

@@ -1,7 +1,10 @@
 """One client in one round, as its strategy sees it: NumPy arrays, before and after local training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from fedray.training.sections import SGD, AnyOptimizer
 from fedray.types import ArrayGroups, Indices, Message, ParameterInfo, Weights
@@ -29,6 +32,8 @@ class ClientContext:
     """Learning rate of these steps."""
     optimizer: AnyOptimizer
     """The optimizer that takes these steps."""
+    predict_public: Callable[[Weights], npt.NDArray[np.float32]]
+    """Returns the logits [P, classes] of the proxy with some weights for the P public images."""
 
     @property
     def received(self) -> Weights:
@@ -46,6 +51,13 @@ class ClientContext:
         of steps, more with momentum. (x - y) / (lr · gradient_weight) is a weighted mean of the gradients."""
         assert isinstance(self.optimizer, SGD), "strategies that read it refuse other optimizers"
         return self.optimizer.gradient_weight(self.steps)
+
+    def public_logits(self) -> npt.NDArray[np.float32]:
+        """Return the logits [P, classes] of the client's proxy for the public images, not augmented.
+
+        They are computed by each call, in evaluation mode, with the present `weights`.
+        """
+        return self.predict_public(self.weights)
 
     def trained(self, weights: Weights) -> Weights:
         """Return the trained parameters among some weights, without the buffers."""

@@ -16,26 +16,38 @@ from fedray.seeding import torch_rng
 from fedray.training.batches import Batch, ClientData, batches
 from fedray.training.cuda_graph import CudaGraphStep
 from fedray.training.optimizers import make_optimizer
+from fedray.training.schedules import Schedule
 from fedray.training.sections import Training
 from fedray.types import ArrayGroups, LossTerm, loss_column
 
 
-def local_update(trainer: "Trainer", data: ClientData, *, number: int, seed: int, client: int) -> dict[str, float]:
+def local_update(
+    trainer: "Trainer",
+    data: ClientData,
+    *,
+    number: int,
+    seed: int,
+    client: int,
+    step_schedule: Schedule | None = None,
+) -> dict[str, float]:
     """Train the trainer's models in place on one client's examples, for the epochs or steps of round `number`.
 
-    The optimizer's moments start at zero. Return the mean of each loss term over the examples of all steps
-    (`loss_kd`; `loss_private_kd` for the private model), and `train_accuracy`: the proxy's accuracy on the batches of
-    the last epoch, before each step.
+    The optimizer's moments start at zero. `step_schedule` scales the learning rate of each step. Return the mean of
+    each loss term over the examples of all steps (`loss_kd`; `loss_private_kd` for the private model), and
+    `train_accuracy`: the proxy's accuracy on the batches of the last epoch, before each step.
     """
     training, epochs = trainer.training, trainer.training.epochs(number, len(data))
-    trainer.reset(training.learning_rate(number))
-    steps_left = training.steps(len(data))
+    lr, steps = training.learning_rate(number), training.steps(len(data))
+    trainer.reset(lr)
+    step = 0
     with torch_rng(data.device, seed, "dropout", client, epochs.start):
         for epoch in epochs:
             trainer.start_epoch()
-            for batch in islice(batches(data, training, seed=seed, client=client, epoch=epoch), steps_left):
+            for batch in islice(batches(data, training, seed=seed, client=client, epoch=epoch), steps - step):
+                step += 1
+                if step_schedule is not None:
+                    trainer.set_learning_rate(lr * step_schedule.factor(step, steps))
                 trainer.step(batch)
-            steps_left -= training.steps_per_epoch(len(data))
     return trainer.means(len(data))
 
 
@@ -92,6 +104,10 @@ class Trainer:
             tensors = self._constants.setdefault(group, [torch.empty_like(p) for p in parameters])
             for tensor, name in zip(tensors, names, strict=True):
                 tensor.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the learning rate of the next steps."""
+        self._optimizer.set_learning_rate(lr)
 
     def start_epoch(self) -> None:
         """Restart the count of correct predictions."""

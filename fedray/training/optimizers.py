@@ -27,9 +27,13 @@ class LocalOptimizer(ABC):
 
     def reset(self, lr: float) -> None:
         """Set the learning rate of the next steps, and the moments to zero."""
-        self._lr.fill_(lr)
+        self.set_learning_rate(lr)
         for moment in self._moments:
             moment.zero_()
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the learning rate of the next steps."""
+        self._lr.fill_(lr)
 
     def step(self) -> None:
         """Take a step with every parameter that has a gradient, and drop the gradients."""

@@ -1,16 +1,17 @@
 """The models that a worker trains for one client after another."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedray.config.experiment import Experiment
 from fedray.models import proxies
 from fedray.models.fast_layers import use_fast_layers
 from fedray.models.heads import FeatureTap, keep_head_float32
-from fedray.models.precision import memory_format
+from fedray.models.precision import autocast, memory_format
 from fedray.models.projection import Projected
 from fedray.models.weights import get_weights, set_weights
 from fedray.seeding import torch_rng
@@ -80,6 +81,19 @@ class ClientModels:
         if state:
             set_weights(projection, state)
         return {"proxy": projected}
+
+    def predictor(self, weights: Weights, normalize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return the proxy with these weights, in evaluation mode: logits [B, classes] of images uint8 [B, C, S, S]."""
+        proxy, training = self.model("proxy").eval(), self._experiment.training
+        set_weights(proxy, weights)
+        layout = memory_format(training.memory_format)
+
+        def predict(batch: Tensor) -> Tensor:
+            with autocast(self._device, training.precision):
+                logits: Tensor = proxy(normalize(batch).contiguous(memory_format=layout))
+            return logits
+
+        return predict
 
     def client_state(self) -> dict[str, Weights]:
         """Return the groups that the client needs in its next round: the weights of the model that stays on it."""

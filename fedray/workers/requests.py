@@ -13,7 +13,17 @@ import numpy.typing as npt
 from fedray.aggregation.messages import Messages, MessageSums
 from fedray.models.weights import GroupsFile
 from fedray.training.evaluation import EvalCounts
-from fedray.types import ArrayGroups, Indices, InitialState, Outcome, Range, TargetArrays, TeacherOutput, TeacherQuery
+from fedray.types import (
+    ArrayGroups,
+    Indices,
+    InitialState,
+    Outcome,
+    Range,
+    ServerTraining,
+    TargetArrays,
+    TeacherOutput,
+    TeacherQuery,
+)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -124,6 +134,19 @@ class TryBatch(Request[str]):
     def subject(self) -> str:
         """`first batch of client 3`."""
         return f"first batch of client {self.client}"
+
+
+@dataclass(frozen=True)
+class TrainServer(Request[ServerTraining]):
+    """Train the server's model on the public images, in the strategy's server phase."""
+
+    round: int
+    inputs: Shared[ArrayGroups]  # the model's `weights`, and the strategy's `public_targets`
+
+    @property
+    def subject(self) -> str:
+        """`server's training in round 3`."""
+        return f"server's training in round {self.round}"
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,12 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedray.aggregation.messages import MessageSums
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import RefusedError
 from fedray.models.flops import training_flops
-from fedray.models.precision import autocast, memory_format
 from fedray.models.weights import (
     check_message,
     check_weights,
@@ -28,7 +26,6 @@ from fedray.models.weights import (
     distance,
     get_weights,
     nbytes,
-    set_weights,
 )
 from fedray.teachers.pool import TeacherPool, peak_bytes
 from fedray.teachers.targets import CachedTargets, OnlineTargets
@@ -49,6 +46,7 @@ from fedray.types import (
 )
 from fedray.workers.client_models import ClientModels, Targets, initial_model
 from fedray.workers.device import claim_device
+from fedray.workers.public_data import PublicData
 from fedray.workers.requests import (
     ClientTask,
     CountFlops,
@@ -58,6 +56,7 @@ from fedray.workers.requests import (
     R,
     Request,
     TrainClients,
+    TrainServer,
     TryBatch,
     WorkerResult,
 )
@@ -86,8 +85,8 @@ class Worker:
         self._federated = federated
         self._device = claim_device(experiment.resources)
         self._normalize = Normalization.of(federated, self._device)
-        self._layout = memory_format(experiment.training.memory_format)
         self._models = ClientModels(experiment, federated.train.shape, self._device)
+        self._public = PublicData(experiment, federated, self._models, self._normalize)
         self._teachers = TeacherPool(experiment.teacher, federated, experiment.seed, self._device)
 
     def handle(self, request: Request[R]) -> WorkerResult[R]:
@@ -96,6 +95,8 @@ class Worker:
         match request:
             case TrainClients():
                 result = self._train_clients(request)
+            case TrainServer(number, inputs):
+                result = WorkerResult(self._public.train_server(number, inputs.get()["weights"], inputs.get()))
             case Evaluate():
                 result = WorkerResult(self._evaluate(request))
             case QueryTeacher(query, rows, features):
@@ -124,9 +125,18 @@ class Worker:
         state = dict(task.read_state())
         weights = {**broadcast["weights"], **state.pop(LOCAL, {})}
         counts, training = self._federated.class_counts[task.client], self._experiment.training
-        steps, lr = training.steps(int(counts.sum())), training.learning_rate(task.round)
         return ClientContext(
-            task.client, task.round, counts, broadcast, state, self._parameters, weights, steps, lr, training.optimizer
+            client=task.client,
+            round=task.round,
+            class_counts=counts,
+            broadcast=broadcast,
+            state=state,
+            parameters=self._parameters,
+            weights=weights,
+            steps=training.steps(int(counts.sum())),
+            lr=training.learning_rate(task.round),
+            optimizer=training.optimizer,
+            predict_public=self._public.logits,
         )
 
     def trained_weights(self, task: ClientTask) -> Weights:  # noqa: ARG002  a test's worker corrupts some clients'
@@ -245,18 +255,14 @@ class Worker:
         return InitialState(get_weights(model), describe_parameters(model, shape.classes), gpu)
 
     def _evaluate(self, request: Evaluate) -> EvalCounts:
-        proxy, test = self._models.model("proxy").eval(), self._federated.test
-        set_weights(proxy, request.broadcast.get()["weights"])
+        test, predict = (
+            self._federated.test,
+            self._models.predictor(request.broadcast.get()["weights"], self._normalize),
+        )
         part = slice(*request.images)
         images, labels = (
             torch.from_numpy(np.array(array[part])).to(self._device) for array in (test.images, test.labels)
         )
-
-        def predict(batch: Tensor) -> Tensor:
-            with autocast(self._device, self._experiment.training.precision):
-                logits: Tensor = proxy(self._normalize(batch).contiguous(memory_format=self._layout))
-            return logits
-
         return count_predictions(predict, images, labels, len(test.classes), self._experiment.evaluation.batch_size)
 
 
