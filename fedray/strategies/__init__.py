@@ -6,7 +6,9 @@ from fedray.registry import Registry
 from fedray.strategies.base import Strategy
 from fedray.strategies.fedavg import FedAvg
 from fedray.strategies.feddf import FedDF
+from fedray.strategies.feddyn import FedDyn
 from fedray.strategies.fedlpfm import FedLPFM
+from fedray.strategies.fednova import FedNova
 from fedray.strategies.fedntd import FedNTD
 from fedray.strategies.fedprox import FedProx
 from fedray.strategies.fml import FML
@@ -15,7 +17,9 @@ from fedray.strategies.moon import Moon
 from fedray.strategies.scaffold import Scaffold
 
 STRATEGIES: Registry[Strategy] = Registry(
-    Strategy, "fedray.strategies", (FedAvg, FedProx, FML, FedLPFM, Scaffold, Moon, FedNTD, GlobalTeacher, FedDF)
+    Strategy,
+    "fedray.strategies",
+    (FedAvg, FedProx, FML, FedLPFM, Scaffold, FedNova, FedDyn, Moon, FedNTD, GlobalTeacher, FedDF),
 )
 """The built-in strategies by name, in the order in which tables list them, and those of other packages."""
 

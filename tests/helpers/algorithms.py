@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from fedray.types import ArrayGroups, ImageShape, ServerState, Weights
 from fedray.workers.worker import Worker
 from helpers import federated, smooth_model, workers
 from helpers.workers import FailingWorker
+
+if TYPE_CHECKING:
+    from fedray.backends.ray.pool import ActorPool
 
 SEED, ROUNDS, CLIENTS, COHORT = 16, 4, 6, 3
 DROPPED = (2, 2)
@@ -105,11 +108,15 @@ class Run:
 
     def assert_close(self, arrays: Weights, expected: Sequence[Tensor], tolerance: float = TOLERANCE) -> None:
         """Compare one array per parameter with an oracle's tensors, in the order of the model's parameters."""
-        named = [arrays[name] for name in self._names if name in arrays]
-        assert len(named) == len(arrays)
-        for array, tensor in zip(named, expected, strict=True):
+        for array, tensor in zip(self.in_order(arrays), expected, strict=True):
             assert array.shape == tensor.shape
             np.testing.assert_allclose(array, tensor.detach().numpy(), rtol=0, atol=tolerance)
+
+    def in_order(self, arrays: Weights) -> list[np.ndarray]:
+        """Return one array per parameter (or buffer) in the order of the model's."""
+        ordered = [arrays[name] for name in self._names if name in arrays]
+        assert len(ordered) == len(arrays)
+        return ordered
 
     def distance(self, other: "Run") -> float:
         """Return the largest difference between the weights of two runs."""
@@ -138,14 +145,14 @@ def run(experiment: Experiment, folder: Path, worker: type[Worker] = FailingWork
     return _finish(experiment, folder, backend)
 
 
-def run_on_ray(experiment: Experiment, folder: Path, worker: type[Worker] = FailingWorker) -> Run:
-    """Run to the end on Ray, which the test has started (fixture `ray_cluster`)."""
+def run_on_ray(experiment: Experiment, folder: Path, pool: "ActorPool") -> Run:
+    """Run to the end on Ray, which the test has started (fixture `ray_cluster`), with actors that may be warm."""
     from ray import cloudpickle
 
     from fedray.backends.ray.actors import RayBackend
 
     cloudpickle.register_pickle_by_value(workers)  # Ray's processes cannot import from tests/
-    return _finish(experiment, folder, partial(RayBackend, worker=worker))
+    return _finish(experiment, folder, partial(RayBackend, pool=pool, worker=FailingWorker))
 
 
 def _finish(experiment: Experiment, folder: Path, backend: MakeBackend) -> Run:
