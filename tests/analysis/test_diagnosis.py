@@ -213,6 +213,23 @@ def test_best_lambda_counts_fedavg_as_zero(tmp_path: Path) -> None:
     assert none.is_warning
 
 
+def test_best_lambda_of_an_added_term_counts_the_same_algorithm_as_zero(tmp_path: Path) -> None:
+    scaffold: dict[str, Any] = {"name": "scaffold"}
+    swept = [scaffold | {"distillation": {"lam": lam}} for lam in (0.25, 0.5)]
+    curve: Curve = lambda s, *_: by_lam(0.25)(s.get("distillation", {"lam": 0.9 if s["name"] == "fedavg" else 0.0}))  # noqa: E731
+    (inside,) = findings_about(report_data(tmp_path, [FEDAVG, scaffold, *swept], curve, alphas=(0.1,)), "Best λ")
+    assert inside.sentence.endswith("the best λ is 0.25, inside the range tried (0 to 0.5).")
+
+
+def test_best_lambda_of_two_algorithms_has_their_names(tmp_path: Path) -> None:
+    added = [{"name": "scaffold", "distillation": {"lam": lam}} for lam in (0.25, 0.5, 0.75)]
+    own = [{"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 0.75)]
+    curve: Curve = lambda s, *_: by_lam(0.5)(s.get("distillation", s))  # noqa: E731
+    first, second = findings_about(report_data(tmp_path, [*own, *added], curve, alphas=(0.1,)), "Best λ")
+    assert first.sentence.startswith("With Fed-LPFM and ViT-B-32 the best λ is 0.5")
+    assert second.sentence.startswith("With SCAFFOLD + KD and ViT-B-32 the best λ is 0.5")
+
+
 def test_best_lambda_with_a_small_lead_does_not_warn(tmp_path: Path) -> None:
     strategies = [{"name": "fedlpfm", "lam": lam} for lam in (0.25, 0.5, 0.75)]
     (edge,) = findings_about(

@@ -225,6 +225,40 @@ def test_unknown_algorithm_is_labelled_with_its_name(tmp_path: Path) -> None:
     assert named["setting"].cat.categories.tolist() == ["FedAvg", "Fed-LPFM", "later"]
 
 
+def added(name: str, **term: Any) -> dict[str, Any]:
+    """A strategy that adds the teacher's term."""
+    return {"strategy": {"name": name, "distillation": term}, "teacher": TEACHER}
+
+
+def test_label_of_an_algorithm_with_the_teachers_term(tmp_path: Path) -> None:
+    specs = [added("scaffold"), {"strategy": {"name": "scaffold"}}, {"strategy": LPFM}, added("fedavg"), {}]
+    table = runs(tmp_path, *specs)
+    named = name_runs(table)
+    assert named["setting"].tolist() == ["SCAFFOLD + KD", "SCAFFOLD", "Fed-LPFM", "FedAvg + KD", "FedAvg"]
+    assert named["teacher_name"].tolist() == ["ViT-B-32", "", "ViT-B-32", "ViT-B-32", ""]
+    assert named["setting"].cat.categories.tolist() == [
+        "FedAvg", "FedAvg + KD", "Fed-LPFM", "SCAFFOLD", "SCAFFOLD + KD",
+    ]  # fmt: skip
+
+
+def test_settings_contain_the_fields_of_the_teachers_term(tmp_path: Path) -> None:
+    specs = [added("moon", lam=lam, temperature=t) for lam in (0, 0.5) for t in (1, 2)]
+    assert settings(tmp_path / "a", *specs) == ["MOON + KD, λ=0"] * 2 + [
+        "MOON + KD, λ=0.5, T=1",
+        "MOON + KD, λ=0.5, T=2",
+    ]
+    specs = [added("fedprox", loss={"name": name}) for name in ("kd", "dkd")]
+    assert settings(tmp_path / "b", *specs) == ["FedProx + KD, kd", "FedProx + KD, dkd"]
+
+
+def test_weight_of_the_global_teacher_is_no_weight_of_a_foundation_model(tmp_path: Path) -> None:
+    specs = [{"strategy": {"name": "global_teacher", "lam": 0.5, "temperature": t}, "teacher": TEACHER} for t in (1, 2)]
+    table = runs(tmp_path, *specs)
+    named = name_runs(table)
+    assert named["teacher_name"].tolist() == ["", ""]
+    assert named["setting"].tolist() == ["Global teacher, T=1", "Global teacher, T=2"]
+
+
 def test_equal_labels_mean_equal_specs(tmp_path: Path) -> None:
     """In a space with conditional axes, specs that differ in more than the seed have different labels."""
     strategies: list[dict[str, Any]] = [

@@ -240,3 +240,15 @@ def test_invalid_space_is_one_sentence(tmp_path: Path, text: str, expected: str)
     with pytest.raises(SpecError) as caught:
         load(write_spec(tmp_path, text))
     assert expected in str(caught.value)
+
+
+def test_a_space_sweeps_the_weight_of_an_added_term(tmp_path: Path) -> None:
+    text = """
+base: {teacher: {kind: precomputed, file: x.parquet}, strategy: {name: scaffold}}
+space: {strategy.name: {grid: [fedavg, scaffold]}, strategy.distillation.lam: {grid: [0.25, 0.5]}}
+"""
+    runs = load(write_spec(tmp_path, text))
+    strategies = [run.experiment.strategy for run in runs]
+    terms = [(strategy.name, strategy.distillation.lam) for strategy in strategies if strategy.distillation]
+    assert terms == [("fedavg", 0.25), ("fedavg", 0.5), ("scaffold", 0.25), ("scaffold", 0.5)]
+    assert [run.label for run in runs][:2] == ["strategy=fedavg, lam=0.25", "strategy=fedavg, lam=0.5"]

@@ -51,6 +51,40 @@ def test_kd_gradient_is_the_difference_of_probabilities() -> None:
     assert torch.allclose(student.grad, expected.detach(), atol=1e-6)
 
 
+def test_not_true_equals_hand_computed_value() -> None:
+    teacher, student = torch.tensor([[9.0, 2 * math.log(3), 0.0]]), torch.tensor([[-5.0, 0.0, 0.0]])
+    # without class 0 and at T = 2: p = (3/4, 1/4), q = (1/2, 1/2)
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    loss = functional.not_true(student, teacher, torch.tensor([0]), temperature=2.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_not_true_is_the_second_part_of_dkd() -> None:
+    student, teacher, labels = torch.randn(6, 5), torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
+    part = functional.dkd(student, teacher, labels, temperature=3.0, alpha=0.0, beta=2.0)
+    assert 2 * functional.not_true(student, teacher, labels, temperature=3.0).item() == pytest.approx(part.item())
+
+
+def test_not_true_has_no_gradient_for_the_true_class() -> None:
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    functional.not_true(student, teacher, torch.tensor([0, 1, 2, 0]), temperature=1.0).backward()
+    assert student.grad is not None
+    assert student.grad[range(4), [0, 1, 2, 0]].abs().max() == 0
+    assert student.grad.abs().max() > 0
+
+
+def test_contrastive_equals_hand_computed_value() -> None:
+    z, z_global, z_previous = (torch.tensor([row]) for row in ([3.0, 4.0], [3.0, 0.0], [0.0, -2.0]))
+    # cosines 0.6 and -0.8
+    expected = -math.log(math.exp(0.6 / 0.5) / (math.exp(0.6 / 0.5) + math.exp(-0.8 / 0.5)))
+    assert functional.contrastive(z, z_global, z_previous, 0.5).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_contrastive_of_equal_models_is_log_2() -> None:
+    z, other = torch.randn(5, 8), torch.randn(5, 8)
+    assert functional.contrastive(z, other, other, 0.1).item() == pytest.approx(math.log(2), rel=1e-6)
+
+
 def test_mutual_has_no_gradient_for_the_peer() -> None:
     student, peer = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
     functional.mutual(student, peer).backward()

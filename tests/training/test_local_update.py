@@ -9,6 +9,7 @@ import torch
 from helpers.client_data import CLASSES, TEACHER_OUTPUTS, WIDTH, N, RecordingTargets, make_client_data
 from torch import nn
 
+from fedray.losses.terms import LossInputs
 from fedray.models.cnn import SmallCNN
 from fedray.models.precision import memory_format
 from fedray.models.projection import Projected
@@ -131,6 +132,21 @@ def test_feature_losses_agree_with_plain_sgd(name: str, distance: Any) -> None:
         assert torch.allclose(a, b, atol=1e-5)
     both = 0.6 * metrics["loss_cross_entropy"] + 0.4 * metrics[f"loss_{name}"]
     assert both == pytest.approx(sum(losses) / (2 * N), rel=1e-4)
+
+
+def test_terms_on_parameters_omit_the_projection() -> None:
+    """FedProx's penalty with a feature loss: the projection stays on the client, and no global model has one."""
+    model = Projected(make_model(), CLASSES)
+    model.reset(WIDTH)
+    shapes: list[list[torch.Size]] = []
+
+    def record(inputs: LossInputs) -> torch.Tensor:
+        shapes.append([p.shape for p in inputs.parameters] + [p.shape for p in inputs.reference_params])
+        return inputs.model_logits.sum() + inputs.projected.sum()
+
+    train({"proxy": model}, {"proxy": [LossTerm("record", function=record)]}, make_client_data(), TRAINING, 1)
+    expected = [p.shape for p in model.proxy.parameters()]
+    assert shapes[0] == [*expected, *expected]
 
 
 def test_mutual_learning_agrees_with_two_separate_backward_passes() -> None:

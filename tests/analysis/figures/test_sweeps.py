@@ -54,6 +54,19 @@ def test_lambda_curves_of_all_teachers_contain_lambda_zero() -> None:
     assert [(0, 10), (0.5, 30)] in drawn
 
 
+def test_lambda_figures_have_a_line_and_a_panel_per_algorithm() -> None:
+    """The runs without a teacher, λ = 0, belong to the line of their own algorithm."""
+    spec = {"teacher.kind": "zero_shot", "teacher.model": "RN50"}
+    added = [{"strategy": "scaffold", "last": last, "alpha": alpha, "spec": spec | {"strategy.distillation.lam": lam}}
+             for lam, last in ((0.0, 0.6), (0.5, 0.8)) for alpha in (0.1, 0.5)]  # fmt: skip
+    own = [distilled(lam, last, alpha) for lam, last in ((0.0, 0.1), (0.5, 0.2)) for alpha in (0.1, 0.5)]
+    runs = named(*added, *own)
+    first, _ = panels(checked(lambda_curves(runs)))
+    assert [(0, 60), (0.5, 80)] in [rounded(line) for line in lines(first, COLORS["SCAFFOLD"]) if line]
+    assert [(0, 10), (0.5, 20)] in [rounded(line) for line in lines(first, COLORS["Fed-LPFM"]) if line]
+    assert titles(checked(lambda_heatmap(runs))) == ["Fed-LPFM", "SCAFFOLD + KD"]
+
+
 def test_lambda_figures_without_a_sweep_are_none() -> None:
     for runs in (
         named(distilled(0.5, 0.2), fedavg(0.1)),
