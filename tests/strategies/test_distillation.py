@@ -137,7 +137,10 @@ COMPOSABLE = [name for name, strategy in STRATEGIES.items() if not strategy.refu
 @pytest.mark.parametrize("name", COMPOSABLE)
 def test_every_other_strategy_takes_the_term(tmp_path: Path, teacher: dict[str, Any], name: str) -> None:
     experiment = algorithms.experiment(
-        {"name": name, "distillation": TERM}, teacher=teacher, training={"rounds": 1, "local_epochs": 1}
+        {"name": name, "distillation": TERM},
+        teacher=teacher,
+        training={"rounds": 1, "local_epochs": 1},
+        data={"public_fraction": 0.2},
     )
     algorithms.run(experiment, tmp_path)
     losses = pd.read_csv(tmp_path / "clients.csv")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import algorithms
-from helpers.algorithms import contributors, mean, new_model, parameters_of, set_values, sgd
+from helpers.algorithms import contributors, mean, new_model, parameters_of, set_values, sgd, values
 from oracles.inputs import Client
 from pydantic import ValidationError
 from torch import Tensor
@@ -17,13 +17,15 @@ ALPHA = 0.3
 FEDDYN = {"name": "feddyn", "alpha": ALPHA}
 
 
-def oracle(clients: list[Client], momentum: float) -> tuple[list[Tensor], list[Tensor], dict[int, list[Tensor]]]:
+def oracle(
+    clients: list[Client], momentum: float, *, norm: bool = False
+) -> tuple[list[Tensor], list[Tensor], dict[int, list[Tensor]]]:
     """The final weights, h, and each client's estimate of its gradient (arXiv 2111.04263, algorithm 1)."""
-    model = new_model()
+    model = new_model(norm=norm)
     h = [torch.zeros_like(w) for w in model.parameters()]
     gradients: dict[int, list[Tensor]] = {}
     for number in range(1, algorithms.ROUNDS + 1):
-        x, members, trained = parameters_of(model), contributors(clients, number), []
+        x, members, trained, updates = parameters_of(model), contributors(clients, number), [], []
         for client in members:
             old = gradients.get(client.number, [torch.zeros_like(w) for w in x])
             local = copy.deepcopy(model)
@@ -33,18 +35,22 @@ def oracle(clients: list[Client], momentum: float) -> tuple[list[Tensor], list[T
 
             sgd(local, client, number, momentum, shift=shift)
             y = parameters_of(local)
-            trained.append(y)
+            trained.append(values(local))
+            updates.append([a - b for a, b in zip(y, x, strict=True)])
             gradients[client.number] = [g - ALPHA * (w - w_t) for g, w, w_t in zip(old, y, x, strict=True)]
-        moved = [sum(y[i] - x[i] for y in trained) for i in range(len(x))]
-        h = [a - ALPHA * way / len(clients) for a, way in zip(h, moved, strict=True)]
-        set_values(model, [a - b / ALPHA for a, b in zip(mean(trained, [1] * len(trained)), h, strict=True)])
-    return parameters_of(model), h, gradients
+        h = [a - ALPHA * sum(parts) / len(clients) for a, *parts in zip(h, *updates, strict=True)]
+        set_values(model, mean(trained, [1] * len(trained)))
+        with torch.no_grad():
+            for w, a in zip(model.parameters(), h, strict=True):
+                w.sub_(a / ALPHA)
+    return values(model), h, gradients
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_weights_and_state_equal_a_second_implementation(tmp_path: Path, momentum: float) -> None:
-    run = algorithms.run(algorithms.experiment(FEDDYN, momentum), tmp_path)
-    weights, h, gradients = oracle(run.clients, momentum)
+@pytest.mark.parametrize(("momentum", "norm"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_weights_and_state_equal_a_second_implementation(tmp_path: Path, momentum: float, norm: bool) -> None:
+    sections = {"proxy": algorithms.NORM} if norm else {}
+    run = algorithms.run(algorithms.experiment(FEDDYN, momentum, **sections), tmp_path)
+    weights, h, gradients = oracle(run.clients, momentum, norm=norm)
     run.assert_weights(weights)
     run.assert_close(run.state.extra["h"], h)
     assert run.state_rounds.keys() == gradients.keys()

@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 import torch
 from helpers import algorithms
-from helpers.algorithms import Run, contributors, mean, new_model, parameters_of, set_values, sgd
+from helpers.algorithms import Run, contributors, mean, new_model, parameters_of, set_values, sgd, values
 from oracles.inputs import Client
 from pydantic import ValidationError
 from torch import Tensor
 
+from fedray.types import Weights
+from fedray.workers.requests import ClientTask
 from fedray.workers.worker import Worker
 
 SCAFFOLD = {"name": "scaffold"}
 
 
-def oracle(clients: list[Client], momentum: float) -> tuple[list[Tensor], list[Tensor], dict[int, list[Tensor]]]:
+def oracle(
+    clients: list[Client], momentum: float, *, norm: bool = False
+) -> tuple[list[Tensor], list[Tensor], dict[int, list[Tensor]]]:
     """The final weights, c, and each c_i (arXiv 1910.06378, algorithm 1, option II; without momentum in the paper)."""
-    model = new_model()
+    model = new_model(norm=norm)
     c = [torch.zeros_like(w) for w in model.parameters()]
     own: dict[int, list[Tensor]] = {}
     for number in range(1, algorithms.ROUNDS + 1):
@@ -37,11 +41,11 @@ def oracle(clients: list[Client], momentum: float) -> tuple[list[Tensor], list[T
                 for c_k, c_s, x_k, y_k in zip(c_i, c, x, y, strict=True)
             ]
             changes.append([a - b for a, b in zip(new, c_i, strict=True)])
-            trained.append(y)
+            trained.append(values(local))
             own[client.number] = new
         set_values(model, mean(trained, [len(client.labels) for client in members]))
         c = [a + sum(parts) / len(clients) for a, *parts in zip(c, *changes, strict=True)]
-    return parameters_of(model), c, own
+    return values(model), c, own
 
 
 def coefficients(steps: int, momentum: float) -> float:
@@ -49,10 +53,13 @@ def coefficients(steps: int, momentum: float) -> float:
     return sum(momentum ** (last - first) for first in range(steps) for last in range(first, steps))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_weights_and_control_variates_equal_a_second_implementation(tmp_path: Path, momentum: float) -> None:
-    run = algorithms.run(algorithms.experiment(SCAFFOLD, momentum), tmp_path)
-    weights, control, own = oracle(run.clients, momentum)
+@pytest.mark.parametrize(("momentum", "norm"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_weights_and_control_variates_equal_a_second_implementation(
+    tmp_path: Path, momentum: float, norm: bool
+) -> None:
+    sections = {"proxy": algorithms.NORM} if norm else {}
+    run = algorithms.run(algorithms.experiment(SCAFFOLD, momentum, **sections), tmp_path)
+    weights, control, own = oracle(run.clients, momentum, norm=norm)
     run.assert_weights(weights)
     run.assert_close(run.state.extra["control"], control)
     assert run.state_rounds.keys() == own.keys()
@@ -70,6 +77,32 @@ def test_a_dropped_client_keeps_its_control_variate(tmp_path: Path) -> None:
     for client in (2, 4):
         for name, array in first.client_state(client)["control"].items():
             np.testing.assert_array_equal(third.client_state(client)["control"][name], array)
+
+
+class NotFiniteWorker(Worker):
+    """Client 2 sends a NaN in round 2."""
+
+    def trained_weights(self, task: ClientTask) -> Weights:
+        weights = super().trained_weights(task)
+        if (task.round, task.client) == algorithms.DROPPED:
+            weights["0.bias"][0] = np.nan
+        return weights
+
+
+def test_a_rejected_update_leaves_the_same_bits_as_a_failed_client(tmp_path: Path) -> None:
+    """The client has trained, but its message and its new control variate are not used."""
+    experiment = algorithms.experiment(SCAFFOLD, 0.9)
+    rejected = algorithms.run(experiment, tmp_path / "rejected", NotFiniteWorker)
+    assert rejected.bits == algorithms.run(experiment, tmp_path / "failed").bits
+
+
+def test_a_client_that_krum_leaves_out_keeps_its_control_variate(tmp_path: Path) -> None:
+    sections: dict[str, Any] = {"aggregation": {"name": "krum", "byzantine": 0}, "training": {"rounds": 1}}
+    run = algorithms.run(algorithms.experiment(SCAFFOLD, **sections), tmp_path)
+    (chosen,) = run.state_rounds
+    for name, change in run.client_state(chosen)["control"].items():
+        c = run.state.extra["control"][name]
+        np.testing.assert_allclose(c, change / algorithms.CLIENTS, rtol=0, atol=1e-8)
 
 
 def test_the_first_round_is_fedavg_bit_for_bit(tmp_path: Path) -> None:
