@@ -95,7 +95,7 @@ def explain(error: ValidationError, root: Model = Experiment, prefix: Sequence[s
     if kind == "union_tag_not_found":
         chooser = str(first.error["ctx"]["discriminator"]).strip("'")
         return f"'{field}' must have a {chooser}"
-    if not first.error["loc"]:  # of the whole experiment: the reason is a sentence of its own
+    if not first.error["loc"] and kind == "value_error":  # of the whole experiment: the reason is a sentence of its own
         return first.requirement
     return _sentence(first, [problem for problem in problems if problem.path == first.path])
 

@@ -65,7 +65,7 @@ def test_a_command_that_cannot_start_again_ends_with_one_sentence(
     tmp_path: Path, argument: str, restarts: int | None, joined: bool
 ) -> None:
     done = run(tmp_path, "Event().wait()", argument, restarts=restarts, joined=joined)
-    command = shlex.join(["fedray", "run", argument, "--resume"])
+    command = shlex.join(["fedray", "run", argument])
     assert done.stderr == f"{LOST}.\nEvery finished round is saved; resume with: {command}\n"
     assert done.stdout == "started\n"
     assert done.returncode == 1

@@ -94,6 +94,7 @@ OTHER_VALUES: dict[str, Any] = {
     "teacher": {"kind": "precomputed", "file": "x.parquet"},
     "strategy.name": "fedprox",
     "strategy.weighting": "uniform",
+    "strategy.distillation": {"lam": 0.0},
     "aggregation.name": "median",
     "server.name": "adam",
     "server.lr": 0.5,

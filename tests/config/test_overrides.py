@@ -22,7 +22,12 @@ def test_new_kind_drops_fields_that_it_lacks(tmp_path: Path) -> None:
     (run,) = load(
         write_spec(tmp_path, README_EXAMPLE), ["strategy.name=fedprox", "strategy.mu=0.5", "partition.kind=iid"]
     )
-    assert run.experiment.strategy.model_dump() == {"name": "fedprox", "weighting": "examples", "mu": 0.5}
+    assert run.experiment.strategy.model_dump() == {
+        "name": "fedprox",
+        "weighting": "examples",
+        "distillation": None,
+        "mu": 0.5,
+    }
     assert run.experiment.partition.model_dump() == {"kind": "iid", "clients": 10}
 
 
@@ -51,7 +56,12 @@ def test_overrides_do_not_depend_on_their_order(tmp_path: Path) -> None:
         ["strategy.name=fedprox", "strategy.mu=1e-1"],
     ):
         (run,) = load(write_spec(tmp_path, "seed: 1"), overrides)
-        assert run.experiment.strategy.model_dump() == {"name": "fedprox", "weighting": "examples", "mu": 0.1}
+        assert run.experiment.strategy.model_dump() == {
+            "name": "fedprox",
+            "weighting": "examples",
+            "distillation": None,
+            "mu": 0.1,
+        }
     with pytest.raises(SpecError, match=r"unknown field 'strategy\.lam'"):
         load(write_spec(tmp_path, "seed: 1"), ["strategy.lam=0.5", "strategy.name=fedavg"])
 
