@@ -14,33 +14,37 @@ BETA, TEMPERATURE = 3.0, 2.0
 FEDNTD = {"name": "fedntd", "beta": BETA, "temperature": TEMPERATURE}
 
 
-def fedntd(clients: list[Client], momentum: float) -> nn.Module:
-    """The global model after the last round."""
-    model = algorithms.new_model()
+def fedntd(clients: list[Client], momentum: float, *, norm: bool) -> nn.Module:
+    """The global model after the last round. The received model uses its running statistics."""
+    model = algorithms.new_model(norm=norm)
     for number in range(1, algorithms.ROUNDS + 1):
         members = algorithms.contributors(clients, number)
         trained = [copy.deepcopy(model) for _ in members]
         for client, proxy in zip(members, trained, strict=True):
-            algorithms.sgd(proxy, client, number, momentum, partial(objective, model))
+            received = copy.deepcopy(model).eval()
+            algorithms.sgd(proxy, client, number, momentum, partial(objective, received))
         sizes = [len(client.labels) for client in members]
         algorithms.set_values(model, algorithms.mean([algorithms.values(m) for m in trained], sizes))
     return model
 
 
-def objective(model: nn.Module, proxy: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def objective(received: nn.Module, proxy: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """CE + β τ² Σ p (log p - log q) over the classes other than y, from logits without that of y."""
     is_other = torch.arange(10) != labels[:, None]
+    logits = proxy(images)  # once, because a forward pass updates the running statistics
     p, q = (
-        torch.softmax(m(images)[is_other].reshape(len(images), 9) / TEMPERATURE, 1) for m in (model, proxy)
-    )  # fmt: skip
-    divergence = (p.detach() * (p.detach().log() - q.log())).sum(1).mean()
-    return algorithms.cross_entropy(proxy, images, labels) + BETA * TEMPERATURE**2 * divergence
+        torch.softmax(z[is_other].reshape(len(images), 9) / TEMPERATURE, 1) for z in (received(images).detach(), logits)
+    )
+    divergence = (p * (p.log() - q.log())).sum(1).mean()
+    cross_entropy = -torch.log_softmax(logits, 1)[range(len(labels)), labels].mean()
+    return cross_entropy + BETA * TEMPERATURE**2 * divergence
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_weights_equal_a_second_implementation(tmp_path: Path, momentum: float) -> None:
-    run = algorithms.run(algorithms.experiment(FEDNTD, momentum), tmp_path)
-    run.assert_weights(algorithms.values(fedntd(run.clients, momentum)))
+@pytest.mark.parametrize(("momentum", "norm"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_weights_equal_a_second_implementation(tmp_path: Path, momentum: float, norm: bool) -> None:
+    sections = {"proxy": algorithms.NORM} if norm else {}
+    run = algorithms.run(algorithms.experiment(FEDNTD, momentum, **sections), tmp_path)
+    run.assert_weights(algorithms.values(fedntd(run.clients, momentum, norm=norm)))
 
 
 def test_fedntd_without_its_term_is_fedavg_bit_for_bit(tmp_path: Path) -> None:
