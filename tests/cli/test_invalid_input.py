@@ -82,6 +82,16 @@ import pytest
             "strategy.name is 'scaffold', but it computes its control variates from the steps of SGD, and "
             "training.optimizer.name is 'adam', whose steps are no sums of gradients; set it to sgd",
         ),
+        (
+            "strategy.name=fednova training.optimizer.name=adamw",
+            "strategy.name is 'fednova', but it divides an update by the weights of its gradients, and "
+            "training.optimizer.name is 'adamw', whose steps are no sums of gradients; set it to sgd",
+        ),
+        (
+            "strategy.name=feddyn aggregation.name=median",
+            "strategy.name is 'feddyn', but its server adds up the updates of all clients as they are, and "
+            "aggregation.name is 'median', which leaves out or changes some; set it to mean",
+        ),
         ("teacher.kind=supervised", "data.public_fraction must be above 0"),
         ("teacher.kind=oracle", "teacher is 'oracle', but must be one of supervised, zero_shot, classifier, adapted, "),
         ("teacher.kind=adaptd", "precomputed, ensemble; did you mean 'adapted'?"),

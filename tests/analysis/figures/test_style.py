@@ -27,6 +27,10 @@ def test_colors_have_contrast_on_light_and_dark_backbackgrounds(color: str, back
     assert contrast(color, background) >= 3  # WCAG 2.2, 1.4.11: graphics
 
 
+def test_no_two_strategies_have_one_color() -> None:
+    assert len(set(style.COLORS.values())) == len(style.COLORS)
+
+
 def test_text_color_is_used_for_text_only() -> None:
     assert style.TEXT_COLOR not in {*style.COLORS.values(), *style.OTHER_COLORS, style.FAINT_COLOR}
 
