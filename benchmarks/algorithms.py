@@ -17,6 +17,8 @@ from fedray.aggregation.server_optimizers import SERVER_OPTIMIZERS
 from fedray.registry import Registry
 from fedray.section import Section
 from fedray.strategies import STRATEGIES
+from fedray.strategies.base import Strategy
+from fedray.training.sections import SGD, Adam, AdamW
 
 ROOT = Path(__file__).parents[1]
 PAGE, FIGURE = ROOT / "docs" / "algorithms.md", ROOT / "docs" / "figures" / "algorithms.svg"
@@ -70,8 +72,18 @@ def _entry(section: str, name: str, cls: type[Section]) -> str:
         unique = dict(rows)
         parts.append("| field | default | meaning |\n| --- | --- | --- |\n" + "\n".join(unique.values()) + "\n")
     if section == "strategy":
+        parts += _conflicts(cls())
         parts.append(f"    fedray run {SPEC} strategy.name={name}\n")
     return "\n".join(parts)
+
+
+def _conflicts(strategy: Strategy) -> list[str]:
+    """Return a sentence for each rule and optimizer that the strategy refuses, with its reason."""
+    mean, sgd, server = AGGREGATORS["mean"](), SGD(), SERVER_OPTIMIZERS["sgd"]()
+    reasons = [strategy.conflict(server=server, aggregation=mean, optimizer=other()) for other in (Adam, AdamW)]
+    reasons += [strategy.conflict(server=server, aggregation=rule(), optimizer=sgd) for rule in AGGREGATORS.values()]
+    reasons += [strategy.conflict(server=o(), aggregation=mean, optimizer=sgd) for o in SERVER_OPTIMIZERS.values()]
+    return [_paragraphs(f"Refused: {reason}.") for reason in dict.fromkeys(filter(None, reasons))]
 
 
 def _paragraphs(text: str) -> str:
