@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 """A model's parameters and buffers by their `state_dict` names, C-contiguous."""
@@ -34,7 +37,7 @@ class LossTerm:
     loss: str
     weight: float = 1.0
     options: Mapping[str, float | str] = field(default_factory=dict)
-    function: Callable[..., Any] | None = None
+    function: "Callable[..., Tensor] | None" = None
     """Returns the loss, a scalar tensor, of `LossInputs` and the options; None for a built-in loss."""
     output_kind: OutputKind | None = None
     """The kind of teacher output that the function reads, if any."""

@@ -109,12 +109,10 @@ class TrimmedMean(Aggregator):
         return np.asarray(rows[cut : len(rows) - cut].mean(axis=0))
 
 
-class Krum(Aggregator):
-    """The weights of the client that is nearest to its neighbours (Blanchard et al., arXiv 1703.02757)."""
+class NearestClients(Aggregator):
+    """The weighted mean of the `chosen` clients that are nearest to their neighbours (arXiv 1703.02757)."""
 
-    label: ClassVar[str] = "Krum"
     needs_all: ClassVar[bool] = True
-    name: Literal["krum"] = "krum"
     byzantine: int = Field(1, ge=0)
     """Number f of clients that may send anything. Of K clients, each one's score is the sum of the squared distances
     to its K - f - 2 nearest ones; the lowest score wins, of equal ones the lowest client id."""
@@ -143,11 +141,18 @@ class Krum(Aggregator):
         return np.asarray(rows.sum(axis=0))
 
 
-class MultiKrum(Krum):
+class Krum(NearestClients):
+    """The weights of the client that is nearest to its neighbours (Blanchard et al., arXiv 1703.02757)."""
+
+    label: ClassVar[str] = "Krum"
+    name: Literal["krum"] = "krum"
+
+
+class MultiKrum(NearestClients):
     """The weighted mean of the `keep` clients with the lowest scores of Krum (arXiv 1703.02757)."""
 
     label: ClassVar[str] = "multi-Krum"
-    name: Literal["multi_krum"] = "multi_krum"  # type: ignore[assignment]
+    name: Literal["multi_krum"] = "multi_krum"
     keep: int = Field(3, ge=1)
     """Number of clients whose weights are averaged. With strategy.weighting: uniform, the mean is the paper's."""
 

@@ -1,7 +1,7 @@
 """The spec of one experiment: all sections with their defaults and ranges."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, SupportsIndex
+from typing import Annotated, Literal, SupportsIndex
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -65,7 +65,7 @@ class Experiment(Section):
     checkpoint: Checkpoint = Checkpoint()
     resources: Resources = Resources()
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
         """Pickle modules of the user's first, so that classes in them can be imported where they arrive."""
         reduced = super().__reduce_ex__(protocol)
         objects = user_objects(self)
@@ -114,7 +114,8 @@ class Experiment(Section):
     @field_validator("aggregation")
     @classmethod
     def _cohort_is_large_enough(cls, aggregation: Aggregator, info: ValidationInfo) -> Aggregator:
-        training, clients = info.data.get("training"), getattr(info.data.get("partition"), "clients", None)
+        training, partition = info.data.get("training"), info.data.get("partition", FromFile)
+        clients = partition.clients if hasattr(partition, "clients") else None
         if training and clients and (problem := aggregation.problem(training.cohort_size(clients))):
             raise ValueError(problem)
         return aggregation
