@@ -103,7 +103,7 @@ class Trainer:
         for group, arrays in constants.items():
             tensors = self._constants.setdefault(group, [torch.empty_like(p) for p in parameters])
             for tensor, name in zip(tensors, names, strict=True):
-                tensor.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+                tensor.copy_(torch.from_numpy(np.array(arrays[name])))  # a copy: arrays from Ray are read-only
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of the next steps."""

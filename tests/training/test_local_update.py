@@ -300,3 +300,19 @@ def test_cuda_graph_changes_no_bit(precision: str, optimizer: AnyOptimizer) -> N
 
     for eager, graphed in zip(trained(graph=False), trained(graph=True), strict=True):
         assert torch.equal(eager, graphed) if isinstance(eager, torch.Tensor) else eager == graphed
+
+
+def test_constants_may_be_read_only_arrays() -> None:
+    """As arrays in Ray's object store are. The gradient of the linear term is the constant itself."""
+    model = make_model(0)
+    constants = {name: np.full(p.shape, 0.25, np.float32) for name, p in model.named_parameters()}
+    for array in constants.values():
+        array.flags.writeable = False
+    optimizer = TRAINING.optimizer.model_copy(update={"momentum": 0.0, "weight_decay": 0.0})
+    training = TRAINING.model_copy(update={"optimizer": optimizer, "local_epochs": 1})
+    trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("linear", options={"constant": "a"})]}, training)
+    trainer.set_constants({"a": constants})
+    before, data = flat(model), make_client_data()
+    local_update(trainer, data, number=1, seed=7, client=3)
+    expected = before - training.steps(len(data)) * training.learning_rate(1) * 0.25
+    assert flat(model) == pytest.approx(expected, abs=1e-5)
