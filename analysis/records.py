@@ -44,7 +44,7 @@ class Records:
     """The tables of many runs. `runs` has one row per run, the other tables have a column `run`.
 
     `runs` has every field of the spec by dotted name (`strategy.lam`) and `study`, `folder`, `command` (repeats the
-    run), `commit`, `teacher_accuracy`, `client_flops` (of proxies and private models). Accuracies are shares, 0 to 1.
+    run), `commit`, `teacher_accuracy`, `client_flops` (of all models of a client). Accuracies are shares, 0 to 1.
     """
 
     runs: pd.DataFrame
@@ -183,7 +183,8 @@ def _run_row(study: str, folder: Path, problems: list[str]) -> Row | None:
         "command": f"fedray run {shlex.quote(str(folder / 'spec.yaml'))} --results again",
         "commit": str(environment.get("commit") or ""),
         "teacher_accuracy": _share(environment, "teacher_accuracy", folder / "environment.json", problems),
-        "client_flops": _number(costs.get("proxy.flops")) + _number(costs.get("private.flops", 0)),
+        "client_flops": _number(costs.get("proxy.flops"))
+        + sum(_number(costs.get(f"{model}.flops", 0)) for model in ("private", "frozen")),
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,14 +15,21 @@ from fedray.types import ImageShape
 
 def training_flops(proxy: proxies.Proxy, data: ImageShape) -> int:
     """Return the FLOPs of one example's forward and backward pass through the proxy."""
+    model, images = _model_and_images(proxy, data)
+    return count_flops(lambda: model.train()(images).sum().backward()) // len(images)
+
+
+def forward_flops(proxy: proxies.Proxy, data: ImageShape) -> int:
+    """Return the FLOPs of one example's forward pass through the proxy."""
+    model, images = _model_and_images(proxy, data)
+    with torch.no_grad():
+        return count_flops(lambda: model.eval()(images)) // len(images)
+
+
+def _model_and_images(proxy: proxies.Proxy, data: ImageShape) -> tuple[nn.Module, Tensor]:
     with torch_rng(None, 0, "flops"):  # the values of its weights do not matter
-        model = proxies.build(proxy.model_copy(update={"init": "random"}), data).train()
-    images = torch.zeros(2, data.channels, data.size, data.size)
-
-    def step() -> None:
-        model(images).sum().backward()
-
-    return count_flops(step) // len(images)
+        model = proxies.build(proxy.model_copy(update={"init": "random"}), data)
+    return model, torch.zeros(2, data.channels, data.size, data.size)
 
 
 def count_flops(work: Callable[[], object]) -> int:

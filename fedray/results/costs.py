@@ -27,7 +27,7 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
     """Write costs.json from the tables of a finished run.
 
     `costs` gives `peak_bytes` and `storage_error`, which cover the last driver only. `flops`: floating-point operations
-    of training on one example, by model (`proxy` and, if there is one, `private`).
+    of training on one example, by model (`proxy` and, if there is one, `private`), and of a forward pass if `frozen`.
     """
     rounds, clients = read_rows(folder / "rounds.csv"), read_rows(folder / "clients.csv")
     used, passes = _sum(rounds, "teacher_outputs_used"), _sum(rounds, "teacher_forward_passes")
@@ -55,6 +55,8 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
         document["server"] = {"seconds": round(server_seconds, 3)}
     if "private" in flops:
         document["private"] = _flops(flops["private"], trained)
+    if "frozen" in flops:
+        document["frozen"] = _flops(flops["frozen"] * len(experiment.strategy.frozen_models), trained)
     replace_text(folder / "costs.json", json.dumps(document, indent=2))
 
 

@@ -292,7 +292,9 @@ class Driver:
 
     def _finish(self) -> None:
         """Write the costs of the run and its final weights."""
-        models = ["proxy", "private"] if self._experiment.strategy.client_model == "private" else ["proxy"]
+        strategy = self._experiment.strategy
+        others = {"private": strategy.client_model == "private", "frozen": bool(strategy.frozen_models)}
+        models = ["proxy", *(model for model, exists in others.items() if exists)]
         flops = dict(zip(models, self._backend.collect([CountFlops(model) for model in models]), strict=True))
         costs.write(self._folder.path, self._experiment, self._teachers.costs, flops)
         WeightsFile(self._folder.model).write(self._state.server.weights)

@@ -183,6 +183,6 @@ class QueryTeacher(Request[TeacherOutput]):
 
 @dataclass(frozen=True)
 class CountFlops(Request[int]):
-    """Count the floating-point operations of one example's forward and backward pass through a model."""
+    """Count the floating-point operations of one example's pass through a model: forward, and backward if trained."""
 
-    model: str  # "proxy" or "private"
+    model: str  # "proxy", "private" or "frozen", which is not trained

@@ -18,7 +18,7 @@ from fedray.aggregation.messages import MessageSums
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import RefusedError
-from fedray.models.flops import training_flops
+from fedray.models.flops import forward_flops, training_flops
 from fedray.models.weights import (
     check_message,
     check_weights,
@@ -106,7 +106,8 @@ class Worker:
             case Initialize():
                 result = WorkerResult(self._initialize())
             case CountFlops(model):
-                result = WorkerResult(training_flops(self._models.spec(model), self._federated.train.shape))
+                count = forward_flops if model == "frozen" else training_flops
+                result = WorkerResult(count(self._models.spec(model), self._federated.train.shape))
             case _:
                 raise TypeError(f"a worker does not handle requests of type {type(request).__name__}.")
         return cast("WorkerResult[R]", result)

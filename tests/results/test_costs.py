@@ -81,6 +81,13 @@ def test_costs_include_a_private_model(small: Make, tmp_path: Path) -> None:
     assert fml["proxy"]["flops"] == fml["private"]["flops"]
 
 
+def test_costs_include_frozen_models(small: Make, tmp_path: Path) -> None:
+    moon, _, clients = finish(small(strategy={"name": "moon"}, teacher=None), tmp_path)
+    per_example = 2 * FORWARD  # the global and the previous model, which are not trained
+    assert moon["frozen"] == {"flops_per_example": per_example, "flops": per_example * int(clients["examples"].sum())}
+    assert moon["proxy"]["flops_per_example"] == FORWARD + BACKWARD
+
+
 def test_costs_name_the_cache_entries_and_their_origin(small: Make, tmp_path: Path) -> None:
     costs, *_ = finish(distil(small), tmp_path)
     (entry,) = TeacherCache().entries()
