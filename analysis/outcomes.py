@@ -56,6 +56,9 @@ def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int | None = None) 
     - `rounds_done`, `first`, `final`, `best`: the last round; the first, last and highest accuracy.
     - `k`: number of averaged rounds, `last` or by default `loader.last_k`; the next metrics use the last k rounds.
     - `last`, `swing`: mean and standard deviation of accuracy; `worst_class`, `rare_classes`: means.
+    - `client_accuracy`, `client_std`, `worst_clients`: accuracy of the clients on their own test distributions: mean,
+      standard deviation and mean of the worst tenth over clients.
+    - `evaluated`: the models that were evaluated, `global` or `client`; empty for runs of earlier versions.
     - `cosine`, `drift`: mean agreement of client updates; `drift` is relative to the length of the mean update.
     - `gain`: accuracy in the last third of the rounds minus accuracy in the third before.
     """
@@ -74,6 +77,10 @@ def outcomes(runs: pd.DataFrame, rounds: pd.DataFrame, last: int | None = None) 
             "swing": tail["test_accuracy"].std(),
             "worst_class": tail["worst_class_accuracy"].mean(),
             "rare_classes": tail["rare_class_accuracy"].mean(),
+            "client_accuracy": tail["client_accuracy"].mean(),
+            "client_std": tail["client_accuracy_std"].mean(),
+            "worst_clients": tail["client_accuracy_worst_tenth"].mean(),
+            "evaluated": tail["evaluated_model"].last(),
             "cosine": tail["update_cosine"].mean(),
             "drift": tail["update_drift"].mean() / tail["update_norm"].mean(),
             "gain": curves["test_accuracy"].apply(_gain),

@@ -28,6 +28,8 @@ ROUNDS = (
     "update_norm", "update_drift", "update_cosine", "seconds", "bytes_down", "bytes_up", "teacher_outputs_used",
     "teacher_forward_passes", "teacher_flops", "teacher_seconds",
 )  # fmt: skip
+ADDED = ("client_accuracy", "client_accuracy_std", "client_accuracy_worst_tenth", "evaluated_model")
+"""Columns of rounds.csv that runs of earlier versions lack."""
 CLASSES = ("round", "class", "class_name", "examples", "test_accuracy")
 CLIENTS = ("round", "client", "examples", "train_accuracy", "update_norm", "seconds")
 CONFUSION = ("class", "predicted_class", "examples")
@@ -54,7 +56,7 @@ class Records:
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """One row per run and round; `run` is categorical."""
-        return self._tables(self.runs.index, "rounds.csv", ROUNDS)
+        return self._tables(self.runs.index, "rounds.csv", ROUNDS, optional=ADDED)
 
     def classes(self, runs: Iterable[str], rounds: "pd.Series[int] | None" = None) -> pd.DataFrame:
         """One row per run and class, of the run's round in `rounds` (by default its last evaluated round)."""
@@ -84,13 +86,16 @@ class Records:
         return self._tables([run for run in runs if run in rounds.index], name, columns, rounds)
 
     def _tables(
-        self, runs: Iterable[str], name: str, columns: Sequence[str], rounds: "pd.Series[int] | None" = None
-    ) -> pd.DataFrame:
+        self, runs: Iterable[str], name: str, columns: Sequence[str], rounds: "pd.Series[int] | None" = None,
+        optional: Sequence[str] = (),
+    ) -> pd.DataFrame:  # fmt: skip
         numbers = {run: None if rounds is None else int(rounds[run]) for run in runs}
         tables = {
-            run: read_table(self.folder(run) / name, self.problems, columns, number) for run, number in numbers.items()
+            run: read_table(self.folder(run) / name, self.problems, columns, number, optional)
+            for run, number in numbers.items()
         }
-        return _stacked({run: table for run, table in tables.items() if table is not None}, columns)
+        found = {run: table for run, table in tables.items() if table is not None}
+        return _stacked(found, [*columns, *optional])
 
 
 def load(*places: str | Path) -> Records:

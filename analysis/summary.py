@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fedray.results.loader import Results
 
 METRICS = ("test_accuracy", "last_k_accuracy", "worst_class_accuracy", "rare_class_accuracy")
+CLIENT_METRICS = ("client_accuracy", "client_accuracy_worst_tenth")
+"""Metrics that runs of earlier versions lack; they are columns of a table if a run has them."""
 
 
 def summary(results: "Results", runs: Sequence[str] | None = None) -> pd.DataFrame:
@@ -39,8 +41,8 @@ def over_seeds(results: "Results") -> pd.DataFrame:
     """Return one row per setting: mean and standard deviation of each metric over the setting's seeds.
 
     Columns: the spec fields that vary, `seeds`, `round` (the last one that all seeds have evaluated, to which all
-    metrics belong), `k` (evaluated rounds that `last_k_accuracy` averages), and for each of METRICS its mean and, as
-    `METRIC_std`, its standard deviation (n - 1; NaN for one seed).
+    metrics belong), `k` (evaluated rounds that `last_k_accuracy` averages), and for each of METRICS and
+    `client_metrics` its mean and, as `METRIC_std`, its standard deviation (n - 1; NaN for one seed).
     """
     runs = _last_rounds(results.rounds)
     fields = varying_fields(results.specs.loc[runs.index])
@@ -48,9 +50,14 @@ def over_seeds(results: "Results") -> pd.DataFrame:
     runs = _last_rounds(results.rounds[results.rounds["round"] <= results.rounds["run"].map(common)])
     groups = _by(fields, runs)
     table: pd.DataFrame = groups.agg(seeds=("round", "size"), round=("round", "min"), k=("k", "min"))
-    for metric in METRICS:
+    for metric in (*METRICS, *client_metrics(results)):
         table[metric], table[f"{metric}_std"] = groups[metric].mean(), groups[metric].std()
     return table.reset_index(drop=not fields).rename(columns=short_fields(fields))
+
+
+def client_metrics(results: "Results") -> list[str]:
+    """Return the CLIENT_METRICS that a run has."""
+    return [name for name in CLIENT_METRICS if results.rounds[name].notna().any()]
 
 
 def _last_rounds(rounds: pd.DataFrame) -> pd.DataFrame:

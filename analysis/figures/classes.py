@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.families import chosen, joined, present, share_legend, styles_of
-from fedray.training.evaluation import RARE_CLASS_SHARE
+from fedray.training.metrics import RARE_CLASS_SHARE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,6 +22,9 @@ ACCURACY_COLUMNS = {
 }  # fmt: skip
 
 
+CLIENT_COLUMNS = {"client_accuracy": "mean", "client_std": "spread", "worst_clients": "worst tenth"}
+
+
 def report_tables(data: ReportData, target: float | None = None) -> Iterator[ReportTable]:
     """Yield accuracy, differences to baselines, summaries of accuracy, rounds to a target accuracy, and costs."""
     compared = _with_runs(tables.comparison(data.named), data.named)
@@ -30,6 +33,8 @@ def report_tables(data: ReportData, target: float | None = None) -> Iterator[Rep
         if f"difference to {baseline}" in compared:
             yield _differences(compared, baseline)
     yield _accuracy_summary(data)
+    if data.named["client_accuracy"].notna().any():
+        yield _fairness(data)
     yield _to_target(data, target)
     yield _costs(data)
 
@@ -93,6 +98,24 @@ def _accuracy_summary(data: ReportData) -> ReportTable:
     )
     numbers = _with_runs(means.join(stds.add_suffix("_std")).reset_index(), data.named)
     return _long("accuracy-summary", "Final, best and mean accuracy", caption, numbers, cells)
+
+
+def _fairness(data: ReportData) -> ReportTable:
+    """Accuracy across clients; the mean of a setting's seeds is over those whose runs have it."""
+    grouped = data.named.groupby(["setting", "condition"], observed=True)
+    means, stds = grouped[list(CLIENT_COLUMNS)].mean(), grouped[list(CLIENT_COLUMNS)].std()
+    cells = pd.DataFrame({name: _means(means[field], stds[field]) for field, name in CLIENT_COLUMNS.items()})
+    cells.index = means.index
+    cells.insert(0, "seeds", grouped["client_accuracy"].count().astype(str))
+    cells["model"] = grouped["evaluated"].agg(lambda models: " and ".join(sorted(filter(None, {*models}))) or "–")
+    caption = (
+        f"Accuracy of the clients in %, each on a test distribution with its own label shares: mean, standard "
+        f"deviation and mean of the worst tenth over clients; means of the last {data.k} evaluated rounds, ± standard "
+        "deviation over seeds. Model: the global one, or each client's own; the test accuracy in the other tables is "
+        "then the mean accuracy of these models on the whole test set."
+    )
+    numbers = _with_runs(means.join(stds.add_suffix("_std")).reset_index(), data.named)
+    return _long("clients", "Accuracy across clients", caption, numbers, cells)
 
 
 def _to_target(data: ReportData, target: float | None) -> ReportTable:

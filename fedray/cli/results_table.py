@@ -21,6 +21,8 @@ HEADERS = {
     "last_k_accuracy": "last k",
     "worst_class_accuracy": "worst class",
     "rare_class_accuracy": "rare classes",
+    "client_accuracy": "clients",
+    "client_accuracy_worst_tenth": "worst clients",
     "round_seconds": "s/round",
 }
 
@@ -47,12 +49,12 @@ def print_runs(folder: str, runs: Sequence["Run"]) -> None:
 
 def print_over_seeds(folder: str | Path) -> None:
     """Print one row per setting: mean ± standard deviation over its seeds."""
-    from analysis.summary import METRICS, over_seeds
+    from analysis.summary import METRICS, client_metrics, over_seeds
     from fedray.results.loader import load_results
 
     results = load_results(folder)
     frame = over_seeds(results)
-    for name in METRICS:
+    for name in (*METRICS, *client_metrics(results)):
         frame[name] = [_mean_and_std(*pair) for pair in zip(frame[name], frame.pop(f"{name}_std"), strict=True)]
     console = open_console()
     console.print(_to_table(frame))
@@ -96,7 +98,7 @@ def _to_table(frame: "pd.DataFrame") -> Table:
         frame = frame.drop(columns="k")
     table = borderless()
     for column in frame.columns:
-        is_text = frame[column].map(lambda value: isinstance(value, str)).any() and not column.endswith("accuracy")
+        is_text = frame[column].map(lambda value: isinstance(value, str)).any() and "accuracy" not in column
         table.add_column(headers.get(column, column), justify="left" if is_text else "right", no_wrap=True)
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(column, value) for column, value in zip(frame.columns, row, strict=True)))
@@ -109,5 +111,5 @@ def _cell(column: str, value: object) -> str:
     if column == "difference":
         return f"{100 * float(str(value)):+.1f}"
     if isinstance(value, float):
-        return f"{value:.1%}" if column.endswith("accuracy") else f"{value:g}"
+        return f"{value:.1%}" if "accuracy" in column else f"{value:g}"
     return str(value)

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fedray.aggregation.aggregators import Aggregator, AnyAggregator, Mean
 from fedray.aggregation.server_optimizers import AnyServerOptimizer, ServerSGD
+from fedray.data.federated import FederatedDataset, ReadDatasets, count_clients, load, read_datasets
 from fedray.data.partition import AnyPartition, Dirichlet, FromFile
 from fedray.data.sections import Data
 from fedray.models.proxies import AnyProxy, Proxy
@@ -116,6 +117,9 @@ class Experiment(Section):
     def _cohort_is_large_enough(cls, aggregation: Aggregator, info: ValidationInfo) -> Aggregator:
         training, partition = info.data.get("training"), info.data.get("partition", FromFile)
         clients = partition.clients if hasattr(partition, "clients") else None
+        strategy: Strategy | None = info.data.get("strategy")
+        if strategy is not None and strategy.pools_clients:
+            clients = 1
         if training and clients and (problem := aggregation.problem(training.cohort_size(clients))):
             raise ValueError(problem)
         return aggregation
@@ -123,14 +127,26 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _strategy_fits_the_other_sections(self) -> "Experiment":
         optimizer = self.training.optimizer
-        if reason := self.strategy.conflict(server=self.server, aggregation=self.aggregation, optimizer=optimizer):
+        if reason := self.strategy.conflict(
+            server=self.server, aggregation=self.aggregation, optimizer=optimizer, proxy=self.proxy
+        ):
             raise ValueError(f"strategy.name is '{self.strategy.name}', but {reason}")
         return self
 
     @property
     def clients(self) -> int | None:
-        """Number of clients; None if it depends on a partition file."""
+        """Number of clients that train; None if it depends on a partition file."""
+        if self.strategy.pools_clients:
+            return 1
         return None if isinstance(self.partition, FromFile) else self.partition.clients
+
+    def load_data(self, read: ReadDatasets = read_datasets) -> FederatedDataset:
+        """Read the data and divide them among the clients that train. Raises SpecError if either fails."""
+        return load(self.data, self.partition, self.seed, read, pooled=self.strategy.pools_clients)
+
+    def count_clients(self) -> int:
+        """Return the number of clients that train, also of a partition file. Raises SpecError if it is unreadable."""
+        return self.clients or count_clients(self.partition)
 
 
 def _call(_: UserCode, function: Callable[..., Experiment], *arguments: object) -> Experiment:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -42,7 +42,9 @@ class FederatedDataset:
     std: npt.NDArray[np.float32]
     """[channels], of images scaled to 0..1"""
     client_labels: tuple[str, ...] = ()
-    """The label of each client in its partition file; empty if clients have numbers only"""
+    """The label of each client of the partition in its file; empty if clients have numbers only"""
+    partition_shards: tuple[Indices, ...] = ()
+    """The shards of the partition's clients, if `shards` has them all as one client's; otherwise empty"""
 
     def client_label(self, client: int) -> str:
         """Returns the label of a client in the partition file, or else its number."""
@@ -60,14 +62,27 @@ class FederatedDataset:
     @property
     def partition_digest(self) -> str:
         """SHA-256 of each client's positions and label, and of the public positions."""
-        positions = digest(*self.shards, self.public)
+        positions = digest(*(self.partition_shards or self.shards), self.public)
         return hashlib.sha256(repr((positions, self.client_labels)).encode()).hexdigest()
 
     @cached_property
     def class_counts(self) -> Indices:
         """[clients, classes], number of each client's examples by class."""
+        return self._class_counts(self.shards)
+
+    @cached_property
+    def partition_counts(self) -> Indices:
+        """[clients, classes], as `class_counts`, of the partition's clients, also if their examples are pooled."""
+        return self._class_counts(self.partition_shards or self.shards)
+
+    def pooled(self) -> "FederatedDataset":
+        """Return the data with the examples of all clients as those of one client."""
+        shards = (np.sort(np.concatenate(self.shards)),)
+        return replace(self, shards=shards, partition_shards=self.shards)
+
+    def _class_counts(self, shards: tuple[Indices, ...]) -> Indices:
         classes = len(self.train.classes)
-        return np.stack([np.bincount(self.train.labels[shard], minlength=classes) for shard in self.shards])
+        return np.stack([np.bincount(self.train.labels[shard], minlength=classes) for shard in shards])
 
 
 ReadDatasets: TypeAlias = Callable[[Data, int], tuple[Dataset, Dataset]]
@@ -107,11 +122,17 @@ def left_out(*datasets: Dataset) -> tuple[str, ...]:
     return (" ".join(f"{'; '.join(clauses)}.".split()),) if clauses else ()  # names may hold line breaks
 
 
-def load(spec: Data, partition: AnyPartition, seed: int, read: ReadDatasets = read_datasets) -> FederatedDataset:
-    """Read both sets and divide the training set among the clients. Raises SpecError if either fails."""
+def load(
+    spec: Data, partition: AnyPartition, seed: int, read: ReadDatasets = read_datasets, *, pooled: bool = False
+) -> FederatedDataset:
+    """Read both sets and divide the training set among the clients. Raises SpecError if either fails.
+
+    `pooled`: one client has the examples of all.
+    """
     train, test = read(spec, seed)
     with _warnings_of(train, test):
-        return _divide_among_clients(spec, partition, seed, train, test)
+        data = _divide_among_clients(spec, partition, seed, train, test)
+    return data.pooled() if pooled else data
 
 
 def _divide_among_clients(

@@ -8,7 +8,6 @@ from fedray.config.experiment import Experiment
 from fedray.config.fields import FILE_FIELDS
 from fedray.config.loader import Space, read
 from fedray.config.yaml_files import flatten
-from fedray.data.federated import count_clients
 from fedray.data.sources import outside_reader
 from fedray.files import strip_scheme
 
@@ -55,7 +54,7 @@ def requirements(path: str | Path, overrides: Sequence[str] = ()) -> Requirement
     return Requirements(
         is_study=is_study,
         uses_teacher_cache=any(spec.teacher is not None and spec.teacher.mode == "cached" for spec in experiments),
-        clients={spec: count_clients(spec.partition) for spec in experiments},
+        clients={spec: spec.count_clients() for spec in experiments},
         max_trials=len(experiments) if limit == "auto" else limit,
         files=list(files.values()),
     )

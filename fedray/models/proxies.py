@@ -62,6 +62,13 @@ class Proxy(Section):
         return [found] if isinstance(found, FunctionType) else []
 
     @property
+    def has_batch_norm(self) -> bool | None:
+        """Whether a built-in model has BatchNorm layers; None for other models."""
+        if self.name not in BUILDERS or type(self) is not Proxy:
+            return None
+        return self.norm == "batch" or (self.norm is None and self.name != "cnn")
+
+    @property
     def _is_outside(self) -> bool:
         return ":" in self.name and not self.name.startswith("timm:")
 

@@ -19,7 +19,15 @@ from fedray.errors import SpecError
 from fedray.results.folders import run_folders
 from fedray.results.run_folder import RunFolder
 from fedray.results.specs import read_run_spec, specs_table, varying_fields
-from fedray.results.writer import AMOUNT_PREFIXES, FAULTS_COLUMNS, KEY_COLUMNS, ROUNDS_COLUMNS, TEXT_COLUMNS
+from fedray.results.writer import (
+    ACCURACIES_COLUMNS,
+    AMOUNT_PREFIXES,
+    CLIENT_ACCURACY_COLUMNS,
+    FAULTS_COLUMNS,
+    KEY_COLUMNS,
+    ROUNDS_COLUMNS,
+    TEXT_COLUMNS,
+)
 from fedray.types import Row
 
 if TYPE_CHECKING:
@@ -61,6 +69,9 @@ class Results:
     def rounds(self) -> "pd.DataFrame":
         """One row per run and round."""
         rounds = self._read("rounds.csv")
+        for name in CLIENT_ACCURACY_COLUMNS:  # runs of earlier versions lack them
+            missing = "" if name in TEXT_COLUMNS else math.nan
+            rounds[name] = rounds[name].fillna(missing) if name in rounds else missing
         counts = rounds.groupby("run")["round"].nunique().to_dict()
         for run, folder in self.folders.items():
             count, expected = counts.get(run, 0), int(str(self.specs.at[run, "training.rounds"]))
@@ -77,6 +88,16 @@ class Results:
     def classes(self) -> "pd.DataFrame":
         """One row per run, evaluated round and class."""
         return self._read("classes.csv")
+
+    @cached_property
+    def client_accuracy(self) -> "pd.DataFrame":
+        """One row per run, evaluated round and client with examples: accuracy on the client's own test distribution."""
+        import pandas as pd
+
+        try:
+            return self._read("client_accuracy.csv")
+        except SpecError:  # runs of earlier versions have no such table
+            return pd.DataFrame(columns=["run", *ACCURACIES_COLUMNS])
 
     @cached_property
     def partition(self) -> "pd.DataFrame":
@@ -180,13 +201,14 @@ def _read_required(path: Path, problems: list[str]) -> "pd.DataFrame | None":
 
 
 def read_table(
-    path: Path, problems: list[str], columns: Sequence[str] = (), number: int | None = None
-) -> "pd.DataFrame | None":
-    """Return a table's `columns`, by default all; None if it cannot be read.
+    path: Path, problems: list[str], columns: Sequence[str] = (), number: int | None = None,
+    optional: Sequence[str] = (),
+) -> "pd.DataFrame | None":  # fmt: skip
+    """Return a table's `columns`, by default all, and the `optional` ones; None if it cannot be read.
 
     `number` selects the rows of one round. Keys are int64, other numbers float64 with NaN for empty cells, texts str.
     A sentence for each kind of damage is appended to `problems`: invalid rows and an incomplete last line are left out,
-    missing columns are filled with NaN or empty text.
+    missing columns are filled with NaN or empty text. Optional columns may be missing without a sentence.
     """
     import pandas as pd
 
@@ -208,8 +230,9 @@ def read_table(
         problems.append(f"'{path}' has no column {', '.join(missing)}.")
         if {*missing} & {*KEY_COLUMNS}:
             return None
+    missing += [name for name in optional if name not in table]
     table = table.assign(**{name: "" if name in TEXT_COLUMNS else math.nan for name in missing})
-    table = _without_invalid(table[list(columns) or list(table.columns)], path, problems)
+    table = _without_invalid(table[[*columns, *optional] if columns else list(table.columns)], path, problems)
     return table if number is None else table[table["round"] == number]
 
 
@@ -247,7 +270,7 @@ def _is_invalid(name: str, cells: "pd.Series[float]") -> "pd.Series[bool]":
     invalid = values.isna() & cells.notna()
     if name in KEY_COLUMNS:
         return invalid | values.isna() | (values < 0) | (values % 1 != 0)
-    if name.endswith("accuracy"):
+    if "accuracy" in name:
         return invalid | (values < 0) | (values > 1)
     return invalid | ((values < 0) | (values == math.inf) if name.startswith(AMOUNT_PREFIXES) else False)
 

@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedray.data.federated import FederatedDataset
 from fedray.strategies.base import Strategy
-from fedray.training.evaluation import EvalCounts
+from fedray.training.metrics import RoundMetrics
 from fedray.types import ClientFailure, ClientUpdate, Fault, Outcome, Row, loss_column
 
 
@@ -19,13 +18,15 @@ class RoundRecord:
     classes: Sequence[Row]
     faults: Sequence[Fault] = ()
     confusion: Sequence[Row] = ()
+    accuracies: Sequence[Row] = ()
+    """The rows of client_accuracy.csv."""
 
 
 def round_record(
-    number: int, outcomes: Sequence[Outcome], counts: EvalCounts | None, data: FederatedDataset, size: int
+    number: int, outcomes: Sequence[Outcome], metrics: RoundMetrics | None, names: Sequence[str], size: int
 ) -> RoundRecord:
-    """Return the rows of a round. `counts` is None in a round without evaluation; `size` is that of the
-    broadcast in bytes.
+    """Return the rows of a round. `metrics` is None in a round without evaluation; `names` are those of the classes;
+    `size` is that of the broadcast in bytes.
 
     The columns `bytes_down` and `bytes_up` are those of the algorithm: the broadcast (the proxy, and a strategy's own
     arrays) to each client of the cohort, and all messages of each client back. The network transfers fewer bytes,
@@ -40,11 +41,12 @@ def round_record(
         "bytes_up": sum(update.message_bytes for update in updates),
     }
     return RoundRecord(
-        row | (_metrics(counts, data) if counts else {}),
+        row | (_metrics(metrics) if metrics else {}),
         [_client_row(outcome) for outcome in outcomes],
-        _class_rows(number, counts, data.test.classes) if counts else [],
+        _class_rows(number, metrics, names) if metrics else [],
         [_fault_of(outcome) for outcome in outcomes if isinstance(outcome, ClientFailure)],
-        [{"round": number} | pair for pair in counts.confusion()] if counts else [],
+        [{"round": number} | pair for pair in metrics.confusion()] if metrics else [],
+        _accuracy_rows(number, metrics) if metrics else [],
     )
 
 
@@ -73,12 +75,14 @@ def loss_columns(strategy: Strategy) -> list[str]:
     return [loss_column(model, term.loss) for model, terms in strategy.active_objectives().items() for term in terms]
 
 
-def _metrics(counts: EvalCounts, data: FederatedDataset) -> Row:
+def _metrics(metrics: RoundMetrics) -> Row:
     return {
-        "test_accuracy": counts.accuracy,
-        "test_loss": counts.mean_loss,
-        "worst_class_accuracy": float(min(a for a in counts.class_accuracy if a == a)),  # NaN: class without examples
-        "rare_class_accuracy": counts.rare_accuracy(data.class_counts),
+        "test_accuracy": metrics.accuracy,
+        "test_loss": metrics.mean_loss,
+        "worst_class_accuracy": float(min(a for a in metrics.class_accuracy if a == a)),  # NaN: class without examples
+        "rare_class_accuracy": metrics.rare_accuracy,
+        "evaluated_model": metrics.model,
+        **metrics.fairness(),
     }
 
 
@@ -105,8 +109,13 @@ def _fault_of(failure: ClientFailure) -> Fault:
     return Fault(kind, f"client {failure.client}", failure.node, "dropped", failure.reason)
 
 
-def _class_rows(number: int, counts: EvalCounts, names: Sequence[str]) -> list[Row]:
-    columns = zip(names, counts.examples.tolist(), counts.class_accuracy.tolist(), strict=True)
+def _accuracy_rows(number: int, metrics: RoundMetrics) -> list[Row]:
+    accuracies = zip(metrics.clients, metrics.client_accuracy.tolist(), strict=True)
+    return [{"round": number, "client": client, "test_accuracy": accuracy} for client, accuracy in accuracies]
+
+
+def _class_rows(number: int, metrics: RoundMetrics, names: Sequence[str]) -> list[Row]:
+    columns = zip(names, metrics.examples.tolist(), metrics.class_accuracy.tolist(), strict=True)
     return [
         {"round": number, "class": label, "class_name": name, "examples": examples, "test_accuracy": accuracy}
         for label, (name, examples, accuracy) in enumerate(columns)

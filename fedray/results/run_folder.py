@@ -2,7 +2,7 @@
 
 spec.yaml           the resolved spec
 environment.json    the folder's format, the identity of the run, and a checksum of the file
-rounds.csv, clients.csv, classes.csv, partition.csv, faults.csv
+rounds.csv, clients.csv, classes.csv, client_accuracy.csv, partition.csv, faults.csv
 confusion-proxy.csv, confusion-teacher.csv    of the last evaluated round on the test set; on the clients' examples
 costs.json          what teachers and training cost
 checkpoint/         the last two checkpoints, and the clients' own models
@@ -253,8 +253,8 @@ class RunFolder:
     def write_partition(self, federated: "FederatedDataset") -> None:
         """Write partition.csv: the number of examples per client and class, without zeros."""
         with CsvTable(self.path / "partition.csv", PARTITION_COLUMNS) as table:
-            for client, label in np.argwhere(federated.class_counts).tolist():
-                name, examples = federated.train.classes[label], int(federated.class_counts[client, label])
+            for client, label in np.argwhere(federated.partition_counts).tolist():
+                name, examples = federated.train.classes[label], int(federated.partition_counts[client, label])
                 row = {"client": client, "client_label": federated.client_label(client)}
                 table.write([row | {"class": label, "class_name": name, "examples": examples}])
 

@@ -22,6 +22,9 @@ ROUNDS_COLUMNS = (
     "retried", "update_norm", "update_drift", "update_cosine", "seconds", "server_seconds", "bytes_down", "bytes_up",
     "teacher_outputs_used", "teacher_forward_passes", "teacher_flops", "teacher_seconds",
 )  # fmt: skip
+CLIENT_ACCURACY_COLUMNS = ("client_accuracy", "client_accuracy_std", "client_accuracy_worst_tenth", "evaluated_model")
+"""Columns of rounds.csv that earlier runs lack."""
+ACCURACIES_COLUMNS = ("round", "client", "test_accuracy")
 CLASSES_COLUMNS = ("round", "class", "class_name", "examples", "test_accuracy")
 CLIENTS_COLUMNS = (
     "round", "client", "examples", "train_accuracy", "update_norm", "seconds", "teacher_seconds",
@@ -34,7 +37,7 @@ KEY_COLUMNS = ("round", "client", "class", "predicted_class")
 """Columns of whole numbers that are never empty."""
 TEXT_COLUMNS = (
     "class_name", "client_label", "retried", "node", "device", "failure", "time", "fault", "subject", "response",
-    "reason", "trial", "state", "code", "data", "torch",
+    "reason", "trial", "state", "code", "data", "torch", "evaluated_model",
 )  # fmt: skip
 AMOUNT_PREFIXES = ("seconds", "server_seconds", "bytes", "teacher_", "failed_clients", "examples")
 """Columns whose names start like this are never negative or infinite."""
@@ -87,6 +90,7 @@ class RunTables:
         """Append the rows of one round; the row of rounds.csv last."""
         self.clients.write(record.clients)
         self.classes.write(record.classes)
+        self.accuracies.write(record.accuracies)
         if record.confusion:
             write_confusion(self._folder, "proxy", record.confusion)
         self.rounds.write([record.round])
@@ -103,12 +107,14 @@ class RunTables:
 
     def _open(self, after_round: int) -> None:
         columns = (*CLIENTS_COLUMNS[:3], *self._losses, *CLIENTS_COLUMNS[3:])
-        self.rounds = CsvTable(self._folder / "rounds.csv", ROUNDS_COLUMNS, after_round)
+        rounds = (*ROUNDS_COLUMNS, *CLIENT_ACCURACY_COLUMNS)
+        self.rounds = CsvTable(self._folder / "rounds.csv", rounds, after_round)
         self.clients = CsvTable(self._folder / "clients.csv", columns, after_round)
         self.classes = CsvTable(self._folder / "classes.csv", CLASSES_COLUMNS, after_round)
+        self.accuracies = CsvTable(self._folder / "client_accuracy.csv", ACCURACIES_COLUMNS, after_round)
 
     def _close(self) -> None:
-        for table in (self.rounds, self.clients, self.classes):
+        for table in (self.rounds, self.clients, self.classes, self.accuracies):
             table.close()
 
     def __enter__(self) -> "RunTables":
@@ -136,22 +142,22 @@ def write_confusion(folder: Path, model: str, rows: Iterable[Row]) -> None:
 
 
 def last_complete_round(folder: Path) -> int:
-    """Return the last round up to which rounds.csv, clients.csv and classes.csv have all their rows.
+    """Return the last round up to which all tables that grow by round have all their rows.
 
     A power failure can cut one of the tables: a checkpoint is synchronized to disk, a table only flushed.
     """
     rounds = [dict(zip(ROUNDS_COLUMNS, row, strict=False)) for row in _read_rows(folder / "rounds.csv")[1:]]
-    clients, classes = (
-        Counter(row[0] for row in _read_rows(folder / name)[1:] if row) for name in ("clients.csv", "classes.csv")
-    )
-    rows_per_evaluation = max(classes.values(), default=1)
+    names = ("clients.csv", "classes.csv", "client_accuracy.csv")
+    clients, classes, accuracies = (Counter(row[0] for row in _read_rows(folder / name)[1:] if row) for name in names)
+    per_evaluation = max(classes.values(), default=1), max(accuracies.values(), default=0)
     for number, row in enumerate(rounds, start=1):
         cells = [row.get(column, "") for column in ("round", "clients", "failed_clients")]
         if not all(cell.isdigit() for cell in cells):
             return number - 1
         found, succeeded, failed = map(int, cells)
-        evaluated = rows_per_evaluation if row.get("test_accuracy") else 0
-        if (found, succeeded + failed, evaluated) != (number, clients[cells[0]], classes[cells[0]]):
+        expected = per_evaluation if row.get("test_accuracy") else (0, 0)
+        present = classes[cells[0]], accuracies[cells[0]]
+        if (found, succeeded + failed, expected) != (number, clients[cells[0]], present):
             return number - 1
     return len(rounds)
 

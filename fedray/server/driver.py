@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from fedray.backends.base import CallFailure, CallResult, MakeBackend, values_in_order
+from fedray.backends.base import MakeBackend
 from fedray.backends.choice import backend_of
 from fedray.config.experiment import Experiment
-from fedray.data import federated
 from fedray.data.federated import ReadDatasets, read_datasets
 from fedray.errors import LostError, RunError, SpecError
 from fedray.models.weights import WeightsFile, check_weights, distance
@@ -25,6 +24,7 @@ from fedray.results.run_folder import RunFolder
 from fedray.results.writer import RunTables, write_confusion
 from fedray.server import teacher_targets
 from fedray.server.cohort import CohortResult, CohortTrainer, draw_cohort
+from fedray.server.evaluation import Evaluator
 from fedray.server.loss_monitor import LossMonitor
 from fedray.server.public_training import check_public_split
 from fedray.server.smallest_batch import check_smallest_batch
@@ -46,10 +46,7 @@ from fedray.types import (
     Waiting,
     ignore_progress,
 )
-from fedray.workers.requests import CountFlops, Evaluate, Initialize, Shared
-
-EVAL_CHUNK_IMAGES = 1000
-"""Images that one request evaluates; constant, so that sums of losses do not depend on the number of workers."""
+from fedray.workers.requests import CountFlops, Initialize, Shared
 
 MAX_NODE_LOSSES = 3
 """Number of consecutive node losses in one round after which the run ends."""
@@ -88,7 +85,7 @@ class Driver:
         self._folder = RunFolder(folder)
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._lock_timeout = lock_timeout
-        data = federated.load(experiment.data, experiment.partition, experiment.seed, read)
+        data = experiment.load_data(read)
         teacher_targets.check_assignment(experiment, data)
         check_public_split(experiment, data)
         contents = contents_of(experiment, data)
@@ -101,6 +98,7 @@ class Driver:
         self._teachers = TeacherClient(experiment, self._data, self._backend, TeacherCache(cache))
         self._targets = teacher_targets.TeacherTargets(experiment, self._data, self._backend, self._teachers)
         self._initial: InitialState
+        self._evaluator: Evaluator
         self._state = RunState(ServerState(0, {}))  # set by _restore
         self._shared: tuple[int, Shared[ArrayGroups]] | None = None  # (round, its broadcast)
         self._written: Path  # a checkpoint that is not committed yet
@@ -190,6 +188,7 @@ class Driver:
     def _restore(self) -> list[str]:
         """Restore the newest checkpoint with complete tables. Return clauses on what has changed since the start."""
         initial, weights = self._initial, self._initial.weights
+        self._evaluator = Evaluator(self._experiment, self._backend, self._folder.checkpoint, initial.parameters)
         extra = self._experiment.strategy.server_init(weights, initial.parameters)
         state, state_rounds = self._folder.load_checkpoint() or (ServerState(0, weights, extra), {})
         if problem := check_weights(state.weights, weights):
@@ -230,23 +229,18 @@ class Driver:
     def _evaluate(self, state: RunState, trained: CohortResult) -> rows.RoundRecord:
         """Return the rows of a round; write its checkpoint, if it is due, while the workers evaluate."""
         number = state.server.round
-        is_evaluated = self._is_due(self._experiment.evaluation.every, number)
-        results = self._start_evaluation(state.server) if is_evaluated else ()
+        evaluated = None
+        if self._is_due(self._experiment.evaluation.every, number):
+            evaluated = self._evaluator.start(number, self._share(state.server), state.state_rounds)
         sent = [name for name in self._initial.trained_names if name in trained.aggregate.weights]
         update_norm = distance(trained.aggregate.weights, self._state.server.weights, sent)
         if self._is_due(self._experiment.checkpoint.every, number):
             self._written = self._write_checkpoint(state)
-        parts = values_in_order(results)
-        counts = sum(parts[1:], start=parts[0]) if parts else None
         size = broadcast_bytes(self._experiment, self._state.server, self._initial.parameters)
-        record = rows.round_record(number, trained.outcomes, counts, self._data, size)
+        metrics = evaluated() if evaluated else None
+        record = rows.round_record(number, trained.outcomes, metrics, self._data.test.classes, size)
         record.round.update(rows.update_statistics(self._experiment.strategy, trained.outcomes, update_norm))
         return record
-
-    def _start_evaluation(self, state: ServerState) -> Iterator[CallResult[EvalCounts] | CallFailure]:
-        arrays, images = self._share(state), len(self._data.test)
-        chunks = [(start, min(start + EVAL_CHUNK_IMAGES, images)) for start in range(0, images, EVAL_CHUNK_IMAGES)]
-        return self._backend.run([Evaluate(chunk, arrays) for chunk in chunks])
 
     def _teacher_columns(self, cohort: Sequence[int], before: TeacherCosts, record: rows.RoundRecord) -> Row:
         """The teacher outputs that a round used and their costs, whether computed for the cache or online."""

@@ -14,6 +14,7 @@ from fedray.aggregation.messages import Aggregate
 from fedray.aggregation.server_optimizers import ServerOptimizer
 from fedray.losses.distillation import REQUIRED_OUTPUT
 from fedray.losses.teacher_term import TeacherTerm
+from fedray.models.proxies import Proxy
 from fedray.section import Section
 from fedray.training.context import ClientContext, ClientResult, ClientStart
 from fedray.training.phases import ServerPhase
@@ -56,6 +57,8 @@ class Strategy(Section):
     """Colour in figures, as a hexadecimal RGB value."""
     keeps_state: ClassVar[bool] = False
     """Whether `client_final` returns state, or a parameter is not shared."""
+    pools_clients: ClassVar[bool] = False
+    """Whether one client, number 0, trains on the examples of all."""
     uses_features: ClassVar[bool] = False
     """Whether loss terms read `LossInputs.features`, the inputs of the proxy's last linear layer."""
     uses_public_data: ClassVar[bool] = False
@@ -87,6 +90,7 @@ class Strategy(Section):
         server: ServerOptimizer,  # noqa: ARG002
         aggregation: Aggregator,  # noqa: ARG002
         optimizer: AnyOptimizer,  # noqa: ARG002
+        proxy: Proxy,  # noqa: ARG002
     ) -> str | None:
         """Return the reason why the strategy cannot be combined with these sections of a spec, or None.
 
@@ -117,6 +121,10 @@ class Strategy(Section):
     def is_shared(self, parameter: ParameterInfo) -> bool:  # noqa: ARG002
         """Return whether a parameter or buffer is sent and averaged; others stay on each client from round to round."""
         return True
+
+    def problem(self, parameters: Sequence[ParameterInfo]) -> str | None:  # noqa: ARG002
+        """Return the reason for which a proxy with these arrays cannot be trained, or None."""
+        return None
 
     # On the server.
 

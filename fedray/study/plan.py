@@ -64,7 +64,7 @@ def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache
     """Return the work of a study's pending trials. Raises SpecError for data that cannot be read or divided."""
     trials = study.trials() or _proposed_trials(study)
     pending = [trial for trial in trials if study.is_pending(trial)]
-    sizes = {trial.experiment: federated.count_clients(trial.experiment.partition) for trial in pending}
+    sizes = {trial.experiment: trial.experiment.count_clients() for trial in pending}
     limit = study.space.search.max_concurrent
     at_once, part = portion(sizes, cluster, len(pending) if limit == "auto" else limit) if pending else (1, cluster)
     actors = {trial.name: plan_actors(trial.experiment, sizes[trial.experiment], part) for trial in pending}
@@ -136,7 +136,7 @@ def _query_kind(experiment: Experiment) -> Hashable:
     training = experiment.training
     return (
         experiment.data,
-        experiment.partition,
+        (experiment.partition, experiment.strategy.pools_clients),
         experiment.teacher,
         experiment.seed,
         (training.rounds, training.local_epochs, training.participation),
@@ -153,9 +153,9 @@ class _Datasets:
         self._divided: dict[Hashable, FederatedDataset] = {}
 
     def __call__(self, experiment: Experiment) -> FederatedDataset:
-        key = (experiment.data, experiment.partition, experiment.seed)
+        key = (experiment.data, experiment.partition, experiment.seed, experiment.strategy.pools_clients)
         if key not in self._divided:
-            self._divided[key] = federated.load(*key, self._read_once)
+            self._divided[key] = experiment.load_data(self._read_once)
         return self._divided[key]
 
     def warnings(self) -> list[str]:

@@ -1,20 +1,25 @@
-"""Metrics of a round, computed from predictions on the test set."""
+"""Predictions on the test set, and how many of them are correct."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from fedray.types import Indices, Row
+from fedray.types import Indices, Range, Row
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-RARE_CLASS_SHARE = 0.05
-"""A class is rare for a client if it makes up less than this share of the client's training examples."""
+EVAL_CHUNK_IMAGES = 1000
+"""Images that are evaluated together; constant, so that sums of losses do not depend on the number of workers."""
+
+
+def chunks(images: int) -> list[Range]:
+    """Return the ranges of images that are evaluated together."""
+    return [(start, min(start + EVAL_CHUNK_IMAGES, images)) for start in range(0, images, EVAL_CHUNK_IMAGES)]
 
 
 @dataclass(frozen=True)
@@ -40,41 +45,26 @@ class EvalCounts:
         """[classes], examples per class."""
         return np.bincount(self.labels, minlength=self.classes)
 
-    def confusion(self) -> Iterator[Row]:
-        """Yield the non-zero entries of the confusion matrix as rows `class`, `predicted_class`, `examples`."""
+    @cached_property
+    def pairs(self) -> Counter[int]:
+        """Number of examples of each pair of classes, true · classes + predicted."""
         pairs, counts = np.unique(self.labels * self.classes + self.predicted, return_counts=True)
-        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-            yield {"class": pair // self.classes, "predicted_class": pair % self.classes, "examples": count}
+        return Counter(dict(zip(pairs.tolist(), counts.tolist(), strict=True)))
+
+    def confusion(self) -> Iterator[Row]:
+        """Yield the non-zero entries of the confusion matrix, as `confusion_rows` does."""
+        return confusion_rows(self.pairs, self.classes)
 
     @property
     def accuracy(self) -> float:
         """Share of all examples that are predicted correctly."""
         return float(self.correct.sum() / self.examples.sum())
 
-    @property
-    def mean_loss(self) -> float:
-        """Mean cross-entropy, nats."""
-        return self.loss / int(self.examples.sum())
 
-    @property
-    def class_accuracy(self) -> npt.NDArray[np.float64]:
-        """[classes], accuracy per class; NaN for a class without test examples."""
-        empty = np.full(len(self.correct), np.nan)
-        return np.asarray(np.divide(self.correct, self.examples, out=empty, where=self.examples > 0))
-
-    def rare_accuracy(self, class_counts: Indices) -> float:
-        """Return the accuracy on a client's rare classes, averaged over clients.
-
-        `class_counts` [clients, classes] holds each client's training examples per class. A class without any
-        example is rare too. Clients without rare classes do not count; NaN if no client has a rare class.
-        """
-        shares = class_counts / np.maximum(class_counts.sum(axis=1, keepdims=True), 1)
-        rare = (shares < RARE_CLASS_SHARE) & (class_counts.sum(axis=1, keepdims=True) > 0)
-        examples = rare @ self.examples
-        with_rare = examples > 0
-        if not with_rare.any():
-            return float("nan")
-        return float(((rare @ self.correct)[with_rare] / examples[with_rare]).mean())
+def confusion_rows(pairs: Counter[int], classes: int) -> Iterator[Row]:
+    """Yield the entries of a confusion matrix, given as `EvalCounts.pairs`: `class`, `predicted_class`, `examples`."""
+    for pair, count in sorted(pairs.items()):
+        yield {"class": pair // classes, "predicted_class": pair % classes, "examples": count}
 
 
 def count_predictions(

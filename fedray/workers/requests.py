@@ -163,6 +163,28 @@ class Evaluate(Request[EvalCounts]):
 
 
 @dataclass(frozen=True)
+class EvaluateClient(Request[EvalCounts]):
+    """Count the predictions of a client's own proxy for all test images: global arrays, and those of its state."""
+
+    task: ClientTask
+    broadcast: Shared[ArrayGroups]
+
+    @property
+    def subject(self) -> str:
+        """`evaluation of client 3`."""
+        return f"evaluation of client {self.task.client}"
+
+    @property
+    def preferred_slot(self) -> int:
+        """The client's number."""
+        return self.task.client
+
+    def with_files_read(self) -> "EvaluateClient":
+        """Return the request with the client's state read. Raises RunError where the file cannot be read."""
+        return replace(self, task=replace(self.task, state=self.task.read_state()))
+
+
+@dataclass(frozen=True)
 class QueryTeacher(Request[TeacherOutput]):
     """Compute a teacher's outputs for some rows, or fit the head of a linear probe to a client's `features`."""
 

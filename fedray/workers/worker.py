@@ -6,13 +6,14 @@ A worker serves any client: a client's state arrives with its task and returns w
 import platform
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedray.aggregation.messages import MessageSums
 from fedray.config.experiment import Experiment
@@ -31,7 +32,7 @@ from fedray.teachers.pool import TeacherPool, peak_bytes
 from fedray.teachers.targets import CachedTargets, OnlineTargets
 from fedray.training.batches import ClientData, Normalization
 from fedray.training.context import ClientContext, ClientResult
-from fedray.training.evaluation import EvalCounts, count_predictions
+from fedray.training.evaluation import EvalCounts, chunks, count_predictions
 from fedray.training.local_update import Trainer, local_update
 from fedray.types import (
     ArrayGroups,
@@ -41,6 +42,7 @@ from fedray.types import (
     InitialState,
     Outcome,
     ParameterInfo,
+    Range,
     TargetArrays,
     Weights,
 )
@@ -51,6 +53,7 @@ from fedray.workers.requests import (
     ClientTask,
     CountFlops,
     Evaluate,
+    EvaluateClient,
     Initialize,
     QueryTeacher,
     R,
@@ -97,8 +100,11 @@ class Worker:
                 result = self._train_clients(request)
             case TrainServer(number, inputs):
                 result = WorkerResult(self._public.train_server(number, inputs.get()["weights"], inputs.get()))
-            case Evaluate():
-                result = WorkerResult(self._evaluate(request))
+            case Evaluate(images, broadcast):
+                result = WorkerResult(self._evaluate(broadcast.get()["weights"], [images]))
+            case EvaluateClient(task, broadcast):
+                weights = self._context(task, broadcast.get()).weights
+                result = WorkerResult(self._evaluate(weights, chunks(len(self._federated.test))))
             case QueryTeacher(query, rows, features):
                 result = WorkerResult(self._teachers.compute(query, rows, features))
             case TryBatch():
@@ -255,12 +261,15 @@ class Worker:
         gpu = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else None
         return InitialState(get_weights(model), describe_parameters(model, shape.classes), gpu)
 
-    def _evaluate(self, request: Evaluate) -> EvalCounts:
-        test, predict = (
-            self._federated.test,
-            self._models.predictor(request.broadcast.get()["weights"], self._normalize),
-        )
-        part = slice(*request.images)
+    def _evaluate(self, weights: Weights, ranges: Sequence[Range]) -> EvalCounts:
+        """Count the predictions of a proxy for ranges of the test images, one range after another."""
+        predict = self._models.predictor(weights, self._normalize)
+        first, *others = (self._predictions(predict, slice(*images)) for images in ranges)
+        return sum(others, start=first)
+
+    def _predictions(self, predict: Callable[[Tensor], Tensor], part: slice) -> EvalCounts:
+        """Count the predictions for a part of the test images."""
+        test = self._federated.test
         images, labels = (
             torch.from_numpy(np.array(array[part])).to(self._device) for array in (test.images, test.labels)
         )

@@ -50,6 +50,26 @@ def cells(tables: Iterable[ReportTable], name: str) -> dict[str, list[str]]:
     return {label: [text for text, _ in row] for label, row in table.rows()}
 
 
+def test_accuracy_across_clients_has_a_table_if_runs_have_it(tmp_path: Path) -> None:
+    """The metrics are means of the last three of fifteen rounds; runs of earlier versions have none."""
+    for seed, level in enumerate((0.4, 0.6)):
+        per_round = {
+            "client_accuracy": [0.0] * 12 + [level] * 3, "client_accuracy_std": [0.9] * 12 + [level / 4] * 3,
+            "client_accuracy_worst_tenth": [1.0] * 12 + [level / 2] * 3, "evaluated_model": "client",
+        }  # fmt: skip
+        folder = tmp_path / "new" / str(seed)
+        write_run(folder, strategy={"name": "local"}, seed=seed, accuracy=[0.5] * 15, per_round=per_round)
+    write_run(tmp_path / "old", accuracy=[0.5] * 15)
+    data = ReportData.of(load(str(tmp_path)))
+    assert data.problems == []
+    assert cells(report_tables(data), "clients") == {
+        "local only": ["2", "50.0 ± 14.1", "12.5 ± 3.5", "25.0 ± 7.1", "client"],
+        "FedAvg": ["0", "–", "–", "–", "–"],
+    }
+    old = ReportData.of(load(str(tmp_path / "old")))
+    assert "clients" not in [table.name for table in report_tables(old)]
+
+
 def test_accuracy_table_by_hand(report: Report) -> None:
     table = cells(report.tables, "accuracy")
     assert table["FedAvg"] == ["31.0 ± 1.0", "41.0 ± 1.0", "36.0 ± 1.0"]  # 30, 31 and 32 %; ten points more at α=0.5

@@ -100,6 +100,9 @@ def test_results_prints_settings_and_writes_them(finished: tuple[Path, Sequence[
         "class",
         "rare",
         "classes",
+        "clients",
+        "worst",
+        "clients",
     ]
     table = pd.read_csv(tmp_path / "table.csv")
     assert [line.split()[:4] for line in (fedavg, fedprox)] == [

@@ -10,6 +10,7 @@ from fedray.config.yaml_files import to_yaml
 from fedray.results.run_folder import FORMAT
 from fedray.results.writer import (
     CLASSES_COLUMNS,
+    CLIENT_ACCURACY_COLUMNS,
     CLIENTS_COLUMNS,
     PARTITION_COLUMNS,
     ROUNDS_COLUMNS,
@@ -110,7 +111,10 @@ def write_rounds(
     *,
     uses_teacher: bool = False,
 ) -> None:
-    """Write rounds.csv. The worst class has half the accuracy, the rare classes three quarters of it."""
+    """Write rounds.csv. The worst class has half the accuracy, the rare classes three quarters of it.
+
+    The accuracy of clients has columns if `columns` gives it; runs of earlier versions have none.
+    """
     used = {
         "teacher_outputs_used": 300,
         "teacher_forward_passes": 300,
@@ -126,7 +130,8 @@ def write_rounds(
         rows.append(
             {"round": place + 1, **TRAINED, **SENT, **(used if uses_teacher else unused), **_scores(value), **own}
         )
-    write_table(folder / "rounds.csv", ROUNDS_COLUMNS, rows)
+    added = [name for name in CLIENT_ACCURACY_COLUMNS if name in (columns or {})]
+    write_table(folder / "rounds.csv", (*ROUNDS_COLUMNS, *added), rows)
 
 
 def write_clients(

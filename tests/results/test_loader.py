@@ -5,14 +5,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from helpers.studies import write_run, write_table
 
 import fedray
+from analysis.summary import CLIENT_METRICS, over_seeds
 from fedray.config.experiment import Experiment
 from fedray.config.loader import load
 from fedray.errors import SpecError
 from fedray.results.loader import last_k, last_k_accuracy, load_results, read_rows, read_table
 from fedray.results.run_folder import RunFolder
 from fedray.results.specs import read_spec
+from fedray.results.writer import ACCURACIES_COLUMNS
 from fedray.study.session import rounds as run
 
 Make = Callable[..., Experiment]
@@ -191,3 +194,35 @@ def test_equal_floats_of_a_spec_are_one_setting(tmp_path: Path) -> None:
         "training: {optimizer: {lr: 0.30000000000000004}, rounds: 1e1}\nresources: {backend: ray}\n"
     )
     assert read_spec(tmp_path) == {"training.optimizer.lr": 0.3, "training.rounds": 10, "resources.backend": "ray"}
+
+
+def test_accuracy_of_clients_is_read_and_runs_without_it_are_too(tmp_path: Path) -> None:
+    """Runs of earlier versions have neither the columns nor the table."""
+    added = {"client_accuracy": 0.5, "client_accuracy_std": 0.1, "client_accuracy_worst_tenth": 0.3}
+    write_run(tmp_path / "new", per_round={**added, "evaluated_model": "client"})
+    write_table(
+        tmp_path / "new" / "client_accuracy.csv",
+        ACCURACIES_COLUMNS,
+        [{"round": 1, "client": 3, "test_accuracy": 0.25}, {"round": 1, "client": 4, "test_accuracy": float("nan")}],
+    )
+    old = load_results(write_run(tmp_path / "old", seed=1))
+    assert old.rounds["client_accuracy"].isna().all()
+    assert set(old.rounds["evaluated_model"]) == {""}
+    assert old.client_accuracy.empty
+    both = load_results(tmp_path)
+    assert both.problems == old.problems == []
+    new = both.rounds[both.rounds["run"] == "new"]
+    assert new[list(added)].to_numpy().tolist() == [[0.5, 0.1, 0.3]] * 3
+    assert set(new["evaluated_model"]) == {"client"}
+    assert both.client_accuracy["client"].tolist() == [3, 4]
+    assert both.client_accuracy["test_accuracy"].isna().tolist() == [False, True]
+    assert not {*CLIENT_METRICS} & {*over_seeds(old)}
+    row = over_seeds(load_results(tmp_path / "new")).iloc[0]
+    assert (row["client_accuracy"], row["client_accuracy_worst_tenth"]) == (0.5, 0.3)
+
+
+def test_accuracies_of_clients_out_of_range_are_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", per_round={"client_accuracy_worst_tenth": [0.5, 1.5, 0.5]})
+    results = load_results(tmp_path / "run")
+    assert results.rounds["round"].tolist() == [1, 3]
+    assert "client_accuracy_worst_tenth is 1.5" in results.problems[0]

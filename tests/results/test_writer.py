@@ -72,8 +72,10 @@ def test_line_that_is_cut_in_its_last_cell_is_no_row(tmp_path: Path) -> None:
     (tmp_path / "rounds.csv").write_text(",".join(ROUNDS_COLUMNS) + "\n" + _round(1) + _round(2))
     (tmp_path / "clients.csv").write_text("round,client,train_accuracy\n1,0,0.5\n2,0,0.125\n")
     (tmp_path / "classes.csv").write_text("round,class,test_accuracy\n1,0,0.5\n2,0,0.125\n")
+    assert last_complete_round(tmp_path) == 2  # earlier versions did not write client_accuracy.csv
+    (tmp_path / "client_accuracy.csv").write_text("round,client,test_accuracy\n1,0,0.5\n2,0,0.125\n")
     assert last_complete_round(tmp_path) == 2
-    for name in ("clients", "classes"):
+    for name in ("clients", "classes", "client_accuracy"):
         table = tmp_path / f"{name}.csv"
         whole = table.read_text()
         table.write_text(whole[:-2])

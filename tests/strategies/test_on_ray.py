@@ -11,7 +11,9 @@ from fedray.backends.ray.pool import ActorPool
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-STRATEGIES: list[dict[str, Any]] = [{"name": "scaffold"}, {"name": "fednova"}, {"name": "feddyn"}]
+STRATEGIES: list[dict[str, Any]] = [
+    *({"name": name} for name in ("scaffold", "fednova", "feddyn", "fedbn", "local", "centralized"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,10 @@ def pool() -> Iterator[ActorPool]:
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy["name"])
 def test_serial_and_ray_give_the_same_bits(tmp_path: Path, pool: ActorPool, strategy: dict[str, Any]) -> None:
     """One update is dropped, and clients that have state train again."""
-    serial = algorithms.run(algorithms.experiment(strategy, 0.9), tmp_path / "serial")
-    experiment = algorithms.experiment(strategy, 0.9, resources={"backend": "ray", "clients_per_actor": 2})
-    assert algorithms.run_on_ray(experiment, tmp_path / "ray", pool).bits == serial.bits
+    proxy = {"proxy": algorithms.NORM} if strategy["name"] == "fedbn" else {}
+    serial = algorithms.run(algorithms.experiment(strategy, 0.9, **proxy), tmp_path / "serial")
+    experiment = algorithms.experiment(strategy, 0.9, resources={"backend": "ray", "clients_per_actor": 2}, **proxy)
+    on_ray = algorithms.run_on_ray(experiment, tmp_path / "ray", pool)
+    assert on_ray.bits == serial.bits
+    tables = [(run.folder / "client_accuracy.csv").read_text() for run in (serial, on_ray)]
+    assert tables[0] == tables[1]

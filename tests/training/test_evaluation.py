@@ -28,7 +28,7 @@ def test_count_predictions_by_hand(batch_size: int) -> None:
     assert counts.examples.tolist() == [2, 1, 2, 0]
     assert counts.accuracy == 0.6
     correct, wrong = math.log(1 + 2 * math.exp(-2)), math.log(2 + math.exp(2))
-    assert counts.mean_loss == pytest.approx((3 * correct + 2 * wrong) / 5, rel=1e-6)
+    assert counts.loss == pytest.approx(3 * correct + 2 * wrong, rel=1e-6)
 
 
 def test_eval_counts_add_up() -> None:
@@ -38,34 +38,9 @@ def test_eval_counts_add_up() -> None:
         for a, b in ((0, 2), (2, 5))
     ]
     assert (parts[0] + parts[1]).correct.tolist() == whole.correct.tolist()
-    assert (parts[0] + parts[1]).mean_loss == pytest.approx(whole.mean_loss)
+    assert (parts[0] + parts[1]).loss == pytest.approx(whole.loss)
 
 
 def test_confusion_equals_hand_computed_values() -> None:
     rows = EvalCounts(np.array([0, 2, 0, 2, 0]), np.array([0, 1, 0, 2, 1]), classes=3).confusion()
     assert [tuple(row.values()) for row in rows] == [(0, 0, 2), (0, 1, 1), (2, 1, 1), (2, 2, 1)]
-
-
-def test_class_accuracy_is_nan_for_a_class_without_examples() -> None:
-    accuracy = EvalCounts(np.array([0, 0]), np.array([0, 1]), classes=2).class_accuracy
-    assert accuracy[0] == 0.5
-    assert math.isnan(accuracy[1])
-
-
-def test_rare_accuracy_equals_hand_computed_value() -> None:
-    labels = np.repeat([0, 1, 2], 10)
-    correct = np.concatenate([np.arange(10) < n for n in (9, 5, 1)])
-    counts = EvalCounts(labels, np.where(correct, labels, (labels + 1) % 3), classes=3)
-    class_counts = np.array(
-        [
-            [96, 4, 0],  # rare: 1 and 2 -> (5 + 1) / 20
-            [5, 95, 0],  # exactly 5 % is not rare; rare: 2 -> 1 / 10
-            [40, 30, 30],  # none rare: not counted
-            [0, 0, 0],  # no examples: not counted
-        ]
-    )
-    assert counts.rare_accuracy(class_counts) == pytest.approx((0.3 + 0.1) / 2)
-
-
-def test_rare_accuracy_without_rare_classes_is_nan() -> None:
-    assert math.isnan(EvalCounts(np.array([0, 1]), np.array([0, 1]), 2).rare_accuracy(np.array([[5, 5]])))

@@ -9,7 +9,7 @@ from fedray.errors import writing
 from fedray.files import replace_text
 from fedray.study.study import Trial
 
-TABLES = ("rounds.csv", "clients.csv", "classes.csv", "lineage.csv")
+TABLES = ("rounds.csv", "clients.csv", "classes.csv", "client_accuracy.csv", "lineage.csv")
 """lineage.csv has a row per copy: the round it was made after, the member copied from, the new values."""
 
 

@@ -21,7 +21,6 @@ from fedray.backends.ray.references import ray_get
 from fedray.backends.ray.shared_objects import SharedObjects, SharedObjectsActor
 from fedray.cache import cache_folder
 from fedray.config.experiment import Experiment
-from fedray.data.federated import count_clients
 from fedray.errors import LostError, RayLostError, SpecError
 from fedray.results.storage import DONE_FILE, storage_of
 from fedray.study.identities import check_identities
@@ -145,7 +144,7 @@ def _tuner(
     study: Study, pending: PendingTrials, shared_objects: SharedObjectsActor, callback: ProgressCallback
 ) -> tune.Tuner:
     search = study.space.search
-    sizes = {experiment: count_clients(experiment.partition) for experiment in pending.experiments}
+    sizes = {experiment: experiment.count_clients() for experiment in pending.experiments}
     limit = pending.count if search.max_concurrent == "auto" else search.max_concurrent
     at_once, part = portion(sizes, cluster_resources(), limit)
     rounds = max(experiment.training.rounds for experiment in sizes)
@@ -200,7 +199,7 @@ def _placement_groups(study: Study, part: Mapping[str, float]) -> Callable[[Row]
 
     def placement_group(config: Row) -> tune.PlacementGroupFactory:
         experiment = study.trial_of_config(config).experiment
-        plan = plan_actors(experiment, count_clients(experiment.partition), part)
+        plan = plan_actors(experiment, experiment.count_clients(), part)
         workers = [{"CPU": plan.cpus_per_actor, "GPU": plan.gpus_per_actor}] * plan.actors
         return tune.PlacementGroupFactory([{}, *workers], strategy="PACK")
 
