@@ -1,4 +1,4 @@
-"""The rules that every strategy must follow, as one call for the tests of its author: `check_strategy(Mine())`."""
+"""A test of the rules that every strategy must follow: `check_strategy(MyStrategy())`."""
 
 import hashlib
 import platform
@@ -29,9 +29,9 @@ Bits = Mapping[str, str]
 
 
 def check_strategy(strategy: Strategy, *, ray: bool = False, **sections: object) -> None:
-    """Check that a strategy trains, and that its runs have the same bits however they are run.
+    """Check that a strategy trains, and that the bits of its results do not depend on how it is run.
 
-    Runs of four rounds on digits, six clients of unequal sizes, half of them in each round: repeated, stopped and
+    Trains four rounds on digits with six clients of unequal sizes, half of them in each round: twice, stopped and
     resumed, with a client whose update is dropped, with a single client and, if `ray` is true, in Ray actors.
     `sections` replace those of the experiment (`proxy`, `teacher`, `data` ...). Takes seconds; a minute with `ray`.
     Raises AssertionError with the rule that is broken, and the errors of the strategy's own methods.
@@ -47,7 +47,7 @@ class _Checks:
         self._strategy, self._sections, self._folder = strategy, sections, folder
 
     def run(self, *, ray: bool) -> None:
-        """Raises AssertionError at the first rule that is broken."""
+        """Run all checks; raises AssertionError at the first rule that is broken."""
         self._check_fields()
         whole = self._bits("whole")
         self._require(whole != self._bits("initial", rounds=1), "its weights do not change from round to round")
@@ -55,8 +55,8 @@ class _Checks:
         self._stop("resumed", after=ROUNDS // 2)
         self._require(
             self._bits("resumed") == whole,
-            "a resumed run has other bits than an undisturbed one: what a later round needs must be in the state that "
-            "client_final or server_extra returns",
+            "a resumed run has other bits than an uninterrupted one: client_final or server_extra must return all "
+            "state that a later round needs",
         )
         self._check_drop()
         self._bits("one client", clients=1)
@@ -65,11 +65,11 @@ class _Checks:
 
     def _check_fields(self) -> None:
         copy = type(self._strategy).model_validate(self._strategy.model_dump(mode="json"))
-        self._require(copy == self._strategy, "its fields are not the same after they were written and read")
-        self._require("proxy" in self._strategy.objectives(), "objectives() has none for 'proxy'")
+        self._require(copy == self._strategy, "its fields change when they are written as JSON and read again")
+        self._require("proxy" in self._strategy.objectives(), "objectives() has no loss terms for 'proxy'")
 
     def _check_drop(self) -> None:
-        """A client whose update is dropped keeps its old state."""
+        """Check that a client whose update is dropped keeps its old state."""
         experiment = self._experiment(failures="drop")
         self._drive(experiment, self._folder / "dropped", _worker_that_fails())
         states = [client for client, number in self._states("dropped").items() if number == ROUNDS]
@@ -130,7 +130,7 @@ class _Checks:
 
 
 def _worker_that_fails() -> "type[Worker]":
-    """Return a worker whose clients fail in the last round, but for the first one that trains."""
+    """Return a worker whose clients fail in the last round, except the first one that trains."""
     from fedray.workers.worker import Worker
 
     class FailingWorker(Worker):

@@ -64,7 +64,7 @@ class Broken(FedAvg):
     [
         (Forgetful, "two runs of the same spec have different bits"),
         (Idle, "its weights do not change from round to round"),
-        (Headless, "objectives.. has none for 'proxy'"),
+        (Headless, "objectives.. has no loss terms for 'proxy'"),
     ],
 )
 def test_broken_rule_is_named(strategy: type[Strategy], rule: str) -> None:

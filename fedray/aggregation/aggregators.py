@@ -4,21 +4,19 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
+from fedray.aggregation.exact_mean import Floats
 from fedray.registry import Registry
 from fedray.section import Section
 from fedray.types import Indices, Weights
-
-Floats = npt.NDArray[np.float64]
 
 
 class Aggregator(Section):
     """A rule that combines the clients' weights.
 
-    By default the exact weighted mean, which needs the sum of the weights only. A rule with `needs_all` gets the
-    weights of all clients, in the order of their ids, a block of coordinates at a time.
+    The default is the exact weighted mean, which needs only the sum of the weights. A rule with `needs_all` gets the
+    weights of all clients in the order of their ids, a block of coordinates at a time.
     """
 
     label: ClassVar[str] = ""
@@ -32,13 +30,13 @@ class Aggregator(Section):
         return None
 
     def prepare(self, weights: Weights, received: Weights, trained: Sequence[str]) -> Weights:  # noqa: ARG002
-        """Return the weights that a client sends. Called on the client; `trained` are the names of its parameters."""
+        """Return the weights that a client sends. Called on the client; `trained`: names of trained parameters."""
         return weights
 
     def select(self, squared_distances: Floats) -> Indices | None:  # noqa: ARG002
-        """Return the positions of the clients to combine, ascending; None for all, without computing the distances.
+        """Return the ascending positions of the clients to combine. The default is None, for all of them.
 
-        `squared_distances` [K, K], between the trained parameters of the K clients.
+        `squared_distances` [K, K]: between the trained parameters of the K clients.
         """
         return None
 
@@ -82,14 +80,14 @@ class NormClippedMean(Aggregator):
 
 
 class Median(Aggregator):
-    """The median of each coordinate, every client counting once (Yin et al., arXiv 1803.01498)."""
+    """The median of each coordinate, in which all clients have equal weights (Yin et al., arXiv 1803.01498)."""
 
     label: ClassVar[str] = "median"
     needs_all: ClassVar[bool] = True
     name: Literal["median"] = "median"
 
     def reduce(self, rows: Floats, weights: Floats) -> Floats:  # noqa: ARG002
-        """Return the median over the rows; of an even number, the mean of the two in the middle."""
+        """Return the median over the rows; for an even number of rows, the mean of the middle two."""
         return np.asarray(np.median(rows, axis=0, overwrite_input=True))
 
 
@@ -100,10 +98,11 @@ class TrimmedMean(Aggregator):
     needs_all: ClassVar[bool] = True
     name: Literal["trimmed_mean"] = "trimmed_mean"
     trim: float = Field(0.1, ge=0, lt=0.5)
-    """Share of the clients that is left out at each end of a coordinate, rounded down. Every client counts once."""
+    """Share of the clients whose values are dropped at each end of a coordinate, rounded down. All clients have equal
+    weights."""
 
     def reduce(self, rows: Floats, weights: Floats) -> Floats:  # noqa: ARG002
-        """Return the mean over the rows that are left of each sorted column."""
+        """Return the mean of each sorted column without its dropped ends."""
         cut = int(self.trim * len(rows) + 1e-9)
         rows.sort(axis=0)
         return np.asarray(rows[cut : len(rows) - cut].mean(axis=0))
@@ -114,8 +113,8 @@ class NearestClients(Aggregator):
 
     needs_all: ClassVar[bool] = True
     byzantine: int = Field(1, ge=0)
-    """Number f of clients that may send anything. Of K clients, each one's score is the sum of the squared distances
-    to its K - f - 2 nearest ones; the lowest score wins, of equal ones the lowest client id."""
+    """Number f of Byzantine clients, which may send any weights. The score of one of K clients is the sum of the
+    squared distances to its K - f - 2 nearest clients. The lowest score wins; among equal scores, the lowest client id."""
 
     @property
     def chosen(self) -> int:
@@ -123,7 +122,7 @@ class NearestClients(Aggregator):
         return 1
 
     def problem(self, clients: int) -> str | None:
-        """Krum needs at least 2f + 3 clients, and no fewer than it combines."""
+        """Krum needs at least 2f + 3 clients, and at least as many as it combines."""
         least = max(2 * self.byzantine + 3, self.chosen)
         if clients >= least:
             return None
@@ -158,7 +157,7 @@ class MultiKrum(NearestClients):
 
     @property
     def chosen(self) -> int:
-        """`keep` clients are combined."""
+        """The number `keep`."""
         return self.keep
 
 

@@ -1,11 +1,12 @@
-"""Aggregation of a round whose rule needs the weights of every client: by blocks of coordinates, in client-id order."""
+"""Aggregation with a rule that needs the weights of every client: in blocks of coordinates, in client-id order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from fedray.aggregation.aggregators import Aggregator, Floats
+from fedray.aggregation.aggregators import Aggregator
+from fedray.aggregation.exact_mean import Floats
 from fedray.aggregation.messages import Aggregate, Messages, MessageSums
 from fedray.errors import RunError
 from fedray.types import Weights
@@ -17,7 +18,7 @@ BLOCK_SIZE = 2**13
 def aggregate_gathered(
     rule: Aggregator, messages: Mapping[int, Messages], trained: Sequence[str]
 ) -> tuple[Aggregate, list[int]]:
-    """Combine the messages of clients, by id, with a rule that needs them all; return the ids of those combined.
+    """Apply a rule with `needs_all` to the messages of clients, by id; return also the ids of the combined clients.
 
     `trained` are the names of the trained parameters, between which distances are measured. The strategy's own messages
     are averaged over the combined clients. Raises RunError if there are too few clients for the rule.

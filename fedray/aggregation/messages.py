@@ -13,7 +13,7 @@ Messages: TypeAlias = Mapping[str, Message]
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The combined messages of a round's clients, as a strategy's server side gets them. All arrays are float64."""
+    """The combined messages of a round's clients, as a strategy's server side receives them. All arrays are float64."""
 
     weights: Weights
     """The message `weights`, combined by the experiment's `aggregation` rule."""
@@ -39,7 +39,7 @@ class MessageSums:
                 self._mean(name).add(message.arrays, message.weight)
 
     def aggregate(self, weights: Weights | None = None) -> Aggregate:
-        """Return the means of all messages; `weights` replaces that of the clients' weights, if it is given."""
+        """Return the means of all messages; `weights`, if given, replaces the mean of the message `weights`."""
         means = {name: mean.mean() for name, mean in self._means.items()}
         combined = means.pop("weights") if weights is None else weights
         return Aggregate(combined, means, {name: mean.total for name, mean in self._means.items()})

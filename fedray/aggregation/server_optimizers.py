@@ -1,18 +1,15 @@
 """Server optimizers: the section `server` of a spec, and how the global model moves towards a round's target."""
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
-from fedray.aggregation.exact_mean import cast_like
+from fedray.aggregation.exact_mean import Floats, cast_like
 from fedray.registry import Registry
 from fedray.section import Section
 from fedray.types import ArrayGroups, Weights
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 class ServerOptimizer(Section):
@@ -75,7 +72,7 @@ class AvgM(ServerOptimizer):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum β."""
     form: Literal["heavy_ball", "nesterov", "ema"] = "heavy_ball"
-    """Form of the momentum; they are different algorithms."""
+    """Form of the momentum; each form is a different algorithm."""
 
     def update(self, delta: Weights, moments: ArrayGroups) -> tuple[Weights, ArrayGroups]:
         """Return lr · v, or lr · (Δ + βv) with Nesterov's form."""
@@ -88,7 +85,7 @@ class AvgM(ServerOptimizer):
 class Adaptive(ServerOptimizer):
     """FedOpt (Reddi et al., arXiv 2003.00295): m ← β₁m + (1 - β₁)Δ, w ← w + lr · m / (√v + τ), with Δ = target - w.
 
-    As in the paper there is no bias correction. m and v are 0 at first. Subclasses define how v moves to Δ².
+    As in the paper there is no bias correction. m and v are 0 at first. Subclasses define the update of v from Δ².
     """
 
     lr: float = Field(0.01, gt=0)

@@ -1,5 +1,5 @@
-"""The base of all strategies: a section of the spec with a client side and a server side. All methods have a default
-but `objectives`; arrays are NumPy's, in groups by name, so that a strategy needs torch only in loss terms of its own.
+"""The base of all strategies: a section of the spec with a client side and a server side. All methods but
+`objectives` have a default. Arrays are NumPy's, in named groups; only loss terms of a strategy's own need torch.
 """
 
 from abc import abstractmethod
@@ -141,7 +141,7 @@ class Strategy(Section):
         return {**state.weights, **aggregate.weights}
 
     def server_phase(self) -> ServerPhase | None:
-        """Return the server's own training on the public images, which starts from `server_target`; None for none."""
+        """Return the server's own training on the public images, starting from `server_target`; by default None."""
         return None
 
     def public_targets(self, aggregate: Aggregate) -> TargetArrays:  # noqa: ARG002

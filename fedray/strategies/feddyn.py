@@ -28,10 +28,10 @@ class FedDyn(Strategy):
     weighting: Literal["uniform"] = "uniform"
     """Weight of an update in the server's mean: `uniform`, as h is the sum of all updates with equal weights."""
     alpha: float = Field(0.1, gt=0)
-    """Weight α of the regulariser. Reproductions of the paper use 0.1 and, as FedLab's on CIFAR-10, 0.01."""
+    """Weight α of the regulariser. Reproductions of the paper use 0.1; FedLab's on CIFAR-10 uses 0.01."""
 
     def conflict(self, *, aggregation: Aggregator, **_: Section) -> str | None:
-        """The server's h is minus the mean of all gᵢ only if the updates are averaged as they are."""
+        """Refuse aggregation rules other than the mean: h is minus the mean of all gᵢ only if no update is changed."""
         if isinstance(aggregation, Mean):
             return None
         return (
@@ -69,6 +69,6 @@ class FedDyn(Strategy):
         return {"h": {name: h - factor * (mean[name] - x[name]) for name, h in state.extra["h"].items()}}
 
     def _gradient(self, client: ClientContext) -> Weights:
-        """The client's gᵢ, zero before its first round."""
+        """Return the client's gᵢ, zero before its first round."""
         zeros = {name: np.zeros_like(x) for name, x in client.trained(client.received).items()}
         return client.state.get("gradient", zeros)

@@ -8,8 +8,9 @@ import numpy as np
 from fedray.aggregation.messages import Aggregate
 from fedray.section import Section
 from fedray.strategies.base import RoundInfo, Strategy
+from fedray.strategies.conflicts import sgd_conflict
 from fedray.training.context import ClientContext, ClientResult
-from fedray.training.sections import SGD, AnyOptimizer
+from fedray.training.sections import AnyOptimizer
 from fedray.types import ArrayGroups, LossTerm, Message, ParameterInfo, ServerState, Weights
 
 
@@ -25,13 +26,8 @@ class FedNova(Strategy):
     name: Literal["fednova"] = "fednova"
 
     def conflict(self, *, optimizer: AnyOptimizer, **_: Section) -> str | None:
-        """The normalisation is defined for optimizers whose steps are sums of gradients."""
-        if isinstance(optimizer, SGD):
-            return None
-        return (
-            f"it divides an update by the weights of its gradients, and training.optimizer.name is "
-            f"'{optimizer.name}', whose steps are no sums of gradients; set it to sgd"
-        )
+        """Refuse other optimizers than SGD: the normalisation is defined for steps that are sums of gradients."""
+        return sgd_conflict(optimizer, "it divides an update by the weights of its gradients")
 
     def objectives(self) -> dict[str, list[LossTerm]]:
         """Cross-entropy for the proxy."""

@@ -1,4 +1,4 @@
-"""FedNTD: not-true distillation from the global model preserves its view of other classes (arXiv 2106.03097)."""
+"""FedNTD: not-true distillation from the global model preserves its knowledge of other classes (arXiv 2106.03097)."""
 
 from typing import ClassVar, Literal
 
@@ -31,7 +31,7 @@ class FedNTD(Strategy):
     @classmethod
     def _check_labels(cls, distillation: TeacherTerm | None) -> TeacherTerm | None:
         if distillation is not None and isinstance(distillation.loss, FunctionMatching):
-            raise ValueError("must have another loss than function_matching, which uses no labels, as fedntd does")
+            raise ValueError("must not use the loss function_matching, which has no labels; fedntd needs them")
         return distillation
 
     def objectives(self) -> dict[str, list[LossTerm]]:

@@ -20,7 +20,7 @@ class FML(Strategy):
     label: ClassVar[str] = "FML"
     color: ClassVar[str] = "#B5649A"
     refuses_distillation: ClassVar[str] = (
-        "must be null for fml: of its two objectives, which distil its models into each other, neither has a teacher"
+        "must be null for fml: its two objectives distil its models into each other, and neither has a teacher"
     )
     name: Literal["fml"] = "fml"
     weighting: Literal["examples", "uniform"] = "uniform"

@@ -12,7 +12,7 @@ class GlobalTeacher(Balance, Strategy):
     """Minimises CE + λ · T² · KL(global ‖ proxy), or (1 - λ) · CE + λ · T² · KL(global ‖ proxy) if convex.
 
     The global model is the received one, in evaluation mode. This strategy is a control for Fed-LPFM with the same λ,
-    T and balance: its teacher is no foundation model. The defaults of λ and T are our choice.
+    T and balance: its teacher is not a foundation model. The defaults of λ and T are our choice.
     """
 
     label: ClassVar[str] = "Global teacher"

@@ -8,8 +8,9 @@ import numpy as np
 from fedray.aggregation.messages import Aggregate
 from fedray.section import Section
 from fedray.strategies.base import RoundInfo, Strategy
+from fedray.strategies.conflicts import sgd_conflict
 from fedray.training.context import ClientContext, ClientResult, ClientStart
-from fedray.training.sections import SGD, AnyOptimizer
+from fedray.training.sections import AnyOptimizer
 from fedray.types import ArrayGroups, LossTerm, Message, ParameterInfo, ServerState, Weights
 
 
@@ -17,10 +18,10 @@ class Scaffold(Strategy):
     """Minimises cross-entropy with the gradient corrected by c - cᵢ, the server's and the client's control variate.
 
     After K steps from x to y: cᵢ⁺ = cᵢ - c + (x - y) / (K · lr). The server averages the proxies,
-    and adds to c the sum over the cohort of cᵢ⁺ - cᵢ, divided by the number of all clients. The paper has SGD without
+    and adds to c the sum over the cohort of cᵢ⁺ - cᵢ, divided by the number of all clients. The paper uses SGD without
     momentum. With momentum the correction is part of the gradient, and K is replaced by the sum of the weights of all
-    gradients in (x - y) / lr: so cᵢ⁺ stays a mean of gradients, which are otherwise counted up to 1 / (1 - momentum)
-    times, and the control variates grow from round to round.
+    gradients in (x - y) / lr, so that cᵢ⁺ remains a mean of gradients. Otherwise each gradient would count up to
+    1 / (1 - momentum) times, and the control variates would grow from round to round.
     """
 
     label: ClassVar[str] = "SCAFFOLD"
@@ -29,13 +30,8 @@ class Scaffold(Strategy):
     name: Literal["scaffold"] = "scaffold"
 
     def conflict(self, *, optimizer: AnyOptimizer, **_: Section) -> str | None:
-        """Control variates are estimated from the steps of SGD."""
-        if isinstance(optimizer, SGD):
-            return None
-        return (
-            f"it computes its control variates from the steps of SGD, and training.optimizer.name is "
-            f"'{optimizer.name}', whose steps are no sums of gradients; set it to sgd"
-        )
+        """Refuse other optimizers than SGD."""
+        return sgd_conflict(optimizer, "it computes its control variates from the steps of SGD")
 
     def objectives(self) -> dict[str, list[LossTerm]]:
         """Cross-entropy, and a linear term whose gradient is c - cᵢ."""
@@ -69,6 +65,6 @@ class Scaffold(Strategy):
         return {"control": {n: (c + share * change[n]).astype(c.dtype) for n, c in control.items()}}
 
     def _own(self, client: ClientContext) -> Weights:
-        """The client's control variate cᵢ, zero before its first round."""
+        """Return the client's control variate cᵢ, zero before its first round."""
         zeros = {name: np.zeros_like(c) for name, c in client.broadcast["control"].items()}
         return client.state.get("control", zeros)

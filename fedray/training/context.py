@@ -1,4 +1,4 @@
-"""One client in one round, as its strategy sees it: NumPy arrays, before and after local training."""
+"""The data of one client's round for its strategy: NumPy arrays, before and after local training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class ClientContext:
     optimizer: AnyOptimizer
     """The optimizer that takes these steps."""
     predict_public: Callable[[Weights], npt.NDArray[np.float32]]
-    """Returns the logits [P, classes] of the proxy with some weights for the P public images."""
+    """Returns the logits [P, classes] of the proxy with the given weights for the P public images."""
 
     @property
     def received(self) -> Weights:
@@ -55,12 +55,12 @@ class ClientContext:
     def public_logits(self) -> npt.NDArray[np.float32]:
         """Return the logits [P, classes] of the client's proxy for the public images, not augmented.
 
-        They are computed by each call, in evaluation mode, with the present `weights`.
+        Each call computes them, in evaluation mode, with the current `weights`.
         """
         return self.predict_public(self.weights)
 
     def trained(self, weights: Weights) -> Weights:
-        """Return the trained parameters among some weights, without the buffers."""
+        """Return the trained parameters in `weights`, without the buffers."""
         return {info.name: weights[info.name] for info in self.parameters if not info.is_buffer}
 
 
@@ -79,5 +79,5 @@ class ClientResult:
     """The messages that a client sends to the server, and the state that it keeps for its next round."""
 
     messages: Mapping[str, Message]
-    """`weights` and the strategy's own messages; each is added up over the clients with its own weight."""
+    """`weights` and the strategy's own messages; each is summed over the clients with its own weight."""
     state: ArrayGroups = field(default_factory=dict)

@@ -32,7 +32,7 @@ class SGD(Section):
     def gradient_weight(self, steps: int) -> float:
         """Return Σ aₛ, where aₛ is the weight of the gradient of step s in the change of a parameter, -lr · Σ aₛgₛ.
 
-        It is FedNova's ‖a‖₁ (Wang et al., arXiv 2007.07481), and `steps` without momentum.
+        This is FedNova's ‖a‖₁ (Wang et al., arXiv 2007.07481); without momentum it equals `steps`.
         """
         rho = self.momentum
         total = (steps - rho * (1 - rho**steps) / (1 - rho)) / (1 - rho)
@@ -83,7 +83,7 @@ class Training(Section):
     """Epochs that each client of the cohort trains per round; null with `local_steps`."""
     local_steps: int | None = Field(None, ge=1)
     """Steps that each client trains per round, in place of `local_epochs`. A client passes through its examples as
-    often as the steps need, and its last epoch ends early."""
+    often as needed, and its last epoch may end early."""
     batch_size: int = Field(64, ge=1)
     """Examples per step. A last batch of a single example is merged into the batch before it."""
     optimizer: AnyOptimizer = SGD()
@@ -91,7 +91,7 @@ class Training(Section):
     schedule: AnySchedule = ConstantSchedule()
     """The learning rate of each round."""
     clip_norm: float | None = Field(None, gt=0)
-    """Largest norm of a model's gradient over all its parameters; a longer one is scaled to it. null for no limit."""
+    """Largest norm of a model's gradient over all its parameters; larger gradients are scaled down to it. null: no limit."""
     participation: float = Field(1.0, gt=0, le=1)
     """Share of the clients in each round's cohort; at least one client takes part."""
     memory_format: MemoryFormat = "channels_last"

@@ -80,12 +80,12 @@ import pytest
         (
             "strategy.name=scaffold training.optimizer.name=adam",
             "strategy.name is 'scaffold', but it computes its control variates from the steps of SGD, and "
-            "training.optimizer.name is 'adam', whose steps are no sums of gradients; set it to sgd",
+            "training.optimizer.name is 'adam', whose steps are not sums of gradients; set it to sgd",
         ),
         (
             "strategy.name=fednova training.optimizer.name=adamw",
             "strategy.name is 'fednova', but it divides an update by the weights of its gradients, and "
-            "training.optimizer.name is 'adamw', whose steps are no sums of gradients; set it to sgd",
+            "training.optimizer.name is 'adamw', whose steps are not sums of gradients; set it to sgd",
         ),
         (
             "strategy.name=feddyn aggregation.name=median",

@@ -70,7 +70,7 @@ def ensemble(*teachers: str, **fields: str) -> str:
         ),
         (
             ["strategy={name: fedntd, distillation: {lam: 1, loss: {name: function_matching}}}", ZERO_SHOT],
-            "but must have another loss than function_matching, which uses no labels, as fedntd does.",
+            "but must not use the loss function_matching, which has no labels; fedntd needs them.",
         ),
         (
             ["strategy={name: fedlpfm, distillation: {}}", ZERO_SHOT],
@@ -78,7 +78,7 @@ def ensemble(*teachers: str, **fields: str) -> str:
         ),
         (
             ["strategy={name: fml, distillation: {lam: 0.2}}", ZERO_SHOT],
-            "strategy.distillation is {'lam': 0.2}, but must be null for fml: of its two objectives",
+            "strategy.distillation is {'lam': 0.2}, but must be null for fml: its two objectives",
         ),
     ],
 )
