@@ -1,7 +1,7 @@
-"""The hash of code that decides numbers: what Python executes, without comments, docstrings and layout.
+"""The hash of the code that determines results: its syntax trees, without comments, docstrings and layout.
 
 A run records the hash of fedray's numeric packages and of the user's classes, and a teacher that fedray fits has one in
-its cache key. So an edited loss is noticed, and a corrected comment is not.
+its cache key. An edited loss changes the hash; an edited comment does not.
 """
 
 import ast
@@ -23,13 +23,13 @@ NUMERIC_CODE = (
     "seeding", "losses", "models", "aggregation", "data", "training", "teachers", "strategies", "results.rows",
     "workers", "backends", "server",
 )  # fmt: skip
-"""Packages and modules of fedray that decide the numbers of a run."""
+"""Packages and modules of fedray that determine the numbers of a run."""
 
 FITTING_CODE = (
     "seeding", "losses", "models", "data.views", "training", "teachers.adapted", "teachers.classifier",
     "teachers.pool", "teachers.supervised", "teachers.teacher", "teachers.zero_shot",
 )  # fmt: skip
-"""Packages and modules of fedray that decide the outputs of a teacher that fedray fits itself."""
+"""Packages and modules of fedray that determine the outputs of a teacher that fedray fits itself."""
 
 IGNORED_FIELDS = frozenset({"ctx", "type_comment", "type_ignores"})
 
@@ -44,8 +44,8 @@ class NoSourceError(LookupError):
 def code_hash(packages: Sequence[str] = NUMERIC_CODE, user_objects: Iterable[object] = ()) -> str:
     """Return the SHA-256, in hex, of packages of fedray, and of the user's objects with the modules that they import.
 
-    `user_objects` are classes or functions. Of the modules that they import, those of fedray, of the standard library
-    and of other installed packages do not count. Raises NoSourceError for an object without source text.
+    `user_objects` are classes or functions. Imported modules of fedray, of the standard library and of other installed
+    packages are left out. Raises NoSourceError for an object without source text.
     """
     parts = [(name, _package_hash(name)) for name in packages]
     parts += sorted({part for user_object in user_objects for part in _user_parts(user_object)})
@@ -90,7 +90,7 @@ def _package_hash(name: str) -> str:
 
 
 def _user_parts(user_object: object) -> set[tuple[str, str]]:
-    """Return name and hash of the source that defines an object, and of the user's modules that it imports."""
+    """Return the names and hashes of the module that defines an object, and of the user's modules that it imports."""
     definition = _definition(user_object)
     module, file = definition.__module__, _source_file(definition)
     if Path(file).is_relative_to(ROOT):
@@ -117,7 +117,7 @@ def _text(module: str, file: str) -> str:
 
 
 def _definition(user_object: object) -> type | FunctionType:
-    """Return the class or function of an object: the class of an instance, the function in a partial one."""
+    """Return the class or function of an object: the class of an instance, the function of a partial."""
     while isinstance(user_object, partial):
         user_object = user_object.func
     if isinstance(user_object, FunctionType):
@@ -168,7 +168,7 @@ def _parents(name: str) -> list[str]:
 
 
 def _module_file(name: str, own_package: str) -> Path | None:
-    """Return the source of a module of the user's; None for other modules, and for names that are no modules.
+    """Return the source of a module of the user's; None for other modules, and for names that are not modules.
 
     A module is the user's if it is in the package of the object, or not installed.
     """

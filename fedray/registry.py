@@ -28,13 +28,13 @@ REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
-    """The classes of one kind of section. As a mapping, the built-in ones by name, in the order of tables.
+    """The classes of one kind of section. As a mapping it has the built-in classes by name, in the order of tables.
 
     `Annotated[Base, registry]` is the type of a field that takes a mapping with the name of a class, or an instance.
     """
 
     def __init__(self, base: type[T], group: str, built_in: Sequence[type[T]], chooser: str = "name") -> None:
-        """`group`: of the entry points. `chooser`: the field that names the class, `name` or `kind`."""
+        """`group`: that of the entry points. `chooser`: the field that names the class, `name` or `kind`."""
         self.base, self.group, self.chooser = base, group, chooser
         self._built_in = {chosen_name(cls, chooser): cls for cls in built_in}
         self._others: dict[str, type[T]] = {}
@@ -74,7 +74,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return self._checked(load_object(reference))
 
     def reference(self, name: str) -> str | None:
-        """Return the reference that a name is, or that an entry point with this name has, if any."""
+        """Return the reference of a name: the name itself, or that of its entry point; None if it is neither."""
         return name if REFERENCE.fullmatch(name) else self._references.get(name)
 
     @property
@@ -83,7 +83,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return {point.name: point.value for point in entry_points(group=self.group)}
 
     def _checked(self, found: object) -> type[T]:
-        """Return a class. Raises SpecError, without a subject, if it cannot be that of a section."""
+        """Return a class. Raises SpecError, without a subject, if it cannot be the class of a section."""
         built_in = [cls for cls in self._built_in.values() if cls is found]
         if built_in:
             return built_in[0]
@@ -110,11 +110,11 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def _section(self, found: type[T], value: Mapping[str, object]) -> object:
         """Return the section of a class with the fields of a mapping."""
-        name = chosen_name(found, self.chooser)  # of a class that an entry point names, its reference
+        name = chosen_name(found, self.chooser)  # a reference, if an entry point names the class
         return _validator(found, name, self.chooser).validate_python({**value, self.chooser: name})
 
     def _class_of(self, choice: object) -> type[T]:
-        """Return the class with a name, or the given class; an error is one of pydantic."""
+        """Return the class with a name, or the given class; errors are pydantic's."""
         if not isinstance(choice, type) and str(choice) not in self._built_in and self.reference(str(choice)) is None:
             names = ", ".join(f"'{name}'" for name in self.names)
             context = {"discriminator": f"'{self.chooser}'", "tag": str(choice), "expected_tags": names}

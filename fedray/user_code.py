@@ -29,7 +29,7 @@ class ModuleSource:
     """The source of one module."""
 
     path: str
-    """Its file in the process that has sent it."""
+    """Its file in the process that sent it."""
     text: str
     is_package: bool
 
@@ -42,10 +42,10 @@ class UserCode:
 
     @classmethod
     def of(cls, objects: Iterable[UserObject]) -> "UserCode":
-        """Return the modules of classes and functions with all modules of the user's that they import.
+        """Return the modules of classes and functions, and all modules of the user's that they import.
 
-        Objects of a script or notebook are pickled by value; of its modules, those that are imported count. Modules
-        that have arrived in this process count too, because such objects may have come with them.
+        Objects of a script or notebook are pickled by value; the modules that it imported are included. Modules that
+        this process has received are included too, because such objects may need them.
         """
         sources = dict(_finder.sources)
         pending = [found.__module__ for found in objects]
@@ -86,7 +86,7 @@ def _sections(value: object) -> Iterator[Section]:
 
 
 def install(sources: Mapping[str, ModuleSource]) -> UserCode:
-    """Make modules importable in this process; modules that were imported in another version are imported anew."""
+    """Make modules importable in this process; modules that were imported in another version are imported again."""
     for name, source in sources.items():
         if _finder.sources.get(name) != source and _is_other(name, source):
             sys.modules.pop(name, None)
@@ -97,13 +97,13 @@ def install(sources: Mapping[str, ModuleSource]) -> UserCode:
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finds modules whose sources have arrived from another process, and loads them."""
+    """Finds and loads modules whose sources were received from another process."""
 
     def __init__(self) -> None:
         self.sources: dict[str, ModuleSource] = {}
 
     def find_spec(self, name: str, *_: object) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of a module that has arrived; None for any other."""
+        """Return the spec of a received module; None for any other."""
         source = self.sources.get(name)
         if source is None:
             return None
@@ -129,7 +129,7 @@ _finder = _Finder()
 
 
 def _is_other(name: str, source: ModuleSource) -> bool:
-    """Whether this process has not imported a module, or in another version."""
+    """Whether this process has not imported a module, or has imported another version of it."""
     return name not in sys.modules or _source_of(name) != source
 
 
@@ -137,7 +137,9 @@ def _source_of(name: str) -> ModuleSource | None:
     """Return the source of a module; None unless it is the user's."""
     module: ModuleType | None = None
     spec: importlib.machinery.ModuleSpec | None = None
-    with suppress(Exception):  # the user's module may fail in any way, and is then reported where it is used
+    with suppress(
+        Exception
+    ):  # importing a user's module may raise anything; the error is reported where the module is used
         module = sys.modules.get(name)
         spec = (module and module.__spec__) or importlib.util.find_spec(name)
     loader = spec.loader if spec else None
@@ -172,7 +174,7 @@ def _imported(name: str, source: ModuleSource) -> Iterator[str]:
 
 
 def _imported_by_main() -> Iterator[str]:
-    """Yield the names of the modules that a script or notebook has imported, or imported objects of."""
+    """Yield the names of the modules from which a script or notebook has imported anything."""
     for value in list(vars(sys.modules["__main__"]).values()):
         name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         if isinstance(name, str) and name != "__main__":

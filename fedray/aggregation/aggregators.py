@@ -114,7 +114,7 @@ class NearestClients(Aggregator):
     needs_all: ClassVar[bool] = True
     byzantine: int = Field(1, ge=0)
     """Number f of Byzantine clients, which may send any weights. The score of one of K clients is the sum of the
-    squared distances to its K - f - 2 nearest clients. The lowest score wins; among equal scores, the lowest client id."""
+    squared distances to its K - f - 2 nearest clients. The lowest score wins, and of equal scores the lowest id."""
 
     @property
     def chosen(self) -> int:

@@ -1,6 +1,6 @@
 """Recovery of a command whose Ray is lost: the command starts again in its process, and resumes from checkpoints.
 
-A call to a lost Ray may never return, so the main thread is not asked: `exec` replaces the program in any state.
+The main thread may wait for a call that never returns. `exec` replaces the program in any state.
 """
 
 import os
@@ -18,29 +18,30 @@ from fedray.cli.exits import resume_hint, stop_request
 from fedray.errors import RayLostError
 
 MAX_RESTARTS = 3
-"""Restarts of a command, of which each follows the former one within RESET_S."""
+"""Restarts of a command, each within RESET_S of the previous one."""
 RESET_S = 600.0
+"""Seconds without a loss after which restarts are counted from one again."""
 RESTARTS_VARIABLE = "FEDRAY_RESTARTS"
 
 STOP_GRACE_S = 1.0
-"""Seconds to wait for a SIGTERM of this process: a batch system sends it to Ray's processes too."""
+"""Seconds to wait for a SIGTERM to this process: a batch system also sends it to Ray's processes."""
 STOP_TIMEOUT_S = 45.0
-"""Seconds that the main thread has to end after SIGTERM or Ctrl-C where Ray is lost."""
+"""Seconds within which the main thread must end after SIGTERM or Ctrl-C if Ray is lost."""
 
 _started_at = time.monotonic()
 _recovering = Lock()
 
 
 def is_restarted() -> bool:
-    """Whether this command continues itself, so that it resumes its unfinished runs."""
+    """Whether this process is a restart of its command, which resumes the unfinished runs."""
     return _restarts() > 0
 
 
 @contextmanager
 def recovery() -> Iterator[None]:
-    """Run a command: start it again whenever Ray is lost, and leave Ray in limited time at the end.
+    """Run a command: start it again whenever Ray is lost, and stop Ray within a limited time at the end.
 
-    The block ends with SystemExit in every case but an unexpected error.
+    The block ends with SystemExit, except after an unexpected error.
     """
     supervision.handler = _recover
     try:
@@ -48,7 +49,7 @@ def recovery() -> Iterator[None]:
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
         if code in (0, None):
-            stop_request.code = 0  # whatever is lost from now on does not matter
+            stop_request.code = 0  # the work is done: a later loss is ignored
         elif stop_request.code is None:
             _recover_if_lost()
         if not stop_ray():
@@ -63,9 +64,9 @@ def _recover_if_lost() -> None:
         _recover(error)
 
 
-def _recover(error: RayLostError) -> None:
-    """Start the command again, or end it with one sentence. Returns only where the main thread has to end itself."""
-    with _recovering:  # both the main thread and the watchdog may notice a loss; it is never released
+def _recover(error: RayLostError) -> NoReturn:
+    """Start the command again, or end it with a one-line error."""
+    with _recovering:  # the main thread and the watchdog may both detect a loss; the lock is never released
         time.sleep(STOP_GRACE_S)
         if stop_request.code is not None:
             time.sleep(STOP_TIMEOUT_S)
@@ -97,7 +98,7 @@ def _can_read_spec_again() -> bool:
 
 def _print(message: str) -> None:
     """Print to stderr without Python's buffers and locks, which the main thread may hold."""
-    terminal = "\x1b[?25h\n" if os.isatty(2) else ""  # show the cursor, which a live display has hidden
+    terminal = "\x1b[?25h\n" if os.isatty(2) else ""  # show the cursor that a live display has hidden
     os.write(2, f"{terminal}fedray: {message}\n".encode(errors="replace"))
 
 
@@ -110,6 +111,6 @@ def _flush() -> None:
 
 
 def _exit(code: int) -> NoReturn:
-    """End the process at once, without the functions that Ray has registered for its end."""
+    """End the process at once, without the exit handlers that Ray has registered."""
     _flush()
     os._exit(code)

@@ -26,7 +26,7 @@ from fedray.data.request import ReadRequest
 from fedray.errors import SpecError
 
 PREFIX = "memory:"
-"""Start of the name of a data set that exists only in the program that has made it."""
+"""Prefix of the name of a data set that exists only in the program that created it."""
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
 
 
@@ -56,7 +56,7 @@ class ImageSet:
         return hash(self.name)
 
     def read(self, request: ReadRequest) -> Dataset:
-        """Return the examples that are chosen, resized if the request has a size. Raises SpecError."""
+        """Return the chosen examples, resized if the request has a size. Raises SpecError."""
         texts = [label for label in self.labels if isinstance(label, str)]
         positions = [label for label in self.labels if not isinstance(label, str)]
         numbers, names = number_labels(texts) if texts else number_labels(positions)
@@ -70,7 +70,7 @@ class ImageSet:
 
 
 def as_source(found: object) -> object:
-    """Return a data set as an `ImageSet`; texts and objects of other kinds unchanged. Raises ValueError."""
+    """Return a data set as an `ImageSet`; strings and objects of other kinds unchanged. Raises ValueError."""
     if isinstance(found, tuple | list) and len(found) in (2, 3):
         images, labels, *classes = found
         return _image_set([*map(_pixels, _channels_last(np.asarray(images)))], labels, *classes)
@@ -117,7 +117,7 @@ def _image_set(images: Sequence[Pixels], labels: Any, classes: Sequence[object] 
         raise ValueError(f"must have one label for each image; it has {len(images)} images and {len(values)} labels")
     numbers, texts = [v for v in values if isinstance(v, int)], [v for v in values if isinstance(v, str)]
     if numbers and texts:
-        raise ValueError("must have labels that are all numbers or all texts")
+        raise ValueError("must have labels that are all numbers or all strings")
     return ImageSet(images, numbers or texts, tuple(map(str, classes)) if numbers else ())
 
 
@@ -127,7 +127,7 @@ def _label(label: object) -> int | str:
     try:
         return operator.index(label)  # type: ignore[arg-type]
     except TypeError:
-        raise ValueError(f"must have numbers or texts as labels, not {label!s:.40}") from None
+        raise ValueError(f"must have numbers or strings as labels, not {label!s:.40}") from None
 
 
 def _classes_of(found: object) -> Sequence[object]:
@@ -159,7 +159,7 @@ def _channels_last(images: np.ndarray) -> np.ndarray:
 
 
 def read_object(found: object, request: ReadRequest) -> Dataset:
-    """Read a data set that a function has returned. Raises SpecError."""
+    """Read a data set that a function returned. Raises SpecError."""
     if isinstance(found, Dataset):
         return found.take(request.choose(found.labels))
     try:
@@ -167,5 +167,5 @@ def read_object(found: object, request: ReadRequest) -> Dataset:
     except ValueError as error:
         raise SpecError(f"{request.field}: a data set {error}") from None
     if not isinstance(source, ImageSet):
-        raise SpecError(f"{request.field}: {type(found).__name__} is no data set; return (images, labels).")
+        raise SpecError(f"{request.field}: {type(found).__name__} is not a data set; return (images, labels).")
     return source.read(request)

@@ -1,6 +1,7 @@
-"""Contents that decide a run: data sets, the partition, and the files that a spec names.
+"""Contents that a run depends on: data sets, the partition, and the files that a spec names.
 
-A digest tells contents apart; a stamp (names, sizes and times of files) tells in a moment that nothing has changed.
+Contents are the same if their digests are equal. A stamp (names, sizes and modification times of files) is faster to
+compare: an equal stamp means that nothing has changed.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from fedray.files import file_digest
 
 @dataclass(frozen=True)
 class Content:
-    """What was read for one field of a spec."""
+    """The content that was read for one field of a spec."""
 
     digest: str
     """SHA-256."""
@@ -42,7 +43,7 @@ class PresentContents:
     """The present contents on disk, for comparison with those of runs; each is read at most once."""
 
     def __init__(self, *, verify: bool = False) -> None:
-        """`verify`: read all contents, also where the stamp is unchanged."""
+        """`verify`: read all contents, even if their stamps are unchanged."""
         self._verify = verify
         self._stamps: dict[Data, dict[str, str]] = {}
         self._datasets: dict[tuple[Data, int | None], tuple[Dataset, Dataset]] = {}
@@ -75,7 +76,7 @@ class PresentContents:
         return self._stamps[experiment.data]
 
     def _read(self, spec: Data, seed: int) -> tuple[Dataset, Dataset]:
-        """Read both sets. The latest ones are kept for the next trial, which mostly has the same."""
+        """Read both sets. They are kept until other sets are read, since the next trial usually reads the same ones."""
         limited = spec.train_limit is not None or spec.test_limit is not None
         key = (spec, seed if limited else None)
         if key not in self._datasets:

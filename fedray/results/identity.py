@@ -1,6 +1,6 @@
-"""The identity of a run: everything that decides its numbers, as it was when the run was executed.
+"""The identity of a run: everything that its numbers depend on, recorded when it runs.
 
-docs/results.md has the table of its parts: which difference is refused, reported or ignored.
+docs/results.md has a table of its parts, with the differences that are refused, reported or ignored.
 """
 
 import platform
@@ -17,15 +17,15 @@ from fedray.user_code import user_objects
 
 PACKAGES = ("fedray", "ray", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pandas", "pillow")
 NO_SOURCE = "no source"
-"""Stands for the hash of a user's class without source text, which cannot be compared."""
+"""Placeholder for the hash of a user's class without source text, which cannot be compared."""
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """Everything that decides a run's numbers besides its spec, which spec.yaml holds."""
+    """Everything that a run's numbers depend on, besides its spec, which is in spec.yaml."""
 
     contents: Mapping[str, Content]
-    """Of training and test set, partition, and the files that the spec names, by field."""
+    """Contents of the training and test set, the partition, and the files that the spec names, by field."""
     code: Sequence[str]
     """The hash of the code; where the run was continued with other code, all hashes in order."""
     device: str
@@ -43,7 +43,7 @@ class RunIdentity:
 
     @classmethod
     def from_document(cls, document: object) -> "RunIdentity | None":
-        """Return the identity that environment.json has; None if it has none or is of an earlier version."""
+        """Return the identity in environment.json; None if it is missing or of an earlier version."""
         try:
             row = dict(document)  # type: ignore[call-overload]
             contents = {name: Content(**content) for name, content in row["contents"].items()}
@@ -52,7 +52,7 @@ class RunIdentity:
             return None
 
     def document(self) -> Row:
-        """Return the identity as JSON has it."""
+        """Return the identity as a JSON object."""
         return asdict(self)
 
     def with_present_process(self, experiment: Experiment) -> "RunIdentity":
@@ -63,7 +63,7 @@ class RunIdentity:
     def continued_by(
         self, present: "RunIdentity", *, allow_code_change: bool = False
     ) -> tuple["RunIdentity", list[str]]:
-        """Return the identity of this unfinished run once `present` continues it, and clauses on what is reported.
+        """Return the identity of this unfinished run continued by `present`, with a clause per reported difference.
 
         Raises SpecError, without a subject, for other data, code, threads or kind of device.
         """
@@ -113,5 +113,5 @@ def version_differences(before: Mapping[str, str], now: Mapping[str, str]) -> It
 
 
 def short(code: Sequence[str]) -> str:
-    """Return hashes of code as tables show them: 8 digits each, joined by `+`."""
+    """Return the first 8 digits of each hash of code, joined by `+`, for tables."""
     return "+".join(each[:8] for each in code)

@@ -1,4 +1,4 @@
-"""Reports once that the losses of a run are not finite, or stay far above those of guessing."""
+"""Reports, at most once in a run, losses that are not finite or that stay far above those of uniform guessing."""
 
 import math
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ FAULT = "loss diverged"
 
 
 class LossMonitor:
-    """Watches the test loss, the clients' mean cross-entropy, and for values that are not finite all their losses."""
+    """Checks the test loss and the clients' mean cross-entropy for high values, and all losses for infinity and NaN."""
 
     def __init__(self, classes: int, reported: Iterable[Row] = ()) -> None:
-        """`reported`: rows of faults.csv, of an earlier process that may have reported the losses of this run."""
+        """`reported`: rows of faults.csv, in which an earlier process of the run may have reported its losses."""
         self._limit = MAX_GUESSING_LOSSES * math.log(classes)
         self._high_rounds = {"test_loss": 0, "loss_cross_entropy": 0}
         self._is_reported = any(row.get("fault") == FAULT for row in reported)
@@ -50,7 +50,7 @@ class LossMonitor:
         return None
 
     def _high(self, record: RoundRecord) -> tuple[str, str] | None:
-        """Count the rounds in a row with a high loss; a round without a value does not end a row."""
+        """Count the rounds in a row with a high loss; a round without a value does not reset the count."""
         trained = [row["loss_cross_entropy"] for row in record.clients if "loss_cross_entropy" in row]
         losses = {"loss_cross_entropy": sum(trained) / len(trained)} if trained else {}
         if "test_loss" in record.round:

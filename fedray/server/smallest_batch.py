@@ -25,7 +25,7 @@ def check_smallest_batch(
 
     sizes = smallest_batches(experiment, data.shards)
     problem = problem_of(min(sizes, key=sizes.__getitem__))
-    if problem and experiment.training.participation < 1:  # clients that are never drawn do no harm
+    if problem and experiment.training.participation < 1:  # clients that are never drawn cannot fail
         sizes = {client: sizes[client] for client in _drawn(experiment, data.shards)}
         problem = problem_of(min(sizes, key=sizes.__getitem__))
     if not problem:
@@ -61,7 +61,7 @@ def _drawn(experiment: Experiment, shards: Sequence[Indices]) -> list[int]:
 
 
 def _problem(request: TryBatch, backend: Backend) -> str:
-    """Return why a batch fails; empty without a reason, and if the worker or the weights are lost on the way."""
+    """Return the reason why a batch fails; empty if it does not fail, or if the worker or the weights are lost."""
     with suppress(LostError):  # round 1 is retried
         for result in backend.run([request]):
             return result.value if isinstance(result, CallResult) else ""

@@ -1,4 +1,4 @@
-"""The server's part of a round: what it broadcasts, and how it moves the global model."""
+"""The server's part of a round: the broadcast, and the update of the global model."""
 
 from collections.abc import Sequence
 
@@ -44,7 +44,7 @@ def server_step(
     """Return the state after a round, and the seconds of the server's own training.
 
     The strategy's target is trained in its server phase, if there is one, on a worker. Then the server optimizer steps
-    to it, and the extra state is computed.
+    towards it, and the extra state is computed.
     """
     target = experiment.strategy.server_target(old, aggregate, info)
     trained = train_on_public(experiment, backend, old, aggregate, target)

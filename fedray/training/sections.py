@@ -91,7 +91,8 @@ class Training(Section):
     schedule: AnySchedule = ConstantSchedule()
     """The learning rate of each round."""
     clip_norm: float | None = Field(None, gt=0)
-    """Largest norm of a model's gradient over all its parameters; larger gradients are scaled down to it. null: no limit."""
+    """Largest norm of a model's gradient over all its parameters; larger gradients are scaled down to it. null for
+    no limit."""
     participation: float = Field(1.0, gt=0, le=1)
     """Share of the clients in each round's cohort; at least one client takes part."""
     memory_format: MemoryFormat = "channels_last"

@@ -1,7 +1,7 @@
 """Settings of the Ray that fedray starts itself: it listens on the loopback address and requires a token.
 
-Ray reads them from the environment, the first one when it is imported. So `protect` comes before the first
-`import ray`; where a program has imported Ray before, Ray's own defaults apply.
+Ray reads them from the environment, the first one on import, so `protect` must run before the first `import ray`. If
+a program has imported Ray before, Ray's own defaults apply.
 """
 
 import os

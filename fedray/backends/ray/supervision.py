@@ -1,4 +1,4 @@
-"""Supervision of the Ray that this process started or joined: without its raylet or GCS, calls to Ray never return."""
+"""Supervision of the Ray that this process started or joined: without the raylet or GCS, calls never return."""
 
 import os
 import time
@@ -43,14 +43,14 @@ class Supervision:
     def watch(
         self, processes: "Mapping[str, psutil.Process]", query: Callable[[], str], session_folder: Path | None
     ) -> None:
-        """Watch processes and a query as `Watchdog` does. Processes that write into the folder are killed at a loss."""
+        """Watch processes and a query as `Watchdog` does. A loss kills the processes that write to the folder."""
         from fedray.backends.ray.watchdog import Watchdog
 
         self._session_folder, self._error = session_folder, None
         self._watchdog = Watchdog(processes, query, self._on_loss)
 
     def stop(self, shutdown: Callable[[], object]) -> bool:
-        """Stop watching, call `shutdown` and kill the processes that it leaves. Return whether it took limited time."""
+        """Stop watching, call `shutdown` and kill the processes that it leaves. Return whether it returned in time."""
         if self._watchdog is not None:
             self._watchdog.stop()
         self._watchdog = self._error = None
@@ -74,7 +74,7 @@ class Supervision:
             raise self._error
 
     def report(self, error: RayLostError) -> None:
-        """End or restart the program after a loss that its caller has noticed. Raises the error without a handler."""
+        """End or restart the program after a loss that the caller detected. Raises the error if it has no handler."""
         self._error = error
         self._kill_processes()
         if self.handler is None:
@@ -109,11 +109,11 @@ class Supervision:
 
 
 def processes_of(session_folder: Path) -> "Iterator[psutil.Process]":
-    """Yield the processes that write into the folder of a Ray session: its own, and the children of actors."""
+    """Yield the processes that write to the folder of a Ray session: Ray's own, and the children of actors."""
     import psutil
 
     for process in psutil.process_iter():
-        with suppress(psutil.Error):  # another user's, or just ended
+        with suppress(psutil.Error):  # another user's process, or one that has just ended
             if process.pid != os.getpid() and _writes_into(process, f"{session_folder}/"):
                 yield process
 
@@ -160,4 +160,4 @@ def _node_query() -> Callable[[], str]:
 
 
 supervision = Supervision()
-"""Of this process, which connects to one Ray at a time."""
+"""The supervision of this process, which connects to at most one Ray at a time."""

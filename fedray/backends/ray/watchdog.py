@@ -1,4 +1,4 @@
-"""A thread that notices the loss of processes, or of a service that no longer replies."""
+"""Detection, in a thread, of processes that have ended and of a service that no longer replies."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,7 +9,7 @@ import psutil
 POLL_INTERVAL_S = 0.1
 QUERY_INTERVAL_S = 5.0
 REPLY_TIMEOUT_S = 45.0
-"""Seconds without a reply to a query, after which the service counts as lost. Ray itself ends processes after 60."""
+"""Seconds without a reply after which the service counts as lost. Ray itself ends processes after 60 seconds."""
 
 
 class Watchdog:
@@ -61,7 +61,7 @@ class Watchdog:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs. A zombie, which has ended but whose parent has not noticed, does not."""
+    """Whether a process runs. A zombie, for whose end its parent has not waited, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
