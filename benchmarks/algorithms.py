@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedray.aggregation.aggregators import AGGREGATORS
 from fedray.aggregation.server_optimizers import SERVER_OPTIMIZERS
+from fedray.models.proxies import Proxy
 from fedray.registry import Registry
 from fedray.section import Section
 from fedray.strategies import STRATEGIES
@@ -73,16 +74,23 @@ def _entry(section: str, name: str, cls: type[Section]) -> str:
         parts.append("| field | default | meaning |\n| --- | --- | --- |\n" + "\n".join(unique.values()) + "\n")
     if section == "strategy":
         parts += _conflicts(cls())
-        parts.append(f"    fedray run {SPEC} strategy.name={name}\n")
+        norm = " proxy.norm=batch" if name == "fedbn" else ""
+        parts.append(f"    fedray run {SPEC} strategy.name={name}{norm}\n")
     return "\n".join(parts)
 
 
 def _conflicts(strategy: Strategy) -> list[str]:
-    """Return a sentence for each rule and optimizer that the strategy refuses, with its reason."""
-    mean, sgd, server = AGGREGATORS["mean"](), SGD(), SERVER_OPTIMIZERS["sgd"]()
-    reasons = [strategy.conflict(server=server, aggregation=mean, optimizer=other()) for other in (Adam, AdamW)]
-    reasons += [strategy.conflict(server=server, aggregation=rule(), optimizer=sgd) for rule in AGGREGATORS.values()]
-    reasons += [strategy.conflict(server=o(), aggregation=mean, optimizer=sgd) for o in SERVER_OPTIMIZERS.values()]
+    """Return a sentence for each rule, optimizer and proxy that the strategy refuses, with its reason."""
+    usual = {
+        "server": SERVER_OPTIMIZERS["sgd"](), "aggregation": AGGREGATORS["mean"](), "optimizer": SGD(),
+        "proxy": Proxy(norm="batch"),
+    }  # fmt: skip
+    others = {
+        "optimizer": (Adam, AdamW), "aggregation": AGGREGATORS.values(), "server": SERVER_OPTIMIZERS.values(),
+        "proxy": (Proxy,),
+    }  # fmt: skip
+    changes = [{name: other()} for name, classes in others.items() for other in classes]
+    reasons = [strategy.conflict(**{**usual, **change}) for change in changes]
     return [_paragraphs(f"Refused: {reason}.") for reason in dict.fromkeys(filter(None, reasons))]
 
 

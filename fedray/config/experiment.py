@@ -119,7 +119,7 @@ class Experiment(Section):
         clients = partition.clients if hasattr(partition, "clients") else None
         strategy: Strategy | None = info.data.get("strategy")
         if strategy is not None and strategy.pools_clients:
-            clients = 1
+            return aggregation  # `Strategy.conflict` decides
         if training and clients and (problem := aggregation.problem(training.cohort_size(clients))):
             raise ValueError(problem)
         return aggregation

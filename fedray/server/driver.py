@@ -98,7 +98,6 @@ class Driver:
         self._teachers = TeacherClient(experiment, self._data, self._backend, TeacherCache(cache))
         self._targets = teacher_targets.TeacherTargets(experiment, self._data, self._backend, self._teachers)
         self._initial: InitialState
-        self._evaluator: Evaluator
         self._state = RunState(ServerState(0, {}))  # set by _restore
         self._shared: tuple[int, Shared[ArrayGroups]] | None = None  # (round, its broadcast)
         self._written: Path  # a checkpoint that is not committed yet
@@ -229,9 +228,8 @@ class Driver:
     def _evaluate(self, state: RunState, trained: CohortResult) -> rows.RoundRecord:
         """Return the rows of a round; write its checkpoint, if it is due, while the workers evaluate."""
         number = state.server.round
-        evaluated = None
-        if self._is_due(self._experiment.evaluation.every, number):
-            evaluated = self._evaluator.start(number, self._share(state.server), state.state_rounds)
+        is_due = self._is_due(self._experiment.evaluation.every, number)
+        evaluated = self._evaluator.start(number, self._share(state.server), state.state_rounds) if is_due else None
         sent = [name for name in self._initial.trained_names if name in trained.aggregate.weights]
         update_norm = distance(trained.aggregate.weights, self._state.server.weights, sent)
         if self._is_due(self._experiment.checkpoint.every, number):

@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from fedray.aggregation.aggregators import Aggregator
+from fedray.section import Section
 from fedray.strategies.base import Strategy
 from fedray.types import LossTerm
 
@@ -16,6 +18,12 @@ class Centralized(Strategy):
     color: ClassVar[str] = "#1F8A8A"
     pools_clients: ClassVar[bool] = True
     name: Literal["centralized"] = "centralized"
+
+    def conflict(self, *, aggregation: Aggregator, **_: Section) -> str | None:
+        """A rule for several clients has nothing to combine."""
+        if aggregation.problem(1) is None:
+            return None
+        return f"it has one client, and aggregation.name is '{aggregation.name}', which needs more; set it to mean"
 
     def objectives(self) -> dict[str, list[LossTerm]]:
         """Cross-entropy for the proxy."""

@@ -22,9 +22,11 @@ class Local(Strategy):
 
     def conflict(self, *, server: ServerOptimizer, aggregation: Aggregator, **_: Section) -> str | None:
         """No update reaches the server."""
-        if server == ServerSGD() and aggregation == Mean():
-            return None
-        return "its clients send nothing to the server: leave out the sections server and aggregation"
+        if not isinstance(aggregation, Mean):
+            return f"its clients send nothing, and aggregation.name is '{aggregation.name}'; set it to mean"
+        if not isinstance(server, ServerSGD):
+            return f"its clients send nothing, and server.name is '{server.name}'; set it to sgd"
+        return None
 
     def objectives(self) -> dict[str, list[LossTerm]]:
         """Cross-entropy for the proxy."""

@@ -19,9 +19,11 @@ from fedray.strategies import STRATEGIES
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 COMBINATIONS = list(product(AGGREGATORS, SERVER_OPTIMIZERS, OPTIMIZERS))
-REFUSED = {
+REFUSED: dict[str, dict[str, set[str]]] = {
+    "centralized": {"aggregation": {"krum", "multi_krum"}},
     "feddyn": {"aggregation": set(AGGREGATORS) - {"mean"}},
     "fednova": {"optimizer": {"adam", "adamw"}},
+    "local": {"aggregation": set(AGGREGATORS) - {"mean"}, "server": set(SERVER_OPTIMIZERS) - {"sgd"}},
     "scaffold": {"optimizer": {"adam", "adamw"}},
 }
 """The values of each section that a strategy refuses."""
@@ -47,16 +49,15 @@ def spec(strategy: str, aggregation: str, server: str, optimizer: str) -> dict[s
     return document
 
 
-def is_refused(strategy: str, aggregation: str, optimizer: str) -> bool:
-    refused = REFUSED.get(strategy, {})
-    return aggregation in refused.get("aggregation", ()) or optimizer in refused.get("optimizer", ())
+def is_refused(strategy: str, **names: str) -> bool:
+    return any(names[section] in refused for section, refused in REFUSED.get(strategy, {}).items())
 
 
 def check(strategy: str, combination: tuple[str, str, str], folder: Path) -> None:
     """Run a cell of the matrix, or see that it is refused with a reason that names the strategy."""
     aggregation, server, optimizer = combination
     document = spec(strategy, aggregation, server, optimizer)
-    if is_refused(strategy, aggregation, optimizer):
+    if is_refused(strategy, aggregation=aggregation, server=server, optimizer=optimizer):
         with pytest.raises(ValidationError, match=f"strategy.name is '{strategy}', but .* set it to"):
             Experiment.model_validate(document)
         return

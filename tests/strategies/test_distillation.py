@@ -141,6 +141,7 @@ def test_every_other_strategy_takes_the_term(tmp_path: Path, teacher: dict[str, 
         teacher=teacher,
         training={"rounds": 1, "local_epochs": 1},
         data={"public_fraction": 0.2},
+        proxy=algorithms.NORM if name == "fedbn" else algorithms.SPEC["proxy"],
     )
     algorithms.run(experiment, tmp_path)
     losses = pd.read_csv(tmp_path / "clients.csv")
