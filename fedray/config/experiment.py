@@ -134,6 +134,11 @@ class Experiment(Section):
         return self
 
     @property
+    def keeps_client_state(self) -> bool:
+        """Whether clients keep anything from round to round."""
+        return self.strategy.is_stateful or self.training.optimizer.state == "kept"
+
+    @property
     def clients(self) -> int | None:
         """Number of clients that train; None if it depends on a partition file."""
         if self.strategy.pools_clients:

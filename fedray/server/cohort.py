@@ -54,7 +54,7 @@ class CohortTrainer:
     def __init__(self, experiment: Experiment, backend: Backend, checkpoint_folder: Path) -> None:
         """`checkpoint_folder` holds the clients' states."""
         self._strategy, self._training, self._rule = experiment.strategy, experiment.training, experiment.aggregation
-        self._backend, self._folder = backend, checkpoint_folder
+        self._backend, self._folder, self._keeps_state = backend, checkpoint_folder, experiment.keeps_client_state
 
     def train(
         self,
@@ -125,7 +125,7 @@ class CohortTrainer:
         """The tasks of a cohort, in batches. A client that has state, a deadline or to be compared is its own batch."""
         workers, shards = self._backend.parallelism, self._backend.federated.shards
         parts: int | None = BATCHES_PER_WORKER * workers if workers > 1 else 1
-        if self._strategy.is_stateful or self._rule.needs_all or self._training.deadline is not None:
+        if self._keeps_state or self._rule.needs_all or self._training.deadline is not None:
             parts = None
         files = {
             client: checkpoint.client_file(self._folder, client, state_rounds[client])
@@ -143,7 +143,7 @@ class CohortTrainer:
 
     def _save_state(self, result: CallResult[Sequence[Outcome]], task: ClientTask) -> dict[int, int]:
         """Save a client's state, if the strategy has any; return its id and the round."""
-        if not self._strategy.is_stateful or isinstance(result.value[0], ClientFailure):
+        if not self._keeps_state or isinstance(result.value[0], ClientFailure):
             return {}
         state = result.client_state.get()
         assert state is not None, "a client of this strategy returns its state"

@@ -18,7 +18,7 @@ from fedray.training.cuda_graph import CudaGraphStep
 from fedray.training.optimizers import make_optimizer
 from fedray.training.schedules import Schedule
 from fedray.training.sections import Training
-from fedray.types import ArrayGroups, LossTerm, loss_column
+from fedray.types import ArrayGroups, LossTerm, Weights, loss_column
 
 
 def local_update(
@@ -82,6 +82,8 @@ class Trainer:
             for name, terms in objectives.items()
         }
         self._constants: dict[str, list[Tensor]] = {}
+        self.initial_moments: Weights = {}
+        """Moments of the optimizer after the next `reset`, as `moments` returns them; empty for zero."""
         self._meter = LossMeter(objectives, self._device)
         use_graph = graph and self._device.type == "cuda"
         self.step: Callable[[Batch], None] = CudaGraphStep(self._step, training.batch_size) if use_graph else self._step
@@ -90,11 +92,15 @@ class Trainer:
         """Prepare for the next client, whose initial weights the models already hold, and its learning rate."""
         for model in self._models.values():
             model.train()
-        self._optimizer.reset(lr)
+        self._optimizer.reset(lr, self.initial_moments)
         for name, references in self._reference_params.items():
             for reference, parameter in zip(references, self._parameters[name], strict=False):
                 reference.copy_(parameter.detach())
         self._meter.reset()
+
+    def moments(self) -> Weights:
+        """Return a copy of the optimizer's moments."""
+        return self._optimizer.moments()
 
     def set_constants(self, constants: ArrayGroups) -> None:
         """Copy groups of one array per trained parameter of the proxy to the device, always to the same addresses."""

@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from fedray.training.sections import SGD, Adam, AdamW, AnyOptimizer
+from fedray.types import Weights
 
 
 class LocalOptimizer(ABC):
@@ -25,11 +27,18 @@ class LocalOptimizer(ABC):
         self._lr = torch.zeros((), device=self._weights[0].device)
         self._moments: list[Tensor] = []  # all tensors that a step changes, apart from the weights
 
-    def reset(self, lr: float) -> None:
-        """Set the learning rate of the next steps, and the moments to zero."""
+    def reset(self, lr: float, moments: Weights) -> None:
+        """Set the learning rate of the next steps, and the moments: to zero, or to those that `moments` returned."""
         self.set_learning_rate(lr)
-        for moment in self._moments:
-            moment.zero_()
+        for number, moment in enumerate(self._moments):
+            if moments:
+                moment.copy_(torch.from_numpy(np.array(moments[str(number)])))
+            else:
+                moment.zero_()
+
+    def moments(self) -> Weights:
+        """Return a copy of all moments, by number."""
+        return {str(number): moment.cpu().numpy().copy() for number, moment in enumerate(self._moments)}
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of the next steps."""

@@ -9,6 +9,8 @@ from fedray.section import Section
 from fedray.training.schedules import AnySchedule, ConstantSchedule
 from fedray.types import MemoryFormat, Precision
 
+MomentState = Literal["reset", "kept"]
+
 
 class SGD(Section):
     """SGD with momentum: v = momentum · v + g + weight_decay · w; w -= lr · v."""
@@ -17,7 +19,9 @@ class SGD(Section):
     lr: float = Field(0.01, gt=0)
     """Learning rate of the clients; `training.schedule` scales it."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum. It starts at zero in every round."""
+    """Momentum."""
+    state: MomentState = "reset"
+    """Momentum at the start of a round: `reset` to zero, or `kept` from the client's last round."""
     nesterov: bool = False
     """Nesterov's momentum: w -= lr · (g + weight_decay · w + momentum · v)."""
     weight_decay: float = Field(5e-4, ge=0)
@@ -43,7 +47,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class MomentOptimizer(Section):
-    """The parameters that Adam and AdamW share. The moments and the count of steps start at zero in every round."""
+    """The parameters that Adam and AdamW share."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["name"]})
     name: str
@@ -53,6 +57,8 @@ class MomentOptimizer(Section):
     """Decay of the mean of the gradient, and of the mean of its square."""
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the mean square."""
+    state: MomentState = "reset"
+    """Moments and count of steps at the start of a round: `reset` to zero, or `kept` from the client's last round."""
 
 
 class Adam(MomentOptimizer):

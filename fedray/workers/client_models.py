@@ -21,6 +21,9 @@ from fedray.training.context import ClientContext, ClientStart
 from fedray.training.local_update import Trainer
 from fedray.types import ImageShape, Weights
 
+OPTIMIZER = "optimizer"
+"""Group of a client's state with the moments of its optimizer."""
+
 Targets: TypeAlias = CachedTargets | OnlineTargets | None
 
 
@@ -68,6 +71,7 @@ class ClientModels:
             set_weights(self.model("private"), state or self._initial_private_weights(client))
         trainer = self._trainer(self._trained_models(client, state, targets))
         trainer.set_constants(start.constants)
+        trainer.initial_moments = context.state.get(OPTIMIZER, {})
         return trainer
 
     def _trained_models(self, client: int, state: Weights | None, targets: Targets) -> dict[str, nn.Module]:
@@ -95,12 +99,14 @@ class ClientModels:
 
         return predict
 
-    def client_state(self) -> dict[str, Weights]:
-        """Return the groups that the client needs in its next round: the weights of the model that stays on it."""
-        kind = self._strategy.client_model
-        if kind is None:
-            return {}
-        return {kind: get_weights(self.model("private") if kind == "private" else self._projected.projection)}
+    def client_state(self, trainer: Trainer) -> dict[str, Weights]:
+        """Return the groups that the client needs in its next round: the model that stays on it, kept moments."""
+        kind, groups = self._strategy.client_model, dict[str, Weights]()
+        if kind is not None:
+            groups[kind] = get_weights(self.model("private") if kind == "private" else self._projected.projection)
+        if self._experiment.training.optimizer.state == "kept":
+            groups[OPTIMIZER] = trainer.moments()
+        return groups
 
     def _frozen(self, name: str) -> nn.Module:
         """Return a frozen copy of the proxy, in evaluation mode."""

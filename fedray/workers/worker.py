@@ -183,7 +183,9 @@ class Worker:
         if problem := next(filter(None, (check_message(n, m.arrays) for n, m in result.messages.items())), None):
             raise RefusedError(f"its update was rejected: {problem}")
         own = {info.name: context.weights[info.name] for info in self._parameters if not strategy.is_shared(info)}
-        return replace(result, state={**self._models.client_state(), **({LOCAL: own} if own else {}), **result.state})
+        return replace(
+            result, state={**self._models.client_state(client.trainer), **({LOCAL: own} if own else {}), **result.state}
+        )
 
     def _prepared(self, result: ClientResult, context: ClientContext) -> ClientResult:
         """Let the aggregation rule change the weights that are sent, such as clip the update."""

@@ -105,6 +105,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.optimizer.name": "adam",
     "training.optimizer.lr": 0.02,
     "training.optimizer.momentum": 0.8,
+    "training.optimizer.state": "kept",
     "training.optimizer.nesterov": True,
     "training.optimizer.weight_decay": 0.0,
     "training.schedule.name": "cosine",
