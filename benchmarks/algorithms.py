@@ -27,13 +27,14 @@ SPEC = "tune_spaces/algorithms.yaml"
 INTRODUCTION = f"""# Algorithms
 
 This page is generated from the classes by `python benchmarks/algorithms.py`. A field that is not in a spec has the
-default that is shown here. Any strategy goes with any server optimizer and aggregation rule, unless the spec is refused
-with the reason. [extending.md](extending.md) adds another algorithm.
+default shown here. Any strategy can be combined with any server optimizer and aggregation rule, except for combinations
+that are refused with a reason. [extending.md](extending.md) adds another algorithm.
 
 ![Test accuracy by round of every strategy, on two partitions](figures/algorithms.svg)
 
-The curves are those of `fedray sweep {SPEC}`: digits, ten clients, one seed. They show that the algorithms run and how
-they differ, not which one is best: see the header of the file for its settings.
+The curves are those of `fedray sweep {SPEC}`: digits, ten clients, one
+seed. They show that the algorithms run and how they differ, not which one is best. The header of the file has the
+settings.
 """
 
 

@@ -1,4 +1,4 @@
-"""An aggregation rule: the weighted mean of values that are limited to the middle of each coordinate."""
+"""An aggregation rule: the weighted mean after extreme values of each coordinate are replaced by quantiles."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from fedray import Aggregator
 
 
 class WinsorizedMean(Aggregator):
-    """Moves each coordinate's values that lie outside two quantiles to these quantiles, and takes the weighted mean."""
+    """Clips the values of each coordinate to two quantiles, and takes the weighted mean."""
 
     label: ClassVar[str] = "winsorized mean"
     needs_all: ClassVar[bool] = True  # the rule needs every client's weights, not only their sum

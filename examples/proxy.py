@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def linear(shape: ImageShape) -> "nn.Module":
-    """Build a linear classifier. Initial weights are torch's, from the seed of the run."""
+    """Build a linear classifier. torch initialises the weights with the seed of the run."""
     from torch import nn
 
     return nn.Sequential(nn.Flatten(), nn.Linear(shape.channels * shape.size**2, shape.classes))

@@ -1,4 +1,4 @@
-"""The classes of this folder from Python: `python -m examples.script`, from the folder above."""
+"""A run with the classes of this folder from Python: `python -m examples.script`, from the folder above."""
 
 import sys
 
@@ -12,7 +12,7 @@ if __name__ == "__main__":
     train = stripes("400", ReadRequest("train"))
     test = stripes("100", ReadRequest("test"))
     experiment = Experiment(
-        data=Data(train=train, test=test),  # arrays; a torch or Hugging Face Dataset as well
+        data=Data(train=train, test=test),  # arrays; a torch or Hugging Face Dataset also works
         partition=Triangular(clients=4),
         proxy=linear,
         strategy=ConfidencePenalty(beta=0.2),

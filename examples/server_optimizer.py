@@ -18,5 +18,5 @@ class SignDescent(ServerOptimizer):
     def update(
         self, delta: dict[str, np.ndarray], moments: dict[str, dict[str, np.ndarray]]
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
-        """Return the change of each trained parameter; `delta` is target - w. There are no moments to keep."""
+        """Return the change of each trained parameter; `delta` is target - w. It has no moments."""
         return {name: self.lr * np.sign(array) for name, array in delta.items()}, moments

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from fedray import LossTerm, Strategy
 
-if TYPE_CHECKING:  # the process that reads the spec does without torch, which takes two seconds to import
+if TYPE_CHECKING:  # a process that only reads the spec need not import torch, which takes two seconds
     from torch import Tensor
 
     from fedray import LossInputs

@@ -1,4 +1,4 @@
-"""A teacher: the class whose mean image on the public split is nearest."""
+"""A teacher that prefers the class whose mean image on the public split is nearest."""
 
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class NearestMean(TeacherSection):
-    """Logits are -|x - m|² / τ, m being the mean of a class; |x|² is left out, since it is equal for all classes."""
+    """Logits are -|x - m|² / τ, m being the mean image of a class; |x|² is omitted, since it is equal for all classes."""
 
     scale: float = Field(1.0, gt=0)
     """τ, in squared distance of pixels from 0 to 1."""
 
     def load(self, data: "FederatedDataset", seed: int, device: "torch.device") -> "Teacher":
-        """Compute the means. The teacher cache stores the outputs, as those of any teacher."""
+        """Compute the means. The teacher cache stores the outputs, as for any teacher."""
         import torch
         from torch import nn
 
