@@ -6,7 +6,7 @@ from fedray import ReadRequest
 
 
 def stripes(argument: str, request: ReadRequest) -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
-    """Return images [N, 8, 8], labels [N] and class names, N being the argument, as in `examples.source:stripes:400`."""
+    """Return images [N, 8, 8], labels [N] and class names, N the argument, as in `examples.source:stripes:400`."""
     count = int(argument or 400)
     rng = np.random.default_rng([count, request.side == "test"])  # the same images in every process
     labels = np.arange(count) % 2

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class NearestMean(TeacherSection):
-    """Logits are -|x - m|² / τ, m being the mean image of a class; |x|² is omitted, since it is equal for all classes."""
+    """Logits are -|x - m|² / τ, m being the mean image of a class; |x|² is omitted, as it is equal for all classes."""
 
     scale: float = Field(1.0, gt=0)
     """τ, in squared distance of pixels from 0 to 1."""

@@ -9,13 +9,14 @@ import hashlib
 import inspect
 import linecache
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
+
+from fedray.user_modules import imported_names, is_users, parent_packages
 
 ROOT = Path(__file__).parent
 
@@ -99,7 +100,7 @@ def _user_parts(user_object: object) -> set[tuple[str, str]]:
     if not text:
         raise NoSourceError(definition)
     parts = {(module, source_hash(text))}
-    top, pending, seen = module.partition(".")[0], [*_imported(text, module, file), *_parents(module)], {module}
+    top, pending, seen = module.partition(".")[0], [*_imported(text, module, file), *parent_packages(module)], {module}
     while pending:
         name = pending.pop()
         if name in seen or (path := _module_file(name, top)) is None:
@@ -107,7 +108,7 @@ def _user_parts(user_object: object) -> set[tuple[str, str]]:
         seen.add(name)
         text = _text(name, str(path))
         parts.add((name, source_hash(text)))
-        pending += [*_imported(text, name, str(path)), *_parents(name)]
+        pending += [*_imported(text, name, str(path)), *parent_packages(name)]
     return parts
 
 
@@ -149,22 +150,7 @@ def _function(method: object) -> FunctionType | None:
 
 
 def _imported(text: str, module: str, file: str) -> Iterator[str]:
-    """Yield the dotted names that a module may import, also inside functions."""
-    package = module if Path(file).stem == "__init__" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
-            name = ".".join(filter(None, (above, node.module)))
-            yield name
-            yield from (f"{name}.{alias.name}" for alias in node.names)
-
-
-def _parents(name: str) -> list[str]:
-    """Return the packages around a module, which Python imports before it."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts))]
+    return imported_names(text, module, is_package=Path(file).stem == "__init__")
 
 
 def _module_file(name: str, own_package: str) -> Path | None:
@@ -174,7 +160,7 @@ def _module_file(name: str, own_package: str) -> Path | None:
     """
     top = name.partition(".")[0]
     file = _origin(top)
-    if top != own_package and (file is None or not _is_users(file)):
+    if top != own_package and (file is None or not is_users(file)):
         return None
     file = _origin(name)
     return file if file is not None and file.suffix == ".py" and not file.is_relative_to(ROOT) else None
@@ -189,10 +175,3 @@ def _origin(name: str) -> Path | None:
             return Path(spec.origin)
         return Path(places[0]) if places else None  # a package without __init__.py
     return None
-
-
-def _is_users(file: Path) -> bool:
-    """Whether a file is neither fedray's, nor in the standard library, nor in a folder of installed packages."""
-    installed = {"site-packages", "dist-packages"} & {*file.parts}
-    library = Path(sysconfig.get_path("stdlib"))
-    return not installed and not file.is_relative_to(library) and not file.is_relative_to(ROOT)

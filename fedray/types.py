@@ -14,7 +14,7 @@ Weights: TypeAlias = dict[str, npt.NDArray[Any]]
 """A model's parameters and buffers by their `state_dict` names, C-contiguous."""
 
 ArrayGroups: TypeAlias = Mapping[str, Weights]
-"""Named groups of named arrays, such as {"control": {"conv.weight": ...}}: what is sent or kept beside the weights."""
+"""Named groups of named arrays that are sent or kept, such as {"control": {"conv.weight": ...}}."""
 
 TargetArrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
 """A client's distillation targets: `logits` [E, n, classes] or `features` [E, n, d], E epochs or 1 for all."""

@@ -4,13 +4,11 @@ An experiment may name classes and functions in modules that only the user's own
 sent as text: on arrival they are importable under their names, before the experiment itself is unpickled.
 """
 
-import ast
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +17,9 @@ from types import CodeType, FunctionType, ModuleType
 from typing import TypeAlias
 
 from fedray.section import Section
+from fedray.user_modules import imported_names, is_users, parent_packages
 
 UserObject: TypeAlias = type[object] | FunctionType
-ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class UserCode:
             source = None if name in sources else _source_of(name)
             if source is not None:
                 sources[name] = source
-                pending += [*_parents(name), *_imported(name, source)]
+                names = imported_names(source.text, name, is_package=source.is_package)
+                pending += [part for found in (name, *names) for part in (*parent_packages(found), found)]
         return cls(dict(sorted(sources.items())))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -146,31 +145,12 @@ def _source_of(name: str) -> ModuleSource | None:
     if name == "__main__" or spec is None:
         return None
     folders = list(spec.submodule_search_locations or ())
-    if spec.origin is None and folders and _is_users(Path(folders[0])):  # a package without __init__.py
+    if spec.origin is None and folders and is_users(Path(folders[0])):  # a package without __init__.py
         return ModuleSource(str(Path(folders[0]) / "__init__.py"), "", is_package=True)
-    if not isinstance(loader, importlib.abc.InspectLoader) or spec.origin is None or not _is_users(Path(spec.origin)):
+    if not isinstance(loader, importlib.abc.InspectLoader) or spec.origin is None or not is_users(Path(spec.origin)):
         return None
     text = loader.get_source(name)
     return None if text is None else ModuleSource(spec.origin, text, is_package=bool(folders))
-
-
-def _is_users(file: Path) -> bool:
-    """Whether a file is neither fedray's, nor in the standard library, nor in a folder of installed packages."""
-    fedray = file.is_relative_to(ROOT / "fedray") or file.is_relative_to(ROOT / "analysis")
-    installed = {"site-packages", "dist-packages"} & {*file.parts}
-    return not (fedray or installed or file.is_relative_to(sysconfig.get_path("stdlib")))
-
-
-def _imported(name: str, source: ModuleSource) -> Iterator[str]:
-    """Yield the dotted names that a module may import, also inside functions."""
-    package = name if source.is_package else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(source.text)):
-        if isinstance(node, ast.Import):
-            yield from (part for alias in node.names for part in [alias.name, *_parents(alias.name)])
-        elif isinstance(node, ast.ImportFrom):
-            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
-            base = ".".join(filter(None, (above, node.module)))
-            yield from (base, *_parents(base), *(f"{base}.{alias.name}" for alias in node.names))
 
 
 def _imported_by_main() -> Iterator[str]:
@@ -179,9 +159,3 @@ def _imported_by_main() -> Iterator[str]:
         name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         if isinstance(name, str) and name != "__main__":
             yield name
-
-
-def _parents(name: str) -> list[str]:
-    """Return the packages around a module, which Python imports before it."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts))]

@@ -21,6 +21,7 @@ LAYERS = [
         "import_path",
         "registry",
         "user_code",
+        "user_modules",
         "code_hash",
     },
     {"losses", "models", "aggregation"},

@@ -44,7 +44,7 @@ def _class_folders(root: Path, left_out: LeftOut) -> list[str]:
     classes = []
     for child in sorted(root.iterdir()) if root.is_dir() else []:
         if not child.is_dir():
-            left_out.add(*_reason(child, "files beside the class folders"))
+            left_out.add(*_reason(child, "files next to the class folders"))
         elif is_junk(child.name):
             left_out.add("hidden or system folders", child.name)
         else:

@@ -9,7 +9,7 @@ from fedray.results.run_folder import RunFolder
 from fedray.results.storage import storage_of
 
 RUN_FILES = ("environment.json", "rounds.csv")
-"""Files of a run; a `spec.yaml` beside neither is not a run's."""
+"""Files of a run; a `spec.yaml` in a folder with neither of them is not the spec of a run."""
 
 SKIPPED_FOLDERS = ("checkpoint", "tune")
 """Folders that hold no runs."""

@@ -284,14 +284,12 @@ class Study:
         return Trial(path.name, run.label, run.experiment, run.assignment, self.storage.below(path.name))
 
 
-METRICS = ("test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy")
-
-
 def last_metrics(history: list[Row]) -> Row:
     """Return the metrics of the last evaluated round, `last_k_accuracy` and its k, `last_k`; NaN without any."""
     evaluated = [row for row in history if "test_accuracy" in row]
     last = evaluated[-1] if evaluated else {}
-    metrics = {name: last.get(name, float("nan")) for name in METRICS}
+    names = ("test_accuracy", "test_loss", "worst_class_accuracy", "rare_class_accuracy")
+    metrics = {name: last.get(name, float("nan")) for name in names}
     accuracies = [row["test_accuracy"] for row in evaluated]
     return metrics | {"last_k_accuracy": last_k_accuracy(accuracies), "last_k": last_k(len(accuracies))}
 

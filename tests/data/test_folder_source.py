@@ -68,7 +68,7 @@ def test_deeper_files_are_counted(root: Path) -> None:
 
 def test_files_beside_the_class_folders_are_counted(root: Path) -> None:
     (root / "README.md").write_text("")
-    assert left_out(root).endswith("files beside the class folders: 1 (README.md)")
+    assert left_out(root).endswith("files next to the class folders: 1 (README.md)")
 
 
 def test_class_folder_without_images_is_no_class(root: Path) -> None:
