@@ -20,7 +20,7 @@ PACKAGE = Path(module.__file__).parent
 
 WITHOUT_NUMBERS = {
     "cache", "cli", "code_hash", "config", "doctor", "errors", "files", "import_path", "locks", "registry", "results",
-    "section", "study", "testing", "types", "user_code", "__init__", "__main__",
+    "section", "study", "testing", "types", "user_code", "user_modules", "__init__", "__main__",
 }  # fmt: skip
 """Packages and modules that decide no number: they read specs, store results, print, and start processes."""
 
