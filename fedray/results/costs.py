@@ -31,7 +31,8 @@ def write(folder: Path, experiment: Experiment, costs: TeacherCosts, flops: Mapp
     """
     rounds, clients = read_rows(folder / "rounds.csv"), read_rows(folder / "clients.csv")
     used, passes = _sum(rounds, "teacher_outputs_used"), _sum(rounds, "teacher_forward_passes")
-    trained = sum(experiment.training.trained_examples(int(row["examples"])) for row in clients if "examples" in row)
+    strategy, training = experiment.strategy, experiment.training
+    trained = sum(strategy.round_examples(training, int(row["examples"])) for row in clients if "examples" in row)
     proxy_peak = int(max((row.get("peak_bytes", 0) for row in clients), default=0))
     document = {
         "teacher": {

@@ -72,7 +72,11 @@ def update_statistics(strategy: Strategy, outcomes: Sequence[Outcome], update_no
 
 def loss_columns(strategy: Strategy) -> list[str]:
     """Return the columns of clients.csv for the terms of the strategy's losses."""
-    return [loss_column(model, term.loss) for model, terms in strategy.active_objectives().items() for term in terms]
+    objectives = [strategy.phase_objectives(phase) for phase in strategy.phases()]
+    columns = [
+        loss_column(model, t.loss) for by_model in objectives for model, terms in by_model.items() for t in terms
+    ]
+    return list(dict.fromkeys(columns))
 
 
 def _metrics(metrics: RoundMetrics) -> Row:

@@ -14,8 +14,8 @@ def check_public_split(experiment: Experiment, data: FederatedDataset) -> None:
     """Raise SpecError if the strategy uses public images and there are not at least two, which a step needs."""
     if experiment.strategy.needs_public_data and len(data.public) < 2:
         raise SpecError(
-            f"data.public_fraction is {experiment.data.public_fraction}, which leaves {len(data.public)} public images "
-            f"of {len(data.train)}; strategy.name '{experiment.strategy.name}' needs at least 2."
+            f"data.public_fraction is {experiment.data.public_fraction}, which leaves {len(data.public)} "
+            f"of {len(data.train)} training images public; strategy.name '{experiment.strategy.name}' needs at least 2."
         )
 
 

@@ -48,9 +48,9 @@ class RoundQueries:
         """Return the rows that a round's targets are for: views of the cohort, or the images of all clients."""
         if not self.augmented:
             return {client: shard for client, shard in enumerate(self._shards) if len(shard)}
-        training = self._experiment.training
+        strategy, training, sizes = self._experiment.strategy, self._experiment.training, self._sizes(cohort)
         return {
-            client: self._view_rows(client, training.epochs(number, len(self._shards[client]))) for client in cohort
+            client: self._view_rows(client, strategy.round_epochs(training, number, n)) for client, n in sizes.items()
         }
 
     def plain_rows(self, clients: Sequence[int]) -> ClientRows:
@@ -89,10 +89,12 @@ class RoundQueries:
         """Return how many outputs a round's steps read: the forward passes that it would take without a cache."""
         if not self.output_kinds:
             return 0
-        training = self._experiment.training
-        return sum(
-            training.trained_examples(len(self._shards[client])) * len(self.members_of(client)) for client in cohort
-        )
+        strategy, training, sizes = self._experiment.strategy, self._experiment.training, self._sizes(cohort)
+        return sum(strategy.round_examples(training, n) * len(self.members_of(c)) for c, n in sizes.items())
+
+    def _sizes(self, clients: Sequence[int]) -> dict[int, int]:
+        """Return the number of examples of each client."""
+        return {client: len(self._shards[client]) for client in clients}
 
     def _needs_plain_rows(self, client: int) -> bool:
         """Whether an ensemble or a probe is fitted to outputs of the client's unaugmented images."""

@@ -13,6 +13,7 @@ from fedray.strategies.fedlpfm import FedLPFM
 from fedray.strategies.fednova import FedNova
 from fedray.strategies.fedntd import FedNTD
 from fedray.strategies.fedprox import FedProx
+from fedray.strategies.fedrep import FedRep
 from fedray.strategies.fml import FML
 from fedray.strategies.global_teacher import GlobalTeacher
 from fedray.strategies.local import Local
@@ -24,7 +25,7 @@ STRATEGIES: Registry[Strategy] = Registry(
     "fedray.strategies",
     (
         *(FedAvg, FedProx, FML, FedLPFM, Scaffold, FedNova, FedDyn, Moon, FedNTD, GlobalTeacher, FedDF),
-        *(FedBN, Local, Centralized),
+        *(FedRep, FedBN, Local, Centralized),
     ),
 )
 """The built-in strategies by name, in the order in which tables list them, and those of other packages."""

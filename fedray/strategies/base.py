@@ -17,8 +17,8 @@ from fedray.losses.teacher_term import TeacherTerm
 from fedray.models.proxies import Proxy
 from fedray.section import Section
 from fedray.training.context import ClientContext, ClientResult, ClientStart
-from fedray.training.phases import ServerPhase
-from fedray.training.sections import AnyOptimizer
+from fedray.training.phases import Phase, PhaseData, ServerPhase
+from fedray.training.sections import AnyOptimizer, Training
 from fedray.types import ArrayGroups, LossTerm, Message, OutputKind, ParameterInfo, ServerState, TargetArrays, Weights
 
 
@@ -104,6 +104,10 @@ class Strategy(Section):
 
     # On the client.
 
+    def phases(self) -> Sequence[Phase]:
+        """Return the parts of a client's training in a round, in order; default: one on all parameters."""
+        return [Phase()]
+
     def client_init(self, client: ClientContext) -> ClientStart:  # noqa: ARG002
         """Return constants for loss terms, and the weights of the frozen models."""
         return ClientStart()
@@ -170,6 +174,28 @@ class Strategy(Section):
         """Return `composed_objectives` without the terms whose weight is zero, which are not computed."""
         return {model: [t for t in terms if t.weight != 0] for model, terms in self.composed_objectives().items()}
 
+    def phase_objectives(self, phase: Phase) -> Mapping[str, Sequence[LossTerm]]:
+        """Return the loss terms of a phase by model."""
+        return self.active_objectives() if phase.objectives is None else phase.objectives
+
+    def phase_trainings(self, training: Training, data: PhaseData = "own") -> list[Training]:
+        """Return the section `training` of each phase on this kind of data."""
+        return [phase.training(training) for phase in self.phases() if phase.data == data]
+
+    def round_epochs(self, training: Training, number: int, examples: int, data: PhaseData = "own") -> range:
+        """Return the epochs of all phases of a round on this kind of data, counted over all rounds, from 0."""
+        count = sum(part.epoch_count(examples) for part in self.phase_trainings(training, data))
+        return range((number - 1) * count, number * count)
+
+    def round_steps(self, training: Training, examples: int, public: int = 0) -> int:
+        """Return the steps that a client trains per round; those on the `public` images are not counted if it is 0."""
+        own = sum(part.steps(examples) for part in self.phase_trainings(training))
+        return own + sum(part.steps(public) for part in self.phase_trainings(training, "public") if public)
+
+    def round_examples(self, training: Training, examples: int) -> int:
+        """Return how many of its own examples the steps of a client's round have in total."""
+        return sum(part.trained_examples(examples) for part in self.phase_trainings(training))
+
     @property
     def teacher_term(self) -> TeacherTerm | None:
         """The section with the weight and the loss of the teacher's term, if the objective has one."""
@@ -178,7 +204,8 @@ class Strategy(Section):
     @property
     def required_outputs(self) -> frozenset[OutputKind]:
         """The kinds of teacher output that the active loss terms need; empty if no teacher is needed."""
-        terms = [term for terms in self.active_objectives().values() for term in terms]
+        own = [self.phase_objectives(phase) for phase in self.phases() if phase.data == "own"]
+        terms = [term for objectives in own for terms in objectives.values() for term in terms]
         kinds = (term.output_kind or REQUIRED_OUTPUT.get(term.loss) for term in terms)
         return frozenset(kind for kind in kinds if kind is not None)
 
@@ -190,7 +217,8 @@ class Strategy(Section):
     @property
     def needs_public_data(self) -> bool:
         """Whether clients or server read the public images."""
-        return self.uses_public_data or self.server_phase() is not None
+        is_read = any(phase.data == "public" for phase in self.phases())
+        return self.uses_public_data or is_read or self.server_phase() is not None
 
     @property
     def proxy_view(self) -> bool:

@@ -86,7 +86,8 @@ def measure(experiment: Experiment, data: FederatedDataset, make_backend: MakeBa
             ]
             seconds, outcomes = _timed(backend, [TrainClients((task,), shared) for task in tasks])
             updates = [_update(outcome) for (outcome,) in outcomes]
-            steps = float(np.mean([-(-len(cut.shards[client]) // training.batch_size) for client in clients]))
+            sizes = [len(cut.shards[client]) for client in clients]
+            steps = float(np.mean([experiment.strategy.round_steps(training, size) for size in sizes]))
             runs.append(_TimedRun(seconds, steps, updates))
             images = min(EVALUATED_IMAGES, len(data.test))
             image = _timed(backend, [Evaluate((0, images), shared)] * actors)[0] / images

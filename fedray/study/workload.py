@@ -54,13 +54,14 @@ def workload(experiment: Experiment, data: FederatedDataset, done: int = 0) -> W
     sizes = [len(shard) for shard in data.shards if len(shard)]
     cohort = training.cohort_size(len(sizes))
     rounds = training.rounds - done
-    examples = sum(map(training.trained_examples, sizes)) * cohort // len(sizes)
+    strategy = experiment.strategy
+    examples = sum(strategy.round_examples(training, size) for size in sizes) * cohort // len(sizes)
     weights_bytes, flops = _proxy_costs(experiment.proxy, data.train.shape)
     every = experiment.evaluation.every
     regular = training.rounds // every - done // every
     is_extra = rounds > 0 and training.rounds % every != 0  # the last round is always evaluated
     return Workload(
-        tuple(map(training.steps, sizes)),
+        tuple(strategy.round_steps(training, size) for size in sizes),
         examples, cohort, rounds, regular + is_extra, len(data.test), weights_bytes, flops * examples * rounds,
     )  # fmt: skip
 

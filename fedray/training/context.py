@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.training.sections import SGD, AnyOptimizer
-from fedray.types import ArrayGroups, Indices, Message, ParameterInfo, Weights
+from fedray.types import ArrayGroups, Indices, Message, ParameterInfo, TargetArrays, Weights
 
 
 @dataclass
@@ -72,6 +72,8 @@ class ClientStart:
     """Groups of one array per trained parameter, which loss terms read as `LossInputs.constants`."""
     frozen: Mapping[str, Weights] = field(default_factory=dict)
     """Complete weights of each of the strategy's `frozen_models`."""
+    public_targets: TargetArrays = field(default_factory=dict)
+    """Targets of phases on the public images by kind, such as `logits` float32 [P, classes]."""
 
 
 @dataclass(frozen=True)

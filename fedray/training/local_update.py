@@ -28,15 +28,19 @@ def local_update(
     number: int,
     seed: int,
     client: int,
+    first_epoch: int | None = None,
     step_schedule: Schedule | None = None,
 ) -> dict[str, float]:
     """Train the trainer's models in place on one client's examples, for the epochs or steps of round `number`.
 
-    The optimizer's moments start at zero. `step_schedule` scales the learning rate of each step. Return the mean of
+    The optimizer's moments start at zero. `first_epoch` is the number of the first epoch over all rounds, if the round
+    has several phases. `step_schedule` scales the learning rate of each step. Return the mean of
     each loss term over the examples of all steps (`loss_kd`; `loss_private_kd` for the private model), and
     `train_accuracy`: the proxy's accuracy on the batches of the last epoch, before each step.
     """
     training, epochs = trainer.training, trainer.training.epochs(number, len(data))
+    if first_epoch is not None:
+        epochs = range(first_epoch, first_epoch + len(epochs))
     lr, steps = training.learning_rate(number), training.steps(len(data))
     trainer.reset(lr)
     step = 0

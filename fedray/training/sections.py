@@ -161,9 +161,13 @@ class Training(Section):
         """Return the steps that a client trains per round."""
         return self.local_steps or self.steps_per_epoch(examples) * (self.local_epochs or 1)
 
+    def epoch_count(self, examples: int) -> int:
+        """Return the number of epochs of a client's round; the last may end early."""
+        return self.local_epochs or -(-self.steps(examples) // self.steps_per_epoch(examples))
+
     def epochs(self, number: int, examples: int) -> range:
         """Return the epochs of a client's round, counted over all rounds, from 0. The last may end early."""
-        count = self.local_epochs or -(-self.steps(examples) // self.steps_per_epoch(examples))
+        count = self.epoch_count(examples)
         return range((number - 1) * count, number * count)
 
     def trained_examples(self, examples: int) -> int:

@@ -1,6 +1,7 @@
 """The models that a worker trains for one client after another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TypeAlias
 
@@ -57,8 +58,8 @@ class ClientModels:
             self._models[name] = model.to(memory_format=memory_format(self._experiment.training.memory_format))
         return self._models[name]
 
-    def load(self, context: ClientContext, start: ClientStart, targets: Targets) -> Trainer:
-        """Load a client's weights and state, and its frozen models; return the trainer of its models.
+    def load(self, context: ClientContext, start: ClientStart, targets: Targets) -> list[Trainer]:
+        """Load a client's weights and state, and its frozen models; return the trainer of each phase.
 
         A client without state starts from initial private weights of its own. A projection is as wide as the
         features in `targets`.
@@ -69,10 +70,25 @@ class ClientModels:
         client, state = context.client, context.state.get(self._strategy.client_model or "")
         if self._strategy.client_model == "private":
             set_weights(self.model("private"), state or self._initial_private_weights(client))
-        trainer = self._trainer(self._trained_models(client, state, targets))
-        trainer.set_constants(start.constants)
-        trainer.initial_moments = context.state.get(OPTIMIZER, {})
-        return trainer
+        models = self._trained_models(client, state, targets)
+        trainers = [self._trainer(models, place) for place in range(len(self._strategy.phases()))]
+        for place, trainer in enumerate(trainers):
+            trainer.set_constants(start.constants)
+            trainer.initial_moments = context.state.get(_moments_group(place), {})
+        return trainers
+
+    @contextmanager
+    def freezing(self, names: Collection[str]) -> Iterator[None]:
+        """Compute no gradients of these parameters of the proxy within the context."""
+        parameters = self.model("proxy").named_parameters()
+        frozen = [parameter for name, parameter in parameters if name in names and parameter.requires_grad]
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
     def _trained_models(self, client: int, state: Weights | None, targets: Targets) -> dict[str, nn.Module]:
         """The models of the objectives, with the client's own projection if they need one."""
@@ -99,28 +115,33 @@ class ClientModels:
 
         return predict
 
-    def client_state(self, trainer: Trainer) -> dict[str, Weights]:
+    def client_state(self, trainers: Sequence[Trainer]) -> dict[str, Weights]:
         """Return the groups that the client needs in its next round: the model that stays on it, kept moments."""
         kind, groups = self._strategy.client_model, dict[str, Weights]()
         if kind is not None:
             groups[kind] = get_weights(self.model("private") if kind == "private" else self._projected.projection)
         if self._experiment.training.optimizer.state == "kept":
-            groups[OPTIMIZER] = trainer.moments()
+            groups |= {_moments_group(place): trainer.moments() for place, trainer in enumerate(trainers)}
         return groups
 
     def _frozen(self, name: str) -> nn.Module:
         """Return a frozen copy of the proxy, in evaluation mode."""
         return self.model(f"frozen {name}").eval().requires_grad_(requires_grad=False)
 
-    def _trainer(self, models: dict[str, nn.Module]) -> Trainer:
-        """The trainer of these parameters: a single one, unless projections differ in width."""
-        parameters = tuple(id(parameter) for model in models.values() for parameter in model.parameters())
+    def _trainer(self, models: dict[str, nn.Module], place: int) -> Trainer:
+        """The trainer of these parameters in a phase: a single one, unless projections differ in width."""
+        parameters = place, *(id(parameter) for model in models.values() for parameter in model.parameters())
         if parameters not in self._trainers:
-            objectives = self._strategy.active_objectives()
+            phase = self._strategy.phases()[place]
+            objectives = self._strategy.phase_objectives(phase)
             frozen = {name: self._frozen(name) for name in self._strategy.frozen_models}
             taps = self._taps if self._strategy.uses_features else {}
             self._trainers[parameters] = Trainer(
-                models, objectives, self._experiment.training, frozen=frozen, taps=taps
+                {name: models[name] for name in objectives},
+                objectives,
+                phase.training(self._experiment.training),
+                frozen=frozen,
+                taps=taps,
             )
         return self._trainers[parameters]
 
@@ -136,6 +157,11 @@ class ClientModels:
 
     def _initial_private_weights(self, client: int) -> Weights:
         return get_weights(initial_model(self.spec("private"), self._shape, self._experiment.seed, "private", client))
+
+
+def _moments_group(place: int) -> str:
+    """The group of a client's state with the moments of a phase, numbered from 0."""
+    return f"{OPTIMIZER} {place}" if place else OPTIMIZER
 
 
 def initial_model(proxy: proxies.Proxy, shape: ImageShape, seed: int, *purpose: str | int) -> nn.Module:

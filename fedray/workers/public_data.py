@@ -64,11 +64,11 @@ class PublicData:
             training, objectives = phase.training(self._experiment.training), {"proxy": phase.objectives}
             self._trainer = Trainer({"proxy": self._models.model("proxy")}, objectives, training)
         set_weights(self._models.model("proxy"), weights)
-        seed, data = self._experiment.seed, self._data(targets)
+        seed, data = self._experiment.seed, self.data(targets)
         local_update(self._trainer, data, number=number, seed=seed, client=SERVER, step_schedule=phase.schedule)
 
-    def _data(self, targets: TargetArrays) -> ClientData:
-        """The public images with their targets, the same in every epoch."""
+    def data(self, targets: TargetArrays) -> ClientData:
+        """Return the public images, not augmented, with their targets, the same in every epoch."""
         public = self._federated.public
         reader = CachedTargets({kind: array[None] for kind, array in targets.items()}, 0, self._device)
         return ClientData.of(self._federated.train.take(public), public, self._normalize, self._device, reader)

@@ -42,8 +42,10 @@ def try_batch(
         models = ClientModels(once, federated.train.shape, data.device)
         try:
             start = experiment.strategy.client_init(context)
-            trainer = models.load(context, start, targets)
-            local_update(trainer, data, number=1, seed=experiment.seed, client=context.client)
+            trainers = models.load(context, start, targets)
+            for phase, trainer in zip(experiment.strategy.phases(), trainers, strict=True):
+                if phase.data == "own":
+                    local_update(trainer, data, number=1, seed=experiment.seed, client=context.client)
         except SpecError as error:
             return str(error)
         except LostError:

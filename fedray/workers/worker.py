@@ -33,7 +33,8 @@ from fedray.teachers.targets import CachedTargets, OnlineTargets
 from fedray.training.batches import ClientData, Normalization
 from fedray.training.context import ClientContext, ClientResult
 from fedray.training.evaluation import EvalCounts, chunks, count_predictions
-from fedray.training.local_update import Trainer, local_update
+from fedray.training.local_update import Trainer
+from fedray.training.phases import PhaseData
 from fedray.types import (
     ArrayGroups,
     ClientFailure,
@@ -47,6 +48,7 @@ from fedray.types import (
     Weights,
 )
 from fedray.workers.client_models import ClientModels, Targets, initial_model
+from fedray.workers.client_phases import PreparedPhase, merge_metrics, prepare_phases
 from fedray.workers.device import claim_device
 from fedray.workers.public_data import PublicData
 from fedray.workers.requests import (
@@ -74,8 +76,8 @@ class PreparedClient:
     """A client that is ready for its local epochs."""
 
     context: ClientContext
-    trainer: Trainer
-    data: ClientData
+    trainers: Sequence[Trainer]  # of each phase
+    phases: Sequence[PreparedPhase]
     targets: Targets
     start_s: float  # time.perf_counter() before its preparation
 
@@ -123,9 +125,12 @@ class Worker:
         start_s = time.perf_counter()
         reader, context = self._targets(task, targets), self._context(task, broadcast)
         start = self._experiment.strategy.client_init(context)
-        trainer = self._models.load(context, start, reader)
-        data = self._client_data(self._federated.shards[task.client], reader)
-        return PreparedClient(context, trainer, data, reader, start_s)
+        trainers, strategy = self._models.load(context, start, reader), self._experiment.strategy
+        data: dict[PhaseData, ClientData] = {"own": self._client_data(self._federated.shards[task.client], reader)}
+        if any(phase.data == "public" for phase in strategy.phases()):
+            data["public"] = self._public.data(start.public_targets)
+        phases = prepare_phases(self._experiment, task, trainers, data, self._parameters)
+        return PreparedClient(context, trainers, list(phases), reader, start_s)
 
     def _context(self, task: ClientTask, broadcast: ArrayGroups) -> ClientContext:
         """The client before its training, with the global weights and those of its own parameters."""
@@ -140,7 +145,7 @@ class Worker:
             state=state,
             parameters=self._parameters,
             weights=weights,
-            steps=training.steps(int(counts.sum())),
+            steps=self._experiment.strategy.round_steps(training, int(counts.sum()), len(self._federated.public)),
             lr=training.learning_rate(task.round),
             optimizer=training.optimizer,
             predict_public=self._public.logits,
@@ -152,15 +157,18 @@ class Worker:
 
     def _train_clients(self, request: TrainClients) -> WorkerResult[Sequence[Outcome]]:
         """Train clients one after another; add up their messages if there are several."""
-        broadcast, seed, is_alone = request.broadcast.get(), self._experiment.seed, len(request.tasks) == 1
+        broadcast, is_alone = request.broadcast.get(), len(request.tasks) == 1
         sums, outcomes, result = MessageSums(), list[Outcome](), None
         for task in request.tasks:
             targets = task.targets.get() if task.targets else None  # LostError: the whole round is retried
             try:
                 client = self.prepare(task, broadcast, targets)
-                metrics = local_update(client.trainer, client.data, number=task.round, seed=seed, client=task.client)
+                parts = list[tuple[int, dict[str, float]]]()
+                for phase in client.phases:
+                    with self._models.freezing(phase.frozen):
+                        parts.append((phase.examples, phase.train()))
                 result = self._result(task, client)
-                update = self._update(task, client, metrics, result)
+                update = self._update(task, client, merge_metrics(parts), result)
             except Exception as error:  # any error of a client is reported with the client's id
                 outcomes.append(_failure(task, error))
                 if self._experiment.training.failures == "abort":
@@ -184,7 +192,8 @@ class Worker:
             raise RefusedError(f"its update was rejected: {problem}")
         own = {info.name: context.weights[info.name] for info in self._parameters if not strategy.is_shared(info)}
         return replace(
-            result, state={**self._models.client_state(client.trainer), **({LOCAL: own} if own else {}), **result.state}
+            result,
+            state={**self._models.client_state(client.trainers), **({LOCAL: own} if own else {}), **result.state},
         )
 
     def _prepared(self, result: ClientResult, context: ClientContext) -> ClientResult:
@@ -201,7 +210,7 @@ class Worker:
         return ClientUpdate(
             client=task.client,
             round=task.round,
-            examples=len(client.data),
+            examples=context.examples,
             metrics=metrics | {"update_norm": distance(context.weights, context.received, shared)},
             seconds=time.perf_counter() - client.start_s,
             node=platform.node(),
@@ -246,7 +255,8 @@ class Worker:
 
     def _first_epoch(self, task: ClientTask) -> int:
         """The number of the round's first local epoch, counted over all rounds."""
-        return self._experiment.training.epochs(task.round, len(self._federated.shards[task.client])).start
+        examples = len(self._federated.shards[task.client])
+        return self._experiment.strategy.round_epochs(self._experiment.training, task.round, examples).start
 
     @cached_property
     def _parameters(self) -> list[ParameterInfo]:

@@ -12,7 +12,9 @@ from fedray.backends.ray.pool import ActorPool
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 STRATEGIES: list[dict[str, Any]] = [
-    *({"name": name} for name in ("scaffold", "fednova", "feddyn", "fedbn", "local", "centralized"))
+    *({"name": name} for name in ("scaffold", "fednova", "feddyn", "fedbn", "local", "centralized", "fedrep")),
+    {"name": "feddf", "steps": 7, "batch_size": 16},
+    {"name": "helpers.digest:Digest"},
 ]
 
 
@@ -27,9 +29,9 @@ def pool() -> Iterator[ActorPool]:
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy["name"])
 def test_serial_and_ray_give_the_same_bits(tmp_path: Path, pool: ActorPool, strategy: dict[str, Any]) -> None:
     """One update is dropped, and clients that have state train again."""
-    proxy = {"proxy": algorithms.NORM} if strategy["name"] == "fedbn" else {}
-    serial = algorithms.run(algorithms.experiment(strategy, 0.9, **proxy), tmp_path / "serial")
-    experiment = algorithms.experiment(strategy, 0.9, resources={"backend": "ray", "clients_per_actor": 2}, **proxy)
+    sections = {"data": {"public_fraction": 0.3}, **({"proxy": algorithms.NORM} if strategy["name"] == "fedbn" else {})}
+    serial = algorithms.run(algorithms.experiment(strategy, 0.9, **sections), tmp_path / "serial")
+    experiment = algorithms.experiment(strategy, 0.9, resources={"backend": "ray", "clients_per_actor": 2}, **sections)
     on_ray = algorithms.run_on_ray(experiment, tmp_path / "ray", pool)
     assert on_ray.bits == serial.bits
     tables = [(run.folder / "client_accuracy.csv").read_text() for run in (serial, on_ray)]
