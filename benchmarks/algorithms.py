@@ -129,7 +129,7 @@ def draw(study: Path) -> None:
     names = [name for name in STRATEGIES if name in set(runs["strategy.name"])]
     alphas = sorted(runs["partition.alpha"].unique())
     figure, axes = plt.subplots(
-        len(alphas), len(names), figsize=(1.6 * len(names), 1.7 * len(alphas)), sharex=True, sharey=True, squeeze=False
+        len(alphas), len(names), figsize=(1.1 * len(names), 1.7 * len(alphas)), sharex=True, sharey=True, squeeze=False
     )
     for row, alpha in zip(axes, alphas, strict=True):
         for axis, name in zip(row, names, strict=True):
