@@ -187,7 +187,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence on the data or the spec of a run that its user should read."""
+    """A message for the user on the data or the spec of a run."""
 
     text: str
 

@@ -1,7 +1,7 @@
 """Stamps of sources: a hash of the names, sizes and modification times of their files.
 
-An unchanged stamp means unchanged files, without reading them: 50,000 files take a third of a second. Of files with
-another stamp the contents decide.
+An unchanged stamp means unchanged files, without reading them: 50,000 files take a third of a second. Files with
+another stamp are compared by contents.
 """
 
 import hashlib
@@ -77,4 +77,4 @@ FILES: Mapping[str, Callable[[str, ReadRequest], Iterable["Path | os.DirEntry[st
     "parquet": _tables,
     "folder": _class_folders,
 }
-"""The files of a source by its kind. A kind that is missing here is compared by its contents."""
+"""The files of a source by its kind. Sources of other kinds are compared by contents."""

@@ -53,7 +53,7 @@ class TeacherTerm(Balance):
         return loss
 
     def added_to(self, terms: Sequence[LossTerm]) -> list[LossTerm]:
-        """Return an objective with the distillation loss, in which the cross-entropy has its weight of the balance."""
+        """Return an objective with the distillation loss, in which `balance` sets the weight of the cross-entropy."""
         weights = {"cross_entropy": self.label_weight}
         balanced = [replace(term, weight=term.weight * weights.get(term.loss, 1.0)) for term in terms]
         return [*balanced, self.loss.term(self.lam, self.temperature)]

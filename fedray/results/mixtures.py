@@ -1,4 +1,4 @@
-"""Where the runs of a study have different identities: other code, data, devices, threads or versions."""
+"""Differences between the identities of a study's runs: code, data, devices, threads or versions."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ DATA = ("data.train", "data.test")
 
 
 def identity_columns(identity: RunIdentity | None) -> Row:
-    """Return the cells of trials.csv on the identity of a trial; empty where it is unknown."""
+    """Return the cells of trials.csv on the identity of a trial; empty if it is unknown."""
     if identity is None:
         return dict.fromkeys(("code", "data", "device", "threads", "torch"), "")
     data = "+".join(identity.contents[name].digest[:8] for name in DATA if name in identity.contents)
@@ -21,7 +21,7 @@ def identity_columns(identity: RunIdentity | None) -> Row:
 
 
 def mixtures(runs: Iterable[tuple[RunIdentity | None, Mapping[str, object]]]) -> list[str]:
-    """Return a sentence for each part of their identities in which runs differ, though their specs do not.
+    """Return a message for each part of their identities in which runs with equal specs differ.
 
     Each run has its identity, None if it is unknown, and the fields of its spec by dotted name.
     """
@@ -34,7 +34,7 @@ def mixtures(runs: Iterable[tuple[RunIdentity | None, Mapping[str, object]]]) ->
 
 
 def _parts(identity: RunIdentity, spec: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
-    """Yield each part, the fields of the spec that decide it, and its value."""
+    """Yield each part, the fields of the spec that determine it, and its value."""
     yield "code", "", short(identity.code)
     yield "device", "", identity.versions.get("gpu", identity.device)
     yield "threads", "", str(identity.threads)

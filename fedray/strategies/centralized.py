@@ -11,7 +11,7 @@ from fedray.types import LossTerm
 class Centralized(Strategy):
     """Minimises cross-entropy on the examples of all clients of the partition, as those of one client.
 
-    That client trains in every round, whatever the participation. Metrics by client are those of the partition's.
+    That client trains in every round, whatever the participation. Metrics by client refer to the partition's clients.
     """
 
     label: ClassVar[str] = "centralised"

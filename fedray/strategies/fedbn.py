@@ -33,7 +33,7 @@ class FedBN(Strategy):
         return "BatchNorm" not in parameter.module_type
 
     def conflict(self, *, proxy: Proxy, **_: Section) -> str | None:
-        """Without BatchNorm layers it would be FedAvg. Other than built-in proxies are checked once they are built."""
+        """Refuse built-in proxies without BatchNorm layers; `problem` checks other proxies once they are built."""
         return NO_BATCH_NORM if proxy.has_batch_norm is False else None
 
     def problem(self, parameters: Sequence[ParameterInfo]) -> str | None:

@@ -21,7 +21,7 @@ class Local(Strategy):
     name: Literal["local"] = "local"
 
     def conflict(self, *, server: ServerOptimizer, aggregation: Aggregator, **_: Section) -> str | None:
-        """No update reaches the server."""
+        """Refuse aggregation rules and server optimizers other than the defaults: no update reaches the server."""
         if not isinstance(aggregation, Mean):
             return f"its clients send nothing, and aggregation.name is '{aggregation.name}'; set it to mean"
         if not isinstance(server, ServerSGD):
@@ -33,5 +33,5 @@ class Local(Strategy):
         return {"proxy": [LossTerm("cross_entropy")]}
 
     def is_shared(self, parameter: ParameterInfo) -> bool:  # noqa: ARG002
-        """Nothing is shared."""
+        """Return False: nothing is shared."""
         return False

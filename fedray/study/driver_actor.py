@@ -31,7 +31,7 @@ class DriverActor:
         self._driver: Driver | None = None
         self._progress: list[Progress] = []  # notices since the last call of `progress`, and the newest of the rest
 
-    # One round runs while the former one is uploaded, and not more: its checkpoint is still there.
+    # At most one round runs while the previous one is uploaded, so that the checkpoint of the latter still exists.
     @ray.method(num_returns="streaming", _generator_backpressure_num_objects=1)
     def run(
         self, experiment: Experiment, cache: Path, folder: Path, command: Sequence[str], lock_timeout: float,

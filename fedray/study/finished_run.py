@@ -63,8 +63,8 @@ def run(
 ) -> FinishedRun:
     """Run one experiment into a folder or URI, and return its results; `on_round` is called after each round.
 
-    A finished run of the same spec is not run again. The options are those of `session.rounds`. Raises SpecError for a
-    spec that cannot run, RunError where clients fail.
+    A finished run of the same spec is not repeated. The options are those of `session.rounds`. Raises SpecError for a
+    spec that cannot run, RunError if clients fail.
     """
     with Session(verify_data=verify_data, allow_code_change=allow_code_change) as session:
         for result in session.run(experiment, results, resume=resume):

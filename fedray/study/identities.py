@@ -5,9 +5,9 @@ from fedray.study.study import Study
 
 
 def check_identities(study: Study, *, verify_data: bool = False) -> list[str]:
-    """Return sentences on what is reported only.
+    """Return a message for each difference that is reported but not refused.
 
-    `verify_data`: compare contents also where sizes and times of files are unchanged. Raises SpecError for a finished
+    `verify_data`: compare contents even if sizes and times of files are unchanged. Raises SpecError for a finished
     trial on other data, and for an unfinished one with another identity. A trial whose environment.json is damaged is
     left to its process, or reported if it is finished.
     """

@@ -1,4 +1,4 @@
-"""Sentences for the errors with which Ray does not start, or does not join a cluster."""
+"""Messages for the errors that keep Ray from starting, or from joining a cluster."""
 
 import errno
 import os
@@ -10,12 +10,12 @@ TEMP_VARIABLES = ("RAY_TMPDIR", "TMPDIR")
 """Variables that name the parent of Ray's temporary folder, the first one that is set."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 MIN_OPEN_FILES = 64
-"""With fewer, Ray's processes end as they start, and `ray.init` times out."""
+"""With a lower limit, Ray's processes exit at start, and `ray.init` times out."""
 OPEN_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def start_error(error: Exception, address: str) -> SpecError | RunError:
-    """Return the error of `ray.init` as one sentence with its cause. A SpecError is one that the user can change."""
+    """Return the error of `ray.init` as a one-line error with its cause: a SpecError if the user can fix it."""
     text = str(error).strip()
     if address != "local":
         return _joining_error(error, text, address)
@@ -55,7 +55,7 @@ def _joining_error(error: Exception, text: str, address: str) -> SpecError:
 
 
 def _system_error(error: OSError, text: str) -> SpecError | None:
-    """Return the sentence for an error of the operating system."""
+    """Return the one-line error for an error of the operating system; None if it has none."""
     if "AF_UNIX" in text:
         return SpecError(
             f"the path of Ray's temporary folder ({temp_setting()}) is too long for its sockets; "
