@@ -135,7 +135,7 @@ def _source_file(definition: type | FunctionType) -> str:
         with suppress(OSError, TypeError):
             return inspect.getsourcefile(definition) or inspect.getfile(definition)
     for method in vars(definition).values() if isinstance(definition, type) else [definition]:
-        function = _function(method)  # its code names the script or cell, also in another process
+        function = _function(method)  # `co_filename` is the script or cell, also in another process
         if function and function.__module__ == "__main__" and linecache.getlines(function.__code__.co_filename):
             return function.__code__.co_filename
     raise NoSourceError(definition)

@@ -27,7 +27,7 @@ class RunIdentity:
     contents: Mapping[str, Content]
     """Contents of the training and test set, the partition, and the files that the spec names, by field."""
     code: Sequence[str]
-    """The hash of the code; where the run was continued with other code, all hashes in order."""
+    """The hash of the code; if the run was resumed with other code, the hashes of all, in order."""
     device: str
     """`cpu` or `cuda`."""
     threads: int

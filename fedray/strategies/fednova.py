@@ -26,7 +26,7 @@ class FedNova(Strategy):
     name: Literal["fednova"] = "fednova"
 
     def conflict(self, *, optimizer: AnyOptimizer, **_: Section) -> str | None:
-        """Refuse other optimizers than SGD: the normalisation is defined for steps that are sums of gradients."""
+        """Refuse optimizers other than SGD: the normalisation is defined for steps that are sums of gradients."""
         return sgd_conflict(optimizer, "it divides an update by the weights of its gradients")
 
     def objectives(self) -> dict[str, list[LossTerm]]:

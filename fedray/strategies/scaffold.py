@@ -30,7 +30,7 @@ class Scaffold(Strategy):
     name: Literal["scaffold"] = "scaffold"
 
     def conflict(self, *, optimizer: AnyOptimizer, **_: Section) -> str | None:
-        """Refuse other optimizers than SGD."""
+        """Refuse optimizers other than SGD."""
         return sgd_conflict(optimizer, "it computes its control variates from the steps of SGD")
 
     def objectives(self) -> dict[str, list[LossTerm]]:
