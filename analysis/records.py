@@ -15,6 +15,7 @@ import pandas as pd
 
 from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
+from fedray.results.checksums import checksum_problems
 from fedray.results.folders import run_folders
 from fedray.results.loader import read_json, read_table
 from fedray.results.mixtures import mixtures
@@ -110,6 +111,7 @@ def load(*places: str | Path) -> Records:
     trials: list[pd.DataFrame] = []
     for study, folders in studies.items():
         for name, folder in folders.items():
+            problems += checksum_problems(folder)
             if row := _run_row(study, folder, problems):
                 runs[study if name == "." else f"{study}/{name}" if len(places) > 1 else name] = row
         root = _root(folders)

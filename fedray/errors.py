@@ -38,8 +38,16 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
+class DamagedError(SpecError):
+    """The files of a finished run are damaged."""
+
+
 class RunError(RuntimeError):
     """A run was aborted. If a client failed, the message names client, round, node and cause."""
+
+
+class RepeatableError(RunError):
+    """A run was aborted by an error that it meets again however often it resumes."""
 
 
 class RayLostError(RunError):

@@ -1,5 +1,6 @@
 """Paths of files in a spec, digests of file contents, and atomic replacement of small files."""
 
+import errno
 import hashlib
 import os
 import platform
@@ -14,6 +15,12 @@ from fedray.errors import writing
 
 STALE_AFTER_S = 3600
 """Age of a partial file from which it is taken as that of a process that has ended."""
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raises OSError for a named pipe, whose reader may wait for ever; pipes of a shell below /dev are accepted."""
+    if path.is_fifo() and not path.is_relative_to("/dev") and not path.is_relative_to("/proc"):
+        raise OSError(errno.EINVAL, "it is a named pipe", str(path))
 
 
 def strip_scheme(text: str) -> Path:

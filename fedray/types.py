@@ -156,6 +156,8 @@ class ClientFailure:
     reason: str
     traceback: str = ""
     late: bool = False
+    is_repeatable: bool = False
+    """Whether the client fails again where it is trained again: it raised an error, not for lack of memory."""
 
     def __str__(self) -> str:
         return f"client {self.client} failed in round {self.round} on node {self.node}: {self.reason}"

@@ -63,9 +63,11 @@ def _write_files(data: ReportData, folder: Path, target: float | None, command: 
     drawings = {figure.name: svg.write(figure.figure, folder / "figures", figure.name) for figure in figures}
     for table in tables:
         _write_table(table, folder / "tables")
-    data.named.drop(columns="folder").to_csv(folder / "tables" / "runs.csv")
+    with replacing(folder / "tables" / "runs.csv") as partial:
+        data.named.drop(columns="folder").to_csv(partial)
     if len(data.problems) > MAX_ITEMS:
-        (folder / "problems.txt").write_text("\n".join(data.problems) + "\n", encoding="utf-8")
+        with replacing(folder / "problems.txt") as partial:
+            partial.write_text("\n".join(data.problems) + "\n", encoding="utf-8")
     findings = diagnose(data.named, data.rounds, data.clients)
     return Report(data, tables, figures, findings, drawings, folder, command)
 
@@ -86,9 +88,10 @@ def _clear(folder: Path) -> None:
 
 
 def _write_table(table: ReportTable, folder: Path) -> None:
-    table.numbers.to_csv(folder / f"{table.name}.csv", index=False)
-    (folder / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
-    (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
+    texts = {"csv": table.numbers.to_csv(index=False), "md": table.markdown(), "tex": table.latex()}
+    for suffix, text in texts.items():
+        with replacing(folder / f"{table.name}.{suffix}") as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _folder_name(study: Any) -> str:

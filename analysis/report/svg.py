@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.figures.style import SETTINGS, TEXT_COLOR
+from fedray.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,8 +57,9 @@ def write(figure: "Figure", folder: Path, name: str) -> str:
     import matplotlib as mpl
 
     document = svg(figure)
-    (folder / f"{name}.svg").write_text(document, encoding="utf-8")
+    with replacing(folder / f"{name}.svg") as partial:
+        partial.write_text(document, encoding="utf-8")
     figure.set_layout_engine("none")  # the layout is done, and takes as long as drawing
-    with mpl.rc_context(SETTINGS), _without_glyph_warnings():  # type: ignore[arg-type]
-        figure.savefig(folder / f"{name}.png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    with mpl.rc_context(SETTINGS), _without_glyph_warnings(), replacing(folder / f"{name}.png") as partial:  # type: ignore[arg-type]
+        figure.savefig(partial, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return document

@@ -14,7 +14,7 @@ from fedray.cli import doctor, plan, report, results, run, schema, sweep, teache
 from fedray.cli.exits import fail, resume_hint
 from fedray.cli.recovery import recovery
 from fedray.cli.streams import discard_output, is_write_error, prepare_streams
-from fedray.errors import RayLostError, RunError, SpecError, system_sentence
+from fedray.errors import RayLostError, RepeatableError, RunError, SpecError, system_sentence
 from fedray.import_path import add_working_folder
 
 CHANGEABLE = (
@@ -57,7 +57,7 @@ def _run_with_exit_codes() -> None:
     except RayLostError:
         raise
     except RunError as error:
-        fail("\n".join([str(error), *_hint()]), 1)
+        fail("\n".join([str(error), *([] if isinstance(error, RepeatableError) else _hint())]), 1)
     except OSError as error:
         if is_write_error(error):
             discard_output()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedray.cli.exits import exit_on_stop
+from fedray.cli.exits import exit_on_stop, fail
 from fedray.cli.options import AllowCodeChange, Overrides, Quiet, SpecPath, StudyResults, Verbose, VerifyData
-from fedray.errors import RayLostError, RunError, SpecError
+from fedray.errors import DamagedError, RayLostError, RunError, SpecError
 
 if TYPE_CHECKING:
     from fedray.config.loader import Run
@@ -40,25 +40,36 @@ def run(
     from fedray.config import loader
     from fedray.results.storage import DONE_FILE, storage_of
     from fedray.study.session import Session
+    from fedray.types import Notice
 
     runs = [_with_own_folder(planned, results) for planned in loader.load(spec, overrides or [])]
     storage = storage_of(results).below(spec.stem)
     _in_background(import_module, "analysis.summary")  # imports pandas, which takes as long as a round
     resume = resume or is_restarted()
     session = Session(verbose=verbose, verify_data=verify_data, allow_code_change=allow_code_change)
+    whole: list[Run] = []
     with exit_on_stop() as sigterm, session:
         storage.erase(DONE_FILE)
         for planned in runs:
             with _errors_labelled(planned.label), RunProgress(planned.label or planned.name, quiet=quiet) as progress:
                 folder = f"{results}/{planned.name}"
-                for result in session.run(planned.experiment, folder, resume=resume, on_progress=progress.update):
-                    progress.update(result)
+                try:
+                    for result in session.run(planned.experiment, folder, resume=resume, on_progress=progress.update):
+                        progress.update(result)
+                except DamagedError as error:
+                    progress.update(Notice(str(error)))
+                    continue
                 progress.end()
+                whole.append(planned)
     stopping = _in_background(stop_ray)
-    if not sigterm.received:
-        storage.write(DONE_FILE, f"{len(runs)} of {len(runs)} runs\n")
-        print_runs(f"{results}/{Path(runs[0].name).parts[0]}", runs)
+    if whole and not sigterm.received:
+        print_runs(f"{results}/{Path(runs[0].name).parts[0]}", whole)
     stopping.join()
+    if sigterm.received:
+        return
+    if len(whole) < len(runs):
+        fail(f"{len(runs) - len(whole)} of {len(runs)} runs have finished, but their files are damaged; see above.", 1)
+    storage.write(DONE_FILE, f"{len(runs)} of {len(runs)} runs\n")
 
 
 def _with_own_folder(planned: "Run", results: str) -> "Run":

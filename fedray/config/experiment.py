@@ -133,6 +133,13 @@ class Experiment(Section):
             raise ValueError(f"strategy.name is '{self.strategy.name}', but {reason}")
         return self
 
+    @model_validator(mode="after")
+    def _texts_fit_into_files(self) -> "Experiment":
+        """YAML has no null bytes, so a spec with one could not be read back."""
+        if r"\u0000" in self.model_dump_json() and (field := _field_with_null_byte(self.model_dump(mode="json"))):
+            raise ValueError(f"{field} has a null byte, which neither a file nor a path can hold")
+        return self
+
     @property
     def keeps_client_state(self) -> bool:
         """Whether clients keep anything from round to round."""
@@ -152,6 +159,15 @@ class Experiment(Section):
     def count_clients(self) -> int:
         """Return the number of clients that train, also of a partition file. Raises SpecError if it is unreadable."""
         return self.clients or count_clients(self.partition)
+
+
+def _field_with_null_byte(value: object, name: str = "") -> str | None:
+    """Return the dotted name of the first text with a null byte."""
+    if isinstance(value, str):
+        return name if "\0" in value else None
+    parts = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
+    found = (_field_with_null_byte(part, f"{name}.{key}".lstrip(".")) for key, part in parts.items())
+    return next((each for each in found if each), None)
 
 
 def _call(_: UserCode, function: Callable[..., Experiment], *arguments: object) -> Experiment:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from fedray.config.experiment import Experiment
 from fedray.config.yaml_loader import MAX_CHARACTERS, dump_yaml, parse_yaml
 from fedray.errors import SpecError, nearest
+from fedray.files import refuse_pipe
 
 Tree: TypeAlias = dict[str, Any]
 """A YAML mapping."""
@@ -15,6 +16,7 @@ Tree: TypeAlias = dict[str, Any]
 def read_yaml(path: Path) -> Tree:
     """Read a YAML file that holds a mapping. Raises SpecError if it is missing, unreadable or holds anything else."""
     try:
+        refuse_pipe(path)
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:

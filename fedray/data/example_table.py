@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fedray.data.dataset import Dataset
 from fedray.data.request import reading
 from fedray.errors import SpecError
+from fedray.files import refuse_pipe
 from fedray.types import Indices
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def read_table(file: Path, field: str) -> Columns:
         path = file.expanduser()
         if not path.exists():
             raise SpecError(f"{field}: there is no file '{file}'.")
+        refuse_pipe(path)
         frame = _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     if not len(frame):
         raise SpecError(f"{field}: '{file}' is empty.")

@@ -13,6 +13,7 @@ from fedray.data.decoding import decode
 from fedray.data.parquet_labels import read_labels
 from fedray.data.request import LeftOut, ReadRequest, reading
 from fedray.errors import SpecError
+from fedray.files import refuse_pipe
 from fedray.types import Indices
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _open(path: Path, request: ReadRequest) -> TableFile:
     import pyarrow.parquet as pq
 
     with reading(f"{request.field}: '{path}'", "cannot be read as parquet"):
+        refuse_pipe(path)
         table = pq.ParquetFile(path)
         names = table.schema_arrow.names
         image_column = _column(names, request.image_column, ("img", "image"), path, request.field)
@@ -184,4 +186,5 @@ def _read_file(table: Path, path: str | None, row: int, field: str) -> bytes:
     if not path:
         raise SpecError(f"{field}: '{table}' has neither bytes nor a path for the image of row {row}.")
     with reading(f"{field}: the image '{path}', relative to '{table.parent}',"):
+        refuse_pipe(table.parent / path)
         return (table.parent / path).read_bytes()

@@ -1,6 +1,7 @@
 """Checkpoints of a run: safetensors and JSON, replaced atomically, never a pickle.
 
-checkpoint/round-00012/state.json                the round, and the round of each client's state
+checkpoint/round-00012/state.json                the round, the round of each client's state, and a checksum of the
+                                                 rows of each table up to the round
                        weights.safetensors       the global weights
                        extra.safetensors         the strategy's own groups of arrays, if it has any
                        moments.safetensors       the server optimizer's groups of arrays, if it has any
@@ -10,15 +11,17 @@ A client's state is written once, after the client's training, and belongs to ev
 trains again. It is read only when the client trains, so the states are never all in memory.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
 from fedray.errors import RunError, writing
 from fedray.models.weights import GroupsFile, WeightsFile
+from fedray.results.documents import read_document, write_document
+from fedray.results.writer import TablePrefix, differing_tables
 from fedray.types import ArrayGroups, ServerState
 
 StateRounds: TypeAlias = Mapping[int, int]
@@ -26,6 +29,8 @@ StateRounds: TypeAlias = Mapping[int, int]
 
 MAX_CHECKPOINTS = 2
 """Number of checkpoints on disk. If the newest is damaged, the one before it is loaded."""
+
+STATE = "state.json"
 
 DAMAGED = (OSError, ValueError, KeyError, TypeError, RunError)
 """Errors that reading a damaged or incomplete checkpoint raises."""
@@ -65,7 +70,7 @@ def save(folder: Path, state: ServerState, rounds: StateRounds) -> None:
 
     If the process is killed at any point, one complete checkpoint stays on disk.
     """
-    commit(write(folder, state, rounds))
+    commit(write(folder, state, rounds), {})
 
 
 def write(folder: Path, state: ServerState, rounds: StateRounds) -> Path:
@@ -79,9 +84,14 @@ def write(folder: Path, state: ServerState, rounds: StateRounds) -> Path:
     return partial
 
 
-def commit(partial: Path) -> None:
-    """Commit a written checkpoint as the newest, and delete all but the one before it."""
+def commit(partial: Path, tables: Mapping[str, TablePrefix]) -> None:
+    """Commit a written checkpoint as the newest, and delete all but the one before it.
+
+    `tables`: the rows of each table up to its round, by file name.
+    """
     target = partial.with_name(partial.name.replace("partial", "round"))
+    document, _ = read_document(partial / STATE)
+    write_document(partial / STATE, document | {"tables": {name: asdict(prefix) for name, prefix in tables.items()}})
     with writing(partial):
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
@@ -96,20 +106,20 @@ def _write(partial: Path, state: ServerState, rounds: StateRounds) -> None:
     groups = {name: groups for name, groups in (("extra", state.extra), ("moments", state.moments)) if groups}
     for name, arrays in groups.items():
         GroupsFile(partial / f"{name}.safetensors").write(arrays)
-    document = {"round": state.round, "groups": sorted(groups), "clients": dict(sorted(rounds.items()))}
-    (partial / "state.json").write_text(json.dumps(document))
+    clients = {str(client): number for client, number in sorted(rounds.items())}
+    write_document(partial / STATE, {"round": state.round, "groups": sorted(groups), "clients": clients})
 
 
-def load(folder: Path, last_round: int | None = None) -> tuple[ServerState, dict[int, int]] | None:
+def load(folder: Path, tables: Path | None = None) -> tuple[ServerState, dict[int, int]] | None:
     """Return the newest complete checkpoint: its state and the rounds of its clients' states. None without one.
 
-    Checkpoints after `last_round` are ignored.
+    Checkpoints are ignored if a table in the folder `tables` lacks rows before them, or has others.
     """
     for checkpoint in reversed(_committed(folder)):
         with suppress(*DAMAGED):  # the checkpoint before it may be complete
-            number, rounds, groups = _read_state(checkpoint)
-            if last_round is not None and number > last_round:
+            if tables is not None and differing_tables(tables, _table_prefixes(checkpoint)):
                 continue
+            number, rounds, groups = _read_state(checkpoint)
             for client, client_round in rounds.items():
                 client_file(folder, client, client_round).read()  # only to verify it
             extra, moments = (
@@ -121,6 +131,20 @@ def load(folder: Path, last_round: int | None = None) -> tuple[ServerState, dict
     return None
 
 
+def _table_prefixes(checkpoint: Path) -> dict[str, TablePrefix]:
+    """Return the rows of each table up to a checkpoint by file name; none in one of an earlier version.
+
+    Raises SpecError or TypeError if it is damaged.
+    """
+    document, _ = read_document(checkpoint / STATE)
+    return {name: TablePrefix(**prefix) for name, prefix in dict(document.get("tables", {})).items()}
+
+
+def tables_differing_from(checkpoints: Path, number: int, tables: Path) -> list[str]:
+    """Return the tables in a folder that lack rows, or have others, before the checkpoint of a round."""
+    return differing_tables(tables, _table_prefixes(checkpoints / f"round-{number:05d}"))
+
+
 def _committed(folder: Path) -> list[Path]:
     """Return the folders of committed checkpoints by round. Names are padded to five digits, so text does not sort."""
     rounds = {checkpoint: checkpoint.name.removeprefix("round-") for checkpoint in folder.glob("round-*")}
@@ -129,6 +153,6 @@ def _committed(folder: Path) -> list[Path]:
 
 def _read_state(checkpoint: Path) -> tuple[int, dict[int, int], list[str]]:
     """Return the round of a checkpoint, the round of each client's state, and the names of its groups' files."""
-    document = json.loads((checkpoint / "state.json").read_text())
+    document, _ = read_document(checkpoint / STATE)
     rounds = {int(client): number for client, number in dict(document["clients"]).items()}
     return document["round"], rounds, list(document["groups"])

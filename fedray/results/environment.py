@@ -1,7 +1,5 @@
 """environment.json: the identity of a run, its format, and where and how it was executed."""
 
-import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -9,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedray.errors import SpecError
-from fedray.files import replace_text
+from fedray.results.documents import read_document, write_document
 from fedray.types import Row
 
 FILE = "environment.json"
-CHECKSUM = "checksum"
-"""Field with the SHA-256 of the other fields."""
 
 
 def circumstances(command: Sequence[str]) -> Row:
@@ -30,24 +26,16 @@ def circumstances(command: Sequence[str]) -> Row:
 
 def write_environment(folder: Path, document: Row) -> None:
     """Replace environment.json, with a checksum. Raises RunError if it cannot be written."""
-    text = json.dumps(document | {CHECKSUM: _checksum(document)}, indent=2)
-    replace_text(folder / FILE, text)
+    write_document(folder / FILE, document)
 
 
 def read_environment(folder: Path) -> Row:
     """Return environment.json without its checksum. Raises SpecError if it is missing or damaged."""
     try:
-        document = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        checksum = document.pop(CHECKSUM, None)
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        document, checksum = None, None
-    if not isinstance(document, dict) or checksum not in (_checksum(document), None):
-        raise SpecError(f"'{folder}' holds a run whose {FILE} is missing or damaged")
-    return document if checksum else {name: value for name, value in document.items() if name != "identity"}
-
-
-def _checksum(document: Row) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        document, has_checksum = read_document(folder / FILE)
+    except SpecError:
+        raise SpecError(f"'{folder}' holds a run whose {FILE} is missing or damaged") from None
+    return document if has_checksum else {name: document[name] for name in document.keys() - {"identity", "checksums"}}
 
 
 def _commit() -> str | None:

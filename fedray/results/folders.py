@@ -8,7 +8,7 @@ from fedray.errors import SpecError
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import storage_of
 
-RUN_FILES = ("environment.json", "rounds.csv")
+RUN_FILES = ("rounds.csv", "environment.json")
 """Files of a run; a `spec.yaml` in a folder with neither of them is not the spec of a run."""
 
 SKIPPED_FOLDERS = ("checkpoint", "tune")
@@ -25,8 +25,12 @@ def run_folders(path: str | Path, problems: list[str]) -> dict[str, Path]:
     storage = storage_of(path)
     storage.pull(exclude="*.safetensors")
     found = list(result_folders(storage.folder, problems))
-    without_spec = [folder for folder in found if (folder / "rounds.csv").exists() and not _has_spec(folder)]
-    problems += [f"'{folder}' has rounds.csv but no spec.yaml: it is left out." for folder in without_spec]
+    problems += [
+        f"'{folder}' has {name} but no spec.yaml: it is left out."
+        for folder in found
+        for name in [name for name in RUN_FILES if (folder / name).exists()][:1]
+        if not _has_spec(folder)
+    ]
     folders = [folder for folder in found if _is_run(folder) and _has_format(folder, problems)]
     if not folders:
         raise SpecError(problems[0] if problems else f"'{storage}' holds no results.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fedray.config.yaml_files import flatten
 from fedray.errors import SpecError
+from fedray.results.checksums import check_checksum, checksum_problems
 from fedray.results.folders import run_folders
 from fedray.results.run_folder import RunFolder
 from fedray.results.specs import read_run_spec, specs_table, varying_fields
@@ -149,6 +150,7 @@ def load_results(path: str | Path) -> Results:
     problems: list[str] = []
     folders, specs = run_folders(path, problems), dict[str, Row]()
     for run, folder in folders.items():
+        problems += checksum_problems(folder)
         try:
             specs[run] = read_run_spec(folder)
         except SpecError as error:
@@ -207,12 +209,14 @@ def read_table(
     """Return a table's `columns`, by default all, and the `optional` ones; None if it cannot be read.
 
     `number` selects the rows of one round. Keys are int64, other numbers float64 with NaN for empty cells, texts str.
-    A sentence for each kind of damage is appended to `problems`: invalid rows and an incomplete last line are left out,
-    missing columns are filled with NaN or empty text. Optional columns may be missing without a sentence.
+    A sentence for each kind of damage is appended to `problems`: a table that differs from its checksum, invalid rows
+    and an incomplete last line are left out, missing columns are filled with NaN or empty text. Optional columns may be
+    missing without a sentence.
     """
     import pandas as pd
 
     try:
+        check_checksum(path)
         content = path.read_bytes().rpartition(b"\n")[0] + b"\n"
         header = content.partition(b"\n")[0].decode(errors="replace").strip().split(",")
         table = pd.read_csv(  # a class may be called `nan`
@@ -222,6 +226,9 @@ def read_table(
         )  # fmt: skip
     except OSError as error:
         problems.append(f"'{path}' cannot be read ({error.strerror}).")
+        return None
+    except SpecError as error:
+        problems.append(str(error))
         return None
     except ValueError as error:  # pandas' own errors are ValueErrors
         problems.append(f"'{path}' is damaged ({str(error).strip().rstrip('.')}).")
@@ -279,7 +286,11 @@ def read_json(path: Path, problems: list[str]) -> Row:
     """Return the object in a JSON file; empty if there is no file or, with a sentence in `problems`, it is damaged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        check_checksum(path)
     except FileNotFoundError:
+        return {}
+    except SpecError as error:
+        problems.append(str(error))
         return {}
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"'{path}' is damaged ({error}) and is ignored.")

@@ -1,7 +1,8 @@
 """The folder of one run.
 
 spec.yaml           the resolved spec
-environment.json    the folder's format, the identity of the run, and a checksum of the file
+environment.json    the folder's format, the identity of the run, a checksum of the file and, once the run has finished,
+                    checksums of the others
 rounds.csv, clients.csv, classes.csv, client_accuracy.csv, partition.csv, faults.csv
 confusion-proxy.csv, confusion-teacher.csv    of the last evaluated round on the test set; on the clients' examples
 costs.json          what teachers and training cost
@@ -27,7 +28,7 @@ from fedray.results import checkpoint
 from fedray.results.contents import Content, PresentContents
 from fedray.results.environment import read_environment, write_environment
 from fedray.results.identity import RunIdentity, hash_of_code, short
-from fedray.results.writer import PARTITION_COLUMNS, CsvTable, RunTables, last_complete_round
+from fedray.results.writer import PARTITION_COLUMNS, CsvTable, RunTables
 from fedray.types import Fault, Row, ServerState
 
 if TYPE_CHECKING:
@@ -86,12 +87,13 @@ class RunFolder:
 
         Raises SpecError if there are checkpoints, but tables lack rows before the oldest.
         """
-        last_round = last_complete_round(self.path)
-        loaded = checkpoint.load(self.checkpoint, last_round)
-        if loaded is None and checkpoint.load(self.checkpoint) is not None:
+        loaded = checkpoint.load(self.checkpoint, self.path)
+        if loaded is None and (whole := checkpoint.load(self.checkpoint)) is not None:
+            number = whole[0].round
+            names = " and ".join(checkpoint.tables_differing_from(self.checkpoint, number, self.path))
             raise SpecError(
-                f"the tables in '{self.path}' are complete up to round {last_round} only, and its checkpoints are of "
-                f"later rounds; delete '{self.path}' to start from scratch."
+                f"the unfinished run in '{self.path}' is damaged: the rows of {names} up to the checkpoint of round "
+                f"{number} differ from their checksum; delete '{self.path}' to start from scratch."
             )
         return loaded
 
@@ -162,7 +164,7 @@ class RunFolder:
         """Return the rows of faults.csv for a run that continues after `last_round`."""
         response, newest, reason = f"resumed from round {last_round}", self.resumable_from, ""
         if newest > last_round:
-            reason = f"the checkpoint of round {newest} is damaged, or a table lacks rows before it"
+            reason = f"the checkpoint of round {newest} is damaged, or a table lacks rows before it or has others"
         faults = {"interrupted": [reason], "other environment": changes}
         return [
             Fault(fault, "run", platform.node(), response, each)

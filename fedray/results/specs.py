@@ -8,6 +8,7 @@ from fedray.config.experiment import EXECUTION_SECTIONS
 from fedray.config.values import canonical
 from fedray.config.yaml_files import flatten, read_yaml
 from fedray.errors import SpecError
+from fedray.results.checksums import check_checksum
 from fedray.types import Row
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def read_spec(folder: Path) -> Row:
 
     Floats are rounded to 15 significant digits, so that 0.1 + 0.2 and 0.3 are one setting.
     """
+    check_checksum(folder / "spec.yaml")
     fields = {name: canonical(value) for name, value in flatten(read_yaml(folder / "spec.yaml")).items()}
     return {name: str(value) if isinstance(value, list) else value for name, value in fields.items()}
 

@@ -187,9 +187,11 @@ def is_uri(results: str | Path) -> bool:
 
 
 def storage_of(results: str | Path) -> Storage:
-    """Return the storage that a value of `--results` names. Raises SpecError for an empty text."""
+    """Return the storage that a value of `--results` names. Raises SpecError for one that is empty or no UTF-8."""
     if not str(results).strip():
         raise SpecError("the folder of results is an empty text; name a folder or a URI.")
+    if any(0xD800 <= ord(char) < 0xE000 for char in str(results)):
+        raise SpecError(f"the folder of results {str(results)!a} is no UTF-8 text; choose another name.")
     if not is_uri(results):
         return Storage(Path(results))
     uri = str(results).rstrip("/")

@@ -4,14 +4,15 @@ import csv
 import io
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedray.errors import SpecError, writing
+from fedray.files import replacing
 from fedray.types import Fault, Row
 
 if TYPE_CHECKING:
@@ -43,6 +44,23 @@ AMOUNT_PREFIXES = ("seconds", "server_seconds", "bytes", "teacher_", "failed_cli
 """Columns whose names start like this are never negative or infinite."""
 
 
+@dataclass(frozen=True)
+class TablePrefix:
+    """The first bytes of a table, which hold the rounds up to a checkpoint."""
+
+    length: int
+    crc32: int
+
+    def starts(self, file: Path) -> bool:
+        """Whether a file starts with these bytes."""
+        try:
+            with file.open("rb") as handle:
+                content = handle.read(self.length)
+        except OSError:
+            return False
+        return len(content) == self.length and zlib.crc32(content) == self.crc32
+
+
 class CsvTable:
     """A CSV file to which rows are appended; `write` flushes them before it returns.
 
@@ -53,18 +71,25 @@ class CsvTable:
     def __init__(self, path: Path, columns: Sequence[str], after_round: int = 0) -> None:
         self.path, self.columns = path, columns
         rows = _rows_up_to(path, columns, after_round) if after_round else []
+        content = _csv([columns, *rows])
         with writing(path):
-            self._file = path.with_suffix(".partial").open("w", newline="", encoding="utf-8")
-            self._writer = csv.writer(self._file, lineterminator="\n")
-            self._writer.writerows([columns, *rows])
-            self._file.flush()
-            Path(self._file.name).replace(path)
+            with replacing(path) as partial:
+                partial.write_bytes(content)
+            self._file = path.open("ab")
+        self._length, self._crc = len(content), zlib.crc32(content)
+
+    @property
+    def prefix(self) -> TablePrefix:
+        """All rows so far."""
+        return TablePrefix(self._length, self._crc)
 
     def write(self, rows: Iterable[Row]) -> None:
         """Append rows, given by column name; missing values are empty cells."""
+        content = _csv([[row.get(column, "") for column in self.columns] for row in rows])
         with writing(self.path):
-            self._writer.writerows([row.get(column, "") for column in self.columns] for row in rows)
+            self._file.write(content)
             self._file.flush()
+        self._length, self._crc = self._length + len(content), zlib.crc32(content, self._crc)
 
     def close(self) -> None:
         """Closes the file. Rows that could not be written have already raised an error."""
@@ -95,6 +120,15 @@ class RunTables:
             write_confusion(self._folder, "proxy", record.confusion)
         self.rounds.write([record.round])
 
+    @property
+    def prefixes(self) -> dict[str, TablePrefix]:
+        """All rows of the tables that grow by round so far, by file name."""
+        return {table.path.name: table.prefix for table in self._tables}
+
+    @property
+    def _tables(self) -> tuple[CsvTable, ...]:
+        return self.rounds, self.clients, self.classes, self.accuracies
+
     def rollback(self, after_round: int) -> None:
         """Drops the rows of later rounds, which will be run again."""
         self._close()
@@ -114,7 +148,7 @@ class RunTables:
         self.accuracies = CsvTable(self._folder / "client_accuracy.csv", ACCURACIES_COLUMNS, after_round)
 
     def _close(self) -> None:
-        for table in (self.rounds, self.clients, self.classes, self.accuracies):
+        for table in self._tables:
             table.close()
 
     def __enter__(self) -> "RunTables":
@@ -141,25 +175,15 @@ def write_confusion(folder: Path, model: str, rows: Iterable[Row]) -> None:
         table.write(rows)
 
 
-def last_complete_round(folder: Path) -> int:
-    """Return the last round up to which all tables that grow by round have all their rows.
+def differing_tables(folder: Path, prefixes: Mapping[str, TablePrefix]) -> list[str]:
+    """Return the names of the tables that do not start with these bytes: rows are missing, or have changed."""
+    return [name for name, prefix in prefixes.items() if not prefix.starts(folder / name)]
 
-    A power failure can cut one of the tables: a checkpoint is synchronized to disk, a table only flushed.
-    """
-    rounds = [dict(zip(ROUNDS_COLUMNS, row, strict=False)) for row in _read_rows(folder / "rounds.csv")[1:]]
-    names = ("clients.csv", "classes.csv", "client_accuracy.csv")
-    clients, classes, accuracies = (Counter(row[0] for row in _read_rows(folder / name)[1:] if row) for name in names)
-    per_evaluation = max(classes.values(), default=1), max(accuracies.values(), default=0)
-    for number, row in enumerate(rounds, start=1):
-        cells = [row.get(column, "") for column in ("round", "clients", "failed_clients")]
-        if not all(cell.isdigit() for cell in cells):
-            return number - 1
-        found, succeeded, failed = map(int, cells)
-        expected = per_evaluation if row.get("test_accuracy") else (0, 0)
-        present = classes[cells[0]], accuracies[cells[0]]
-        if (found, succeeded + failed, expected) != (number, clients[cells[0]], present):
-            return number - 1
-    return len(rounds)
+
+def _csv(rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def _read_rows(path: Path) -> list[list[str]]:

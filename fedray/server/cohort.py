@@ -10,7 +10,7 @@ from fedray.aggregation.gathered import aggregate_gathered
 from fedray.aggregation.messages import Aggregate, Messages, MessageSums
 from fedray.backends.base import Backend, CallFailure, CallResult, LateError, Reducer
 from fedray.config.experiment import Experiment
-from fedray.errors import RunError
+from fedray.errors import RepeatableError, RunError
 from fedray.results import checkpoint
 from fedray.seeding import numpy_rng
 from fedray.types import ArrayGroups, ClientFailure, ClientUpdate, Fault, Indices, Outcome, TargetArrays
@@ -163,12 +163,16 @@ class CohortTrainer:
         failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
         in_time = [failure for failure in failures if not failure.late]
         if in_time and self._training.failures == "abort":
-            raise RunError(f"{in_time[0]}\n{in_time[0].traceback}".rstrip())
+            raise _error_of(in_time[0])(f"{in_time[0]}\n{in_time[0].traceback}".rstrip())
         if failures and cohort - len(failures) < self._training.min_cohort:
-            raise RunError(
+            raise _error_of(failures[-1])(
                 f"{len(failures)} of {cohort} clients failed, which leaves fewer than "
                 f"training.min_cohort={self._training.min_cohort}: {failures[-1]}\n{failures[-1].traceback}".rstrip()
             )
+
+
+def _error_of(failure: ClientFailure) -> type[RunError]:
+    return RepeatableError if failure.is_repeatable else RunError
 
 
 def batch_clients(sizes: Mapping[int, int], parts: int | None) -> list[list[int]]:

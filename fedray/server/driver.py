@@ -16,6 +16,7 @@ from fedray.data.federated import ReadDatasets, read_datasets
 from fedray.errors import LostError, RunError, SpecError
 from fedray.models.weights import WeightsFile, check_weights, distance
 from fedray.results import checkpoint, costs, rows
+from fedray.results.checksums import record_checksums
 from fedray.results.contents import contents_of
 from fedray.results.costs import TeacherCosts
 from fedray.results.environment import circumstances
@@ -86,7 +87,7 @@ class Driver:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         self._lock_timeout = lock_timeout
         data = experiment.load_data(read)
-        teacher_targets.check_assignment(experiment, data)
+        teacher_targets.check_teacher(experiment, data)
         check_public_split(experiment, data)
         contents = contents_of(experiment, data)
         self._identify = partial(self._folder.identify, experiment, contents, allow_code_change=allow_code_change)
@@ -100,6 +101,7 @@ class Driver:
         self._initial: InitialState
         self._state = RunState(ServerState(0, {}))  # set by _restore
         self._shared: tuple[int, Shared[ArrayGroups]] | None = None  # (round, its broadcast)
+        self._tables: RunTables  # set by _open
         self._written: Path  # a checkpoint that is not committed yet
         self._saved_round = 0
         self._node_losses = 0
@@ -150,7 +152,7 @@ class Driver:
         with self._committing:
             self._is_stopped = True
             if self._saved_round < self._round:
-                checkpoint.commit(self._write_checkpoint(self._state))
+                checkpoint.commit(self._write_checkpoint(self._state), self._tables.prefixes)
                 self._saved_round = self._round
         return self._round
 
@@ -174,7 +176,8 @@ class Driver:
                 self._warn(check_smallest_batch(self._experiment, self._data, self._backend, arrays), on_progress)
                 self._describe()
                 with self._folder.tables(rows.loss_columns(self._experiment.strategy), self._round) as tables:
-                    if 0 < self._round < self._experiment.training.rounds:
+                    self._tables = tables
+                    if self._folder.resumable_from and self._round < self._experiment.training.rounds:
                         tables.report(self._round, self._folder.interruptions(self._round, changes))
                     try:
                         yield tables
@@ -267,7 +270,7 @@ class Driver:
             self._state = state
             tables.report(self._round, faults)
             if self._is_due(self._experiment.checkpoint.every, self._round):
-                checkpoint.commit(self._written)
+                checkpoint.commit(self._written, tables.prefixes)
                 self._saved_round = self._round
             if state.state_rounds:
                 checkpoint.delete_unused(self._folder.checkpoint, state.state_rounds)
@@ -283,12 +286,13 @@ class Driver:
         tables.report(self._round, [Fault("node lost", f"round {number}", "unknown", "round retried", str(lost))])
 
     def _finish(self) -> None:
-        """Write the costs of the run and its final weights."""
+        """Write the costs of the run, checksums of its files and, last, its final weights."""
         strategy = self._experiment.strategy
         others = {"private": strategy.client_model == "private", "frozen": bool(strategy.frozen_models)}
         models = ["proxy", *(model for model, exists in others.items() if exists)]
         flops = dict(zip(models, self._backend.collect([CountFlops(model) for model in models]), strict=True))
         costs.write(self._folder.path, self._experiment, self._teachers.costs, flops)
+        record_checksums(self._folder.path)
         WeightsFile(self._folder.model).write(self._state.server.weights)
 
     def _write_checkpoint(self, state: RunState) -> Path:

@@ -10,11 +10,19 @@ from fedray.models.weights import nbytes
 from fedray.server.public_training import train_on_public
 from fedray.strategies.base import RoundInfo
 from fedray.types import ArrayGroups, ClientUpdate, ParameterInfo, ServerState
+from fedray.workers.requests import Initialize, Shared
 
 
 def broadcast(experiment: Experiment, state: ServerState) -> ArrayGroups:
     """Return the arrays that are sent to the clients: the global `weights` and the strategy's own groups."""
     return {"weights": state.weights, **experiment.strategy.broadcast(state)}
+
+
+def initial_broadcast(experiment: Experiment, backend: Backend) -> Shared[ArrayGroups]:
+    """Share the broadcast of round 1 with the workers of a backend that has no run."""
+    (initial,) = backend.collect([Initialize()])
+    extra = experiment.strategy.server_init(initial.weights, initial.parameters)
+    return backend.share(broadcast(experiment, ServerState(0, initial.weights, extra)))
 
 
 def broadcast_bytes(experiment: Experiment, state: ServerState, parameters: Sequence[ParameterInfo]) -> int:

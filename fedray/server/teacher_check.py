@@ -13,6 +13,7 @@ from fedray.data.federated import FederatedDataset, load
 from fedray.errors import SpecError
 from fedray.server.teacher_client import TeacherClient
 from fedray.teachers.cache import OutputArray, TeacherCache
+from fedray.teachers.class_check import check_classes
 from fedray.teachers.precomputed import PrecomputedTeacher
 from fedray.teachers.published import published
 from fedray.teachers.sections import AnyMember, Precomputed, Supervised, TeacherSection, ZeroShot, members, network_of
@@ -37,6 +38,7 @@ def check_teachers(
     federated = load(experiment.data, experiment.partition, experiment.seed)
     for sentence in federated.left_out:
         on_progress(Notice(sentence))
+    check_classes(experiment.teacher, federated.train)
     backend = make_backend(experiment, federated)
     try:
         teacher_client = TeacherClient(experiment, federated, backend, TeacherCache(cache))

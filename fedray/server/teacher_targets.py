@@ -12,6 +12,7 @@ from fedray.errors import SpecError
 from fedray.server.teacher_client import TeacherClient
 from fedray.server.teacher_queries import ClientRows, RoundQueries
 from fedray.teachers.cache import OutputArray
+from fedray.teachers.class_check import check_classes
 from fedray.teachers.sections import Ensemble
 from fedray.training.evaluation import EvalCounts
 from fedray.types import Indices, OnProgress, OutputKind, TargetArrays, TeacherQuery
@@ -124,11 +125,13 @@ class TeacherTargets:
         return {(query.member, query.client): head for query, head in heads.items() if query.client is not None}
 
 
-def check_assignment(experiment: Experiment, federated: FederatedDataset) -> None:
-    """Raises SpecError unless a list of assignments has an entry for each client."""
+def check_teacher(experiment: Experiment, federated: FederatedDataset) -> None:
+    """Raises SpecError where a teacher does not fit the number of clients or the classes of the data."""
     teacher, clients = experiment.teacher, len(federated.shards)
     if isinstance(teacher, Ensemble) and not isinstance(teacher.assignment, str) and len(teacher.assignment) != clients:
         raise SpecError(f"teacher.assignment has {len(teacher.assignment)} entries, but there are {clients} clients.")
+    if experiment.strategy.required_outputs:
+        check_classes(teacher, federated.train)
 
 
 def _apply_head(outputs: OutputArray, head: OutputArray | None) -> OutputArray:

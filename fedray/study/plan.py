@@ -12,6 +12,10 @@ from fedray.data import federated
 from fedray.data.dataset import Dataset
 from fedray.data.federated import FederatedDataset
 from fedray.data.sections import Data
+from fedray.errors import SpecError
+from fedray.server.smallest_batch import check_smallest_batch, smallest_batches
+from fedray.server.step import initial_broadcast
+from fedray.server.teacher_targets import check_teacher
 from fedray.study.probe import StepTiming, TeacherTiming, measure, measure_teachers
 from fedray.study.study import Study, Trial
 from fedray.study.workload import QueryCounter, Workload, workload
@@ -72,6 +76,7 @@ def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache
     counted = dict[Hashable, int]()
     for trial in pending:
         loaded = data(trial.experiment)
+        check_teacher(trial.experiment, loaded)
         work[trial.name] = workload(trial.experiment, loaded, trial.round)
         kind = _query_kind(trial.experiment)
         if kind not in counted:
@@ -84,12 +89,20 @@ def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache
 
 
 def probe(planned: StudyPlan, make_backend: MakeBackend, on_progress: Callable[[str], None]) -> None:
-    """Measure a few steps of each kind of trial, on as many actors as will work at the same time."""
+    """Measure a few steps of each kind of trial, on as many actors as will work at the same time.
+
+    Raises SpecError, naming the trial, where the smallest batch of a trial cannot be trained on.
+    """
+    checked = set[Hashable]()
     steps, teachers = dict[Hashable, StepTiming](), dict[Hashable, list[TeacherTiming]]()
     start = time.perf_counter()
     for trial in planned.pending:
         experiment, kind = trial.experiment, _step_kind(trial.experiment)
         data = planned.data(experiment)
+        batch = (kind, min(smallest_batches(experiment, data.shards).values(), default=0))
+        if batch not in checked:
+            checked.add(batch)
+            _check_smallest_batch(trial, data, make_backend, on_progress)
         if kind not in steps:
             on_progress(f"measuring {trial.label or trial.name}")
             busy = plan_actors(experiment, len(data.shards), planned.cluster).at_once
@@ -99,6 +112,21 @@ def probe(planned: StudyPlan, make_backend: MakeBackend, on_progress: Callable[[
             teachers[experiment.teacher] = measure_teachers(experiment, data, make_backend)
     planned.step_timings = {trial.name: steps[_step_kind(trial.experiment)] for trial in planned.pending}
     planned.teacher_timings = [timing for timings in teachers.values() for timing in timings]
+
+
+def _check_smallest_batch(
+    trial: Trial, data: FederatedDataset, make_backend: MakeBackend, on_progress: Callable[[str], None]
+) -> None:
+    backend = make_backend(trial.experiment, data)
+    try:
+        for warning in check_smallest_batch(
+            trial.experiment, data, backend, initial_broadcast(trial.experiment, backend)
+        ):
+            on_progress(f"warning: {trial.label or trial.name}: {warning}")
+    except SpecError as error:
+        raise SpecError(f"{trial.label}: {error}" if trial.label else str(error)) from None
+    finally:
+        backend.close()
 
 
 def _proposed_trials(study: Study) -> list[Trial]:

@@ -12,8 +12,9 @@ from fedray.backends.ray.own_ray import protect
 from fedray.backends.ray.supervision import supervision
 from fedray.cache import cache_folder
 from fedray.config.experiment import Experiment
-from fedray.errors import RunError, SpecError
+from fedray.errors import DamagedError, RunError, SpecError
 from fedray.results.contents import PresentContents
+from fedray.results.damage import damage
 from fedray.results.run_folder import RunFolder
 from fedray.results.storage import storage_of
 from fedray.types import Notice, OnProgress, RoundResult, ignore_progress
@@ -55,7 +56,8 @@ def rounds(
     """Run one experiment into a folder or URI; yield each round once it is on disk.
 
     An unfinished run of the same spec is continued, or refused if `resume` is false or if its data, code, threads or
-    kind of device differ; `allow_code_change` accepts other code. A finished one is not changed, and yields nothing.
+    kind of device differ; `allow_code_change` accepts other code. A finished one is not changed, and yields nothing;
+    DamagedError is raised if its files are damaged.
     `verify_data` compares contents also where sizes and times of files are unchanged. Raises SpecError for a spec that
     cannot run, RunError where clients fail.
     """
@@ -84,10 +86,13 @@ class Session:
         storage = storage_of(folder).working_copy()
         storage.pull()
         target = RunFolder(storage.folder)
+        target.check_format()
+        _check_whole(target, str(storage))
         notes = target.check(
             experiment, resume=resume, allow_code_change=self._allow_code_change, contents=self._contents
         )
         if target.finished:
+            _check_whole(target, str(storage), experiment.training.rounds)
             for note in notes:
                 on_progress(Notice(note))
             storage.release()
@@ -189,6 +194,12 @@ class Session:
         with suppress(Exception):  # the actor may be lost
             ray.get(driver.stop.remote(), timeout=STOP_TIMEOUT_S)
         end_actor(driver)  # this also ends the worker actors, which the driver owns
+
+
+def _check_whole(run: RunFolder, place: str, rounds: int | None = None) -> None:
+    """Raises DamagedError for a finished run of damaged files. `rounds`: their number, once the spec is compared."""
+    if run.finished and (reason := damage(run.path, rounds)):
+        raise DamagedError(f"the finished run in '{place}' is damaged: {reason}; delete '{place}' to run it again.")
 
 
 def _wait(pending: object, driver: "ActorProxy[DriverActor]", on_progress: OnProgress) -> None:

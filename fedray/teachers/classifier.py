@@ -1,6 +1,6 @@
 """timm models with their pretrained heads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedray.errors import SpecError, nearest
 from fedray.files import strip_scheme
+from fedray.teachers.class_check import check_class_map
 from fedray.teachers.sections import Classifier
 from fedray.teachers.teacher import Teacher, frozen
 from fedray.teachers.zero_shot import Prepare
@@ -38,14 +39,16 @@ def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Te
 
     Raises SpecError where timm has no such model or weights, or the map does not cover the data's classes.
     """
-    _check_class_names(spec.class_map or {}, classes)
+    if spec.class_map is not None:
+        check_class_map(spec.class_map, classes)
     model: TimmModel = frozen(_create(spec), fast_layers=spec.fast_layers)
     backbone, head = _Backbone(model), model.get_classifier()
     config = timm.data.resolve_data_config({}, model=model)
     if not isinstance(head, nn.Linear) or not _is_head(head, backbone, config["input_size"]):
         raise SpecError(f"teacher.model: {spec.model} has no linear head; choose another model.")
     if spec.class_map is not None:
-        head = nn.Sequential(head, ClassMap(_groups(spec.class_map, classes, head.out_features)))
+        check_class_map(spec.class_map, classes, head.out_features)
+        head = nn.Sequential(head, ClassMap([spec.class_map[name] for name in classes]))
     prepare = Prepare(timm.data.create_transform(**config))
     name = f"{spec.model} {spec.pretrained}"
     return Teacher(
@@ -107,20 +110,3 @@ def _from_file(name: str, file: Path) -> Any:
         model.reset_classifier(len(weights[f"{head_name}.weight"]))
     model.load_state_dict(weights)
     return model
-
-
-def _check_class_names(mapping: Mapping[str, Sequence[int]], classes: tuple[str, ...]) -> None:
-    for name in mapping:
-        if name not in classes:
-            raise SpecError(f"teacher.class_map: the data has no class '{name}'{nearest(name, classes)}")
-
-
-def _groups(mapping: Mapping[str, Sequence[int]], classes: tuple[str, ...], outputs: int) -> list[Sequence[int]]:
-    for name in classes:
-        group = mapping.get(name, ())
-        if not group or not all(0 <= output < outputs for output in group):
-            raise SpecError(
-                f"teacher.class_map: '{name}' needs one or more of the model's outputs 0 to {outputs - 1}, "
-                f"it has {list(group)}."
-            )
-    return [mapping[name] for name in classes]

@@ -1,6 +1,8 @@
 """One training step before training begins, which finds models that cannot train on the data."""
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from fedray.training.context import ClientContext
 from fedray.training.local_update import local_update
 from fedray.types import OutputKind, TargetArrays
 from fedray.workers.client_models import ClientModels, Targets
+
+FORWARD, BACKWARD = ("module.py", "_call_impl"), ("_tensor.py", "backward")
+"""Files and functions of torch through which each forward and backward pass goes."""
 
 FEATURE_WIDTH = 16
 """Width of the placeholder features: teachers run only after this check."""
@@ -35,6 +40,7 @@ def try_batch(
     """Train new models on `data`, a single batch; return the reason why that fails, or an empty text.
 
     Neither the worker's models nor torch's global generators change. A lack of memory is no reason: it need not last.
+    Only errors of a model's forward and backward pass are reasons; others are raised.
     """
     training = experiment.training.model_copy(update={"local_epochs": 1, "local_steps": None})
     once = experiment.model_copy(update={"training": training})
@@ -51,21 +57,30 @@ def try_batch(
         except LostError:
             raise
         except Exception as error:  # a model may raise anything
-            if "memory" in f"{type(error).__name__} {error}".lower() or "CUDA error" in str(error):
+            if is_of_machine(error):
                 return ""
-            failing = _failing_model(models, experiment, data)
+            if (failing := _failing_model(error, models, experiment, data)) is None:
+                raise
             return f"{failing}, {_cause(error, failing, experiment, federated, context.client, len(data))}."
     return ""
 
 
-def _failing_model(models: ClientModels, experiment: Experiment, data: ClientData) -> str:
-    """Return field and value of the model whose forward pass fails, the private one or else the proxy."""
+def is_of_machine(error: Exception) -> bool:
+    """Whether an error is a lack of memory or one of CUDA, which need not occur again."""
+    return "memory" in f"{type(error).__name__} {error}".lower() or "CUDA error" in str(error)
+
+
+def _failing_model(error: Exception, models: ClientModels, experiment: Experiment, data: ClientData) -> str | None:
+    """Return field and value of the model whose forward or backward pass fails; None if neither raised the error."""
+    functions = {(Path(frame.filename).name, frame.name) for frame in traceback.extract_tb(error.__traceback__)}
+    if not functions & {FORWARD, BACKWARD}:
+        return None
     for name in experiment.strategy.active_objectives():
         try:
             models.model(name).train()(data.normalize(data.images))
         except Exception:  # the same that the step has raised
             return f"{'proxy' if name == 'proxy' else 'strategy.private'}.name is '{models.spec(name).name}'"
-    return f"proxy.name is '{experiment.proxy.name}'"
+    return f"proxy.name is '{experiment.proxy.name}'" if BACKWARD in functions else None
 
 
 def _cause(

@@ -65,7 +65,7 @@ from fedray.workers.requests import (
     TryBatch,
     WorkerResult,
 )
-from fedray.workers.try_batch import placeholder_targets, try_batch
+from fedray.workers.try_batch import is_of_machine, placeholder_targets, try_batch
 
 LOCAL = "local"
 """Group of a client's state with its parameters that are not shared."""
@@ -290,6 +290,9 @@ class Worker:
 
 def _failure(task: ClientTask, error: Exception) -> ClientFailure:
     if isinstance(error, RefusedError):  # its traceback is not informative
-        return ClientFailure(task.client, task.round, platform.node(), str(error))
+        return ClientFailure(task.client, task.round, platform.node(), str(error), is_repeatable=True)
     reason = f"{type(error).__name__}: {error}"
-    return ClientFailure(task.client, task.round, platform.node(), reason, traceback.format_exc())
+    return ClientFailure(
+        task.client, task.round, platform.node(), reason, traceback.format_exc(),
+        is_repeatable=not (isinstance(error, OSError) or is_of_machine(error)),
+    )  # fmt: skip

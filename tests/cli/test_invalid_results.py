@@ -25,20 +25,32 @@ def test_damaged_tables(run_error: Callable[..., str], monkeypatch: pytest.Monke
     (folder / "rounds.csv").unlink()
     if damage is not None:
         (folder / "rounds.csv").write_bytes(damage)
-    assert "are complete up to round 0 only, and its checkpoints are of later rounds; delete" in run_error("--resume")
+    assert "the rows of rounds.csv up to the checkpoint of round 1 differ from their checksum" in run_error("--resume")
 
 
-def test_damaged_tables_of_a_finished_run(run_error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = finished(monkeypatch)
-    (folder / "rounds.csv").write_bytes(b"\xff\x00\xfe")
-    assert "rounds.csv' is damaged" in run_error()
-    (folder / "rounds.csv").unlink()
-    assert "no rounds.csv exists in" in run_error()
-
-
-def test_results_without_a_spec(run_error: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    (finished(monkeypatch) / "spec.yaml").unlink()
-    assert "holds a run without its spec.yaml" in run_error()
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("rounds.csv", b"\xff\x00\xfe", "rounds.csv differs from its checksum"),
+        ("rounds.csv", None, "rounds.csv is missing or empty"),
+        ("spec.yaml", None, "spec.yaml is missing or empty"),
+        ("model.safetensors", b"", "model.safetensors is damaged"),
+    ],
+)
+def test_damaged_finished_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, content: bytes | None, reason: str
+) -> None:
+    file = finished(monkeypatch) / name
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    errors = capsys.readouterr().err
+    assert f"the finished run in 'results/spec' is damaged: {reason}; delete 'results/spec' to run it again." in errors
+    assert errors.endswith("fedray: 1 of 1 runs have finished, but their files are damaged; see above.\n")
 
 
 def test_folder_locked_by_another_run(run_error: Callable[..., str]) -> None:

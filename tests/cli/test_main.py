@@ -171,10 +171,10 @@ def test_ctrl_c_saves_rounds_and_prints_how_to_resume(tmp_path: Path) -> None:
     assert len(rounds) >= 3
 
 
-def test_failed_run_names_the_client_and_prints_how_to_resume(tmp_path: Path) -> None:
+def test_failed_run_names_the_client_and_advises_no_resume_that_fails_again(tmp_path: Path) -> None:
     write(tmp_path, "serial")
     result = fedray("run", "study.yaml", "training.optimizer.lr=1e9", cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert "fedray: strategy=fedavg: client 0 failed in round 1 on node" in result.stderr
     assert "its update was rejected" in result.stderr
-    assert "resume with: fedray run study.yaml training.optimizer.lr=1e9" in result.stderr
+    assert "resume" not in result.stderr

@@ -22,16 +22,23 @@ from helpers.processes import ray_processes, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(3600)]
 
-KINDS = ("command", "DriverActor", "WorkerActor", "raylet", "gcs_server")
+KINDS = (
+    ("run", "command"), ("run", "DriverActor"), ("run", "WorkerActor"), ("run", "raylet"), ("run", "gcs_server"),
+    ("sweep", "command"), ("sweep", "SharedObjects"), ("sweep", "FedTrainable"),
+)  # fmt: skip
+"""Commands, and the process of each that is killed."""
 KILLS = int(os.environ.get("FEDRAY_KILLS", "30"))
 SEED = int(os.environ.get("FEDRAY_KILL_SEED", "0"))
 LIMIT_S = 90
-SPEC: dict[str, Any] = {
+MAX_ATTEMPTS = 5
+"""Attempts to kill a process before its command ends, each at half the delay of the one before."""
+BASE: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 60},
     "partition": {"kind": "iid", "clients": 3},
     "strategy": {"name": "fml"},
     "training": {"rounds": 20, "batch_size": 16},
 }
+SPECS: dict[str, Any] = {"run": BASE, "sweep": {"base": BASE, "space": {"seed": {"grid": [0, 1]}}}}
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Kill:
 
 
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "fedray", "run", "spec.yaml", "--quiet", *arguments]
+    line = [sys.executable, "-m", "fedray", *arguments, "--quiet"]
     pipe = subprocess.PIPE
     return subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
@@ -60,64 +67,96 @@ def end_group(process: subprocess.Popen[str], children: Mapping[int, str]) -> No
 
 
 def has_round(folder: Path) -> bool:
-    table = folder / "results" / "spec" / "rounds.csv"
-    return table.exists() and table.read_text().count("\n") > 1
+    tables = folder.glob("results/spec/**/rounds.csv")
+    return any(table.read_text().count("\n") > 1 for table in tables)
 
 
-def kill_once(folder: Path, kind: str, delay_s: float) -> Kill:
-    """Start a run, kill one process of the kind `delay_s` after the first round, and wait for the command."""
-    process = command(folder, "resources.backend=ray")
-    wait_for(lambda: has_round(folder) or process.poll() is not None, LIMIT_S)
+def kill_once(folder: Path, name: str, kind: str, delay_s: float) -> Kill | None:
+    """Start a command, kill one process of the kind `delay_s` after the first round, and wait for the command.
+
+    Returns None if the command or the process had ended before.
+    """
+    process = command(folder, name, "spec.yaml", "resources.backend=ray")
+    wait_for(lambda: has_round(folder) or process.poll() is not None, 2 * LIMIT_S)
     time.sleep(delay_s)
-    children = ray_processes(process.pid)
-    found = [child for child, name in children.items() if name == kind] if kind != "command" else [process.pid]
-    if not found:
+    children = ray_processes(process.pid) if process.poll() is None else {}
+    found = [child for child, title in children.items() if title == kind] if kind != "command" else [process.pid]
+    if process.poll() is not None or not found:
         process.communicate(timeout=LIMIT_S)
-        return Kill(kind, delay_s, "finished before", 0)
+        return None
     start = time.monotonic()
-    with suppress(ProcessLookupError):
+    try:
         os.kill(found[0], signal.SIGKILL)
+    except ProcessLookupError:
+        process.communicate(timeout=LIMIT_S)
+        return None
     try:
         _, errors = process.communicate(timeout=LIMIT_S)
         outcome = str(process.returncode) if "Traceback" not in errors else "traceback"
     except subprocess.TimeoutExpired:
         outcome = "hangs"
     end_group(process, children)
-    return Kill(kind, delay_s, outcome, time.monotonic() - start)
+    return Kill(f"{name}: {kind}", delay_s, outcome, time.monotonic() - start)
+
+
+def kill_in_time(folder: Path, name: str, kind: str, delay_s: float) -> tuple[Kill, Path]:
+    """Kill earlier until the process is killed before its command ends. Return the kill, and the folder of the run."""
+    for attempt in range(MAX_ATTEMPTS):
+        place = folder / str(attempt)
+        place.mkdir(parents=True)
+        (place / "spec.yaml").write_text(yaml.safe_dump(SPECS[name]))
+        if (kill := kill_once(place, name, kind, delay_s / 2**attempt)) is not None:
+            return kill, place
+    pytest.fail(f"{name} always ends before {kind} is killed")
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Return the content of each run of a command, by its folder."""
+    found = (folder / "results").glob("spec/**/model.safetensors")
+    return {str(model.parent.relative_to(folder)): run_content(model.parent) for model in found}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC))
-    _, errors = command(folder, "resources.backend=serial").communicate(timeout=300)
-    assert not errors
-    return run_content(folder / "results" / "spec")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    """The contents of each command's runs, made serially."""
+    expected = {}
+    for name, spec in SPECS.items():
+        folder = tmp_path_factory.mktemp("undisturbed")
+        (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+        _, errors = command(folder, "run", "spec.yaml", "resources.backend=serial").communicate(timeout=300)
+        assert not errors
+        expected[name] = contents(folder)
+    assert [len(runs) for runs in expected.values()] == [1, 2]
+    return expected
 
 
-def moments(kind: str) -> Iterator[float]:
+def moments(name: str, kind: str) -> Iterator[float]:
     """Yield the delays of this kind's share of the kills, in seconds."""
-    number = KINDS.index(kind)
-    random = Random(f"{SEED} {kind}")
+    number = KINDS.index((name, kind))
+    random = Random(f"{SEED} {name} {kind}")
     for _ in range(KILLS // len(KINDS) + (number < KILLS % len(KINDS))):
         yield random.uniform(0, 3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_killed_process(
-    kind: str, undisturbed: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    kind: str,
+    undisturbed: dict[str, dict[str, object]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     kills = []
-    for number, delay_s in enumerate(moments(kind)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC))
-        kills.append(kill_once(folder, kind, delay_s))
+    for number, delay_s in enumerate(moments(name, kind)):
+        kill, folder = kill_in_time(tmp_path / str(number), name, kind, delay_s)
+        kills.append(kill)
         with capsys.disabled():
             print(
-                f"\n{kind:<12} {delay_s:5.2f} s after round 1: {kills[-1].outcome}, {kills[-1].seconds:.1f} s", end=""
+                f"\n{kill.kind:<22} {kill.delay_s:5.2f} s after round 1: {kill.outcome}, {kill.seconds:.1f} s", end=""
             )
-        _, errors = command(folder, "--resume", "resources.backend=serial").communicate(timeout=LIMIT_S)
+        again = command(folder, "run", "spec.yaml", "--resume", "resources.backend=serial")
+        _, errors = again.communicate(timeout=LIMIT_S)
         assert "Traceback" not in errors
-        assert run_content(folder / "results" / "spec") == undisturbed, errors
-    assert not [kill for kill in kills if kill.outcome in ("hangs", "traceback")]
+        assert contents(folder) == undisturbed[name], errors
+    allowed = {str(-signal.SIGKILL)} if kind == "command" else {"0", "1"}
+    assert not [kill for kill in kills if kill.outcome not in allowed]

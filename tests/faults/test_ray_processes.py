@@ -25,7 +25,7 @@ from fedray.errors import RayLostError
 from fedray.server.driver import Driver
 from fedray.study.session import Session
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.faults]
 
 SPEC: dict[str, Any] = {
     "data": {"train": "digits", "test": "digits", "train_limit": 200, "test_limit": 60},

@@ -126,7 +126,7 @@ def test_written_checkpoint_is_loaded_after_commit(tmp_path: Path) -> None:
     loaded = checkpoint.load(tmp_path)
     assert loaded is not None
     assert loaded[0].round == 1
-    checkpoint.commit(partial)
+    checkpoint.commit(partial, {})
     loaded = checkpoint.load(tmp_path)
     assert loaded is not None
     assert (loaded[0].round, loaded[0].weights["w"][0, 0]) == (2, 2.0)

@@ -462,3 +462,8 @@ def test_sweep_resumes_on_another_machine_with_the_same_weights(tmp_path: Path, 
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert fedray.load_results(bucket.as_uri()).rounds.groupby("seed")["round"].max().to_dict() == {0: 3, 1: 3}
     assert pd.read_csv(bucket / "study/trials.csv")["state"].tolist() == ["finished"] * 2
+
+
+def test_folder_name_that_is_no_utf8_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"the folder of results 'a\\udcff' is no UTF-8 text; choose another name"):
+        storage_of(os.fsdecode(b"a\xff"))

@@ -1,12 +1,14 @@
 """Tables of a run after a rollback and after a crash."""
 
+import zlib
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from fedray.errors import RunError
 from fedray.results.rows import RoundRecord
-from fedray.results.writer import ROUNDS_COLUMNS, CsvTable, RunTables, last_complete_round
+from fedray.results.writer import CsvTable, RunTables, differing_tables
 from fedray.types import Fault
 
 LOST = Fault("node lost", "round 3", "host2", "round 2 run again", "heartbeat\ntimeout")
@@ -67,22 +69,43 @@ def test_damaged_log_of_faults_is_set_aside(tmp_path: Path, content: bytes) -> N
     assert (tmp_path / "faults.csv.damaged").read_bytes() == content
 
 
-def test_line_that_is_cut_in_its_last_cell_is_no_row(tmp_path: Path) -> None:
-    """A cut value looks like a whole one: 0.12 for 0.125."""
-    (tmp_path / "rounds.csv").write_text(",".join(ROUNDS_COLUMNS) + "\n" + _round(1) + _round(2))
-    (tmp_path / "clients.csv").write_text("round,client,train_accuracy\n1,0,0.5\n2,0,0.125\n")
-    (tmp_path / "classes.csv").write_text("round,class,test_accuracy\n1,0,0.5\n2,0,0.125\n")
-    assert last_complete_round(tmp_path) == 2  # earlier versions did not write client_accuracy.csv
-    (tmp_path / "client_accuracy.csv").write_text("round,client,test_accuracy\n1,0,0.5\n2,0,0.125\n")
-    assert last_complete_round(tmp_path) == 2
-    for name in ("clients", "classes", "client_accuracy"):
-        table = tmp_path / f"{name}.csv"
-        whole = table.read_text()
-        table.write_text(whole[:-2])
-        assert last_complete_round(tmp_path) == 1
-        table.write_text(whole)
+def test_prefix_is_the_length_and_crc_of_the_bytes_on_disk(tmp_path: Path) -> None:
+    with RunTables(tmp_path, [], 0) as tables:
+        for number in (1, 2, 3):
+            tables.write(record(number))
+        tables.rollback(2)
+        tables.write(record(3))
+        prefixes = tables.prefixes
+    assert list(prefixes) == ["rounds.csv", "clients.csv", "classes.csv", "client_accuracy.csv"]
+    for name, prefix in prefixes.items():
+        content = (tmp_path / name).read_bytes()
+        assert (prefix.length, prefix.crc32) == (len(content), zlib.crc32(content))
 
 
-def _round(number: int) -> str:
-    cells = {"round": number, "test_accuracy": 0.5, "clients": 1, "failed_clients": 0}
-    return ",".join(str(cells.get(name, "")) for name in ROUNDS_COLUMNS) + "\n"
+@pytest.mark.parametrize("name", ["rounds.csv", "clients.csv", "classes.csv"])
+def test_table_differs_once_a_digit_changes_or_its_last_cell_is_cut(tmp_path: Path, name: str) -> None:
+    """A cut value looks like a whole one: 0.12 for 0.125. Rows after the prefix do not matter."""
+    with RunTables(tmp_path, [], 0) as tables:
+        tables.write(record(1))
+        prefixes = tables.prefixes
+        tables.write(record(2))
+    assert differing_tables(tmp_path, prefixes) == []
+    table = tmp_path / name
+    content = table.read_bytes()
+    position = content.index(b"\n1,") + 1
+    for damaged in (content[:position] + b"3" + content[position + 1 :], content[: prefixes[name].length - 1], b""):
+        table.write_bytes(damaged)
+        assert differing_tables(tmp_path, prefixes) == [name]
+    table.unlink()
+    assert differing_tables(tmp_path, prefixes) == [name]
+    table.mkdir()
+    assert differing_tables(tmp_path, prefixes) == [name]
+
+
+def test_error_while_a_table_is_opened_leaves_the_former_one(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("round,a\n1,x\n2,x\n")
+    (tmp_path / "t.csv.partial").mkdir()
+    with pytest.raises(RunError, match=r"t\.csv' cannot be written"):
+        CsvTable(table, ("round", "a"), after_round=1)
+    assert table.read_text() == "round,a\n1,x\n2,x\n"

@@ -151,7 +151,7 @@ class TestDisk:
             assert numbers[0] == numbers[1]
         (row,) = pd.read_csv(tmp_path / "cut" / "faults.csv").to_dict("records")
         assert row["response"] == "resumed from round 2"
-        assert row["reason"] == "the checkpoint of round 3 is damaged, or a table lacks rows before it"
+        assert row["reason"] == "the checkpoint of round 3 is damaged, or a table lacks rows before it or has others"
 
     def test_tables_that_lack_rows_before_all_checkpoints_are_refused(self, small: Make, tmp_path: Path) -> None:
         experiment = small(training={"rounds": 4}, teacher=None)
@@ -159,10 +159,17 @@ class TestDisk:
         for _ in range(3):
             next(rounds)
         rounds.close()
-        table = tmp_path / "clients.csv"
-        table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))  # one row of round 1
-        with pytest.raises(SpecError, match=r"are complete up to round 0 only, .*; delete .* to start from scratch\.$"):
-            finish(experiment, tmp_path)
+        for name in ("classes.csv", "clients.csv"):
+            table = tmp_path / name
+            content = table.read_text()
+            changed = content.replace("\n1,0,", "\n1,7,", 1)  # a digit of round 1
+            for damaged in (changed, "".join(content.splitlines(keepends=True)[:2])):
+                assert damaged != content
+                table.write_text(damaged)
+                reason = rf"the rows of {name} up to the checkpoint of round 3 differ .*; delete .* from scratch\.$"
+                with pytest.raises(SpecError, match=reason):
+                    finish(experiment, tmp_path)
+            table.write_text(content)
 
 
 class TestDeadline:

@@ -1,6 +1,7 @@
 """The smallest batch goes through the model before training: what it refuses, and that it changes nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 
 from fedray.backends.serial import SerialBackend
 from fedray.config.experiment import Experiment
-from fedray.errors import SpecError
+from fedray.errors import RepeatableError, SpecError
 from fedray.models.weights import get_weights
 from fedray.server.driver import Driver
 from fedray.server.smallest_batch import check_smallest_batch, smallest_batches
@@ -188,3 +189,20 @@ def test_lack_of_memory_is_left_to_the_round(small: Make) -> None:
     backend = SerialBackend(experiment, data, OutOfMemoryWorker)
     (initial,) = backend.collect([Initialize()])
     assert check_smallest_batch(experiment, data, backend, backend.share({"weights": initial.weights})) == ()
+
+
+class FailingLossWorker(Worker):
+    """A worker whose own code fails, outside the model."""
+
+    def _client_data(self, *arguments: Any) -> Any:
+        data = super()._client_data(*arguments)
+        return replace(data, labels=data.labels.to(torch.float64) + 0.5)
+
+
+def test_an_error_outside_the_model_is_not_attributed_to_the_model(small: Make, tmp_path: Path) -> None:
+    """The loss refuses the labels: the round fails with the original error, and nothing names the proxy."""
+    with pytest.raises(RepeatableError) as caught:
+        next(Driver(small(teacher=None), tmp_path, partial(SerialBackend, worker=FailingLossWorker)).run())
+    assert "client 0 failed in round 1" in str(caught.value)
+    assert "proxy.name" not in str(caught.value).partition("\n")[0]
+    assert "Traceback" in str(caught.value)

@@ -206,3 +206,17 @@ def test_printed_numbers_have_units(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "900.0 Tflop to train the proxies; 30.0 GB between drivers and clients" in out
     assert "at most 1.50 GB per actor" in out
     assert "10 min 00 s" in out  # two trials of five minutes one after the other
+
+
+def test_probe_refuses_a_batch_that_a_trial_cannot_be_trained_on(tmp_path: Path) -> None:
+    """200 examples minus 40 public ones, of 160 clients: each has one, and BatchNorm needs two."""
+    of = study(tmp_path, "partition.clients=160", "proxy={name: resnet18, norm: null}")
+    planned = plan.plan(of, TWO_CORES, TeacherCache(tmp_path / "cache"))
+    with pytest.raises(SpecError, match=r"^lam=0\.25: proxy\.name is 'resnet18', whose BatchNorm layers cannot train"):
+        plan.probe(planned, SerialBackend, lambda _: None)
+
+
+def test_plan_refuses_class_names_of_another_number(tmp_path: Path) -> None:
+    of = study(tmp_path, "teacher={kind: zero_shot, model: no-such-model, classes: [one, two]}")
+    with pytest.raises(SpecError, match=r"teacher\.classes names 2 classes, but the data has 10"):
+        plan.plan(of, TWO_CORES, TeacherCache(tmp_path / "cache"))

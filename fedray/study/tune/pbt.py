@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from fedray.errors import writing
-from fedray.files import replace_text
+from fedray.files import replace_text, replacing
 from fedray.study.study import Trial
 
 TABLES = ("rounds.csv", "clients.csv", "classes.csv", "client_accuracy.csv", "lineage.csv")
@@ -28,9 +28,11 @@ def load(source: Path, trial: Trial) -> None:
     shutil.rmtree(trial.folder.checkpoint, ignore_errors=True)
     shutil.copytree(source / "checkpoint", trial.folder.checkpoint)
     for name in TABLES:
-        (trial.folder.path / name).unlink(missing_ok=True)
         if (source / name).exists():
-            shutil.copy(source / name, trial.folder.path / name)
+            with writing(trial.folder.path / name), replacing(trial.folder.path / name) as partial:
+                shutil.copy(source / name, partial)
+        else:
+            (trial.folder.path / name).unlink(missing_ok=True)
     if origin != _origin(trial):
         _append_lineage(trial, origin["trial"])
 
