@@ -14,8 +14,8 @@ from fedray.results.environment import read_environment, write_environment
 FIELD = "checksums"
 """Field of environment.json: the SHA-256 of each file, by name."""
 FILES = (
-    "spec.yaml", "rounds.csv", "clients.csv", "classes.csv", "client_accuracy.csv", "partition.csv", "confusion-proxy.csv",
-    "confusion-teacher.csv", "costs.json", "faults.csv",
+    "spec.yaml", "rounds.csv", "clients.csv", "classes.csv", "client_accuracy.csv", "partition.csv",
+    "confusion-proxy.csv", "confusion-teacher.csv", "costs.json", "faults.csv",
 )  # fmt: skip
 
 
