@@ -116,7 +116,9 @@ def test_no_damage_of_one_trial_costs_another(folder: Path, name: str, kind: str
     records = load(folder / "results")
     assert whole.name in {Path(run).name for run in records.runs.index}
     assert whole.name in {Path(run).name for run in records.rounds["run"]}
-    if name not in ("assignment.json", "model.safetensors", "environment.json"):
+    other = whole.folder.path / name
+    is_text_without_decimals = kind == "text cells" and "0." not in other.read_text()
+    if name not in ("assignment.json", "model.safetensors", "environment.json") and not is_text_without_decimals:
         assert any(damaged.name in problem for problem in found.problems), found.problems
 
 
