@@ -15,8 +15,9 @@ from fedray.section import Section
 from fedray.strategies import AnyStrategy
 from fedray.strategies.base import Strategy
 from fedray.strategies.fedavg import FedAvg
-from fedray.teachers.sections import Adapted, AnyTeacher, Ensemble, Supervised, members
+from fedray.teachers.sections import Adapted, AnyTeacher, Ensemble, ImageTeacher, Supervised, members
 from fedray.training.sections import Evaluation, Training
+from fedray.types import OutputKind
 from fedray.user_code import UserCode, user_objects
 
 EXECUTION_SECTIONS = ("resources", "checkpoint")
@@ -57,7 +58,7 @@ class Experiment(Section):
     data: Data = Data()
     partition: AnyPartition = Dirichlet()
     proxy: AnyProxy = Proxy()
-    teacher: AnyTeacher | None = None
+    teacher: AnyTeacher | None = Field(None, validate_default=True)
     strategy: AnyStrategy = Field(FedAvg(), validate_default=True)
     training: Training = Training()
     aggregation: AnyAggregator = Field(Mean(), validate_default=True)
@@ -75,6 +76,21 @@ class Experiment(Section):
             return reduced
         function, arguments, *rest = reduced
         return _call, (UserCode.of(objects), function, *arguments), *rest
+
+    @field_validator("proxy")
+    @classmethod
+    def _features_have_no_views(cls, proxy: Proxy, info: ValidationInfo) -> Proxy:
+        if proxy.reads_features and "data" in info.data and info.data["data"].augment != "none":
+            raise ValueError("its inputs are features of plain images: set data.augment: none")
+        return proxy
+
+    @field_validator("teacher")
+    @classmethod
+    def _proxy_needs_features(cls, teacher: AnyTeacher | None, info: ValidationInfo) -> AnyTeacher | None:
+        proxy: Proxy | None = info.data.get("proxy")
+        if proxy is not None and proxy.reads_features and (problem := _features_problem(teacher)):
+            raise ValueError(f"{problem}, because proxy.name is {proxy.name}")
+        return teacher
 
     @field_validator("teacher")
     @classmethod
@@ -95,6 +111,8 @@ class Experiment(Section):
             raise ValueError("it distils from a teacher and the spec has none; add a teacher section")
         if teacher is not None:
             _check_teacher_targets(strategy, teacher)
+        if info.data.get("proxy", Proxy()).reads_features and (problem := _probe_problem(strategy)):
+            raise ValueError(problem)
         return strategy
 
     @field_validator("strategy")
@@ -160,6 +178,16 @@ class Experiment(Section):
         """Return the number of clients that train, also of a partition file. Raises SpecError if it is unreadable."""
         return self.clients or count_clients(self.partition)
 
+    @property
+    def required_outputs(self) -> frozenset[OutputKind]:
+        """The kinds of teacher output that loss terms or the proxy read; empty if no teacher is needed."""
+        inputs: frozenset[OutputKind] = frozenset({"features"} if self.proxy.reads_features else ())
+        return self.strategy.required_outputs | inputs
+
+    def is_evaluated(self, number: int) -> bool:
+        """Whether the global model is evaluated after round `number`."""
+        return number % self.evaluation.every == 0 or number == self.training.rounds
+
 
 def _field_with_null_byte(value: object, name: str = "") -> str | None:
     """Return the dotted name of the first text with a null byte."""
@@ -189,3 +217,25 @@ def _check_teacher_targets(strategy: Strategy, teacher: AnyTeacher) -> None:
             "its loss reads features, and those of several teachers cannot be combined: "
             "assign one teacher to each client"
         )
+
+
+def _features_problem(teacher: AnyTeacher | None) -> str:
+    """Return why a teacher cannot provide the inputs of a linear probe; empty if it can."""
+    if not isinstance(teacher, ImageTeacher):
+        return "must be one network whose features all clients read, such as zero_shot, classifier or supervised"
+    if (teacher.mode, teacher.view) != ("cached", "plain"):
+        return "must have mode: cached and view: plain, as the features of an image are computed once"
+    return ""
+
+
+def _probe_problem(strategy: Strategy) -> str:
+    """Return why clients cannot train a linear probe by a strategy; empty if they can."""
+    if strategy.required_outputs:
+        return "it distils from a teacher, whose features the proxy linear_probe reads already: choose one of the two"
+    if "private" in strategy.objectives():
+        return "it has a private model of images, and the proxy linear_probe reads features"
+    if strategy.needs_public_data:
+        return "it uses public images, and the proxy linear_probe reads features"
+    if strategy.uses_features:
+        return "its loss reads the proxy's features, which are the fixed inputs of the proxy linear_probe"
+    return ""

@@ -6,6 +6,7 @@ function of its shape, `package.module:build`, or a subclass of `Proxy` with fie
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
@@ -26,12 +27,16 @@ Factory: TypeAlias = Callable[[ImageShape], "nn.Module"]
 """A function outside the package that builds a model with random weights from torch's global generators."""
 
 
+LINEAR_PROBE = "linear_probe"
+"""Name of the proxy whose inputs are the teacher's features."""
+
+
 class Proxy(Section):
     """The small model that clients train and exchange."""
 
     name: str = "cnn"
-    """`cnn`, `resnet18`, `mobilenet_v2`, `efficientnet_b0`, `timm:NAME` for a model of timm, or
-    `package.module:Object` for a function or class outside the package."""
+    """`cnn`, `resnet18`, `mobilenet_v2`, `efficientnet_b0`, `timm:NAME` for a model of timm, `linear_probe` for a
+    linear layer on the teacher's features, or `package.module:Object` for a function or class outside the package."""
     stem: Literal["imagenet", "cifar"] | None = None
     """`cifar` leaves out the first two downsamplings, so that 32x32 images end as 4x4 pixels instead of 1x1.
     null for the model's default."""
@@ -50,6 +55,11 @@ class Proxy(Section):
         if name not in BUILDERS and not name.startswith("timm:") and not REFERENCE.fullmatch(name):
             raise ValueError(f"must be one of {', '.join(BUILDERS)} or timm:NAME{nearest(name, BUILDERS)}")
         return name
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the model's inputs are the teacher's features of the images: [B, d, 1, 1] in place of pixels."""
+        return self.name == LINEAR_PROBE
 
     @property
     def tag(self) -> str | None:
@@ -128,11 +138,27 @@ def _efficientnet_b0(proxy: Proxy, shape: ImageShape) -> "nn.Module":
     return _replace_head(model, "classifier.1", shape.classes)
 
 
+def _linear_probe(proxy: Proxy, shape: ImageShape) -> "nn.Module":
+    """One linear layer on the teacher's features: the teacher's backbone is the body that all clients share.
+
+    Clients train and exchange it as any other proxy. The teacher `kind: adapted, method: linear_probe` is different: a
+    head that each client fits once, before round 1, and never exchanges, and that then teaches a proxy of images.
+    """
+    from torch import nn
+
+    if shape.size > 1:
+        raise SpecError(f"{LINEAR_PROBE} reads a teacher's features, not images; it can only be the name of the proxy.")
+    if proxy.stem is not None or proxy.norm is not None or proxy.tag is not None:
+        raise SpecError("proxy: a linear_probe has neither stem, norm nor pretrained weights; leave them out.")
+    return nn.Sequential(OrderedDict(flatten=nn.Flatten(), head=nn.Linear(shape.channels, shape.classes)))
+
+
 BUILDERS: Mapping[str, Callable[[Proxy, ImageShape], "nn.Module"]] = {
     "cnn": _cnn,
     "resnet18": _resnet18,
     "mobilenet_v2": _mobilenet_v2,
     "efficientnet_b0": _efficientnet_b0,
+    LINEAR_PROBE: _linear_probe,
 }
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from fedray.models.weights import WeightsFile, check_weights, distance
 from fedray.results import checkpoint, costs, rows
 from fedray.results.checksums import record_checksums
 from fedray.results.contents import contents_of
-from fedray.results.costs import TeacherCosts
 from fedray.results.environment import circumstances
 from fedray.results.loader import read_rows
 from fedray.results.run_folder import RunFolder
@@ -37,11 +36,11 @@ from fedray.training.evaluation import EvalCounts
 from fedray.types import (
     ArrayGroups,
     Fault,
+    ImageShape,
     InitialState,
     Notice,
     OnProgress,
     RoundResult,
-    Row,
     ServerState,
     TargetArrays,
     Waiting,
@@ -99,6 +98,7 @@ class Driver:
         self._teachers = TeacherClient(experiment, self._data, self._backend, TeacherCache(cache))
         self._targets = teacher_targets.TeacherTargets(experiment, self._data, self._backend, self._teachers)
         self._initial: InitialState
+        self._input_shape: ImageShape | None = None  # of features that the proxy reads; None if it reads images
         self._state = RunState(ServerState(0, {}))  # set by _restore
         self._shared: tuple[int, Shared[ArrayGroups]] | None = None  # (round, its broadcast)
         self._tables: RunTables  # set by _open
@@ -118,7 +118,7 @@ class Driver:
         """
         with self._open(on_progress) as tables:
             while (number := self._round + 1) <= self._experiment.training.rounds:
-                start, teacher_costs = time.perf_counter(), replace(self._teachers.costs)
+                start = time.perf_counter()
                 try:
                     # 1. Draw the cohort, a pure function of (seed, round).
                     cohort = draw_cohort(self._experiment, self._data.shards, number)
@@ -126,6 +126,7 @@ class Driver:
                     arrays = self._share(self._state.server)
                     # 3. Build each client's targets from cached teacher outputs; missing outputs are computed first.
                     targets = self._build_targets(number, cohort, on_progress)
+                    test_features = self._targets.of_test_set(on_progress)
                     # 4. Train the cohort; messages are checked, and summed on the nodes where they are.
                     old, names = self._state, self._initial.trained_names
                     trained = self._trainer.train(number, cohort, arrays, targets, old.state_rounds, names)
@@ -135,13 +136,13 @@ class Driver:
                     server, phase_s = server_step(self._experiment, self._backend, old.server, trained.aggregate, info)
                     state = RunState(server, {**old.state_rounds, **trained.state_rounds})
                     # 6. Evaluate on the workers; write the round's rows and, if it is due, a checkpoint.
-                    record = self._evaluate(state, trained)
+                    record = self._evaluate(state, trained, test_features)
                 except LostError as error:
                     self._rollback(tables, error)
                     continue
                 seconds = {"seconds": time.perf_counter() - start, "server_seconds": phase_s}
                 record.round.update({name: round(value, 3) for name, value in seconds.items()})
-                record.round.update(self._teacher_columns(cohort, teacher_costs, record))
+                record.round.update(self._targets.columns(number, cohort, record.clients))
                 self._commit(tables, state, record)
                 yield RoundResult(number, self._experiment.training.rounds, record.round, tuple(self._warnings))
                 self._warnings.clear()
@@ -169,11 +170,13 @@ class Driver:
                 for text in self._backend.ready():  # start-up is not counted in the first round's seconds
                     on_progress(Waiting(text))
                 self._warn(self._data.left_out, on_progress)
-                (self._initial,) = self._backend.collect([Initialize()])
+                self._input_shape = self._targets.input_shape(on_progress)
+                (self._initial,) = self._backend.collect([Initialize(self._input_shape)])
                 changes = self._restore()
                 self._warn([f"the run is continued with {change}." for change in changes], on_progress)
                 arrays = self._share(self._state.server)
-                self._warn(check_smallest_batch(self._experiment, self._data, self._backend, arrays), on_progress)
+                check = check_smallest_batch(self._experiment, self._data, self._backend, arrays, self._input_shape)
+                self._warn(check, on_progress)
                 self._describe()
                 with self._folder.tables(rows.loss_columns(self._experiment.strategy), self._round) as tables:
                     self._tables = tables
@@ -205,9 +208,9 @@ class Driver:
             on_progress(Notice(sentence))
 
     def _describe(self, predictions: EvalCounts | None = None) -> None:
-        """Write the spec, environment and partition and, once known, the teacher's accuracy and confusion matrix."""
+        """Write the spec, environment and partition and, once known, facts on the teacher."""
         self._is_described = predictions is not None or not self._targets.queries.output_kinds
-        facts = circumstances(self._command)
+        facts = circumstances(self._command) | self._targets.facts
         if predictions is not None:
             facts["teacher_accuracy"] = predictions.accuracy
             write_confusion(self._folder.path, "teacher", predictions.confusion())
@@ -228,11 +231,14 @@ class Driver:
             self._describe(self._targets.predictions())
         return targets
 
-    def _evaluate(self, state: RunState, trained: CohortResult) -> rows.RoundRecord:
+    def _evaluate(
+        self, state: RunState, trained: CohortResult, features: Shared[TargetArrays] | None
+    ) -> rows.RoundRecord:
         """Return the rows of a round; write its checkpoint, if it is due, while the workers evaluate."""
         number = state.server.round
-        is_due = self._is_due(self._experiment.evaluation.every, number)
-        evaluated = self._evaluator.start(number, self._share(state.server), state.state_rounds) if is_due else None
+        evaluated = None
+        if self._experiment.is_evaluated(number):
+            evaluated = self._evaluator.start(number, self._share(state.server), state.state_rounds, features)
         sent = [name for name in self._initial.trained_names if name in trained.aggregate.weights]
         update_norm = distance(trained.aggregate.weights, self._state.server.weights, sent)
         if self._is_due(self._experiment.checkpoint.every, number):
@@ -242,19 +248,6 @@ class Driver:
         record = rows.round_record(number, trained.outcomes, metrics, self._data.test.classes, size)
         record.round.update(rows.update_statistics(self._experiment.strategy, trained.outcomes, update_norm))
         return record
-
-    def _teacher_columns(self, cohort: Sequence[int], before: TeacherCosts, record: rows.RoundRecord) -> Row:
-        """The teacher outputs that a round used and their costs, whether computed for the cache or online."""
-        costs, clients = self._teachers.costs, record.clients
-        passes, flops, seconds = (
-            sum(row[f"teacher_{name}"] for row in clients) for name in ("forward_passes", "flops", "seconds")
-        )
-        return {
-            "teacher_outputs_used": self._targets.queries.outputs_used(cohort),
-            "teacher_forward_passes": costs.forward_passes - before.forward_passes + passes,
-            "teacher_flops": costs.flops - before.flops + flops,
-            "teacher_seconds": round(costs.seconds - before.seconds + seconds, 3),
-        }
 
     def _commit(self, tables: RunTables, state: RunState, record: rows.RoundRecord) -> None:
         """Finish a round: write its rows and commit its checkpoint."""
@@ -290,7 +283,8 @@ class Driver:
         strategy = self._experiment.strategy
         others = {"private": strategy.client_model == "private", "frozen": bool(strategy.frozen_models)}
         models = ["proxy", *(model for model, exists in others.items() if exists)]
-        flops = dict(zip(models, self._backend.collect([CountFlops(model) for model in models]), strict=True))
+        requests = [CountFlops(model, self._input_shape) for model in models]
+        flops = dict(zip(models, self._backend.collect(requests), strict=True))
         costs.write(self._folder.path, self._experiment, self._teachers.costs, flops)
         record_checksums(self._folder.path)
         WeightsFile(self._folder.model).write(self._state.server.weights)

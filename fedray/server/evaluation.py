@@ -13,7 +13,7 @@ from fedray.errors import SpecError
 from fedray.results import checkpoint
 from fedray.training.evaluation import EvalCounts, chunks
 from fedray.training.metrics import ModelCounts, RoundMetrics
-from fedray.types import ArrayGroups, ParameterInfo
+from fedray.types import ArrayGroups, ParameterInfo, TargetArrays
 from fedray.workers.requests import ClientTask, Evaluate, EvaluateClient, Request, Shared
 
 
@@ -33,20 +33,26 @@ class Evaluator:
         check_parameters(experiment, parameters)
 
     def start(
-        self, number: int, broadcast: Shared[ArrayGroups], state_rounds: Mapping[int, int]
+        self,
+        number: int,
+        broadcast: Shared[ArrayGroups],
+        state_rounds: Mapping[int, int],
+        features: Shared[TargetArrays] | None,
     ) -> Callable[[], RoundMetrics]:
         """Start to evaluate round `number`; return a function that waits for the workers.
 
-        `state_rounds` is the round of each client's saved state. The function raises the first error of a worker.
+        `state_rounds` is the round of each client's saved state, `features` are those of the test set, if the proxy
+        reads them. The function raises the first error of a worker.
         """
         clients = _holders(self._data)
         own = [client for client in clients if self._is_personal and client in state_rounds]
         files = {client: checkpoint.client_file(self._folder, client, state_rounds[client]) for client in own}
         requests: list[Request[EvalCounts]] = [
-            EvaluateClient(ClientTask(number, client, state=file), broadcast) for client, file in files.items()
+            EvaluateClient(ClientTask(number, client, state=file), broadcast, features)
+            for client, file in files.items()
         ]
         if len(own) < len(clients):
-            requests += [Evaluate(images, broadcast) for images in chunks(len(self._data.test))]
+            requests += [Evaluate(images, broadcast, features) for images in chunks(len(self._data.test))]
         return partial(self._collect, self._backend.run(requests), own)
 
     def _collect(self, results: Iterable[CallResult[EvalCounts] | CallFailure], own: Sequence[int]) -> RoundMetrics:

@@ -8,20 +8,25 @@ from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import LostError, SpecError
 from fedray.server.cohort import draw_cohort
-from fedray.types import ArrayGroups, Indices
+from fedray.types import ArrayGroups, ImageShape, Indices
 from fedray.workers.requests import Shared, TryBatch
 
 
 def check_smallest_batch(
-    experiment: Experiment, data: FederatedDataset, backend: Backend, broadcast: Shared[ArrayGroups]
+    experiment: Experiment,
+    data: FederatedDataset,
+    backend: Backend,
+    broadcast: Shared[ArrayGroups],
+    shape: ImageShape | None = None,
 ) -> tuple[str, ...]:
     """Raises SpecError if the smallest batch that a client will train on cannot be trained on.
 
     With `failures: drop`, return that sentence as a warning instead, unless the largest client's batch fails as well.
+    `shape` is that of the proxy's inputs if they are not images.
     """
 
     def problem_of(client: int) -> str:
-        return _problem(TryBatch(client, sizes[client], broadcast), backend)
+        return _problem(TryBatch(client, sizes[client], broadcast, shape), backend)
 
     sizes = smallest_batches(experiment, data.shards)
     problem = problem_of(min(sizes, key=sizes.__getitem__))

@@ -22,8 +22,9 @@ class RoundQueries:
         teacher = experiment.teacher
         self._experiment = experiment
         self._shards = federated.shards
+        self._test_images = len(federated.test) if experiment.proxy.reads_features else 0
         self.members = members(teacher)
-        self.output_kinds: Sequence[OutputKind] = sorted(experiment.strategy.required_outputs)
+        self.output_kinds: Sequence[OutputKind] = sorted(experiment.required_outputs)
         self.is_cached = teacher is not None and teacher.mode == "cached" and bool(self.output_kinds)
         """Whether targets are computed before the round; otherwise `of_round` is empty."""
         proxy_view = teacher is not None and teacher.view == "proxy"
@@ -42,7 +43,12 @@ class RoundQueries:
         for query, by_client in (item for part in queries for item in part.items()):
             if not isinstance(self.members[query.member], Precomputed):
                 merged.setdefault(query, []).extend(by_client.values())
-        return {query: np.concatenate(parts) for query, parts in merged.items()}
+        return {query: np.concatenate(parts) for query, parts in merged.items()} | self.of_test_set()
+
+    def of_test_set(self) -> dict[TeacherQuery, Indices]:
+        """Return the rows of the test set whose features the proxy reads; empty for a proxy of images."""
+        rows = np.arange(self._test_images)
+        return {TeacherQuery(0, "features", side="test"): rows} if len(rows) else {}
 
     def rows(self, number: int, cohort: Sequence[int]) -> ClientRows:
         """Return the rows that a round's targets are for: views of the cohort, or the images of all clients."""
@@ -85,12 +91,17 @@ class RoundQueries:
         """Return the indices of a client's teachers."""
         return members_of(self._experiment.teacher, client, self._experiment.seed)
 
-    def outputs_used(self, cohort: Sequence[int]) -> int:
-        """Return how many outputs a round's steps read: the forward passes that it would take without a cache."""
+    def outputs_used(self, number: int, cohort: Sequence[int]) -> int:
+        """Return how many outputs a round's steps, and its evaluation of a linear probe, read.
+
+        It is the number of forward passes that the round would take without a cache.
+        """
         if not self.output_kinds:
             return 0
         strategy, training, sizes = self._experiment.strategy, self._experiment.training, self._sizes(cohort)
-        return sum(strategy.round_examples(training, n) * len(self.members_of(c)) for c, n in sizes.items())
+        tested = self._test_images if self._experiment.is_evaluated(number) else 0
+        used = sum(strategy.round_examples(training, n) * len(self.members_of(c)) for c, n in sizes.items())
+        return tested + used
 
     def _sizes(self, clients: Sequence[int]) -> dict[int, int]:
         """Return the number of examples of each client."""

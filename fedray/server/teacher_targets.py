@@ -1,6 +1,8 @@
 """Builds each client's distillation targets for a round from the outputs of its teachers."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +11,14 @@ from fedray.backends.base import Backend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import SpecError
+from fedray.results.costs import TeacherCosts
 from fedray.server.teacher_client import TeacherClient
 from fedray.server.teacher_queries import ClientRows, RoundQueries
 from fedray.teachers.cache import OutputArray
 from fedray.teachers.class_check import check_classes
 from fedray.teachers.sections import Ensemble
 from fedray.training.evaluation import EvalCounts
-from fedray.types import Indices, OnProgress, OutputKind, TargetArrays, TeacherQuery
+from fedray.types import ImageShape, Indices, OnProgress, OutputKind, Row, TargetArrays, TeacherQuery
 from fedray.workers.requests import Shared
 
 if TYPE_CHECKING:
@@ -37,6 +40,10 @@ class TeacherTargets:
         self.queries = RoundQueries(experiment, federated)
         self._ensembles: dict[int, LogitEnsemble] = {}
         self._of_plain_images: dict[int, Shared[TargetArrays]] = {}
+        self._reads_features = experiment.proxy.reads_features
+        self._feature_scale: np.float32 | None = None  # root mean square of the features of all clients
+        self._of_test_set: Shared[TargetArrays] | None = None
+        self._counted = TeacherCosts()  # costs up to the end of the last round
 
     def of_round(self, number: int, cohort: Sequence[int], on_progress: OnProgress) -> dict[int, Shared[TargetArrays]]:
         """Return a handle to each client's targets: `logits` [E, n, classes] or `features` [E, n, d].
@@ -50,6 +57,47 @@ class TeacherTargets:
         if not self._of_plain_images:
             self._of_plain_images = self._share(self.queries.rows(number, cohort), on_progress)
         return self._of_plain_images
+
+    @property
+    def facts(self) -> Row:
+        """The number that a linear probe's inputs are divided by, once it is known."""
+        return {} if self._feature_scale is None else {"feature_scale": float(self._feature_scale)}
+
+    def input_shape(self, on_progress: OnProgress) -> ImageShape | None:
+        """Return the shape of the features that the proxy reads, from one of them; None for a proxy of images."""
+        if not self._reads_features:
+            return None
+        first = next(iter(self.queries.rows(1, ()).values()))[:1]
+        (features,) = self._teacher_client.outputs({TeacherQuery(0, "features"): first}, on_progress).values()
+        return ImageShape(features.shape[1], 1, len(self._federated.train.classes))
+
+    def of_test_set(self, on_progress: OnProgress) -> Shared[TargetArrays] | None:
+        """Return a handle to the features [1, N, d] of the test set; None for a proxy of images.
+
+        They have the scale of the clients' features, which `of_round` has set before.
+        """
+        if self._reads_features and self._of_test_set is None:
+            (features,) = self._teacher_client.outputs(self.queries.of_test_set(), on_progress).values()
+            assert self._feature_scale is not None, "`of_round` has set it"
+            self._of_test_set = self._backend.share_targets({"features": features[None] / self._feature_scale})
+        return self._of_test_set
+
+    def columns(self, number: int, cohort: Sequence[int], clients: Sequence[Row]) -> Row:
+        """Return the outputs that a round used and the costs since the last call, cached or online.
+
+        `clients` are the rows of the round's clients.
+        """
+        costs, before = self._teacher_client.costs, self._counted
+        passes, flops, seconds = (
+            sum(row[f"teacher_{name}"] for row in clients) for name in ("forward_passes", "flops", "seconds")
+        )
+        self._counted = replace(costs)
+        return {
+            "teacher_outputs_used": self.queries.outputs_used(number, cohort),
+            "teacher_forward_passes": costs.forward_passes - before.forward_passes + passes,
+            "teacher_flops": costs.flops - before.flops + flops,
+            "teacher_seconds": round(costs.seconds - before.seconds + seconds, 3),
+        }
 
     def predictions(self) -> EvalCounts | None:
         """Count the teachers' predictions for the clients' unaugmented examples; None where they are unknown."""
@@ -70,6 +118,9 @@ class TeacherTargets:
                 combined = self._ensembles[client](_tensors(own)).numpy() if len(own) > 1 else own[0]
                 examples = len(self._federated.shards[client])
                 targets[client][output_kind] = combined.reshape(-1, examples, combined.shape[1])
+        if self._reads_features:
+            self._feature_scale = root_mean_square([own["features"] for own in targets.values()])
+            targets = {client: {"features": own["features"] / self._feature_scale} for client, own in targets.items()}
         return {client: self._backend.share_targets(own) for client, own in targets.items()}
 
     def _outputs(
@@ -123,6 +174,13 @@ class TeacherTargets:
         rows = dict.fromkeys(head_features, np.arange(len(self._federated.train.classes)))
         heads = self._teacher_client.outputs(rows, on_progress, head_features)
         return {(query.member, query.client): head for query, head in heads.items() if query.client is not None}
+
+
+def root_mean_square(arrays: Sequence[OutputArray]) -> np.float32:
+    """Return the root of the mean square of arrays [..., d]; the order of the rows does not change a bit of it."""
+    sums = [np.square(array, dtype=np.float64).sum(-1).ravel() for array in arrays]
+    total = math.fsum(value for part in sums for value in part.tolist())
+    return np.float32(max(math.sqrt(total / sum(array.size for array in arrays)), 1e-12))
 
 
 def check_teacher(experiment: Experiment, federated: FederatedDataset) -> None:

@@ -77,7 +77,8 @@ def plan(study: Study, cluster: Mapping[str, float], teacher_cache: TeacherCache
     for trial in pending:
         loaded = data(trial.experiment)
         check_teacher(trial.experiment, loaded)
-        work[trial.name] = workload(trial.experiment, loaded, trial.round)
+        width = counter.feature_width(trial.experiment, loaded)
+        work[trial.name] = workload(trial.experiment, loaded, trial.round, width)
         kind = _query_kind(trial.experiment)
         if kind not in counted:
             counted[kind] = counter.add(trial.experiment, loaded)
@@ -151,7 +152,7 @@ def _step_kind(experiment: Experiment) -> Hashable:
         experiment.proxy,
         strategy.name,
         frozenset((model, term.loss) for model, terms in strategy.composed_objectives().items() for term in terms),
-        strategy.required_outputs,
+        experiment.required_outputs,
         experiment.teacher if _is_online(experiment) else None,
         (training.optimizer.name, training.clip_norm is None),
         (training.batch_size, training.memory_format, training.precision, training.fast_layers),
@@ -169,7 +170,8 @@ def _query_kind(experiment: Experiment) -> Hashable:
         experiment.seed,
         (training.rounds, training.local_epochs, training.participation),
         (training.local_steps, training.batch_size) if training.local_steps else None,
-        frozenset(experiment.strategy.required_outputs),
+        experiment.required_outputs,
+        experiment.proxy.reads_features and experiment.evaluation.every,
     )
 
 

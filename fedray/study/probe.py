@@ -14,9 +14,10 @@ from fedray.backends.base import Backend, MakeBackend
 from fedray.config.experiment import Experiment
 from fedray.data.federated import FederatedDataset
 from fedray.errors import RunError
-from fedray.models.weights import get_weights
+from fedray.models.weights import describe_parameters, get_weights
 from fedray.results import checkpoint
-from fedray.study.workload import Workload
+from fedray.server.step import broadcast
+from fedray.study.workload import FEATURE_WIDTH, Workload, proxy_shape
 from fedray.teachers.sections import Adapted, ImageTeacher, members, network_of
 from fedray.types import (
     ClientFailure,
@@ -36,9 +37,6 @@ FEW_BATCHES, MORE_BATCHES = 2, 8
 
 EVALUATED_IMAGES = 500
 """Images of the timed evaluation, at most."""
-
-FEATURE_WIDTH = 512
-"""Width of the placeholder features, which is that of CLIP ViT-B/32."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,16 @@ def measure(experiment: Experiment, data: FederatedDataset, make_backend: MakeBa
     experiment = experiment.model_copy(update={"training": training})
     clients = sorted(range(len(data.shards)), key=lambda client: -len(data.shards[client]))[:actors]
     proxy = experiment.proxy.model_copy(update={"init": "random"})
-    weights = get_weights(initial_model(proxy, data.train.shape, 0, "probe"))
+    shape = proxy_shape(experiment, data)
+    model = initial_model(proxy, shape, 0, "probe")
+    weights = get_weights(model)
+    extra = experiment.strategy.server_init(weights, describe_parameters(model, shape.classes))
+    arrays = broadcast(experiment, ServerState(0, weights, extra))
     runs = list[_TimedRun]()
     for batches in (FEW_BATCHES, MORE_BATCHES):
         cut = replace(data, shards=tuple(shard[: batches * training.batch_size] for shard in data.shards))
         with _backend(make_backend, experiment, cut) as backend:
-            shared = backend.share({"weights": weights})
+            shared = backend.share(arrays)
             tasks = [
                 ClientTask(1, client, _placeholder_targets(backend, experiment, cut, client)) for client in clients
             ]
@@ -90,7 +92,8 @@ def measure(experiment: Experiment, data: FederatedDataset, make_backend: MakeBa
             steps = float(np.mean([experiment.strategy.round_steps(training, size) for size in sizes]))
             runs.append(_TimedRun(seconds, steps, updates))
             images = min(EVALUATED_IMAGES, len(data.test))
-            image = _timed(backend, [Evaluate((0, images), shared)] * actors)[0] / images
+            request = Evaluate((0, images), shared, _placeholder_features(backend, experiment, images))
+            image = _timed(backend, [request] * actors)[0] / images
     few, more = runs
     slope = (more.seconds - few.seconds) / (more.steps - few.steps) if more.steps > few.steps else 0.0
     step = slope if slope > 0 else more.seconds / more.steps  # for tiny shards, or a noisy machine
@@ -109,7 +112,7 @@ class _TimedRun:
 def measure_teachers(experiment: Experiment, data: FederatedDataset, make_backend: MakeBackend) -> list[TeacherTiming]:
     """Time one batch of each teacher that is a network and has cached outputs."""
     teacher = experiment.teacher
-    if teacher is None or teacher.mode != "cached" or not experiment.strategy.required_outputs:
+    if teacher is None or teacher.mode != "cached" or not experiment.required_outputs:
         return []
     with _backend(make_backend, experiment, data) as backend:
         return [
@@ -124,7 +127,7 @@ def _measure_teacher(backend: Backend, experiment: Experiment, data: FederatedDa
     network = network_of(member)
     assert isinstance(network, ImageTeacher)
     rows = np.arange(min(network.batch_size, len(data.train)))
-    output_kind: OutputKind = sorted(experiment.strategy.required_outputs)[0]
+    output_kind: OutputKind = sorted(experiment.required_outputs)[0]
     query = TeacherQuery(index, "features" if isinstance(member, Adapted) else output_kind)
     try:
         seconds, (output,) = _timed(backend, [QueryTeacher(query, rows)])
@@ -151,12 +154,18 @@ def _placeholder_targets(
     backend: Backend, experiment: Experiment, data: FederatedDataset, client: int
 ) -> Shared[TargetArrays] | None:
     """Zeros of the shape of a client's targets; None where targets are computed online or not needed."""
-    teacher, output_kinds = experiment.teacher, experiment.strategy.required_outputs
+    teacher, output_kinds = experiment.teacher, experiment.required_outputs
     if teacher is None or teacher.mode == "online" or not output_kinds:
         return None
     width = {"logits": len(data.train.classes), "features": FEATURE_WIDTH}
     examples = len(data.shards[client])
     return backend.share({kind: np.zeros((1, examples, width[kind]), np.float32) for kind in output_kinds})
+
+
+def _placeholder_features(backend: Backend, experiment: Experiment, images: int) -> Shared[TargetArrays] | None:
+    """Zeros in place of the test set's features; None for a proxy of images."""
+    zeros = {"features": np.zeros((1, images, FEATURE_WIDTH), np.float32)}
+    return backend.share(zeros) if experiment.proxy.reads_features else None
 
 
 def _driver_seconds(weights: Weights) -> tuple[float, float]:

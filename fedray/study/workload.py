@@ -20,6 +20,9 @@ from fedray.server.teacher_queries import RoundQueries
 from fedray.teachers.cache import CacheEntry, TeacherCache
 from fedray.types import ImageShape, Indices, TeacherQuery
 
+FEATURE_WIDTH = 512
+"""Width of features that are not known yet, which is that of CLIP ViT-B/32."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -48,15 +51,17 @@ class Workload:
         return max(free)
 
 
-def workload(experiment: Experiment, data: FederatedDataset, done: int = 0) -> Workload:
-    """Count the work of the rounds after `done`."""
+def workload(
+    experiment: Experiment, data: FederatedDataset, done: int = 0, feature_width: int = FEATURE_WIDTH
+) -> Workload:
+    """Count the work of the rounds after `done`. `feature_width`: of the features that a linear probe reads."""
     training = experiment.training
     sizes = [len(shard) for shard in data.shards if len(shard)]
     cohort = training.cohort_size(len(sizes))
     rounds = training.rounds - done
     strategy = experiment.strategy
     examples = sum(strategy.round_examples(training, size) for size in sizes) * cohort // len(sizes)
-    weights_bytes, flops = _proxy_costs(experiment.proxy, data.train.shape)
+    weights_bytes, flops = _proxy_costs(experiment.proxy, proxy_shape(experiment, data, feature_width))
     every = experiment.evaluation.every
     regular = training.rounds // every - done // every
     is_extra = rounds > 0 and training.rounds % every != 0  # the last round is always evaluated
@@ -64,6 +69,12 @@ def workload(experiment: Experiment, data: FederatedDataset, done: int = 0) -> W
         tuple(strategy.round_steps(training, size) for size in sizes),
         examples, cohort, rounds, regular + is_extra, len(data.test), weights_bytes, flops * examples * rounds,
     )  # fmt: skip
+
+
+def proxy_shape(experiment: Experiment, data: FederatedDataset, feature_width: int = FEATURE_WIDTH) -> ImageShape:
+    """Return the shape of the proxy's inputs: that of the images, or of features of this width."""
+    images = data.train.shape
+    return ImageShape(feature_width, 1, images.classes) if experiment.proxy.reads_features else images
 
 
 @lru_cache
@@ -97,12 +108,19 @@ class QueryCounter:
         queries, entries, used = RoundQueries(experiment, data), dict[TeacherQuery, CacheEntry](), 0
         for number in range(1, experiment.training.rounds + 1):
             cohort = draw_cohort(experiment, data.shards, number)
-            used += queries.outputs_used(cohort)
+            used += queries.outputs_used(number, cohort)
             for query, rows in queries.of_round(number, cohort).items() if number == 1 or queries.augmented else ():
                 if query not in entries:  # its key hashes the teacher's weights
                     entries[query] = cache_entry(query, experiment, data, self._teacher_cache)
                 self._count(entries[query], rows)
         return used
+
+    def feature_width(self, experiment: Experiment, data: FederatedDataset) -> int:
+        """Return the width of the features that a linear probe reads, if the cache has any; else FEATURE_WIDTH."""
+        if not experiment.proxy.reads_features:
+            return FEATURE_WIDTH
+        entry = cache_entry(TeacherQuery(0, "features"), experiment, data, self._teacher_cache)
+        return entry.width or FEATURE_WIDTH
 
     def _count(self, entry: CacheEntry, rows: Indices) -> None:
         missing = rows[~entry.peek(rows)[1]]

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedray.data.dataset import Dataset
 from fedray.teachers.sections import Adapted
 from fedray.teachers.teacher import Teacher, frozen
-from fedray.training.batches import ClientData
+from fedray.training.batches import ClientData, unchanged
 from fedray.training.local_update import Trainer, local_update
 from fedray.training.sections import SGD, Training
 from fedray.types import Indices, LossTerm
@@ -48,7 +48,7 @@ def probe(
     with torch.no_grad():
         head.weight.mul_(scale)
     examples = np.arange(len(labels))
-    _fit(spec, head, ClientData(inputs / scale, torch.from_numpy(labels), examples, _unchanged), seed, client)
+    _fit(spec, head, ClientData(inputs / scale, torch.from_numpy(labels), examples, unchanged), seed, client)
     with torch.no_grad():
         head.weight.div_(scale)
     frozen(head)
@@ -75,7 +75,3 @@ def _fit(spec: Adapted, model: nn.Module, data: ClientData, seed: int, client: i
     )
     trainer = Trainer({"proxy": model}, {"proxy": [LossTerm("cross_entropy")]}, training)
     local_update(trainer, data, number=1, seed=seed, client=client)
-
-
-def _unchanged(images: Tensor) -> Tensor:
-    return images

@@ -89,6 +89,12 @@ class CacheEntry:
         return int(self.metadata["rows"])
 
     @property
+    def width(self) -> int | None:
+        """Numbers per row; None where nothing was written."""
+        record = self._stored_record()
+        return None if record is None else int(record["outputs"].shape[0])
+
+    @property
     def produced_by(self) -> Row:
         """The teacher, data, device and package versions that produced its first rows."""
         produced_by: Row = (_read_metadata(self.folder / "entry.json") or {}).get("produced_by", {})

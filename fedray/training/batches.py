@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from fedray.data.views import apply_views, choose_views
 from fedray.models.precision import memory_format
 from fedray.seeding import numpy_rng
 from fedray.training.sections import Training
-from fedray.types import Indices
+from fedray.types import ImageShape, Indices, TargetArrays
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class Normalization:
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [B, C, S, S] -> float32 with mean 0 and standard deviation 1 over the training set."""
         return images.float().div_(255).sub_(self.mean).div_(self.std)
+
+
+def unchanged(inputs: Tensor) -> Tensor:
+    """Return the inputs of a model that are not images, such as features."""
+    return inputs
+
+
+def feature_inputs(targets: TargetArrays, part: slice = slice(None)) -> npt.NDArray[np.float32]:
+    """Return a copy of the features [1, n, d] of some images as inputs of a model, [n, d, 1, 1]."""
+    return np.array(targets["features"][0, part, :, None, None])
+
+
+def input_shape(inputs: Tensor, classes: int) -> ImageShape:
+    """Return the shape that a model of the inputs [n, C, S, S] is built for."""
+    return ImageShape(inputs.shape[1], inputs.shape[2], classes)
 
 
 class Targets(Protocol):

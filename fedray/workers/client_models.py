@@ -37,7 +37,8 @@ class ClientModels:
     def __init__(self, experiment: Experiment, shape: ImageShape, device: torch.device) -> None:
         self._experiment = experiment
         self._strategy = experiment.strategy
-        self._shape = shape
+        self.shape = shape
+        """Of the models' inputs. A proxy that reads features gets it with the first ones, before a model is built."""
         self._device = device
         self._models: dict[str, nn.Module] = {}
         self._trainers: dict[tuple[int, ...], Trainer] = {}
@@ -52,7 +53,7 @@ class ClientModels:
         """Return the model `proxy` or `private`, or a frozen one, with the weights that were loaded last."""
         if name not in self._models:
             spec = self.spec(name).model_copy(update={"init": "random"})  # weights are loaded before each use
-            model = keep_head_float32(proxies.build(spec, self._shape).to(self._device), self._shape.classes)
+            model = keep_head_float32(proxies.build(spec, self.shape).to(self._device), self.shape.classes)
             if self._experiment.training.fast_layers:
                 use_fast_layers(model)
             self._models[name] = model.to(memory_format=memory_format(self._experiment.training.memory_format))
@@ -149,14 +150,14 @@ class ClientModels:
     def _taps(self) -> dict[str, FeatureTap]:
         """Taps of the features of the proxy and of the frozen models, by name."""
         models = {"proxy": self.model("proxy")} | {name: self._frozen(name) for name in self._strategy.frozen_models}
-        return {name: FeatureTap(model, self._shape.classes) for name, model in models.items()}
+        return {name: FeatureTap(model, self.shape.classes) for name, model in models.items()}
 
     @cached_property
     def _projected(self) -> Projected:
-        return Projected(self.model("proxy"), self._shape.classes)
+        return Projected(self.model("proxy"), self.shape.classes)
 
     def _initial_private_weights(self, client: int) -> Weights:
-        return get_weights(initial_model(self.spec("private"), self._shape, self._experiment.seed, "private", client))
+        return get_weights(initial_model(self.spec("private"), self.shape, self._experiment.seed, "private", client))
 
 
 def _moments_group(place: int) -> str:

@@ -15,6 +15,7 @@ from fedray.models.weights import GroupsFile
 from fedray.training.evaluation import EvalCounts
 from fedray.types import (
     ArrayGroups,
+    ImageShape,
     Indices,
     InitialState,
     Outcome,
@@ -84,6 +85,8 @@ class WorkerResult(Generic[R_co]):
 class Initialize(Request[InitialState]):
     """Build the first proxy."""
 
+    shape: ImageShape | None = None  # of the proxy's inputs; None for the shape of the images
+
 
 @dataclass(frozen=True)
 class ClientTask:
@@ -91,7 +94,8 @@ class ClientTask:
 
     round: int
     client: int
-    targets: Shared[TargetArrays] | None = None  # cached teacher outputs; None if none are needed or they are online
+    targets: Shared[TargetArrays] | None = None
+    """Cached teacher outputs, for the loss or as inputs of the proxy; None if none are needed or they are online."""
     state: ArrayGroups | GroupsFile | None = None  # the client's state after its last round, if any
 
     def read_state(self) -> ArrayGroups:
@@ -129,6 +133,7 @@ class TryBatch(Request[str]):
     client: int
     examples: int
     broadcast: Shared[ArrayGroups]
+    shape: ImageShape | None = None  # of the proxy's inputs; None for the shape of the images
 
     @property
     def subject(self) -> str:
@@ -155,6 +160,7 @@ class Evaluate(Request[EvalCounts]):
 
     images: Range
     broadcast: Shared[ArrayGroups]  # its group `weights` is evaluated
+    features: Shared[TargetArrays] | None = None  # the inputs of a proxy that reads them, [1, N, d] for all test images
 
     @property
     def subject(self) -> str:
@@ -168,6 +174,7 @@ class EvaluateClient(Request[EvalCounts]):
 
     task: ClientTask
     broadcast: Shared[ArrayGroups]
+    features: Shared[TargetArrays] | None = None  # as those of `Evaluate`
 
     @property
     def subject(self) -> str:
@@ -208,3 +215,4 @@ class CountFlops(Request[int]):
     """Count the floating-point operations of one example's pass through a model: forward, and backward if trained."""
 
     model: str  # "proxy", "private" or "frozen", which is not trained
+    shape: ImageShape | None = None  # of its inputs; None for the shape of the images

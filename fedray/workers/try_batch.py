@@ -12,7 +12,7 @@ from fedray.data.federated import FederatedDataset
 from fedray.errors import LostError, SpecError
 from fedray.seeding import torch_rng
 from fedray.teachers.targets import CachedTargets
-from fedray.training.batches import ClientData
+from fedray.training.batches import ClientData, input_shape
 from fedray.training.context import ClientContext
 from fedray.training.local_update import local_update
 from fedray.types import OutputKind, TargetArrays
@@ -45,7 +45,7 @@ def try_batch(
     training = experiment.training.model_copy(update={"local_epochs": 1, "local_steps": None})
     once = experiment.model_copy(update={"training": training})
     with torch_rng(data.device, experiment.seed, "try batch"):
-        models = ClientModels(once, federated.train.shape, data.device)
+        models = ClientModels(once, input_shape(data.images, len(federated.train.classes)), data.device)
         try:
             start = experiment.strategy.client_init(context)
             trainers = models.load(context, start, targets)

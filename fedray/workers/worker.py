@@ -30,7 +30,7 @@ from fedray.models.weights import (
 )
 from fedray.teachers.pool import TeacherPool, peak_bytes
 from fedray.teachers.targets import CachedTargets, OnlineTargets
-from fedray.training.batches import ClientData, Normalization
+from fedray.training.batches import ClientData, Normalization, feature_inputs, input_shape, unchanged
 from fedray.training.context import ClientContext, ClientResult
 from fedray.training.evaluation import EvalCounts, chunks, count_predictions
 from fedray.training.local_update import Trainer
@@ -39,6 +39,7 @@ from fedray.types import (
     ArrayGroups,
     ClientFailure,
     ClientUpdate,
+    ImageShape,
     Indices,
     InitialState,
     Outcome,
@@ -60,6 +61,7 @@ from fedray.workers.requests import (
     QueryTeacher,
     R,
     Request,
+    Shared,
     TrainClients,
     TrainServer,
     TryBatch,
@@ -89,9 +91,10 @@ class Worker:
         self._experiment = experiment
         self._federated = federated
         self._device = claim_device(experiment.resources)
-        self._normalize = Normalization.of(federated, self._device)
+        normalize = Normalization.of(federated, self._device)
+        self._normalize = unchanged if experiment.proxy.reads_features else normalize
         self._models = ClientModels(experiment, federated.train.shape, self._device)
-        self._public = PublicData(experiment, federated, self._models, self._normalize)
+        self._public = PublicData(experiment, federated, self._models, normalize)
         self._teachers = TeacherPool(experiment.teacher, federated, experiment.seed, self._device)
 
     def handle(self, request: Request[R]) -> WorkerResult[R]:
@@ -102,20 +105,21 @@ class Worker:
                 result = self._train_clients(request)
             case TrainServer(number, inputs):
                 result = WorkerResult(self._public.train_server(number, inputs.get()["weights"], inputs.get()))
-            case Evaluate(images, broadcast):
-                result = WorkerResult(self._evaluate(broadcast.get()["weights"], [images]))
-            case EvaluateClient(task, broadcast):
-                weights = self._context(task, broadcast.get()).weights
-                result = WorkerResult(self._evaluate(weights, chunks(len(self._federated.test))))
+            case Evaluate(images, broadcast, features):
+                inputs = self._read(features)
+                result = WorkerResult(self._evaluate(broadcast.get()["weights"], [images], inputs))
+            case EvaluateClient(task, broadcast, features):
+                inputs, weights = self._read(features), self._context(task, broadcast.get()).weights
+                result = WorkerResult(self._evaluate(weights, chunks(len(self._federated.test)), inputs))
             case QueryTeacher(query, rows, features):
                 result = WorkerResult(self._teachers.compute(query, rows, features))
             case TryBatch():
                 result = WorkerResult(self._try_batch(request))
-            case Initialize():
-                result = WorkerResult(self._initialize())
-            case CountFlops(model):
+            case Initialize(shape):
+                result = WorkerResult(self._initialize(shape or self._federated.train.shape))
+            case CountFlops(model, shape):
                 count = forward_flops if model == "frozen" else training_flops
-                result = WorkerResult(count(self._models.spec(model), self._federated.train.shape))
+                result = WorkerResult(count(self._models.spec(model), shape or self._federated.train.shape))
             case _:
                 raise TypeError(f"a worker does not handle requests of type {type(request).__name__}.")
         return cast("WorkerResult[R]", result)
@@ -123,13 +127,16 @@ class Worker:
     def prepare(self, task: ClientTask, broadcast: ArrayGroups, targets: TargetArrays | None) -> PreparedClient:
         """Load a client's weights, data and targets. `targets` are its cached teacher outputs, if it needs any."""
         start_s = time.perf_counter()
-        reader, context = self._targets(task, targets), self._context(task, broadcast)
+        reader = self._targets(task, targets)
+        data = self._client_data(self._federated.shards[task.client], reader, targets)
+        self._models.shape = input_shape(data.images, self._models.shape.classes)
+        context = self._context(task, broadcast)
         start = self._experiment.strategy.client_init(context)
         trainers, strategy = self._models.load(context, start, reader), self._experiment.strategy
-        data: dict[PhaseData, ClientData] = {"own": self._client_data(self._federated.shards[task.client], reader)}
+        sources: dict[PhaseData, ClientData] = {"own": data}
         if any(phase.data == "public" for phase in strategy.phases()):
-            data["public"] = self._public.data(start.public_targets)
-        phases = prepare_phases(self._experiment, task, trainers, data, self._parameters)
+            sources["public"] = self._public.data(start.public_targets)
+        phases = prepare_phases(self._experiment, task, trainers, sources, self._parameters)
         return PreparedClient(context, trainers, list(phases), reader, start_s)
 
     def _context(self, task: ClientTask, broadcast: ArrayGroups) -> ClientContext:
@@ -225,21 +232,30 @@ class Worker:
 
     def _targets(self, task: ClientTask, targets: TargetArrays | None) -> Targets:
         teacher = self._experiment.teacher
-        if teacher is None or not self._experiment.strategy.required_outputs:
+        if teacher is None or not self._experiment.required_outputs:
             return None
         if teacher.mode == "online":
             return self._teachers.online_targets(task.client, self._experiment.strategy.required_outputs)
         if teacher.view == "plain":
             self._teachers.release()  # all outputs of plain images are cached by now: free the teachers' memory
         assert targets is not None, "cached outputs arrive with the task"
+        if self._experiment.proxy.reads_features:
+            return None
         return CachedTargets(targets, self._first_epoch(task), self._device)
 
-    def _client_data(self, examples: Indices, targets: Targets) -> ClientData:
-        return ClientData.of(
-            self._federated.train.take(examples),
+    def _client_data(self, examples: Indices, targets: Targets, features: TargetArrays | None) -> ClientData:
+        """A client's examples: images, or `features` as inputs of a proxy that reads them."""
+        train = self._federated.train
+        if self._experiment.proxy.reads_features:
+            assert features is not None, "features arrive with the task"
+            inputs = torch.from_numpy(feature_inputs(features))
+        else:
+            inputs = torch.from_numpy(train.images[examples])
+        return ClientData(
+            inputs.to(self._device),
+            torch.from_numpy(train.labels[examples]).to(self._device),
             examples,
             self._normalize,
-            self._device,
             targets,
             crop_flip=self._experiment.data.augment == "crop_flip",
             mixup=self._experiment.strategy.mixup,
@@ -249,7 +265,10 @@ class Worker:
         kinds, classes = sorted(self._experiment.strategy.required_outputs), len(self._federated.train.classes)
         targets = placeholder_targets(kinds, request.examples, classes, self._device)
         examples = self._federated.shards[request.client][: request.examples]
-        data = self._client_data(examples, targets)
+        shape = request.shape
+        features = None if shape is None else {"features": np.zeros((1, len(examples), shape.channels), np.float32)}
+        data = self._client_data(examples, targets, features)
+        self._models.shape = input_shape(data.images, self._models.shape.classes)
         context = self._context(ClientTask(1, request.client), request.broadcast.get())
         return try_batch(context, self._experiment, self._federated, data, targets)
 
@@ -267,24 +286,31 @@ class Worker:
     def _trained_names(self) -> list[str]:
         return [info.name for info in self._parameters if not info.is_buffer]
 
-    def _initialize(self) -> InitialState:
-        shape = self._federated.train.shape
+    def _initialize(self, shape: ImageShape) -> InitialState:
         model = initial_model(self._experiment.proxy, shape, self._experiment.seed, "proxy")
         gpu = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else None
         return InitialState(get_weights(model), describe_parameters(model, shape.classes), gpu)
 
-    def _evaluate(self, weights: Weights, ranges: Sequence[Range]) -> EvalCounts:
+    def _read(self, features: Shared[TargetArrays] | None) -> TargetArrays | None:
+        """Read the test set's features, and set the width of the proxy that reads them; None for a proxy of images."""
+        if features is None:
+            return None
+        self._models.shape = ImageShape(features.get()["features"].shape[2], 1, self._models.shape.classes)
+        return features.get()
+
+    def _evaluate(self, weights: Weights, ranges: Sequence[Range], features: TargetArrays | None) -> EvalCounts:
         """Count the predictions of a proxy for ranges of the test images, one range after another."""
         predict = self._models.predictor(weights, self._normalize)
-        first, *others = (self._predictions(predict, slice(*images)) for images in ranges)
+        first, *others = (self._predictions(predict, slice(*images), features) for images in ranges)
         return sum(others, start=first)
 
-    def _predictions(self, predict: Callable[[Tensor], Tensor], part: slice) -> EvalCounts:
+    def _predictions(
+        self, predict: Callable[[Tensor], Tensor], part: slice, features: TargetArrays | None
+    ) -> EvalCounts:
         """Count the predictions for a part of the test images."""
         test = self._federated.test
-        images, labels = (
-            torch.from_numpy(np.array(array[part])).to(self._device) for array in (test.images, test.labels)
-        )
+        inputs = np.array(test.images[part]) if features is None else feature_inputs(features, part)
+        images, labels = (torch.from_numpy(array).to(self._device) for array in (inputs, np.array(test.labels[part])))
         return count_predictions(predict, images, labels, len(test.classes), self._experiment.evaluation.batch_size)
 
 

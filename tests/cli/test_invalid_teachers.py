@@ -170,6 +170,49 @@ def test_features_of_an_ensemble(run_error: Callable[..., str]) -> None:
     assert expected in run_error(COSINE, ensemble(A, B, assignment="[0, [0, 1]]"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "teacher is null, but must be one network whose features all clients read, such as zero_shot, classifier"),
+        ([ensemble(A, B)], "teacher is 'ensemble', but must be one network whose features all clients read"),
+        (["teacher={kind: precomputed, file: x.parquet}"], "but must be one network whose features all clients read"),
+        (["teacher={kind: adapted, backbone: {kind: zero_shot}}"], "or supervised, because proxy.name is linear_probe"),
+        (["teacher={kind: zero_shot, mode: online}"], "but must have mode: cached and view: plain, as the features of"),
+        (["teacher={kind: zero_shot, view: proxy}"], "but must have mode: cached and view: plain, as the features of"),
+        (
+            [ZERO_SHOT, "data.augment=crop_flip"],
+            "proxy is {'name': 'linear_probe'}, but its inputs are features of plain images: set data.augment: none.",
+        ),
+        (
+            [ZERO_SHOT, "strategy.name=fedlpfm"],
+            "strategy is {'name': 'fedlpfm'}, but it distils from a teacher, whose ",
+        ),
+        ([ZERO_SHOT, COSINE], "but it distils from a teacher, whose features the proxy linear_probe reads already"),
+        ([ZERO_SHOT, "strategy.name=moon"], "but its loss reads the proxy's features, which are the fixed inputs of"),
+        (
+            [ZERO_SHOT, "strategy.name=feddf", "data.public_fraction=0.2"],
+            "but it uses public images, and the proxy linear_probe reads features",
+        ),
+        ([ZERO_SHOT, "strategy.name=fml"], "but it has a private model of images, and the proxy linear_probe reads"),
+        (
+            ["teacher={kind: supervised}", "data.public_fraction=0.2", "proxy.norm=group"],
+            "proxy: a linear_probe has neither stem, norm nor pretrained weights; leave them out.",
+        ),
+        (
+            ["teacher={kind: supervised, model: {name: linear_probe}}", "data.public_fraction=0.2"],
+            "linear_probe reads a teacher's features, not images; it can only be the name of the proxy.",
+        ),
+    ],
+)
+def test_bad_inputs_of_a_linear_probe(run_error: Callable[..., str], overrides: list[str], expected: str) -> None:
+    assert expected in run_error("proxy.name=linear_probe", *overrides)
+
+
+def test_a_private_model_cannot_be_a_linear_probe(run_error: Callable[..., str]) -> None:
+    error = run_error("strategy={name: fml, private: {name: linear_probe}}")
+    assert "linear_probe reads a teacher's features, not images; it can only be the name of the proxy." in error
+
+
 def test_assignment_must_have_an_entry_per_client(run_error: Callable[..., str]) -> None:
     sentence = run_error("strategy.name=fedlpfm", ensemble(A, B, assignment="[0, 1, 1]"))
     assert "teacher.assignment has 3 entries, but there are 2 clients" in sentence

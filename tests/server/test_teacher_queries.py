@@ -110,4 +110,4 @@ def test_outputs_used_count_teachers_and_epochs(make: Make) -> None:
     experiment = make(LIST)
     data = federated.load(experiment)
     sizes = [len(shard) for shard in data.shards]
-    assert RoundQueries(experiment, data).outputs_used([0, 1]) == 2 * (sizes[0] + 2 * sizes[1])
+    assert RoundQueries(experiment, data).outputs_used(1, [0, 1]) == 2 * (sizes[0] + 2 * sizes[1])

@@ -125,6 +125,11 @@ class TestMeasurements:
         assert 0 < planned.teacher_timings[0].seconds < 5
         assert planned.total_seconds > planned.startup_seconds + sum(planned.seconds.values()) / 2
 
+    @pytest.mark.parametrize("proxy", ["cnn", "linear_probe"])
+    def test_a_strategy_that_broadcasts_more_than_weights(self, small: Make, proxy: str) -> None:
+        experiment = small(proxy={"name": proxy, "norm": None}, strategy={"name": "scaffold"})
+        assert 0 < measure(experiment, federated.load(experiment), SerialBackend, 1).step < 5
+
     @pytest.mark.slow
     def test_larger_proxy_has_longer_steps(self, small: Make) -> None:
         speeds = []

@@ -11,7 +11,7 @@ from helpers import federated
 
 from fedray.config.experiment import Experiment
 from fedray.server.driver import Driver
-from fedray.study.workload import QueryCounter, Workload, workload
+from fedray.study.workload import FEATURE_WIDTH, QueryCounter, Workload, workload
 from fedray.teachers.cache import TeacherCache
 
 Make = Callable[..., Experiment]
@@ -117,6 +117,22 @@ class TestTeachers:
         assert before.missing == rounds["teacher_forward_passes"].sum() > 0
         assert used == rounds["teacher_outputs_used"].sum()
         assert (after.missing, after.cached) == (0, before.missing)
+
+    @pytest.mark.parametrize("every", [1, 2])
+    def test_a_linear_probe_reads_train_and_test_set(self, small: Make, tmp_path: Path, every: int) -> None:
+        experiment = small(proxy={"name": "linear_probe", "norm": None}, evaluation={"every": every})
+        data, counter = federated.load(experiment), QueryCounter(TeacherCache())
+        used = counter.add(experiment, data)
+        assert counter.feature_width(experiment, data) == FEATURE_WIDTH
+        rounds, costs = run(experiment, tmp_path)
+        width = counter.feature_width(experiment, data)
+        counted = workload(experiment, data, feature_width=width)
+        assert counter.missing == rounds["teacher_forward_passes"].sum() == 160 + 60
+        assert costs["teacher"]["forward_passes"] == 160 + 60
+        assert used == rounds["teacher_outputs_used"].sum() == 3 * 160 + {1: 3, 2: 2}[every] * 60
+        assert width == 512
+        assert counted.bytes == (rounds["bytes_down"] + rounds["bytes_up"]).sum() == 3 * 4 * 2 * 4 * (512 * 10 + 10)
+        assert counted.flops == costs["proxy"]["flops"]
 
     def test_outputs_of_two_trials_are_counted_once(self, small: Make) -> None:
         counter = QueryCounter(TeacherCache())
