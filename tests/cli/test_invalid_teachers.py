@@ -223,13 +223,17 @@ def test_unknown_timm_model_as_teacher(run_error: Callable[..., str]) -> None:
     assert "teacher.model: timm has no model 'resnett18'; did you mean 'resnet18'?" in sentence
 
 
+OTHERS = ", ".join(f"'{digit}': [{digit}]" for digit in range(1, 10))
+"""Entries of a class map for all digits but 0."""
+
+
 @pytest.mark.parametrize(
     ("class_map", "expected"),
     [
         ("{zero: [1]}", "teacher.class_map: the data has no class 'zero'"),
         ("{'00': [1]}", "teacher.class_map: the data has no class '00'; did you mean '0'?"),
         ("{'0': [1]}", "teacher.class_map: '1' needs one or more of the model's outputs"),
-        ("{'0': [1000]}", "teacher.class_map: '0' needs one or more of the model's outputs"),
+        (f"{{'0': [1000], {OTHERS}}}", "teacher.class_map: '0' needs one or more of the model's outputs 0 to 999"),
     ],
 )
 def test_class_map_with_wrong_classes_or_outputs(run_error: Callable[..., str], class_map: str, expected: str) -> None:
@@ -241,7 +245,7 @@ def test_class_map_with_wrong_classes_or_outputs(run_error: Callable[..., str], 
 def test_weights_of_another_teacher(run_error: Callable[..., str]) -> None:
     save_model(timm.create_model("test_resnet"), "weights.safetensors")
     teacher = "kind: classifier, model: test_vit, pretrained: 'file:weights.safetensors'"
-    sentence = run_error("strategy.name=fedlpfm", f"teacher={{{teacher}, class_map: {{'0': [1]}}}}")
+    sentence = run_error("strategy.name=fedlpfm", f"teacher={{{teacher}, class_map: {{'0': [0], {OTHERS}}}}}")
     assert "teacher.pretrained: 'file:weights.safetensors' could not be loaded" in sentence
 
 
