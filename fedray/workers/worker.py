@@ -3,9 +3,7 @@
 A worker serves any client: a client's state arrives with its task and returns with the result.
 """
 
-import platform
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,12 +22,10 @@ from fedray.models.weights import (
     check_message,
     check_weights,
     describe_parameters,
-    distance,
     get_weights,
-    nbytes,
 )
-from fedray.teachers.pool import TeacherPool, peak_bytes
-from fedray.teachers.targets import CachedTargets, OnlineTargets
+from fedray.teachers.pool import TeacherPool
+from fedray.teachers.targets import CachedTargets
 from fedray.training.batches import ClientData, Normalization, feature_inputs, input_shape, unchanged
 from fedray.training.context import ClientContext, ClientResult
 from fedray.training.evaluation import EvalCounts, chunks, count_predictions
@@ -37,8 +33,6 @@ from fedray.training.local_update import Trainer
 from fedray.training.phases import PhaseData
 from fedray.types import (
     ArrayGroups,
-    ClientFailure,
-    ClientUpdate,
     ImageShape,
     Indices,
     InitialState,
@@ -51,6 +45,7 @@ from fedray.types import (
 from fedray.workers.client_models import ClientModels, Targets, initial_model
 from fedray.workers.client_phases import PreparedPhase, merge_metrics, prepare_phases
 from fedray.workers.device import claim_device
+from fedray.workers.outcomes import client_failure, client_update
 from fedray.workers.public_data import PublicData
 from fedray.workers.requests import (
     ClientTask,
@@ -67,7 +62,7 @@ from fedray.workers.requests import (
     TryBatch,
     WorkerResult,
 )
-from fedray.workers.try_batch import is_of_machine, placeholder_targets, try_batch
+from fedray.workers.try_batch import placeholder_targets, try_batch
 
 LOCAL = "local"
 """Group of a client's state with its parameters that are not shared."""
@@ -175,9 +170,10 @@ class Worker:
                     with self._models.freezing(phase.frozen):
                         parts.append((phase.examples, phase.train()))
                 result = self._result(task, client)
-                update = self._update(task, client, merge_metrics(parts), result)
+                metrics = merge_metrics(parts)
+                update = client_update(client.context, metrics, result, client.targets, self._device, client.start_s)
             except Exception as error:  # any error of a client is reported with the client's id
-                outcomes.append(_failure(task, error))
+                outcomes.append(client_failure(task, error))
                 if self._experiment.training.failures == "abort":
                     break
                 continue
@@ -208,27 +204,6 @@ class Worker:
         message = result.messages["weights"]
         arrays = self._experiment.aggregation.prepare(message.arrays, context.received, self._trained_names)
         return replace(result, messages={**result.messages, "weights": replace(message, arrays=arrays)})
-
-    def _update(
-        self, task: ClientTask, client: PreparedClient, metrics: dict[str, float], result: ClientResult
-    ) -> ClientUpdate:
-        online, context = client.targets if isinstance(client.targets, OnlineTargets) else None, client.context
-        shared = [name for name in self._trained_names if name in result.messages["weights"].arrays]
-        return ClientUpdate(
-            client=task.client,
-            round=task.round,
-            examples=context.examples,
-            metrics=metrics | {"update_norm": distance(context.weights, context.received, shared)},
-            seconds=time.perf_counter() - client.start_s,
-            node=platform.node(),
-            device=str(self._device),
-            steps=context.steps,
-            message_bytes=nbytes({name: message.arrays for name, message in result.messages.items()}),
-            peak_bytes=peak_bytes(self._device),
-            teacher_forward_passes=online.forward_passes if online else 0,
-            teacher_flops=online.flops if online else 0,
-            teacher_seconds=online.seconds if online else 0.0,
-        )
 
     def _targets(self, task: ClientTask, targets: TargetArrays | None) -> Targets:
         teacher = self._experiment.teacher
@@ -312,13 +287,3 @@ class Worker:
         inputs = np.array(test.images[part]) if features is None else feature_inputs(features, part)
         images, labels = (torch.from_numpy(array).to(self._device) for array in (inputs, np.array(test.labels[part])))
         return count_predictions(predict, images, labels, len(test.classes), self._experiment.evaluation.batch_size)
-
-
-def _failure(task: ClientTask, error: Exception) -> ClientFailure:
-    if isinstance(error, RefusedError):  # its traceback is not informative
-        return ClientFailure(task.client, task.round, platform.node(), str(error), is_repeatable=True)
-    reason = f"{type(error).__name__}: {error}"
-    return ClientFailure(
-        task.client, task.round, platform.node(), reason, traceback.format_exc(),
-        is_repeatable=not (isinstance(error, OSError) or is_of_machine(error)),
-    )  # fmt: skip
