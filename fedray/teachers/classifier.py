@@ -39,8 +39,6 @@ def load(spec: Classifier, classes: tuple[str, ...], device: torch.device) -> Te
 
     Raises SpecError where timm has no such model or weights, or the map does not cover the data's classes.
     """
-    if spec.class_map is not None:
-        check_class_map(spec.class_map, classes)
     model: TimmModel = frozen(_create(spec), fast_layers=spec.fast_layers)
     backbone, head = _Backbone(model), model.get_classifier()
     config = timm.data.resolve_data_config({}, model=model)

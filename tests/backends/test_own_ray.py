@@ -20,7 +20,7 @@ import fedray
 command = sys.argv[1]
 loaded = fedray.read("spec.yaml")
 if command == "run":
-    rounds = fedray.run(loaded.runs()[0].experiment, "results")
+    rounds = fedray.rounds(loaded.runs()[0].experiment, "results")
     next(rounds)
 else:
     import fedray.study.tune.sweep

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 from ray._private import services
 
 from fedray.backends.ray import own_ray
@@ -38,6 +39,7 @@ def test_auto_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", " auto ")
     monkeypatch.setattr(services, "find_gcs_addresses", set)  # other users' clusters run here, too
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests share a Ray in this process
     with pytest.raises(SpecError, match="no Ray cluster runs on this machine"):
         start_ray()
 

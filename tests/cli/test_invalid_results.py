@@ -37,6 +37,7 @@ def test_damaged_tables(run_error: Callable[..., str], monkeypatch: pytest.Monke
         ("model.safetensors", b"", "model.safetensors is damaged"),
     ],
 )
+@pytest.mark.usefixtures("run_error")
 def test_damaged_finished_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, content: bytes | None, reason: str
 ) -> None:

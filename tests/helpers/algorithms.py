@@ -145,7 +145,7 @@ def run(experiment: Experiment, folder: Path, worker: type[Worker] = FailingWork
     return _finish(experiment, folder, backend)
 
 
-def run_on_ray(experiment: Experiment, folder: Path, pool: "ActorPool") -> Run:
+def run_on_ray(experiment: Experiment, folder: Path, pool: "ActorPool | None" = None) -> Run:
     """Run to the end on Ray, which the test has started (fixture `ray_cluster`), with actors that may be warm."""
     from ray import cloudpickle
 

@@ -94,7 +94,7 @@ def test_ray_run_has_six_frames_in_the_driver_and_five_in_the_worker(
     )
     actor = DriverActor(str(Path.cwd()))
     experiment = Experiment.model_validate({**SPEC, "resources": {"clients_per_actor": 2}})
-    list(actor.run(experiment, tmp_path / "cache", tmp_path / "results", ["fedray"], 0))
+    list(actor.run(experiment, tmp_path / "cache", tmp_path / "results", ["fedray"], 0, False))
     actor._pool.close()
     assert (tmp_path / "driver").read_text().splitlines() == [
         "driver_actor.run",

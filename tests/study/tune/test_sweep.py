@@ -73,7 +73,7 @@ class TestOnRay:
         assert failed.startswith("[4/4] lr=1000000000.0, train=digits: failed: client 0 failed in round 1 on node ")
         assert lines[-1] == "4 trials: 2 finished, 2 failed; tables: results/study"
         assert sum(line.startswith("Traceback") for line in lines) == 1
-        assert any(line.startswith("fedray.errors.RunError: client 0 failed in round 1") for line in lines)
+        assert any(line.startswith("fedray.errors.RepeatableError: client 0 failed in round 1") for line in lines)
 
         study = make_study(tmp_path, axes)
         first, second, missing, overflown = study.trials()
@@ -84,7 +84,7 @@ class TestOnRay:
         assert overflown.outcome is not None
         assert (overflown.outcome.state, overflown.outcome.round) == ("failed", 0)
         assert failed.endswith(f": failed: {overflown.outcome.reason}")
-        assert "RunError: client 0 failed in round 1" in overflown.outcome.traceback
+        assert "RepeatableError: client 0 failed in round 1" in overflown.outcome.traceback
         table = pd.read_csv(study.folder / "trials.csv")
         assert table["trial"].tolist() == [trial.name for trial in study.trials()]
         assert table["state"].tolist() == ["finished", "finished", "failed", "failed"]

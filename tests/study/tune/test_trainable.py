@@ -118,7 +118,7 @@ def test_failed_trial_records_its_traceback(open_trial: OpenTrial, tmp_path: Pat
         open_trial(study, trial).train()
     assert trial.outcome is not None
     assert (trial.outcome.state, trial.outcome.round) == ("failed", 0)
-    assert "RunError: client 0 failed in round 1" in trial.outcome.traceback
+    assert "RepeatableError: client 0 failed in round 1" in trial.outcome.traceback
     assert "\n" not in trial.outcome.reason
 
 
