@@ -36,7 +36,7 @@ for process in [me, *me.children(recursive=True)]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("command", ["run", "sweep"])
+@pytest.mark.parametrize("command", ["run", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_own_ray_listens_on_the_loopback_address_only_and_writes_no_token(tmp_path: Path, command: str) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC)
     names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

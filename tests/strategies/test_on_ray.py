@@ -11,10 +11,14 @@ from fedray.backends.ray.pool import ActorPool
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-STRATEGIES: list[dict[str, Any]] = [
-    *({"name": name} for name in ("scaffold", "fednova", "feddyn", "fedbn", "local", "centralized", "fedrep")),
+STRATEGIES: list[Any] = [
+    {"name": "scaffold"},
+    {"name": "fedbn"},
     {"name": "feddf", "steps": 7, "batch_size": 16},
-    {"name": "helpers.digest:Digest"},
+    *(
+        pytest.param({"name": name}, marks=pytest.mark.slow)
+        for name in ("fednova", "feddyn", "local", "centralized", "fedrep", "helpers.digest:Digest")
+    ),
 ]
 
 
