@@ -116,7 +116,7 @@ def _rows(base: type, cls: type[Section]) -> list[tuple[str, str]]:
 
 
 def draw(study: Path) -> None:
-    """Draw the test accuracy of every strategy, one panel per strategy and partition, with FedAvg's beside it."""
+    """Draw the test accuracy of every strategy, one panel per strategy and partition, FedAvg's in grey."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 

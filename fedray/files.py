@@ -42,6 +42,11 @@ def file_digest(path: Path) -> str | None:
 @lru_cache
 def _read_digest(path: Path, _size: int, _changed: int) -> str:
     """Read each version of a file once: it may be large, and the cache keys of many clients may depend on it."""
+    return sha256_of_file(path)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's present contents, in hex. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

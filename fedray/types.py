@@ -75,6 +75,11 @@ class ParameterInfo:
     is_buffer: bool  # not trained, such as BatchNorm's statistics
 
 
+def trained_names(parameters: Sequence[ParameterInfo]) -> list[str]:
+    """Return the names of the trained parameters, without the buffers."""
+    return [info.name for info in parameters if not info.is_buffer]
+
+
 @dataclass(frozen=True)
 class Message:
     """Named arrays that a client sends to the server, and their weight in the mean over clients."""
@@ -124,7 +129,7 @@ class InitialState:
     @property
     def trained_names(self) -> list[str]:
         """Names of the trained parameters; all other arrays are buffers."""
-        return [parameter.name for parameter in self.parameters if not parameter.is_buffer]
+        return trained_names(self.parameters)
 
 
 @dataclass(frozen=True)

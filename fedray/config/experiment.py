@@ -186,7 +186,14 @@ class Experiment(Section):
 
     def is_evaluated(self, number: int) -> bool:
         """Whether the global model is evaluated after round `number`."""
-        return number % self.evaluation.every == 0 or number == self.training.rounds
+        return self._is_due(self.evaluation.every, number)
+
+    def is_saved(self, number: int) -> bool:
+        """Whether a checkpoint is written after round `number`."""
+        return self._is_due(self.checkpoint.every, number)
+
+    def _is_due(self, every: int, number: int) -> bool:
+        return number % every == 0 or number == self.training.rounds
 
 
 def _field_with_null_byte(value: object, name: str = "") -> str | None:

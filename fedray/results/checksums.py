@@ -3,12 +3,12 @@
 The final weights carry their own checksum (`fedray/models/weights.py`).
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fedray.errors import SpecError, writing
+from fedray.files import sha256_of_file
 from fedray.results.environment import read_environment, write_environment
 
 FIELD = "checksums"
@@ -66,7 +66,6 @@ def _recorded(folder: Path) -> dict[str, str]:
 def _sha256(file: Path) -> str:
     """Return the SHA-256 of a file; empty if it cannot be read."""
     try:
-        with file.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return sha256_of_file(file)
     except OSError:
         return ""

@@ -83,11 +83,10 @@ class CohortTrainer:
                     retried += [[task] for task in batch]  # each alone: one of them may be what ends the process
                     continue
                 if isinstance(result, CallResult):
-                    if not any(isinstance(outcome, ClientUpdate) for outcome in result.value):
-                        pass  # every client of the request failed
-                    elif self._rule.needs_all:
+                    has_update = any(isinstance(outcome, ClientUpdate) for outcome in result.value)
+                    if has_update and self._rule.needs_all:
                         gathered[batch[0].client] = result.messages
-                    else:
+                    elif has_update:
                         sums.add(result)
                     new_states |= self._save_state(result, batch[0])
                 new = result.value if isinstance(result, CallResult) else _failures(batch, result)
@@ -112,8 +111,9 @@ class CohortTrainer:
         else:
             aggregate = sums.total().aggregate()
             clients = [outcome.client for outcome in outcomes if isinstance(outcome, ClientUpdate)]
-        states = {client: number for client, number in new_states.items() if client in clients}
-        return CohortResult(aggregate, frozenset(clients), states, outcomes)
+        contributors = frozenset(clients)
+        states = {client: number for client, number in new_states.items() if client in contributors}
+        return CohortResult(aggregate, contributors, states, outcomes)
 
     def _batches(
         self,

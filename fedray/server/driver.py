@@ -241,7 +241,7 @@ class Driver:
             evaluated = self._evaluator.start(number, self._share(state.server), state.state_rounds, features)
         sent = [name for name in self._initial.trained_names if name in trained.aggregate.weights]
         update_norm = distance(trained.aggregate.weights, self._state.server.weights, sent)
-        if self._is_due(self._experiment.checkpoint.every, number):
+        if self._experiment.is_saved(number):
             self._written = self._write_checkpoint(state)
         size = broadcast_bytes(self._experiment, self._state.server, self._initial.parameters)
         metrics = evaluated() if evaluated else None
@@ -262,7 +262,7 @@ class Driver:
             tables.write(record)
             self._state = state
             tables.report(self._round, faults)
-            if self._is_due(self._experiment.checkpoint.every, self._round):
+            if self._experiment.is_saved(self._round):
                 checkpoint.commit(self._written, tables.prefixes)
                 self._saved_round = self._round
             if state.state_rounds:
@@ -292,6 +292,3 @@ class Driver:
     def _write_checkpoint(self, state: RunState) -> Path:
         """Write a checkpoint without committing it, which `checkpoint.commit` does."""
         return checkpoint.write(self._folder.checkpoint, state.server, state.state_rounds)
-
-    def _is_due(self, every: int, number: int) -> bool:
-        return number % every == 0 or number == self._experiment.training.rounds

@@ -19,7 +19,17 @@ from fedray.section import Section
 from fedray.training.context import ClientContext, ClientResult, ClientStart
 from fedray.training.phases import Phase, PhaseData, ServerPhase
 from fedray.training.sections import AnyOptimizer, Training
-from fedray.types import ArrayGroups, LossTerm, Message, OutputKind, ParameterInfo, ServerState, TargetArrays, Weights
+from fedray.types import (
+    ArrayGroups,
+    LossTerm,
+    Message,
+    OutputKind,
+    ParameterInfo,
+    ServerState,
+    TargetArrays,
+    Weights,
+    trained_names,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class RoundInfo:
     @property
     def trained_names(self) -> list[str]:
         """Names of the trained parameters of the global model."""
-        return [info.name for info in self.parameters if not info.is_buffer]
+        return trained_names(self.parameters)
 
 
 class Strategy(Section):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedray.training.sections import SGD, AnyOptimizer
-from fedray.types import ArrayGroups, Indices, Message, ParameterInfo, TargetArrays, Weights
+from fedray.types import ArrayGroups, Indices, Message, ParameterInfo, TargetArrays, Weights, trained_names
 
 
 @dataclass
@@ -61,7 +61,7 @@ class ClientContext:
 
     def trained(self, weights: Weights) -> Weights:
         """Return the trained parameters in `weights`, without the buffers."""
-        return {info.name: weights[info.name] for info in self.parameters if not info.is_buffer}
+        return {name: weights[name] for name in trained_names(self.parameters)}
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from fedray.types import (
     Range,
     TargetArrays,
     Weights,
+    trained_names,
 )
 from fedray.workers.client_models import ClientModels, Targets, initial_model
 from fedray.workers.client_phases import PreparedPhase, merge_metrics, prepare_phases
@@ -259,7 +260,7 @@ class Worker:
 
     @cached_property
     def _trained_names(self) -> list[str]:
-        return [info.name for info in self._parameters if not info.is_buffer]
+        return trained_names(self._parameters)
 
     def _initialize(self, shape: ImageShape) -> InitialState:
         model = initial_model(self._experiment.proxy, shape, self._experiment.seed, "proxy")

@@ -1,4 +1,4 @@
-"""The same command continues a run; other specs, data, code and threads are told apart."""
+"""The same command continues a run; other specs, data, code and threads are not mixed in."""
 
 import csv
 import sys

@@ -10,7 +10,7 @@ A test of an algorithm compares `run(experiment(strategy, momentum), folder)` wi
     run.assert_weights(fedavg(run.clients, momentum=0.9))
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -111,6 +111,12 @@ class Run:
         for array, tensor in zip(self.in_order(arrays), expected, strict=True):
             assert array.shape == tensor.shape
             np.testing.assert_allclose(array, tensor.detach().numpy(), rtol=0, atol=tolerance)
+
+    def assert_states(self, group: str, expected: Mapping[int, Sequence[Tensor]]) -> None:
+        """Compare a group of each client's state with an oracle's tensors; `expected` has every client with state."""
+        assert self.state_rounds.keys() == expected.keys()
+        for client, tensors in expected.items():
+            self.assert_close(dict(self.client_state(client)[group]), tensors)
 
     def in_order(self, arrays: Weights) -> list[np.ndarray]:
         """Return one array per parameter (or buffer) in the order of the model's."""

@@ -55,9 +55,7 @@ def test_global_and_own_arrays_equal_a_second_implementation(tmp_path: Path, mom
     run = algorithms.run(fedbn(momentum), tmp_path)
     weights, own = oracle(run.clients, momentum)
     run.assert_weights(weights)
-    assert run.state_rounds.keys() == own.keys()
-    for client, arrays in own.items():
-        run.assert_close(run.client_state(client)["local"], arrays)
+    run.assert_states("local", own)
 
 
 def test_a_message_has_shared_arrays_only_and_the_state_has_the_others() -> None:

@@ -53,9 +53,7 @@ def test_weights_and_state_equal_a_second_implementation(tmp_path: Path, momentu
     weights, h, gradients = oracle(run.clients, momentum, norm=norm)
     run.assert_weights(weights)
     run.assert_close(run.state.extra["h"], h)
-    assert run.state_rounds.keys() == gradients.keys()
-    for client, gradient in gradients.items():
-        run.assert_close(run.client_state(client)["gradient"], gradient)
+    run.assert_states("gradient", gradients)
 
 
 def test_first_round_trains_as_fedprox_and_then_extrapolates(tmp_path: Path) -> None:

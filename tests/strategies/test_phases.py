@@ -102,9 +102,7 @@ def test_fedrep_equals_a_second_implementation(tmp_path: Path, momentum: float) 
     run = algorithms.run(EXPERIMENTS["fedrep"](momentum), tmp_path)
     weights, heads = fedrep(run.clients, momentum)
     run.assert_weights(weights)
-    assert run.state_rounds.keys() == heads.keys()
-    for client, head in heads.items():
-        run.assert_close(run.client_state(client)["local"], head)
+    run.assert_states("local", heads)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -62,9 +62,7 @@ def test_weights_and_control_variates_equal_a_second_implementation(
     weights, control, own = oracle(run.clients, momentum, norm=norm)
     run.assert_weights(weights)
     run.assert_close(run.state.extra["control"], control)
-    assert run.state_rounds.keys() == own.keys()
-    for client, variate in own.items():
-        run.assert_close(run.client_state(client)["control"], variate)
+    run.assert_states("control", own)
 
 
 def test_a_dropped_client_keeps_its_control_variate(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A damaged finished trial is reported by name; the commands go on with the others."""
+"""A damaged finished trial is reported by name; the commands continue with the others."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""`training.optimizer.state: kept`: a client's moments go on from its last round."""
+"""`training.optimizer.state: kept`: a client's moments continue from its last round."""
 
 from collections.abc import Callable
 from pathlib import Path
